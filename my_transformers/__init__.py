@@ -1,0 +1,41 @@
+"""Efficient attention, hand-written in PyTorch: usable by itself, needs torch alone.
+
+One word a thing, everywhere:
+
+    dim, heads, head_dim, ffn_dim, depth   sizes of a model; dim is the width of the activations
+    max_len                                tokens, the most that a module can take
+    shared query-key (qk)                  one projection serves as query and, at unit length, as key
+    round, n_rounds                        one independent hashing; how many there are
+    bucket, n_buckets                      a value that a hash can take; how many it can
+    bucket_size                            expected tokens a bucket
+    window                                 tokens of its bucket, in sorted order, that a query can see on one side
+    chunk                                  a run of sorted tokens that attend together (the paper's rule)
+    causal                                 a token sees none behind it
+    mask                                   (batch, length), True where a token is real
+
+Activations are (batch, length, dim), heads (batch, heads, length, head_dim).
+"""
+
+from my_transformers.layers import EncoderLayer, EncoderStack
+from my_transformers.modules import FullAttention, LSHAttention, SharedQKAttention
+from my_transformers.positional_encoding import (
+    AxialPositionalEncoding,
+    LearnedPositionalEncoding,
+    SinusoidalPositionalEncoding,
+)
+from my_transformers.rev_layers import ReversibleStack
+from my_transformers.sublayers import FeedForward, MultiHeadAttention
+
+__all__ = [
+    "AxialPositionalEncoding",
+    "EncoderLayer",
+    "EncoderStack",
+    "FeedForward",
+    "FullAttention",
+    "LSHAttention",
+    "LearnedPositionalEncoding",
+    "MultiHeadAttention",
+    "ReversibleStack",
+    "SharedQKAttention",
+    "SinusoidalPositionalEncoding",
+]

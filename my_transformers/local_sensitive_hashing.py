@@ -1,0 +1,85 @@
+"""Angular locality-sensitive hashing: rotations -> buckets -> sort -> undo, as pure functions on tensors.
+
+Kitaev, Kaiser and Levskaya, "Reformer: The Efficient Transformer" (ICLR 2020), section 2.
+Letters in shapes: b batch, h heads, n length, d head_dim, r rounds.
+"""
+
+import torch
+from torch import Tensor
+
+
+def choose_n_buckets(length: int, bucket_size: int) -> int:
+    """Number of buckets in which the expected bucket holds at most ``bucket_size`` of ``length`` tokens.
+
+    Even, because each rotation direction gives two buckets, or 1 where everything fits in one bucket.
+    """
+    if length <= bucket_size:
+        return 1
+    return 2 * -(-length // (2 * bucket_size))
+
+
+def draw_rotations(
+    heads: int, n_rounds: int, head_dim: int, n_buckets: int, *, like: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """Standard normal directions (h, r, d, n_buckets / 2), with ``like``'s device and dtype.
+
+    Without a generator they come from the device's global one. With a generator they are drawn on the generator's
+    device in float32, so that one seed means one set of buckets on every machine; round r's directions depend on
+    neither the number of rounds nor what is drawn after them.
+    """
+    shape = (heads, head_dim, n_buckets // 2)
+    if generator is None:
+        return torch.randn((heads, n_rounds, head_dim, n_buckets // 2), device=like.device, dtype=like.dtype)
+    rounds = [torch.randn(shape, generator=generator, device=generator.device) for _ in range(n_rounds)]
+    return torch.stack(rounds, dim=1).to(like.device, like.dtype, non_blocking=True)
+
+
+@torch.library.custom_op("my_transformers::seeded_rotations", mutates_args=())
+def seeded_rotations(like: Tensor, heads: int, n_rounds: int, head_dim: int, n_buckets: int, seed: int) -> Tensor:
+    """:func:`draw_rotations` from a CPU generator with this seed; an operator, so that torch.compile keeps it whole."""
+    generator = torch.Generator().manual_seed(seed)
+    return draw_rotations(heads, n_rounds, head_dim, n_buckets, like=like, generator=generator)
+
+
+@seeded_rotations.register_fake
+def _(like: Tensor, heads: int, n_rounds: int, head_dim: int, n_buckets: int, seed: int) -> Tensor:
+    return like.new_empty(heads, n_rounds, head_dim, n_buckets // 2)
+
+
+@torch.no_grad()
+def bucket_of(qk: Tensor, rotations: Tensor) -> Tensor:
+    """Angular LSH bucket of every vector in every round: argmax [xR; -xR] (section 2, "Locality sensitive hashing").
+
+    Args:
+        qk: (b, h, n, d).
+        rotations: (h, r, d, n_buckets / 2); with n_buckets = 1 the last size is 0 and all tokens share bucket 0.
+
+    Returns:
+        int32 (b, h, r, n), each in [0, n_buckets).
+    """
+    batch, heads, length, _ = qk.shape
+    n_rounds, half = rotations.shape[1], rotations.shape[-1]
+    if half == 0:
+        return torch.zeros((batch, heads, n_rounds, length), dtype=torch.int32, device=qk.device)
+    buckets = torch.empty((batch, heads, n_rounds, length), dtype=torch.int32, device=qk.device)
+    for r in range(n_rounds):  # one round's projections at a time: they are n_buckets / 2 wide
+        projected = qk @ rotations[:, r].to(qk.dtype)
+        highest, at_highest = projected.max(dim=-1)
+        lowest, at_lowest = projected.min(dim=-1)
+        buckets[:, :, r] = torch.where(highest >= -lowest, at_highest, at_lowest + half)
+    return buckets
+
+
+@torch.no_grad()
+def sort_by_bucket(buckets: Tensor) -> Tensor:
+    """Token positions in the order of (bucket, position): int64, of ``buckets``' shape, sorted along its last axis."""
+    length = buckets.shape[-1]
+    steps = torch.arange(length, device=buckets.device)
+    return torch.sort(buckets.long() * length + steps, dim=-1).values % length  # one integer key holds both
+
+
+@torch.no_grad()
+def undo_sort(order: Tensor) -> Tensor:
+    """Inverse permutation along the last axis: the place in sorted order of every token."""
+    steps = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(-1, order, steps)

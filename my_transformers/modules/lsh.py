@@ -1,0 +1,330 @@
+"""LSH attention: shared query-key attention among tokens that hash alike (Kitaev et al. 2020, section 2)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from my_transformers.bucketed_attention import Reach, bucketed_attention, unit
+from my_transformers.local_sensitive_hashing import (
+    bucket_of,
+    choose_n_buckets,
+    draw_rotations,
+    seeded_rotations,
+    sort_by_bucket,
+    undo_sort,
+)
+from my_transformers.replay import decide
+
+
+class LSHAttention(nn.Module):
+    """Shared query-key attention restricted to hash buckets, O(n_rounds * n * window) instead of O(n^2).
+
+    Each round hashes the queries into buckets and sorts the tokens by (bucket, position). Two rules say whom a query
+    then sees; it never sees itself, except where it sees nobody else in any round.
+
+    * ``rule="bucket"``: the ``window`` tokens before it in sorted order that share its bucket; without ``causal``
+      also those behind it. Who that is depends on no later token, so causal attention is strictly causal, and it can
+      be decoded step by step.
+    * ``rule="chunk"``: the paper's (equation 16). The sorted tokens are cut into chunks of ``window`` tokens; a query
+      sees its own chunk and the one before it, of these its own bucket's tokens (all of them with
+      ``attend_across_buckets``). Causal masking is by position, but where chunks are cut depends on every token: when
+      a bucket overflows its chunks, *later* tokens decide which earlier ones a query sees. Use it to reproduce the
+      paper, not to decode.
+
+    Rounds are combined by their log-sum-exp; a key seen in several rounds counts once (the paper's N_ij). One bucket
+    and a window of at least the length make it equal to :class:`~my_transformers.SharedQKAttention`.
+
+    Saved for backward: qk, v, the output and (2 * n_rounds + 1) integers and sums a token, no scores.
+
+    Args:
+        bucket_size: expected tokens a bucket; the number of buckets follows from it and the sequence's length.
+        n_rounds: independent hashings a forward.
+        n_buckets: fixed number of buckets (1, or even) instead of one that follows from the length.
+        window: see the rules; default 2 * bucket_size, which is the paper's chunk.
+        causal: a token sees none behind it.
+        rule: "bucket" or "chunk".
+        attend_across_buckets: chunk rule only.
+        deduplicate: False counts a key once for every round that shows it.
+        dropout: probability of dropping an attention weight in training; a pair meets the same fate in all rounds.
+        eval_rounds: rounds in eval mode; default n_rounds.
+        fresh_rotations: draw new rotations in each training forward from the global generator (as the paper does).
+            Otherwise, and always in eval mode, they come from ``seed`` and stay the same.
+        seed: of the fixed rotations; give each layer its own.
+
+    Raises:
+        ValueError: arguments that contradict each other or are out of range.
+    """
+
+    shared_query_key = True
+
+    def __init__(
+        self,
+        *,
+        bucket_size: int = 64,
+        n_rounds: int = 4,
+        n_buckets: int | None = None,
+        window: int | None = None,
+        causal: bool = False,
+        rule: Literal["bucket", "chunk"] = "bucket",
+        attend_across_buckets: bool = False,
+        deduplicate: bool = True,
+        dropout: float = 0.0,
+        eval_rounds: int | None = None,
+        fresh_rotations: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.bucket_size = bucket_size
+        self.n_rounds = n_rounds
+        self.n_buckets = n_buckets
+        self.window = 2 * bucket_size if window is None else window
+        self.causal = causal
+        self.rule = rule
+        self.attend_across_buckets = attend_across_buckets
+        self.deduplicate = deduplicate
+        self.dropout = dropout
+        self.eval_rounds = n_rounds if eval_rounds is None else eval_rounds
+        self.fresh_rotations = fresh_rotations
+        self.seed = seed
+        self._check()
+
+    def _check(self) -> None:
+        for name in ("bucket_size", "n_rounds", "window", "eval_rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
+        if self.n_buckets is not None and self.n_buckets != 1 and (self.n_buckets < 1 or self.n_buckets % 2):
+            raise ValueError(f"n_buckets is {self.n_buckets}, must be 1 or even: a rotation gives two buckets")
+        if self.rule not in ("bucket", "chunk"):
+            raise ValueError(f"rule is {self.rule!r}, must be 'bucket' or 'chunk'")
+        if self.attend_across_buckets and self.rule != "chunk":
+            raise ValueError("attend_across_buckets needs rule='chunk': rule='bucket' sees its own bucket only")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}, must be in [0, 1)")
+
+    def extra_repr(self) -> str:
+        """The settings that matter when a model is printed."""
+        return f"rule={self.rule}, window={self.window}, n_rounds={self.n_rounds}, causal={self.causal}"
+
+    def forward(self, qk: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Qk (b, h, n, d), v (b, h, n, e), mask (b, n) True where a token is real -> (b, h, n, e)."""
+        buckets_in_use = self._n_buckets_for(qk.shape[2])
+        rotations = self._rotations(qk, buckets_in_use)
+        buckets = decide(lambda: bucket_of(qk, rotations))
+        if mask is not None:  # padding goes to a bucket of its own, behind all others
+            buckets = buckets.masked_fill(~mask[:, None, None, :], buckets_in_use)
+        dropout = self.dropout if self.training else 0.0
+        return attend_in_buckets(
+            qk,
+            v,
+            buckets,
+            n_buckets=buckets_in_use,
+            window=self.window,
+            causal=self.causal,
+            rule=self.rule,
+            attend_across_buckets=self.attend_across_buckets,
+            deduplicate=self.deduplicate and rotations.shape[1] > 1,
+            dropout=dropout,
+        )
+
+    def _n_buckets_for(self, length: int) -> int:
+        return choose_n_buckets(length, self.bucket_size) if self.n_buckets is None else self.n_buckets
+
+    def _rotations(self, qk: Tensor, n_buckets: int) -> Tensor:
+        heads, head_dim = qk.shape[1], qk.shape[3]
+        if self.training and self.fresh_rotations:
+            return draw_rotations(heads, self.n_rounds, head_dim, n_buckets, like=qk)
+        n_rounds = self.n_rounds if self.training else self.eval_rounds
+        return seeded_rotations(qk, heads, n_rounds, head_dim, n_buckets, self.seed)
+
+    def new_cache(self, like: Tensor, max_len: int) -> "LSHCache":
+        """An empty cache for decoding up to ``max_len`` tokens, with the number of buckets of that length.
+
+        Memory a head: max_len * (2 d + n_rounds) for keys, values and codes, and n_rounds * n_buckets * window
+        token numbers. A step costs O(n_rounds * window * d), whatever the length.
+
+        Args:
+            like: (b, h, any, d), for sizes, dtype and device.
+            max_len: tokens; a parallel forward over this many tokens gives the same outputs.
+
+        Raises:
+            ValueError: not causal, or rule="chunk", whose chunks cannot be known before all tokens are.
+        """
+        if not self.causal or self.rule != "bucket":
+            raise ValueError(
+                f"step-by-step decoding needs causal=True and rule='bucket', this has causal={self.causal} and "
+                f"rule={self.rule!r}"
+            )
+        n_buckets = self._n_buckets_for(max_len)
+        return LSHCache.empty(like, max_len, self._rotations(like, n_buckets), n_buckets, min(self.window, max_len))
+
+    def step(self, qk: Tensor, v: Tensor, cache: "LSHCache") -> Tensor:
+        """Attend with one more token, qk (b, h, 1, d) and v (b, h, 1, e) -> (b, h, 1, e), and add it to the cache."""
+        tokens, seen, code, bucket = cache.look_up(qk, self.deduplicate)
+        keys = cache.keys.gather(2, tokens.unsqueeze(-1).expand(-1, -1, -1, qk.shape[-1]))
+        values = cache.values.gather(2, tokens.unsqueeze(-1).expand(-1, -1, -1, v.shape[-1]))
+        scores = (qk * qk.shape[-1] ** -0.5 @ keys.mT).masked_fill(~seen.unsqueeze(2), -torch.inf)
+        alone = ~seen.any(-1)[..., None, None]
+        weights = scores.masked_fill(alone, 0).softmax(dim=-1)
+        cache.append(unit(qk), v, code, bucket)
+        return torch.where(alone, v, weights @ values)
+
+
+def attend_in_buckets(
+    qk: Tensor,
+    v: Tensor,
+    buckets: Tensor,
+    *,
+    n_buckets: int,
+    window: int,
+    causal: bool,
+    rule: str = "bucket",
+    attend_across_buckets: bool = False,
+    deduplicate: bool = True,
+    dropout: float = 0.0,
+) -> Tensor:
+    """LSH attention for given buckets: sort, attend a run of blocks at a time, put back in order.
+
+    Args:
+        qk: (b, h, n, d).
+        v: (b, h, n, e).
+        buckets: (b, h, r, n), each in [0, n_buckets), or n_buckets for padding.
+        n_buckets: how many there are.
+        window: see :class:`LSHAttention`, as the rest.
+        causal: a token sees none behind it.
+        rule: "bucket" or "chunk".
+        attend_across_buckets: chunk rule: real tokens see each other across buckets.
+        deduplicate: count a key that several rounds show once.
+        dropout: probability of dropping a weight.
+
+    Returns:
+        (b, h, n, e).
+    """
+    batch, heads, n, _ = qk.shape
+    reach = _reach(n, window, causal, rule)
+    missing = reach.length - n
+    if missing:  # to whole blocks, in a bucket behind all others
+        qk, v = F.pad(qk, (0, 0, 0, missing)), F.pad(v, (0, 0, 0, missing))
+        buckets = F.pad(buckets, (0, missing), value=n_buckets)
+    buckets = buckets.permute(2, 0, 1, 3).flatten(1, 2)  # (r, b * h, n)
+    order = sort_by_bucket(buckets)
+    if attend_across_buckets:  # chunks alone decide: one bucket of all real tokens, padding stays apart
+        buckets, n_buckets = buckets // n_buckets, 1
+    codes = _place_codes(buckets, order, n_buckets, reach, chunk_rule=rule == "chunk")
+    rows = order + torch.arange(batch * heads, device=order.device).unsqueeze(-1) * reach.length
+    seeds = _draw_seeds(codes[0].numel(), qk.device) if dropout > 0 else None
+    out = bucketed_attention(
+        qk.flatten(0, 2),
+        v.flatten(0, 2),
+        rows.flatten(1).int(),
+        codes.flatten(1).int(),
+        reach,
+        deduplicate=deduplicate,
+        dropout=dropout,
+        seeds=seeds,
+    )
+    return out.view(batch, heads, reach.length, -1)[:, :, :n]
+
+
+def _draw_seeds(n_rows: int, device: torch.device) -> Tensor:
+    limits = torch.iinfo(torch.int32)
+    return torch.randint(limits.min, limits.max, (2, n_rows), dtype=torch.int32, device=device)
+
+
+def _reach(length: int, window: int, causal: bool, rule: str) -> Reach:
+    """The rule in numbers: how far codes may differ, and blocks that hold all within that distance."""
+    window = min(window, length)
+    if rule == "chunk":
+        return Reach(_round_up(length, window), window, back=1, ahead=0, nearest=0, furthest=1, causal=int(causal))
+    block = -(-window // 2)  # two blocks back hold a window: 3/4 of the scores are used, half would be with one
+    ahead, nearest = (0, 1) if causal else (2, -window)
+    return Reach(_round_up(length, block), block, 2, ahead, nearest, furthest=window, causal=int(causal))
+
+
+def _round_up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
+
+
+@torch.no_grad()
+def _place_codes(buckets: Tensor, order: Tensor, n_buckets: int, reach: Reach, *, chunk_rule: bool) -> Tensor:
+    """An integer for each token whose differences say who is in reach of whom, of buckets' shape (r, b * h, n).
+
+    Bucket rule: the token's place in sorted order; chunk rule: its chunk. Plus more than the reach for each bucket,
+    so that another bucket's tokens are too far, and more than a whole sequence for the next sequence.
+    """
+    apart = reach.furthest + 1
+    place = undo_sort(order) // (reach.block if chunk_rule else 1)
+    code = place + buckets.long() * apart
+    sequence = torch.arange(code.shape[1], device=code.device).unsqueeze(-1)
+    # a window reaches two sequences at most, so four different offsets keep any two neighbours apart
+    return code + sequence % 4 * (reach.length + (n_buckets + 2) * apart)
+
+
+@dataclass
+class LSHCache:
+    """What decoding knows of the tokens so far; ``recent`` is the per-bucket part."""
+
+    rotations: Tensor  # (h, r, d, n_buckets / 2)
+    keys: Tensor  # (b, h, max_len, d), unit vectors
+    values: Tensor  # (b, h, max_len, e)
+    codes: Tensor  # (b, h, r, max_len): rank in the bucket, plus more than the window for each bucket
+    counts: Tensor  # (b, h, r, n_buckets): tokens in each bucket so far
+    recent: Tensor  # (b, h, r, n_buckets, window): numbers of each bucket's last tokens, written round and round
+    length: int
+
+    @classmethod
+    def empty(cls, like: Tensor, max_len: int, rotations: Tensor, n_buckets: int, window: int) -> "LSHCache":
+        """No token yet."""
+        batch, heads, _, dim = like.shape
+        n_rounds = rotations.shape[1]
+
+        def integers(*shape: int) -> Tensor:
+            return torch.zeros((batch, heads, n_rounds, *shape), dtype=torch.long, device=like.device)
+
+        rows = like.new_zeros(batch, heads, max_len, dim)
+        return cls(
+            rotations=rotations,
+            keys=rows,
+            values=torch.zeros_like(rows),
+            codes=integers(max_len),
+            counts=integers(n_buckets),
+            recent=integers(n_buckets, window),
+            length=0,
+        )
+
+    def look_up(self, qk: Tensor, deduplicate: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The tokens in the reach of a new one (b, h, r * window), which of them count, and its codes and buckets."""
+        if self.length == self.keys.shape[2]:
+            raise ValueError(f"the cache is full: it was made for max_len={self.length} tokens")
+        window = self.recent.shape[-1]
+        bucket = bucket_of(qk, self.rotations).long()  # (b, h, r, 1)
+        rank = self.counts.gather(-1, bucket)
+        code = rank + bucket * (self.keys.shape[2] + window)
+        at_bucket = bucket.unsqueeze(-1).expand(-1, -1, -1, -1, window)
+        tokens = self.recent.gather(3, at_bucket).squeeze(3)  # (b, h, r, window)
+        seen = torch.arange(window, device=qk.device) < rank
+        if deduplicate:
+            seen = seen & ~self._seen_before(tokens, code, window)
+        return tokens.flatten(2), seen.flatten(2), code, bucket
+
+    def _seen_before(self, tokens: Tensor, code: Tensor, window: int) -> Tensor:
+        """(b, h, r, window): which of a round's tokens an earlier round shows too, by the rule of the parallel form."""
+        n_rounds = tokens.shape[2]
+        codes = self.codes.unsqueeze(2).expand(-1, -1, n_rounds, -1, -1)
+        at_token = tokens.unsqueeze(3).expand(-1, -1, -1, n_rounds, -1)
+        gap = code.unsqueeze(2) - codes.gather(-1, at_token)  # (b, h, r, earlier r, window)
+        earlier = torch.ones(n_rounds, n_rounds, dtype=torch.bool, device=gap.device).tril(-1).unsqueeze(-1)
+        return ((gap >= 1) & (gap <= window) & earlier).any(dim=3)
+
+    def append(self, key: Tensor, value: Tensor, code: Tensor, bucket: Tensor) -> None:
+        """Add a token: key and value (b, h, 1, ·), code and bucket (b, h, r, 1)."""
+        now = self.length
+        self.keys[:, :, now], self.values[:, :, now] = key[:, :, 0], value[:, :, 0]
+        self.codes[..., now] = code[..., 0]
+        window = self.recent.shape[-1]
+        slot = bucket * window + self.counts.gather(-1, bucket) % window
+        self.recent.flatten(3).scatter_(-1, slot, now)
+        self.counts.scatter_add_(-1, bucket, torch.ones_like(bucket))
+        self.length += 1

@@ -1,0 +1,104 @@
+"""What an attention mechanism and a feed-forward network need around them to be a sublayer on (b, n, dim)."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
+
+
+class MultiHeadAttention(nn.Module):
+    """Projections into heads around any mechanism, and back (Vaswani et al. 2017, section 3.2.2).
+
+    A mechanism with ``shared_query_key`` gets one projection for queries and keys, so a model trained with one such
+    mechanism can run with another.
+
+    Args:
+        mechanism: called with heads (b, h, n, head_dim) and ``mask``: q, k, v or, sharing, qk, v.
+        dim: of the activations.
+        heads: number of heads.
+        head_dim: of queries, keys and values in each head; default dim / heads.
+        bias: of the projections.
+
+    Raises:
+        ValueError: no head_dim given and dim is not divisible by heads.
+    """
+
+    def __init__(
+        self, mechanism: nn.Module, *, dim: int, heads: int, head_dim: int | None = None, bias: bool = True
+    ) -> None:
+        super().__init__()
+        if head_dim is None:
+            if dim % heads:
+                raise ValueError(f"dim {dim} is not divisible by heads {heads}; give head_dim, or change one of them")
+            head_dim = dim // heads
+        self.mechanism = mechanism
+        self.heads = heads
+        self.head_dim = head_dim
+        self.n_projections = 2 if mechanism.shared_query_key else 3
+        self.to_heads = nn.Linear(dim, self.n_projections * heads * head_dim, bias=bias)
+        self.to_out = nn.Linear(heads * head_dim, dim, bias=bias)
+
+    def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """X (b, n, dim), mask (b, n) True where a token is real -> (b, n, dim)."""
+        return self._merge(self.mechanism(*self._split(x), mask=mask))
+
+    def new_cache(self, batch: int, max_len: int) -> object:
+        """The mechanism's empty cache for decoding up to ``max_len`` tokens."""
+        return self.mechanism.new_cache(self.to_out.weight.new_empty(batch, self.heads, 0, self.head_dim), max_len)
+
+    def step(self, x: Tensor, cache: object) -> Tensor:
+        """One more token x (b, 1, dim) -> (b, 1, dim); the cache takes it in."""
+        return self._merge(self.mechanism.step(*self._split(x), cache))
+
+    def _split(self, x: Tensor) -> tuple[Tensor, ...]:
+        heads = self.to_heads(x).unflatten(-1, (self.n_projections, self.heads, self.head_dim))
+        return heads.permute(2, 0, 3, 1, 4).unbind(0)  # each (b, h, n, head_dim)
+
+    def _merge(self, heads: Tensor) -> Tensor:
+        return self.to_out(heads.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with an activation between, at each position by itself (Vaswani et al. 2017, equation 2).
+
+    Args:
+        dim: of the activations.
+        ffn_dim: of the hidden layer; default 4 * dim.
+        activation: "gelu" or "relu".
+        dropout: after the activation.
+        chunk_size: positions that are worked on together (Kitaev et al. 2020, section 3, "chunking"); 0 takes all.
+            It saves the hidden layer's memory where nothing is kept for backward: in inference and in a reversible
+            stack.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        ffn_dim: int | None = None,
+        *,
+        activation: str = "gelu",
+        dropout: float = 0.0,
+        chunk_size: int = 0,
+    ) -> None:
+        super().__init__()
+        if activation not in _ACTIVATIONS:
+            raise ValueError(f"activation is {activation!r}, must be one of {', '.join(_ACTIVATIONS)}")
+        if chunk_size < 0:
+            raise ValueError(f"chunk_size is {chunk_size}, must be positive, or 0 for all positions at once")
+        self.expand = nn.Linear(dim, ffn_dim or 4 * dim)
+        self.contract = nn.Linear(ffn_dim or 4 * dim, dim)
+        self.activation = activation
+        self.dropout = nn.Dropout(dropout)
+        self.chunk_size = chunk_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, n, dim) -> (b, n, dim)."""
+        if self.chunk_size == 0 or x.shape[1] <= self.chunk_size:
+            return self._positions(x)
+        return torch.cat([self._positions(part) for part in x.split(self.chunk_size, dim=1)], dim=1)
+
+    def _positions(self, x: Tensor) -> Tensor:
+        return self.contract(self.dropout(_ACTIVATIONS[self.activation](self.expand(x))))
