@@ -1,0 +1,25 @@
+"""The train loop and what it needs: devices, data order, schedules, optimisers, checkpoints, the run's folder."""
+
+from my_custom_ai.custom_train.checkpoint import CheckpointError, load_weights, save_weights
+from my_custom_ai.custom_train.devices import SetupError, start
+from my_custom_ai.custom_train.monitor import Monitor
+from my_custom_ai.custom_train.optimizers import build_optimizer
+from my_custom_ai.custom_train.run_directory import RunDirectory
+from my_custom_ai.custom_train.task import Task
+from my_custom_ai.custom_train.trainer import NonFiniteLoss, Pace, Trainer, evaluate
+
+__all__ = [
+    "CheckpointError",
+    "Monitor",
+    "NonFiniteLoss",
+    "Pace",
+    "RunDirectory",
+    "SetupError",
+    "Task",
+    "Trainer",
+    "build_optimizer",
+    "evaluate",
+    "load_weights",
+    "save_weights",
+    "start",
+]

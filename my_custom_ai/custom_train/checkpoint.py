@@ -1,0 +1,115 @@
+"""Weights and training states in safetensors files: whole at any instant, and never unpickled."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from my_custom_ai.utils.files import whole_file
+
+
+class CheckpointError(Exception):
+    """A file that is no checkpoint, or not one of this model; the message is one line for the user."""
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], note: dict | None = None) -> None:
+    """Write tensors, and ``note`` as JSON in the file's header, to one whole file."""
+    ready = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}  # unties shared ones
+    with whole_file(path) as part:
+        save_file(ready, part, metadata={"note": json.dumps(note or {})})
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Read what :func:`save_tensors` wrote, to the CPU.
+
+    Raises:
+        CheckpointError: no such file, or not a whole safetensors file.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            note = json.loads((file.metadata() or {}).get("note", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, note  # noqa: SIM118 (it is no dict)
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
+
+
+def save_weights(path: Path, model: nn.Module, note: dict | None = None) -> None:
+    """Write a model's parameters and persistent buffers."""
+    save_tensors(path, model.state_dict(), note)
+
+
+def load_weights(path: Path, model: nn.Module) -> dict:
+    """Fill a model from a file; gives the file's note.
+
+    Raises:
+        CheckpointError: the file is not whole, or its names and shapes are not the model's.
+    """
+    tensors, note = load_tensors(path)
+    fill(model, tensors, path)
+    return note
+
+
+def fill(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Copy tensors into a model's state, after all names and shapes were compared.
+
+    Raises:
+        CheckpointError: names the first few differences.
+    """
+    own = model.state_dict()
+    problems = [f"lacks {name}" for name in own if name not in tensors]
+    problems += [f"has {name}, which the model lacks" for name in tensors if name not in own]
+    problems += [
+        f"{name} is {tuple(tensors[name].shape)}, the model's is {tuple(value.shape)}"
+        for name, value in own.items()
+        if name in tensors and tensors[name].shape != value.shape
+    ]
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise CheckpointError(f"{path}: weights of another model: {'; '.join(problems[:3])}{more}")
+    model.load_state_dict(tensors)
+
+
+def optimizer_tensors(state: dict) -> tuple[dict[str, Tensor], dict]:
+    """An optimiser's ``state_dict()`` as named tensors, and the numbers beside them."""
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, float] = {}
+    for index, values in state["state"].items():
+        for name, value in values.items():
+            (tensors if isinstance(value, Tensor) else numbers)[f"{index}.{name}"] = value
+    return tensors, numbers
+
+
+def optimizer_state(tensors: dict[str, Tensor], numbers: dict, like: dict) -> dict:
+    """The ``state_dict()`` of which :func:`optimizer_tensors` were taken; ``like`` gives the parameter groups."""
+    state: dict[int, dict[str, Tensor | float]] = {}
+    for key, value in [*tensors.items(), *numbers.items()]:
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    return {"state": state, "param_groups": like["param_groups"]}
+
+
+def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Put ``prefix.`` before each name."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def without_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those names that begin with ``prefix.``, without it."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Learned numbers, shared ones once."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    """Whether two files hold bit for bit the same tensors."""
+    a, b = load_tensors(one)[0], load_tensors(other)[0]
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

@@ -1,0 +1,48 @@
+"""The one place that knows device names."""
+
+import importlib.util
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+DeviceName = Literal["auto", "cuda", "mps", "cpu"]
+Precision = Literal["no", "bf16", "fp16"]
+
+
+class SetupError(Exception):
+    """The wanted device, precision or tracker is not to be had here; the message is one line for the user."""
+
+
+def available_devices() -> list[str]:
+    """Those of this machine, the fastest first."""
+    found = ["cuda"] if torch.cuda.is_available() else []
+    found += ["mps"] if torch.backends.mps.is_available() else []
+    return [*found, "cpu"]
+
+
+def start(
+    device: DeviceName = "auto", precision: Precision = "no", accumulate: int = 1, trackers: tuple[str, ...] = ()
+) -> Accelerator:
+    """Accelerate's handle on devices, processes (torchrun), precision and trackers.
+
+    Raises:
+        SetupError: this machine has no such device, the device no such precision, or a tracker is not installed.
+    """
+    if device != "auto" and device not in available_devices():
+        raise SetupError(f"device {device!r} is not on this machine, which has: {', '.join(available_devices())}")
+    wanted = available_devices()[0] if device == "auto" else device
+    if precision == "fp16" and wanted == "cpu":
+        raise SetupError("precision 'fp16' needs a GPU; on a CPU use 'no' or 'bf16'")
+    missing = [name for name in trackers if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SetupError(f"tracker {missing[0]!r} is not installed; pip install {missing[0]}, or leave it out")
+    AcceleratorState._reset_state(reset_partial_state=True)  # accelerate has one state a process: the last run's
+    return Accelerator(
+        cpu=wanted == "cpu",
+        mixed_precision=precision,
+        gradient_accumulation_steps=accumulate,
+        log_with=list(trackers) or None,
+        project_dir=".",  # the trainer sets the run's folder before any tracker opens
+    )

@@ -1,0 +1,63 @@
+"""Which evaluation is the best so far, and whether it is time to stop."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass
+class Monitor:
+    """Follows one metric.
+
+    Args:
+        metric: its name in the evaluation's results.
+        mode: "max" if it should rise, "min" if it should fall.
+        patience: evaluations without an improvement after which training stops; None never stops it.
+        min_delta: an improvement must be larger than this to count against patience. The best is kept regardless.
+        target: training also stops once the metric is at least (min: at most) this; None never.
+    """
+
+    metric: str
+    mode: Literal["max", "min"] = "min"
+    patience: int | None = None
+    min_delta: float = 0.0
+    target: float | None = None
+    best: float | None = None
+    reference: float | None = None  # what the next value must beat by min_delta
+    waited: int = 0
+    reached: bool = False
+
+    def update(self, metrics: dict[str, float]) -> bool:
+        """Take in an evaluation; True if it is the best so far.
+
+        Raises:
+            KeyError: the metric is not among the results.
+        """
+        if self.metric not in metrics:
+            raise KeyError(f"monitored metric {self.metric!r} is not among {', '.join(sorted(metrics))}")
+        value = metrics[self.metric]
+        if self._better(value, self.reference, self.min_delta):
+            self.reference, self.waited = value, 0
+        else:
+            self.waited += 1
+        self.reached = self.reached or (self.target is not None and not self._better(self.target, value, 0.0))
+        improved = self._better(value, self.best, 0.0)
+        if improved:
+            self.best = value
+        return improved
+
+    @property
+    def stopped(self) -> bool:
+        """Whether patience has run out or the target is reached."""
+        return self.reached or (self.patience is not None and self.waited >= self.patience)
+
+    def state(self) -> dict[str, float | int | bool | None]:
+        """What changes during training."""
+        return {name: getattr(self, name) for name in ("best", "reference", "waited", "reached")}
+
+    def _better(self, value: float, than: float | None, by: float) -> bool:
+        if math.isnan(value):
+            return False
+        if than is None:
+            return True
+        return value > than + by if self.mode == "max" else value < than - by

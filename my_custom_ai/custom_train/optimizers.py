@@ -1,0 +1,38 @@
+"""Optimisers by name, with weight decay on matrices alone."""
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+OptimizerName = Literal["adam", "adamw", "adafactor"]
+
+
+def build_optimizer(
+    model: nn.Module,
+    name: OptimizerName,
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+) -> torch.optim.Optimizer:
+    """Adam, AdamW or Adafactor over the parameters that want a gradient.
+
+    Biases, normalisations and other vectors are not decayed. Adafactor has no betas or eps to set: it keeps torch's.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    match name:
+        case "adam":
+            return torch.optim.Adam(groups, lr=lr, betas=betas, eps=eps)
+        case "adamw":
+            return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps)
+        case "adafactor":
+            return torch.optim.Adafactor(groups, lr=lr)
+        case _:
+            raise ValueError(f"optimizer is {name!r}, must be adam, adamw or adafactor")

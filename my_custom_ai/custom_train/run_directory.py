@@ -1,0 +1,81 @@
+"""What a run leaves behind: runs/<experiment>/version_N/ with config.yaml, metrics.csv, checkpoints and pictures."""
+
+import json
+import re
+from pathlib import Path
+
+import yaml
+
+from my_custom_ai.utils.files import write_text
+
+
+class RunDirectory:
+    """The places of a run's files.
+
+    ``config.yaml`` resolved settings; ``metrics.csv`` the history; ``tensorboard/`` the same as events;
+    ``metrics.json`` the final figures; ``checkpoints/last/state.safetensors`` all that resuming needs;
+    ``checkpoints/best/`` the best weights in the form of a shipped checkpoint.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, runs_dir: Path, experiment: str, config: dict) -> "RunDirectory":
+        """Make the next version's folder and write the resolved configuration into it."""
+        parent = runs_dir / experiment
+        parent.mkdir(parents=True, exist_ok=True)
+        number = max(_versions(parent), default=-1) + 1
+        while True:
+            path = parent / f"version_{number}"
+            try:
+                path.mkdir()
+                break
+            except FileExistsError:  # another run took this number in the meantime
+                number += 1
+        run = cls(path)
+        write_text(run.config, yaml.safe_dump(config, sort_keys=False))
+        return run
+
+    @classmethod
+    def newest(cls, runs_dir: Path, experiment: str) -> "RunDirectory | None":
+        """The experiment's version with the highest number."""
+        numbers = _versions(runs_dir / experiment)
+        return cls(runs_dir / experiment / f"version_{max(numbers)}") if numbers else None
+
+    @property
+    def config(self) -> Path:
+        """Resolved settings."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """History."""
+        return self.path / "metrics.csv"
+
+    @property
+    def last_state(self) -> Path:
+        """All that resuming needs."""
+        return self.path / "checkpoints" / "last" / "state.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """Folder of the best weights."""
+        return self.path / "checkpoints" / "best"
+
+    @property
+    def best_weights(self) -> Path:
+        """The best weights."""
+        return self.best / "model.safetensors"
+
+    def write_figures(self, figures: dict) -> None:
+        """Write the final figures beside the run's files and beside the best weights, and complete that folder."""
+        text = json.dumps(figures, indent=2) + "\n"
+        write_text(self.path / "metrics.json", text)
+        write_text(self.best / "metrics.json", text)
+        write_text(self.best / "config.yaml", self.config.read_text(encoding="utf-8"))
+
+
+def _versions(parent: Path) -> list[int]:
+    names = (re.fullmatch(r"version_(\d+)", path.name) for path in (parent.iterdir() if parent.is_dir() else ()))
+    return [int(match[1]) for match in names if match]

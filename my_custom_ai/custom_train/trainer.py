@@ -1,0 +1,301 @@
+"""The training loop: update, evaluate, keep the best, save everything, stop on nonsense."""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object, send_to_device
+from torch import nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from my_custom_ai.custom_train import checkpoint
+from my_custom_ai.custom_train.data import TrainingBatches, evaluation_batches
+from my_custom_ai.custom_train.monitor import Monitor
+from my_custom_ai.custom_train.run_directory import RunDirectory
+from my_custom_ai.custom_train.schedules import Schedule
+from my_custom_ai.custom_train.task import Task
+from my_custom_ai.utils.meters import Meter, Ratio
+from my_custom_ai.utils.seeding import generator_states, seed_everything, set_generator_states
+from my_custom_ai.utils.trackers import MetricsFile
+
+
+class NonFiniteLoss(Exception):
+    """The loss is nan or infinite; the message says where, and what to go back to and try."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How much, how often.
+
+    Args:
+        total_steps: updates of the weights in all.
+        batch_size: examples a batch and process.
+        eval_batch_size: examples a batch in evaluation.
+        accumulate: batches an update.
+        clip_norm: largest norm of the gradient; 0 leaves it as it is.
+        eval_every: updates between evaluations on the validation data.
+        save_every: updates between saved states besides those after each evaluation.
+        log_every: updates between rows of training figures.
+        num_workers: processes that load data.
+    """
+
+    total_steps: int
+    batch_size: int
+    eval_batch_size: int
+    accumulate: int = 1
+    clip_norm: float = 0.0
+    eval_every: int = 100
+    save_every: int = 100
+    log_every: int = 10
+    num_workers: int = 0
+
+
+class Trainer:
+    """Trains any module on any task, and can be killed at any instant.
+
+    Args:
+        accelerator: from :func:`my_custom_ai.custom_train.devices.start`.
+        model: on any device.
+        task: its loss and metrics.
+        optimizer: over the model's parameters; their rates are the peak of the schedule.
+        schedule: factor of the rates at each step.
+        train_data: examples with a length; see :class:`~my_custom_ai.custom_train.data.TrainingBatches`.
+        val_data: chooses the best weights; never the test data.
+        run: where the files go. If it holds a saved state, :meth:`fit` continues from there.
+        monitor: what "best" means, and when to stop early.
+        pace: how much, how often.
+        seed: of the order of the data and of all that is random in training.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        task: Task,
+        optimizer: torch.optim.Optimizer,
+        *,
+        schedule: Schedule,
+        train_data: Dataset,
+        val_data: Dataset,
+        run: RunDirectory,
+        monitor: Monitor,
+        pace: Pace,
+        seed: int,
+    ) -> None:
+        self.accelerator = accelerator
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.task = task
+        self.schedule = schedule
+        self.val_data = val_data
+        self.run = run
+        self.monitor = monitor
+        self.pace = pace
+        self.seed = seed
+        self.step = 0  # updates done
+        self._peak_rates = [group["lr"] for group in optimizer.param_groups]
+        self._batches = TrainingBatches(
+            train_data,
+            batch_size=pace.batch_size,
+            seed=seed,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            num_workers=pace.num_workers,
+        )
+
+    def fit(self) -> None:
+        """Train to the last step, to the monitor's target or until its patience runs out.
+
+        Raises:
+            NonFiniteLoss: before the weights are touched by it.
+            CheckpointError: the saved state is not whole, or of another model.
+        """
+        self._restore()
+        self._start_tracking()
+        stream = self._batches.starting_at(self.step * self.pace.accumulate)
+        meter, since = Meter(), time.perf_counter()
+        with self._progress() as bar:
+            while self.step < self.pace.total_steps and not self.monitor.stopped:
+                meter.add(self._update(stream))
+                bar.update()
+                last = self.step == self.pace.total_steps
+                if last or self.step % self.pace.log_every == 0:
+                    since = self._log_training(meter, since, bar)
+                if last or self.step % self.pace.eval_every == 0:
+                    self._evaluate_and_keep(bar)
+                    self._save_state()
+                elif self.step % self.pace.save_every == 0:
+                    self._save_state()
+        self.accelerator.end_training()
+
+    def evaluate(self, data: Dataset) -> dict[str, float]:
+        """Each metric's mean over every example of ``data``, once each, on all processes together."""
+        model = self.accelerator.unwrap_model(self.model)  # it keeps autocast and leaves out DDP's synchronising
+        batches = evaluation_batches(
+            data,
+            batch_size=self.pace.eval_batch_size,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            num_workers=self.pace.num_workers,
+        )
+        return evaluate(model, self.task, batches, self.accelerator)
+
+    def load_best(self) -> None:
+        """Give the model the best weights of the run."""
+        self.accelerator.wait_for_everyone()
+        checkpoint.load_weights(self.run.best_weights, self._bare_model)
+
+    @property
+    def _bare_model(self) -> nn.Module:
+        return self.accelerator.unwrap_model(self.model)
+
+    def _update(self, stream: Iterator[Any]) -> dict[str, Ratio]:
+        """One step of the optimiser on ``accumulate`` batches; gives their ratios."""
+        self.model.train()
+        for group, rate in zip(self.optimizer.param_groups, self._peak_rates, strict=True):
+            group["lr"] = rate * self.schedule(self.step)
+        meter = Meter()
+        for part in range(self.pace.accumulate):
+            whole = part == self.pace.accumulate - 1
+            with contextlib.nullcontext() if whole else self.accelerator.no_sync(self.model):
+                ratios = self.task.measure(self.model, send_to_device(next(stream), self.accelerator.device))
+                loss = ratios["loss"].value
+                self._check_finite(loss)
+                self.accelerator.backward(loss)
+            meter.add(ratios)
+        if self.pace.clip_norm:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.pace.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        return {name: Ratio(*pair) for name, pair in meter.sums().items()}
+
+    def _check_finite(self, loss: torch.Tensor) -> None:
+        if not math.isfinite(loss.item()):
+            good = self.run.last_state if self.run.last_state.exists() else "none was saved yet"
+            raise NonFiniteLoss(
+                f"the loss became {loss.item()} at step {self.step + 1}; last good checkpoint: {good}. "
+                "Try a lower learning rate, a longer warm-up, gradient clipping, or precision 'no'"
+            )
+
+    def _evaluate_and_keep(self, bar: tqdm) -> None:
+        metrics = {f"val/{name}": value for name, value in self.evaluate(self.val_data).items()}
+        self._record(metrics)
+        if self.monitor.update(metrics) and self.accelerator.is_main_process:
+            checkpoint.save_weights(self.run.best_weights, self._bare_model, {"step": self.step} | metrics)
+        shown = metrics[self.monitor.metric]
+        bar.set_postfix_str(f"{bar.postfix_text}, {self.monitor.metric} {shown:.4f}")
+
+    def _log_training(self, meter: Meter, since: float, bar: tqdm) -> float:
+        means = meter.means()
+        meter.reset()
+        now = time.perf_counter()
+        rate = self.optimizer.param_groups[0]["lr"]
+        self._record({f"train/{name}": value for name, value in means.items()} | {"lr": rate, "seconds": now - since})
+        bar.postfix_text = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+        bar.set_postfix_str(bar.postfix_text)
+        return now
+
+    def _record(self, values: dict[str, float]) -> None:
+        self._history.add(self.step, values)
+        self.accelerator.log(values, step=self.step)
+
+    def _start_tracking(self) -> None:
+        """Open the trackers; events behind the step that we continue from are to be forgotten."""
+        self.accelerator.project_configuration.logging_dir = str(self.run.path)
+        self.accelerator.init_trackers(
+            "tensorboard",
+            init_kwargs={
+                "tensorboard": {"purge_step": self.step + 1},
+                "wandb": {"name": f"{self.run.path.parent.name}/{self.run.path.name}", "dir": str(self.run.path)},
+            },
+        )
+
+    def _progress(self) -> tqdm:
+        bar = tqdm(
+            initial=self.step,
+            total=self.pace.total_steps,
+            unit="step",
+            desc=self.run.path.parent.name,
+            dynamic_ncols=True,
+            disable=not self.accelerator.is_main_process,
+        )
+        bar.postfix_text = ""
+        return bar
+
+    # -- the state of a training, in one file, so that it is whole or not there --
+
+    def _save_state(self) -> None:
+        own = generator_states(self.accelerator.device)
+        generators = gather_object([own])  # every process draws its own random numbers
+        if not self.accelerator.is_main_process:
+            return
+        moments, numbers = checkpoint.optimizer_tensors(self.optimizer.state_dict())
+        tensors = checkpoint.prefixed("model", self._bare_model.state_dict())
+        tensors |= checkpoint.prefixed("optimizer", moments)
+        for rank, states in enumerate(generators):
+            tensors |= checkpoint.prefixed(f"generator.{rank}", states)
+        scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else {}
+        note = {
+            "step": self.step,
+            "processes": self.accelerator.num_processes,
+            "monitor": self.monitor.state(),
+            "optimizer": numbers,
+            "scaler": scaler,
+        }
+        self._history.write()
+        checkpoint.save_tensors(self.run.last_state, tensors, note)
+
+    def _restore(self) -> None:
+        """Continue from the run's saved state, if there is one."""
+        path = self.run.last_state
+        if not path.exists():
+            seed_everything(self.seed + self.accelerator.process_index)
+            self._history = MetricsFile(self.run.metrics)
+            return
+        tensors, note = checkpoint.load_tensors(path)
+        if note.get("processes") != self.accelerator.num_processes:
+            raise checkpoint.CheckpointError(
+                f"{path}: saved by {note.get('processes')} process(es), cannot continue exactly on "
+                f"{self.accelerator.num_processes}"
+            )
+        checkpoint.fill(self._bare_model, checkpoint.without_prefix("model", tensors), path)
+        moments = checkpoint.without_prefix("optimizer", tensors)
+        like = self.optimizer.state_dict()
+        self.optimizer.load_state_dict(checkpoint.optimizer_state(moments, note["optimizer"], like))
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(note["scaler"])
+        for name, value in note["monitor"].items():
+            setattr(self.monitor, name, value)
+        self.step = note["step"]
+        self._history = MetricsFile(self.run.metrics, last_step=self.step)
+        own = checkpoint.without_prefix(f"generator.{self.accelerator.process_index}", tensors)
+        set_generator_states(own, self.accelerator.device)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, task: Task, batches: Any, accelerator: Accelerator) -> dict[str, float]:
+    """Each of the task's metrics over all batches; sums and counts are added before dividing, and over processes."""
+    was_training = model.training
+    model.eval()
+    meter = Meter()
+    for batch in batches:
+        meter.add(task.measure(model, send_to_device(batch, accelerator.device)))
+    model.train(was_training)
+    if accelerator.num_processes == 1:
+        return meter.means()
+    everyones: list[dict[str, list[float]]] = gather_object([{k: v.tolist() for k, v in meter.sums().items()}])
+    names = dict.fromkeys(name for sums in everyones for name in sums)
+    totals = {n: [sum(sums[n][i] for sums in everyones if n in sums) for i in (0, 1)] for n in names}
+    return {name: total / count for name, (total, count) in totals.items()}
+
+
+def figures_of(path: Path) -> dict:
+    """The note that was saved with a checkpoint's weights: the step and the metrics that chose it."""
+    return checkpoint.load_tensors(path)[1]

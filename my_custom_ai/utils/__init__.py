@@ -1,0 +1,1 @@
+"""Seeds, meters, whole files, trackers."""

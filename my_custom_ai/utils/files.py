@@ -1,0 +1,29 @@
+"""Files that are whole at any instant: written beside their name, then renamed."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a path to write to; on success it takes ``path``'s place at once, on failure it is removed.
+
+    A kill in between leaves the old file, or none, and perhaps a ``.part`` beside it, which the next write replaces.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        with part.open("rb") as written:
+            os.fsync(written.fileno())  # or a power cut could leave a renamed file without its content
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole text file."""
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")

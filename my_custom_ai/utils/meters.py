@@ -1,0 +1,44 @@
+"""Means over many batches that weigh each token or example, not each batch, alike."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Ratio(NamedTuple):
+    """A sum over a batch and what it is divided by: tokens for a token loss, examples for an accuracy."""
+
+    total: Tensor
+    count: Tensor | int
+
+    @property
+    def value(self) -> Tensor:
+        """The batch's own mean, differentiable if total is; 0 where there was nothing to count."""
+        return self.total / (self.count.clamp_min(1) if isinstance(self.count, Tensor) else max(self.count, 1))
+
+
+class Meter:
+    """Adds up ratios by name, on their device and without waiting for it, until :meth:`means` is asked for."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, ratios: dict[str, Ratio]) -> None:
+        """Take in one batch."""
+        for name, (total, count) in ratios.items():
+            total = total.detach().double() if total.device.type != "mps" else total.detach().float()
+            pair = torch.stack((total, torch.as_tensor(count, dtype=total.dtype, device=total.device)))
+            self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+
+    def sums(self) -> dict[str, Tensor]:
+        """Each name's (sum, count)."""
+        return dict(self._sums)
+
+    def means(self) -> dict[str, float]:
+        """Each name's sum / count so far; nan where nothing was counted."""
+        return {name: (total / count).item() for name, (total, count) in self._sums.items()}
+
+    def reset(self) -> None:
+        """Forget all."""
+        self._sums.clear()

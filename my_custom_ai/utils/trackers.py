@@ -1,0 +1,36 @@
+"""The history of a run as metrics.csv."""
+
+import csv
+import io
+from pathlib import Path
+
+from my_custom_ai.utils.files import write_text
+
+
+class MetricsFile:
+    """Rows of named numbers, kept in memory and written whole, so that a kill leaves no half row.
+
+    Args:
+        path: of the CSV file. What it already holds is read, up to ``last_step``: a resumed run repeats later steps.
+        last_step: of the checkpoint that the run continues from; None starts anew.
+    """
+
+    def __init__(self, path: Path, last_step: int | None = None) -> None:
+        self.path = path
+        self.rows: list[dict[str, str]] = []
+        if last_step is not None and path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= last_step]
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Add one row; columns that it lacks stay empty."""
+        self.rows.append({"step": str(step)} | {name: f"{value:.8g}" for name, value in values.items()})
+
+    def write(self) -> None:
+        """Write all rows."""
+        text = io.StringIO()
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        writer = csv.DictWriter(text, columns or ["step"], restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.path, text.getvalue())
