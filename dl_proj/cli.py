@@ -1,0 +1,85 @@
+"""What every script does with its arguments and with its user's mistakes."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from dl_proj.configs.load import (
+    ConfigError,
+    check,
+    complain,
+    differing_keys,
+    load_config,
+    merge,
+    parse_flags,
+    read_yaml,
+)
+from my_custom_ai.custom_train import CheckpointError, NonFiniteLoss, RunDirectory, SetupError
+
+Config = TypeVar("Config", bound=BaseModel)
+
+CONFIGS = Path(__file__).parent / "configs"
+_MAY_CHANGE = {"train.device", "train.num_workers", "train.trackers", "runs_dir"}  # none changes what is computed
+
+
+def run_script(main: Callable[[list[str]], None]) -> None:
+    """Call ``main`` with the flags; a user's mistake ends with exit code 2 and a line each, a failed run with 1."""
+    # accelerate's and torch's advice to their callers is nothing that a user of a script can act on
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|accelerate)\.")
+    try:
+        main(sys.argv[1:])
+    except ConfigError as error:
+        complain(error.lines)
+        raise SystemExit(2) from None
+    except (CheckpointError, SetupError) as error:
+        complain((str(error),))
+        raise SystemExit(2) from None
+    except (NonFiniteLoss, OSError) as error:
+        complain((f"stopped: {error}",))
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        complain(("interrupted; --resume last continues from the last saved state",))
+        raise SystemExit(130) from None
+
+
+def config_from(schema: type[Config], argv: list[str], preset: str) -> Config:
+    """The configuration of a script that resumes nothing: ``--config`` or the preset, and flags over it."""
+    options, overrides = parse_flags(schema, argv, CONFIGS / preset)
+    return load_config(schema, options.config or CONFIGS / preset, overrides)
+
+
+def training_config(schema: type[Config], argv: list[str], preset: str) -> tuple[Config, RunDirectory | None]:
+    """The configuration of a training, and the run that it continues, if ``--resume`` was given.
+
+    A resumed run keeps the settings that it was started with: a flag or ``--config`` that says otherwise is a mistake,
+    except for settings that change nothing that is computed.
+    """
+    options, overrides = parse_flags(schema, argv, CONFIGS / preset)
+    path = options.config or CONFIGS / preset
+    if options.resume is None:
+        return load_config(schema, path, overrides), None
+    run = _run_to_resume(schema, options.resume, path, overrides)
+    wanted = merge(read_yaml(options.config) if options.config else read_yaml(run.config), overrides)
+    saved = load_config(schema, run.config).model_dump(mode="json")
+    config = check(schema, wanted, options.config or run.config)
+    changed = [key for key in differing_keys(saved, config.model_dump(mode="json")) if key not in _MAY_CHANGE]
+    if changed:
+        raise ConfigError(*(f"{run.config}: {key}: differs from the run to resume; start a new run" for key in changed))
+    return config, run
+
+
+def _run_to_resume(schema: type[BaseModel], resume: str, path: Path, overrides: dict) -> RunDirectory:
+    if resume != "last":
+        run = RunDirectory(Path(resume))
+        if not run.config.is_file():
+            raise ConfigError(f"--resume: {resume} is not a run's folder: it has no config.yaml")
+        return run
+    config = load_config(schema, path, overrides)
+    run = RunDirectory.newest(config.runs_dir, config.experiment_name)
+    if run is None or not run.config.is_file():
+        raise ConfigError(f"--resume: {config.runs_dir / config.experiment_name} holds no run to resume")
+    return run

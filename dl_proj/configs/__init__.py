@@ -1,0 +1,1 @@
+"""Presets, one YAML file each, and the typed schema that they are checked against."""

@@ -1,0 +1,88 @@
+"""Schemas of the models."""
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from dl_proj.configs.attention import AttentionConfig, LSHConfig
+from dl_proj.configs.base import Strict
+
+
+class LearnedPositionsConfig(Strict):
+    """A learned vector for each position."""
+
+    kind: Literal["learned"] = "learned"
+    """positional encoding"""
+
+
+class SinusoidalPositionsConfig(Strict):
+    """Fixed sines and cosines."""
+
+    kind: Literal["sinusoidal"] = "sinusoidal"
+    """positional encoding"""
+
+
+class AxialPositionsConfig(Strict):
+    """A learned vector for each row and each column of a grid."""
+
+    kind: Literal["axial"] = "axial"
+    """positional encoding"""
+    shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    """axial: rows,columns; their product is the number of positions"""
+
+
+PositionsConfig = Annotated[
+    LearnedPositionsConfig | SinusoidalPositionsConfig | AxialPositionsConfig, Field(discriminator="kind")
+]
+
+
+class StackConfig(Strict):
+    """A stack of encoder layers around any attention."""
+
+    dim: int = Field(128, ge=1)
+    """width of the activations"""
+    heads: int = Field(4, ge=1)
+    """attention heads"""
+    head_dim: int | None = Field(None, ge=1)
+    """width of a head; null: dim / heads"""
+    depth: int = Field(1, ge=1)
+    """layers"""
+    ffn_dim: int = Field(512, ge=1)
+    """hidden width of the feed-forward network"""
+    ffn_chunk_size: int = Field(0, ge=0)
+    """positions that the feed-forward network works on together; 0: all"""
+    activation: Literal["gelu", "relu"] = "gelu"
+    """of the feed-forward network"""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """on the embedding, in the feed-forward network and on each sublayer's output"""
+    norm: Literal["pre", "post"] = "pre"
+    """layer normalisation before or after each sublayer"""
+    reversible: bool = False
+    """reversible residual streams: activation memory that does not grow with depth"""
+    attention: AttentionConfig = LSHConfig()
+    """the attention mechanism, chosen by kind"""
+    positions: PositionsConfig = LearnedPositionsConfig()
+    """the positional encoding, chosen by kind"""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.head_dim is None and self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not divisible by heads {self.heads}; or set head_dim")
+        if self.reversible and self.norm == "post":
+            raise ValueError("reversible: true needs norm: pre (norm: post cannot be inverted)")
+        return self
+
+    def mistakes_at(self, length: int) -> list[str]:
+        """What does not fit sequences of ``length`` tokens."""
+        found = []
+        if isinstance(self.positions, AxialPositionsConfig) and math.prod(self.positions.shape) < length:
+            rows, columns = self.positions.shape
+            found.append(f"model.positions.shape {rows} x {columns} has fewer positions than the {length} tokens")
+        attention = self.attention
+        if isinstance(attention, LSHConfig) and attention.n_buckets is None and attention.bucket_size > length:
+            found.append(
+                f"model.attention.bucket_size {attention.bucket_size} is larger than the sequence of {length} tokens, "
+                "so everything shares one bucket; use kind: shared_qk for that"
+            )
+        return found

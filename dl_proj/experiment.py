@@ -1,0 +1,120 @@
+"""Put an experiment's parts together and run them: train, test the best weights, leave figures and a picture."""
+
+import time
+from dataclasses import dataclass
+
+from torch import nn
+from torch.utils.data import Dataset
+
+from dl_proj.configs.training import (
+    ConstantConfig,
+    ExperimentConfig,
+    NoamConfig,
+    OneCycleConfig,
+    ScheduleConfig,
+    TrainConfig,
+    WarmupCosineConfig,
+)
+from dl_proj.pictures import draw_curves
+from my_custom_ai.custom_train import Monitor, Pace, RunDirectory, Task, Trainer, build_optimizer, schedules, start
+from my_custom_ai.custom_train.checkpoint import count_parameters
+from my_custom_ai.custom_train.schedules import Schedule
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a script hands over: a model, a task and three datasets."""
+
+    model: nn.Module
+    task: Task
+    train_data: Dataset
+    val_data: Dataset
+    test_data: Dataset
+
+
+def train(config: ExperimentConfig, experiment: Experiment, dim: int, resume: RunDirectory | None) -> Trainer:
+    """Train as configured, then measure the best weights on the test data, once.
+
+    Args:
+        config: the script's.
+        experiment: what to train on what.
+        dim: of the model, for the noam schedule.
+        resume: the run to continue; None starts a new one.
+
+    Returns:
+        The trainer, with the best weights loaded. ``metrics.json`` and ``curves.png`` are in the run's folder.
+    """
+    settings = config.train
+    accelerator = start(settings.device, settings.precision, settings.accumulate, settings.trackers)
+    run = resume or _new_run(config, accelerator.is_main_process)
+    steps = total_steps(settings, len(experiment.train_data), accelerator.num_processes)
+    trainer = Trainer(
+        accelerator,
+        experiment.model,
+        experiment.task,
+        build_optimizer(
+            experiment.model,
+            config.optimizer.name,
+            lr=config.optimizer.lr,
+            weight_decay=config.optimizer.weight_decay,
+            betas=config.optimizer.betas,
+            eps=config.optimizer.eps,
+        ),
+        schedule=build_schedule(config.schedule, steps, dim),
+        train_data=experiment.train_data,
+        val_data=experiment.val_data,
+        run=run,
+        monitor=Monitor(**settings.monitor.model_dump()),
+        pace=Pace(
+            total_steps=steps,
+            **settings.model_dump(
+                include={"batch_size", "eval_batch_size", "accumulate", "clip_norm"}
+                | {"eval_every", "save_every", "log_every", "num_workers"}
+            ),
+        ),
+        seed=config.seed,
+    )
+    began = time.perf_counter()
+    trainer.fit()
+    seconds = time.perf_counter() - began
+    trainer.load_best()
+    figures = {"parameters": count_parameters(experiment.model), "steps": trainer.step, "seconds": round(seconds, 1)}
+    figures |= {f"test/{name}": value for name, value in trainer.evaluate(experiment.test_data).items()}
+    if accelerator.is_main_process:
+        run.write_figures(figures)
+        draw_curves(run.metrics, run.path / "curves.png")
+        print(f"{run.path}: " + ", ".join(f"{name} {_short(value)}" for name, value in figures.items()))
+    return trainer
+
+
+def total_steps(settings: TrainConfig, n_examples: int, processes: int) -> int:
+    """Updates of the weights in all."""
+    if settings.max_steps is not None:
+        return settings.max_steps
+    batches = n_examples // processes // settings.batch_size
+    return max(1, settings.epochs * batches // settings.accumulate)
+
+
+def build_schedule(config: ScheduleConfig, steps: int, dim: int) -> Schedule:
+    """The learning-rate schedule of a configuration."""
+    match config:
+        case ConstantConfig():
+            return schedules.constant(config.warmup_steps)
+        case WarmupCosineConfig():
+            return schedules.warmup_cosine(steps, config.warmup_steps, config.final_factor)
+        case OneCycleConfig():
+            return schedules.one_cycle(steps, config.warmup_share, config.start_divisor, config.final_divisor)
+        case NoamConfig():
+            return schedules.noam(dim, config.warmup_steps)
+
+
+def _new_run(config: ExperimentConfig, is_main_process: bool) -> RunDirectory:
+    """One folder for all processes, made by the main one."""
+    from accelerate.utils import broadcast_object_list
+
+    made = [RunDirectory.create(config.runs_dir, config.experiment_name, config.model_dump(mode="json"))]
+    return broadcast_object_list(made if is_main_process else [None])[0]
+
+
+def _short(value: float) -> str:
+    return f"{value:.6g}"

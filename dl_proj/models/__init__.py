@@ -1,0 +1,1 @@
+"""Models, composed from my_transformers, and the builders that turn configurations into them."""

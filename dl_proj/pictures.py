@@ -1,0 +1,32 @@
+"""Pictures that several experiments draw; always to a file, never to a screen."""
+
+import csv
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from my_custom_ai.utils.files import whole_file
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure to a PNG file, whole."""
+    FigureCanvasAgg(figure)
+    with whole_file(path) as part:
+        figure.savefig(part, format="png", dpi=150, bbox_inches="tight")
+
+
+def draw_curves(metrics: Path, picture: Path) -> None:
+    """Every metric of a metrics.csv against the step, training and validation in one panel."""
+    with metrics.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = list(dict.fromkeys(key.split("/")[1] for key in (rows[0] if rows else {}) if "/" in key))
+    figure = Figure(figsize=(5 * max(len(names), 1), 3.5), layout="constrained")
+    for number, name in enumerate(names, start=1):
+        panel = figure.add_subplot(1, len(names), number)
+        for split in ("train", "val"):
+            points = [(int(r["step"]), float(r[f"{split}/{name}"])) for r in rows if r.get(f"{split}/{name}")]
+            panel.plot(*zip(*points, strict=True), label=split) if points else None
+        panel.set(xlabel="step", title=name)
+        panel.legend()
+    save_figure(figure, picture)

@@ -1,0 +1,1 @@
+"""What is particular to an experiment: its loss, its metrics, its pictures."""

@@ -1,0 +1,122 @@
+"""synth_models_comparison.py: trained rounds against evaluated rounds, as in the Reformer paper's table 2."""
+
+import csv
+import io
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from dl_proj.checkpoint_folder import find_checkpoint, read_config
+from dl_proj.configs.attention import AttentionConfig, LSHConfig, SharedQKConfig
+from dl_proj.configs.load import ConfigError
+from dl_proj.configs.synth import SynthComparisonConfig, SynthTrainConfig
+from dl_proj.pictures import save_figure
+from dl_proj.tasks.copy_training import build_copy_model, copy_dataset
+from dl_proj.tasks.copying import CopyTask
+from my_custom_ai.custom_train import evaluate, load_weights, start
+from my_custom_ai.custom_train.data import evaluation_batches
+from my_custom_ai.utils.files import write_text
+
+# Kitaev et al. 2020, table 2: accuracy in percent by how the model was trained (length 1024) and evaluated
+PAPER = {
+    "full": {"full": 100.0, "LSH-8": 94.8, "LSH-4": 92.5, "LSH-2": 76.9, "LSH-1": 52.5},
+    "LSH-4": {"full": 0.8, "LSH-8": 100.0, "LSH-4": 99.9, "LSH-2": 99.4, "LSH-1": 91.9},
+    "LSH-2": {"full": 0.8, "LSH-8": 100.0, "LSH-4": 99.9, "LSH-2": 98.1, "LSH-1": 86.8},
+    "LSH-1": {"full": 0.8, "LSH-8": 99.9, "LSH-4": 99.6, "LSH-2": 94.8, "LSH-1": 77.9},
+}
+
+
+def compare(config: SynthComparisonConfig) -> None:
+    """Evaluate every checkpoint in every way, print the table, and write it as table.csv and table.png."""
+    folders = [find_checkpoint(name) for name in config.checkpoints]  # all, before the first takes its time
+    trained = [read_config(SynthTrainConfig, folder) for folder in folders]
+    for folder, own in zip(folders, trained, strict=True):
+        if own.model.attention.kind == "full":
+            raise ConfigError(f"{folder}: trained with kind: full, which LSH cannot evaluate; use kind: shared_qk")
+    ways = ["full", *(f"LSH-{r}" for r in config.eval_rounds)]
+    rows = []
+    with tqdm(total=len(folders) * len(ways), unit="evaluation", desc="comparison") as bar:
+        for name, folder, own in zip(config.checkpoints, folders, trained, strict=True):
+            scores = {}
+            for way, attention in zip(ways, _evaluated_with(own, config), strict=True):
+                scores[way] = _accuracy(own, attention, folder / "model.safetensors", config)
+                bar.update()
+            rows.append({"checkpoint": name, "trained": _trained_with(own), "length": own.data.length, **scores})
+    print(render_table(rows, ways))
+    _write_csv(rows, ways, config.output_dir / "table.csv")
+    _draw(rows, ways, config.output_dir / "table.png")
+    print(f"written: {config.output_dir / 'table.csv'}, {config.output_dir / 'table.png'}")
+
+
+def _evaluated_with(trained: SynthTrainConfig, config: SynthComparisonConfig) -> list[AttentionConfig]:
+    own = trained.model.attention
+    lsh = own if isinstance(own, LSHConfig) else config.lsh
+    return [SharedQKConfig(), *(lsh.model_copy(update={"eval_rounds": r}) for r in config.eval_rounds)]
+
+
+def _trained_with(trained: SynthTrainConfig) -> str:
+    attention = trained.model.attention
+    return f"LSH-{attention.n_rounds}" if isinstance(attention, LSHConfig) else "full"
+
+
+def _accuracy(
+    trained: SynthTrainConfig, attention: AttentionConfig, weights: Path, config: SynthComparisonConfig
+) -> float:
+    """In percent, on test sequences. The weights fit any shared query-key attention: it has none of its own."""
+    model = build_copy_model(
+        trained.model_copy(update={"model": trained.model.model_copy(update={"attention": attention})})
+    )
+    load_weights(weights, model)
+    accelerator = start(config.device)
+    data = copy_dataset(trained.data, "test", config.n_test, trained.seed)
+    batches = evaluation_batches(data, batch_size=config.batch_size)
+    task = CopyTask(trained.data.length)
+    return 100 * evaluate(model.to(accelerator.device), task, batches, accelerator)["accuracy"]
+
+
+def render_table(rows: list[dict], ways: list[str]) -> str:
+    """Ours, with the paper's figure for the same row and column in brackets."""
+    header = ["trained", "length", *(f"eval {way}" for way in ways)]
+    lines = [[row["trained"], str(row["length"]), *(_cell(row, way) for way in ways)] for row in rows]
+    widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
+    table = ["  ".join(map(str.rjust, line, widths)) for line in [header, *lines]]
+    table.append("accuracy in percent on the second word; in brackets: Kitaev et al. 2020, table 2, at length 1024")
+    return "\n".join(table)
+
+
+def _paper(row: dict, way: str) -> float | None:
+    return PAPER.get(row["trained"], {}).get(way)
+
+
+def _cell(row: dict, way: str) -> str:
+    paper = _paper(row, way)
+    return f"{row[way]:.2f} ({paper:.1f})" if paper is not None else f"{row[way]:.2f}"
+
+
+def _write_csv(rows: list[dict], ways: list[str], path: Path) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["checkpoint", "trained", "length", "evaluated", "accuracy", "paper"])
+    for row in rows:
+        for way in ways:
+            paper = _paper(row, way)
+            start_of_line = [row["checkpoint"], row["trained"], row["length"], way]
+            writer.writerow([*start_of_line, f"{row[way]:.4f}", "" if paper is None else paper])
+    write_text(path, text.getvalue())
+
+
+def _draw(rows: list[dict], ways: list[str], path: Path) -> None:
+    """The table as a heatmap."""
+    figure = Figure(figsize=(1.6 + 1.3 * len(ways), 1.4 + 0.7 * len(rows)), layout="constrained")
+    panel = figure.add_subplot()
+    image = panel.imshow([[row[way] for way in ways] for row in rows], vmin=0, vmax=100, cmap="viridis", aspect="auto")
+    panel.set_xticks(range(len(ways)), ways)
+    panel.set_yticks(range(len(rows)), [f"{row['trained']}, {row['length']}" for row in rows])
+    panel.set(xlabel="evaluated with", ylabel="trained with, length", title="Copy task: accuracy in % (paper's)")
+    for i, row in enumerate(rows):
+        for j, way in enumerate(ways):
+            colour = "black" if row[way] > 60 else "white"
+            panel.text(j, i, _cell(row, way).replace(" ", "\n"), ha="center", va="center", color=colour, fontsize=9)
+    figure.colorbar(image, ax=panel)
+    save_figure(figure, path)
