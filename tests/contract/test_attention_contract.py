@@ -1,0 +1,285 @@
+"""What every attention mechanism satisfies, whatever it is."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mechanisms import CASES, DEVICES, STRICT, Case, attend, heads, steps
+
+LENGTHS = st.integers(1, 70)
+few = settings(max_examples=15, deadline=None)
+every = pytest.mark.parametrize("case", CASES, ids=str)
+strict = pytest.mark.parametrize("case", STRICT, ids=str)
+causal_or_not = pytest.mark.parametrize("causal", [False, True], ids=["bidirectional", "causal"])
+
+
+def grads(out: torch.Tensor, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    return torch.autograd.grad(out, inputs, torch.randn_like(out), allow_unused=True, materialize_grads=True)
+
+
+@every
+@causal_or_not
+@few
+@given(n=LENGTHS, batch=st.integers(1, 3), h=st.integers(1, 3))
+def test_any_length(case: Case, causal: bool, n: int, batch: int, h: int) -> None:
+    q, k, v = heads(n, batch=batch, h=h)
+    out = attend(case.build(causal=causal), q, k, v)
+    assert out.shape == v.shape
+    assert out.isfinite().all()
+
+
+@every
+@causal_or_not
+@few
+@given(n=LENGTHS, seed=st.integers(0, 99))
+def test_output_is_a_weighted_mean_of_values(case: Case, causal: bool, n: int, seed: int) -> None:
+    q, k, v = heads(n, seed=seed)
+    out = attend(case.build(causal=causal).eval(), q, k, torch.ones_like(v))
+    torch.testing.assert_close(out, torch.ones_like(v))  # rounds summed instead of weighed would give n_rounds
+
+
+@every
+@few
+@given(n=st.integers(1, 50), seed=st.integers(0, 99))
+def test_heads_and_samples_are_independent(case: Case, n: int, seed: int) -> None:
+    mechanism = case.build(causal=True).eval()
+    q, k, v = heads(n, seed=seed, batch=3, h=3)
+    out = attend(mechanism, q, k, v)
+    for x in (q, k, v):
+        x[1] = torch.randn_like(x[1])
+        x[:, 2] *= -3
+    changed = attend(mechanism, q, k, v)
+    torch.testing.assert_close(changed[::2, :2], out[::2, :2], rtol=0, atol=1e-12)
+
+
+@strict
+@few
+@given(data=st.data(), n=st.integers(2, 70), seed=st.integers(0, 99))
+def test_causal_means_causal(case: Case, data: st.DataObject, n: int, seed: int) -> None:
+    t = data.draw(st.integers(1, n - 1), label="t")
+    mechanism = case.build(causal=True).eval()
+    qkv = [x.requires_grad_() for x in heads(n, seed=seed)]
+    out = attend(mechanism, *qkv)
+    new = heads(n, seed=seed + 1000)  # another direction, so another bucket, not only another size
+    changed = [torch.cat((x[:, :, :t], y[:, :, t:]), dim=2) for x, y in zip(qkv, new, strict=True)]
+    torch.testing.assert_close(attend(mechanism, *changed)[:, :, :t], out[:, :, :t], rtol=0, atol=1e-12)
+    for gradient in grads(out[:, :, :t], qkv):
+        assert (gradient[:, :, t:] == 0).all()
+
+
+@strict
+def test_moving_chunk_borders_is_invisible_to_the_past(case: Case) -> None:
+    """All tokens in one crowded bucket, and the future moved into another one: where chunk rules leak."""
+    n, t = 64, 37
+    q, k, v = heads(n, seed=5)
+    q[:, :, :] = q[:, :, :1] + 0.01 * q
+    mechanism = case.build(causal=True).eval()
+    out = attend(mechanism, q, k, v)
+    q = torch.cat((q[:, :, :t], -q[:, :, t:]), dim=2)
+    torch.testing.assert_close(attend(mechanism, q, k, v)[:, :, :t], out[:, :, :t], rtol=0, atol=1e-12)
+
+
+def test_the_papers_chunk_rule_leaks_as_documented() -> None:
+    case = next(case for case in CASES if case.name == "lsh-chunk")
+    q, k, v = heads(64, seed=5)
+    q[:, :, :] = q[:, :, :1] + 0.01 * q
+    mechanism = case.build(causal=True).eval()
+    out = attend(mechanism, q, k, v)
+    changed = attend(mechanism, torch.cat((q[:, :, :37], -q[:, :, 37:]), dim=2), k, v)
+    assert (changed[:, :, :37] - out[:, :, :37]).abs().max() > 1e-3
+
+
+@every
+@causal_or_not
+@few
+@given(data=st.data(), n=st.integers(1, 40), padding=st.integers(0, 30), seed=st.integers(0, 99))
+def test_padding_is_invisible(case: Case, causal: bool, data: st.DataObject, n: int, padding: int, seed: int) -> None:
+    """Whatever stands at masked positions, wherever they are, and to the gradient as well."""
+    mechanism = case.build(causal=causal).eval()
+    total = n + padding
+    places = data.draw(st.permutations(range(total)), label="places")
+    mask = torch.zeros(2, total, dtype=torch.bool)
+    mask[:, sorted(places[:n])] = True
+    qkv = [x.requires_grad_() for x in heads(total, seed=seed)]
+    other = [torch.where(mask[:, None, :, None], x, 50 * torch.randn_like(x)) for x in qkv]
+    out, changed = (attend(mechanism, *tensors, mask=mask) for tensors in (qkv, other))
+    assert changed.isfinite().all()
+    torch.testing.assert_close(changed.mT[..., mask[0]], out.mT[..., mask[0]], rtol=0, atol=1e-12)
+    for gradient in grads(out.mT[..., mask[0]], qkv):
+        assert (gradient.mT[..., ~mask[0]] == 0).all()
+
+
+@every
+@causal_or_not
+def test_padding_behind_equals_no_padding(case: Case, causal: bool) -> None:
+    """With the number of buckets held fixed, for it follows from the padded length."""
+    mechanism = case.build(causal=causal).eval()
+    if hasattr(mechanism, "n_buckets"):
+        mechanism.n_buckets = 4
+    q, k, v = heads(40)
+    mask = torch.arange(40).expand(2, -1) < 29
+    padded = attend(mechanism, q, k, v, mask=mask)[:, :, :29]
+    bare = attend(mechanism, *(x[:, :, :29] for x in (q, k, v)))
+    torch.testing.assert_close(padded, bare, rtol=0, atol=1e-12)
+
+
+@strict
+@few
+@given(n=st.integers(1, 60), seed=st.integers(0, 99))
+def test_steps_equal_the_whole(case: Case, n: int, seed: int) -> None:
+    mechanism = case.build(causal=True).eval()
+    q, k, v = heads(n, seed=seed)
+    torch.testing.assert_close(steps(mechanism, q, k, v), attend(mechanism, q, k, v), rtol=0, atol=1e-12)
+
+
+@every
+def test_steps_are_refused_where_they_cannot_be_right(case: Case) -> None:
+    q, _, _ = heads(4)
+    for causal in [False] if not case.leaks_by_design else [False, True]:
+        with pytest.raises(ValueError, match="causal=True"):
+            case.build(causal=causal).new_cache(q, 4)
+
+
+@strict
+def test_a_full_cache_says_so(case: Case) -> None:
+    mechanism = case.build(causal=True).eval()
+    q, k, v = heads(3)
+    cache = mechanism.new_cache(q, 2)
+    token = [x[:, :, :1] for x in ((q, v) if mechanism.shared_query_key else (q, k, v))]
+    mechanism.step(*token, cache)
+    mechanism.step(*token, cache)
+    with pytest.raises(ValueError, match="max_len=2"):
+        mechanism.step(*token, cache)
+
+
+@every
+@pytest.mark.parametrize("device", DEVICES)
+def test_replayable(case: Case, device: str) -> None:
+    """The same generator state gives the same output and gradient bit for bit; another state gives others."""
+    mechanism = case.build(causal=True, dropout=0.3).train()
+    qkv = [x.requires_grad_() for x in heads(50, dtype=torch.float32, device=device)]
+    weights = torch.randn_like(qkv[2])
+
+    def run(seed: int) -> list[torch.Tensor]:
+        torch.manual_seed(seed)
+        out = attend(mechanism, *qkv)
+        return [out, *torch.autograd.grad(out, qkv, weights, allow_unused=True, materialize_grads=True)]
+
+    first, again, other = run(1), run(1), run(2)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other[0])
+    mechanism.eval()
+    assert torch.equal(run(1)[0], run(2)[0])  # evaluation is not random
+
+
+@every
+@causal_or_not
+def test_dropout_keeps_the_mean(case: Case, causal: bool) -> None:
+    """Over many draws the mean is the output without dropout, within five standard errors."""
+    q, k, v = heads(12, batch=1)
+    mechanism = case.build(causal=causal, dropout=0.4)
+    if hasattr(mechanism, "fresh_rotations"):
+        mechanism.fresh_rotations = False
+    exact = attend(mechanism.eval(), q, k, v)
+    mechanism.train()
+    torch.manual_seed(0)
+    draws = torch.stack([attend(mechanism, q, k, v) for _ in range(600)])
+    error = draws.std(0) / len(draws) ** 0.5
+    assert ((draws.mean(0) - exact).abs() <= 5 * error + 1e-9).all()
+    assert draws.std(0).max() > 0.05
+
+
+@every
+@causal_or_not
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_close(case: Case, causal: bool, device: str, dtype: torch.dtype) -> None:
+    """Against the same numbers in float64; buckets are held fixed by hashing numbers that survive rounding."""
+    mechanism = case.build(causal=causal).eval()
+    if hasattr(mechanism, "n_buckets"):
+        mechanism.n_buckets = 1
+    rounded = [x.to(dtype).requires_grad_() for x in heads(33, device=device)]
+    exact = [x.detach().double().requires_grad_() for x in rounded]
+    low, high = attend(mechanism, *rounded), attend(mechanism, *exact)
+    weights = torch.randn_like(high)
+    tolerance = 0.05 if dtype == torch.bfloat16 else 0.01
+    torch.testing.assert_close(low.double(), high, rtol=tolerance, atol=tolerance)
+    for a, b in zip(
+        torch.autograd.grad(low, rounded, weights.to(dtype), allow_unused=True, materialize_grads=True),
+        torch.autograd.grad(high, exact, weights, allow_unused=True, materialize_grads=True),
+        strict=True,
+    ):
+        torch.testing.assert_close(a.double(), b, rtol=4 * tolerance, atol=4 * tolerance)
+
+
+@every
+@causal_or_not
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("size", [1e-20, 1e4], ids=["tiny", "large"])
+def test_finite_where_numbers_are_extreme(case: Case, causal: bool, device: str, size: float) -> None:
+    """Huge and vanishing logits, one real token in a row, all of a row padded: output and gradient stay finite."""
+    mechanism = case.build(causal=causal)
+    qkv = [x.mul(size).requires_grad_() for x in heads(20, dtype=torch.float32, device=device)]
+    mask = torch.zeros(2, 20, dtype=torch.bool, device=device)
+    mask[0, 13] = True
+    for visible in (None, mask):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=size > 1):
+            out = attend(mechanism, *qkv, mask=visible)
+        assert out.isfinite().all()
+        assert all(gradient.isfinite().all() for gradient in grads(out, qkv))
+    torch.testing.assert_close(out[0, :, 13], qkv[2][0, :, 13].to(out.dtype))  # a lonely token sees itself
+
+
+@every
+@causal_or_not
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_gradcheck(case: Case, causal: bool, dropout: float) -> None:
+    """Analytic gradients against finite differences in float64, padding and dropout included."""
+    mechanism = case.build(causal=causal, dropout=dropout).train()
+    qkv = [x.requires_grad_() for x in heads(9, batch=1, d=3)]
+    mask = torch.ones(1, 9, dtype=torch.bool)
+    mask[0, [2, 8]] = False
+
+    def run(*tensors: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(0)
+        return attend(mechanism, *tensors, mask=mask)
+
+    assert torch.autograd.gradcheck(run, qkv, eps=1e-6, atol=1e-6)
+
+
+@every
+@causal_or_not
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_compiles_whole(case: Case, causal: bool) -> None:
+    """No graph break, equal output and gradient."""
+    torch.compiler.reset()
+    mechanism = case.build(causal=causal).eval()
+    compiled = torch.compile(mechanism, fullgraph=True, backend="aot_eager")
+    qkv = [x.requires_grad_() for x in heads(37)]
+    mask = torch.arange(37).expand(2, -1) < 31
+    plain, fast = attend(mechanism, *qkv, mask=mask), attend(compiled, *qkv, mask=mask)
+    weights = torch.randn_like(plain)
+    torch.testing.assert_close(fast, plain)
+    for a, b in zip(
+        torch.autograd.grad(fast, qkv, weights, allow_unused=True, materialize_grads=True),
+        torch.autograd.grad(plain, qkv, weights, allow_unused=True, materialize_grads=True),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+@every
+@causal_or_not
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="counts synchronisations of a CUDA device")
+def test_no_host_sync(case: Case, causal: bool) -> None:
+    mechanism = case.build(causal=causal, dropout=0.1)
+    qkv = [x.requires_grad_() for x in heads(100, dtype=torch.float32, device="cuda")]
+    mask = torch.ones(2, 100, dtype=torch.bool, device="cuda")
+    for training in (True, False):
+        mechanism.train(training)
+        attend(mechanism, *qkv, mask=mask).sum().backward()  # warm up
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            attend(mechanism, *qkv, mask=mask).sum().backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")

@@ -1,0 +1,145 @@
+import itertools
+
+import naive
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from my_transformers import bucketed_attention as kernel
+from my_transformers.bucketed_attention import keep_pairs, unit
+from my_transformers.modules.lsh import attend_in_buckets
+
+RULES = [("bucket", False), ("chunk", False), ("chunk", True)]
+
+
+def draw(n: int, seed: int, n_rounds: int = 3, n_buckets: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    qk = torch.randn(2, 2, n, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    v = torch.randn(2, 2, n, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    skewed = torch.randint(0, n_buckets**2, (2, 2, n_rounds, n), generator=generator).sqrt().int()
+    return qk, v, skewed
+
+
+@pytest.mark.parametrize(("rule", "across"), RULES)
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("deduplicate", [False, True])
+@settings(max_examples=12, deadline=None)
+@given(n=st.integers(1, 40), window=st.integers(1, 50), seed=st.integers(0, 999), in_work=st.sampled_from([1, 2000]))
+def test_equals_the_naive_formula(
+    rule: str, across: bool, causal: bool, deduplicate: bool, n: int, window: int, seed: int, in_work: int
+) -> None:
+    """Output and gradients, padding included, also where the work is cut into runs of one block."""
+    qk, v, buckets = draw(n, seed)
+    padding = torch.rand(2, n, generator=torch.Generator().manual_seed(seed)) < 0.2
+    padding[:, 0] = False
+    marked = buckets.masked_fill(padding[:, None, None, :], 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "_SCORES_IN_WORK_CPU", in_work)
+        ours = attend_in_buckets(
+            qk,
+            v,
+            marked,
+            n_buckets=4,
+            window=window,
+            causal=causal,
+            rule=rule,
+            attend_across_buckets=across,
+            deduplicate=deduplicate,
+        )
+        theirs = naive.lsh_attention(
+            qk,
+            v,
+            buckets,
+            min(window, n),
+            causal=causal,
+            rule=rule,
+            across=across,
+            deduplicate=deduplicate,
+            padding=padding,
+        )
+        real = ~padding[:, None, :, None]
+        weights = torch.randn_like(v) * real
+        ours_grad = torch.autograd.grad(ours, (qk, v), weights)
+    theirs_grad = torch.autograd.grad(theirs, (qk, v), weights)
+    torch.testing.assert_close(ours * real, theirs * real, rtol=1e-9, atol=1e-9)
+    for a, b in zip(ours_grad, theirs_grad, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def saved_bytes(n: int, window: int, n_rounds: int, dropout: float = 0.0) -> int:
+    """What a forward keeps for backward."""
+    qk, v, _ = (torch.randn(1, 2, n, 16, requires_grad=True) for _ in range(3))
+    buckets = torch.randint(0, 4, (1, 2, n_rounds, n))
+    kept: dict[int, int] = {}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        attend_in_buckets(qk, v, buckets, n_buckets=4, window=window, causal=True, dropout=dropout)
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_backward_keeps_no_probabilities(dropout: float) -> None:
+    """What is saved grows with length x dim: not with the window, and by two integers a round."""
+    n = 1024
+    small = saved_bytes(n, window=16, n_rounds=2, dropout=dropout)
+    assert saved_bytes(n, window=512, n_rounds=2, dropout=dropout) == small
+    assert saved_bytes(2 * n, window=16, n_rounds=2, dropout=dropout) == 2 * small
+    rows = 2 * n  # of two heads
+    assert saved_bytes(n, window=16, n_rounds=3, dropout=dropout) == small + rows * (4 + 4)
+    qk_v_out, total, order_and_codes, seeds = rows * 3 * 16 * 4, rows * 4, rows * 2 * (4 + 4), rows * 8 * bool(dropout)
+    assert small == qk_v_out + total + order_and_codes + seeds
+
+
+def test_dropout_equals_the_naive_formula_with_the_same_pairs_dropped() -> None:
+    qk, v, _ = draw(30, 0)
+    torch.manual_seed(3)
+    seeds = torch.randint(*_int32(), (2, 2 * 2 * 30), dtype=torch.int32).view(2, 2, 2, 30)
+    torch.manual_seed(3)
+    buckets = torch.zeros(2, 2, 3, 30, dtype=torch.int32)
+    ours = attend_in_buckets(qk, v, buckets, n_buckets=1, window=30, causal=True, dropout=0.4)
+    kept = keep_pairs(seeds[0].unsqueeze(-1), seeds[1].unsqueeze(-2), 0.4).double() / 0.6
+    visible = torch.ones(30, 30).tril(-1).bool()
+    visible[0, 0] = True
+    kept[:, :, 0, 0] = 1  # the lonely first token is not dropped
+    scores = (qk @ unit(qk).mT / 6**0.5).masked_fill(~visible, -torch.inf)
+    theirs = (scores.softmax(-1) * kept) @ v
+    weights = torch.randn_like(v)
+    torch.testing.assert_close(ours, theirs)
+    for a, b in zip(
+        torch.autograd.grad(ours, (qk, v), weights), torch.autograd.grad(theirs, (qk, v), weights), strict=True
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def _int32() -> tuple[int, int]:
+    return torch.iinfo(torch.int32).min, torch.iinfo(torch.int32).max
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.5, 0.9])
+def test_dropped_pairs_look_independent(dropout: float) -> None:
+    """The right share of all pairs, of each row and column; pairs in a rectangle are uncorrelated."""
+    generator = torch.Generator().manual_seed(0)
+    seeds = torch.randint(*_int32(), (2, 1500), dtype=torch.int32, generator=generator)
+    kept = keep_pairs(seeds[0].unsqueeze(-1), seeds[1].unsqueeze(-2), dropout).double()
+    spread = (dropout * (1 - dropout)) ** 0.5
+    assert kept.mean().item() == pytest.approx(1 - dropout, abs=5 * spread / 1500)
+    for axis in (0, 1):
+        assert kept.mean(axis).std().item() == pytest.approx(spread / 1500**0.5, rel=0.1)
+    centred = kept - (1 - dropout)
+    for di, dj in itertools.product((0, 1), (0, 1)):
+        if di or dj:
+            moved = centred[di:, dj:] * centred[: 1500 - di, : 1500 - dj]
+            assert abs(moved.mean().item()) < 5 * spread**2 / 1500
+    corners = centred[:-1, :-1] * centred[1:, :-1] * centred[:-1, 1:] * centred[1:, 1:]
+    assert abs(corners.mean().item()) < 5 * spread**4 / 1500
+
+
+def test_unit_has_length_one_and_survives_zero() -> None:
+    x = torch.randn(5, 7, dtype=torch.float16) * 100
+    torch.testing.assert_close(unit(x).float().norm(dim=-1), torch.ones(5), rtol=2e-3, atol=0)
+    assert torch.equal(unit(torch.zeros(2, 3)), torch.zeros(2, 3))

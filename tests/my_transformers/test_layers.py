@@ -1,0 +1,71 @@
+import pytest
+import torch
+from stacks import layers, lsh
+from torch import nn
+
+from my_transformers import EncoderLayer, EncoderStack, FeedForward, FullAttention, MultiHeadAttention, ReversibleStack
+from my_transformers import SharedQKAttention as SharedQK
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_layer_equals_torchs(norm: str) -> None:
+    """torch.nn.TransformerEncoderLayer with the same weights: residuals, norms and W_o each where they belong, once."""
+    ours = EncoderLayer(
+        MultiHeadAttention(FullAttention(), dim=12, heads=3), FeedForward(12, 20), dim=12, norm=norm
+    ).double()
+    theirs = nn.TransformerEncoderLayer(
+        12, 3, 20, dropout=0, activation="gelu", batch_first=True, norm_first=norm == "pre"
+    ).double()
+    theirs.self_attn.in_proj_weight.data = ours.attention.to_heads.weight.data
+    theirs.self_attn.in_proj_bias.data = torch.randn_like(ours.attention.to_heads.bias)
+    ours.attention.to_heads.bias.data = theirs.self_attn.in_proj_bias.data
+    theirs.self_attn.out_proj.load_state_dict(ours.attention.to_out.state_dict())
+    theirs.linear1.load_state_dict(ours.feed_forward.expand.state_dict())
+    theirs.linear2.load_state_dict(ours.feed_forward.contract.state_dict())
+    for mine, other in ((ours.norm_attention, theirs.norm1), (ours.norm_feed_forward, theirs.norm2)):
+        mine.weight.data = other.weight.data = torch.randn(12, dtype=torch.float64)
+    x = torch.randn(2, 9, 12, dtype=torch.float64)
+    mask = torch.arange(9).expand(2, -1) < 7
+    expected = theirs(x, src_key_padding_mask=~mask)
+    torch.testing.assert_close(ours(x, mask=mask)[:, :7], expected[:, :7])
+
+
+@pytest.mark.parametrize("stack_class", [EncoderStack, ReversibleStack])
+@pytest.mark.parametrize(
+    "mechanism", [lsh, lambda i, d: FullAttention(causal=True), lambda i, d: SharedQK(causal=True)]
+)
+def test_masks_reach_every_layer(stack_class: type, mechanism: object) -> None:
+    """An earlier system dropped them on the way into its reversible encoder."""
+    stack = stack_class(layers(3, mechanism), dim=16).double().eval()
+    x = torch.randn(2, 30, 16, dtype=torch.float64)
+    mask = torch.rand(30).expand(2, -1) < 0.7
+    changed = torch.where(mask.unsqueeze(-1), x, torch.randn_like(x))
+    out, other = stack(x, mask=mask), stack(changed, mask=mask)
+    torch.testing.assert_close(other[:, mask[0]], out[:, mask[0]], rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("stack_class", [EncoderStack, ReversibleStack])
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("mechanism", [lsh, lambda i, d: FullAttention(causal=True)])
+def test_steps_equal_the_whole(stack_class: type, norm: str, mechanism: object) -> None:
+    if stack_class is ReversibleStack and norm == "post":
+        with pytest.raises(ValueError, match="norm='pre'"):
+            stack_class(layers(2, mechanism, norm=norm), dim=16)
+        return
+    stack = stack_class(layers(3, mechanism, norm=norm), dim=16).double().eval()
+    x = torch.randn(2, 33, 16, dtype=torch.float64)
+    caches = stack.new_cache(2, 33)
+    one_by_one = torch.cat([stack.step(x[:, t : t + 1], caches) for t in range(33)], dim=1)
+    torch.testing.assert_close(one_by_one, stack(x), rtol=0, atol=1e-12)
+
+
+def test_unknown_norm_is_refused() -> None:
+    with pytest.raises(ValueError, match="norm is 'rms'"):
+        layers(1, norm="rms")
+
+
+def test_dropout_reaches_every_place() -> None:
+    stack = EncoderStack(layers(2, dropout=0.25), dim=16)
+    rates = [module.p for module in stack.modules() if isinstance(module, nn.Dropout)]
+    rates += [module.dropout for module in stack.modules() if hasattr(module, "n_rounds")]
+    assert rates == [0.25] * 6
