@@ -29,6 +29,7 @@ class AutoregressiveModel(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, dim)
+        nn.init.normal_(self.embedding.weight, std=0.02)  # torch's 1 would drown the positions, which start at 0.02
         self.positions = positions
         self.dropout = nn.Dropout(dropout)
         self.stack = stack

@@ -258,8 +258,8 @@ def _place_codes(buckets: Tensor, order: Tensor, n_buckets: int, reach: Reach, *
     place = undo_sort(order) // (reach.block if chunk_rule else 1)
     code = place + buckets.long() * apart
     sequence = torch.arange(code.shape[1], device=code.device).unsqueeze(-1)
-    # a window reaches two sequences at most, so four different offsets keep any two neighbours apart
-    return code + sequence % 4 * (reach.length + (n_buckets + 2) * apart)
+    # a window reaches no further than into the neighbouring sequence, so it is enough to tell odd from even ones
+    return code + sequence % 2 * (reach.length + (n_buckets + 2) * apart)
 
 
 @dataclass

@@ -3,8 +3,23 @@ import torch
 from stacks import layers, lsh
 from torch import nn
 
-from my_transformers import EncoderLayer, EncoderStack, FeedForward, FullAttention, MultiHeadAttention, ReversibleStack
-from my_transformers import SharedQKAttention as SharedQK
+from my_transformers import (
+    EncoderLayer,
+    EncoderStack,
+    FeedForward,
+    FullAttention,
+    MultiHeadAttention,
+    ReversibleStack,
+    SharedQKAttention,
+)
+
+
+def full(_: int, dropout: float) -> FullAttention:
+    return FullAttention(causal=True, dropout=dropout)
+
+
+def shared(_: int, dropout: float) -> SharedQKAttention:
+    return SharedQKAttention(causal=True, dropout=dropout)
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
@@ -31,9 +46,7 @@ def test_layer_equals_torchs(norm: str) -> None:
 
 
 @pytest.mark.parametrize("stack_class", [EncoderStack, ReversibleStack])
-@pytest.mark.parametrize(
-    "mechanism", [lsh, lambda i, d: FullAttention(causal=True), lambda i, d: SharedQK(causal=True)]
-)
+@pytest.mark.parametrize("mechanism", [lsh, full, shared])
 def test_masks_reach_every_layer(stack_class: type, mechanism: object) -> None:
     """An earlier system dropped them on the way into its reversible encoder."""
     stack = stack_class(layers(3, mechanism), dim=16).double().eval()
@@ -46,7 +59,7 @@ def test_masks_reach_every_layer(stack_class: type, mechanism: object) -> None:
 
 @pytest.mark.parametrize("stack_class", [EncoderStack, ReversibleStack])
 @pytest.mark.parametrize("norm", ["pre", "post"])
-@pytest.mark.parametrize("mechanism", [lsh, lambda i, d: FullAttention(causal=True)])
+@pytest.mark.parametrize("mechanism", [lsh, full])
 def test_steps_equal_the_whole(stack_class: type, norm: str, mechanism: object) -> None:
     if stack_class is ReversibleStack and norm == "post":
         with pytest.raises(ValueError, match="norm='pre'"):

@@ -119,19 +119,14 @@ def test_what_is_saved_does_not_grow_with_depth() -> None:
 def test_autocast_is_replayed() -> None:
     """Backward runs outside autocast, and must still recompute in bfloat16."""
     stack = ReversibleStack(layers(3, lambda i, d: FullAttention(causal=True)), dim=16)
-    x = torch.randn(2, 20, 16)
-
-    def autocast(forward: object) -> object:
-        def call(y: Tensor) -> Tensor:
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                return forward(y)
-
-        return call
-
-    ours = run(stack, autocast(stack), x, 0)
-    plain = run(stack, autocast(lambda y: plain_reversible(stack, y)), x, 0)
-    for a, b in zip(ours, plain, strict=True):
-        torch.testing.assert_close(a, b, rtol=0.02, atol=0.02 * b.abs().max().item())
+    dtypes = []
+    for layer in stack.layers:
+        layer.feed_forward.chunk_size = 0
+        layer.feed_forward.expand.register_forward_hook(lambda _, __, out: dtypes.append(out.dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = stack(torch.randn(2, 20, 16))
+    out.sum().backward()
+    assert dtypes == [torch.bfloat16] * 6  # three layers, forward and again
 
 
 @pytest.mark.filterwarnings("ignore")  # the compiler's own

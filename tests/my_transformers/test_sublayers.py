@@ -21,7 +21,7 @@ def test_multi_head_attention_equals_torchs() -> None:
 
 
 def test_heads_are_split_by_the_papers_formula_also_when_head_dim_is_free() -> None:
-    """Concat(head_1, ..., head_h) W_o with h * head_dim unequal dim; an earlier system applied W_o twice and crashed."""
+    """Concat(heads) W_o with heads * head_dim unequal dim; an earlier system applied W_o twice and crashed."""
     attention = MultiHeadAttention(SharedQKAttention(), dim=10, heads=3, head_dim=4).double()
     x = torch.randn(2, 7, 10, dtype=torch.float64)
     qk, v = attention.to_heads(x).split(12, dim=-1)

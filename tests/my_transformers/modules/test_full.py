@@ -56,5 +56,5 @@ def test_a_lonely_token_gives_its_own_value() -> None:
 
 @pytest.mark.parametrize("mechanism", [FullAttention, SharedQKAttention])
 def test_dropout_out_of_range_is_refused(mechanism: type) -> None:
-    with pytest.raises(ValueError, match="dropout is 1.5"):
+    with pytest.raises(ValueError, match=r"dropout is 1\.5"):
         mechanism(dropout=1.5)
