@@ -8,7 +8,6 @@ holds both for one call of a layer.
 
 import contextlib
 import threading
-import types
 from collections.abc import Callable, Iterator
 
 import torch
@@ -21,17 +20,13 @@ class Recording:
     """Everything that one call of a function decided: generator states at its start and remembered tensors."""
 
     def __init__(self, like: Tensor) -> None:
-        """Take the state of the CPU's generator and, if ``like`` lives elsewhere, of its device's."""
+        """Take the states of the generators that a call on ``like``'s device draws from."""
         self._device = like.device
-        self._cpu_state = torch.get_rng_state()
-        self._device_state = None if like.device.type == "cpu" else self._device_module().get_rng_state(like.device)
+        self._generators = _generator_states(like.device)
         self._autocast = torch.is_autocast_enabled(like.device.type)
         self._autocast_dtype = torch.get_autocast_dtype(like.device.type)
         self._decisions: list[Tensor] = []
         self._next: int | None = None
-
-    def _device_module(self) -> types.ModuleType:
-        return torch.get_device_module(self._device)
 
     @contextlib.contextmanager
     def record(self) -> Iterator[None]:
@@ -41,16 +36,16 @@ class Recording:
 
     @contextlib.contextmanager
     def replay(self) -> Iterator[None]:
-        """Run under the recorded generator states, autocast and decisions; leave the global generators untouched."""
-        devices = [] if self._device.type == "cpu" else [self._device]
-        with torch.random.fork_rng(devices, device_type=self._device.type if devices else "cuda"):
-            torch.set_rng_state(self._cpu_state)
-            if self._device_state is not None:
-                self._device_module().set_rng_state(self._device_state, self._device)
-            self._next = 0
-            autocast = torch.autocast(self._device.type, dtype=self._autocast_dtype, enabled=self._autocast)
+        """Run under the recorded generator states, autocast and decisions; leave the global generators as they are."""
+        outside = _generator_states(self._device)
+        _set_generator_states(self._device, self._generators)
+        self._next = 0
+        autocast = torch.autocast(self._device.type, dtype=self._autocast_dtype, enabled=self._autocast)
+        try:
             with autocast, self._activate():
                 yield
+        finally:
+            _set_generator_states(self._device, outside)
 
     def decision(self, compute: Callable[[], Tensor]) -> Tensor:
         """Compute and keep, or give back what was kept at this place of the first run."""
@@ -78,3 +73,20 @@ def decide(compute: Callable[[], Tensor]) -> Tensor:
     """
     recording = None if torch.compiler.is_compiling() else getattr(_active, "recording", None)
     return compute() if recording is None else recording.decision(compute)
+
+
+def _generator_states(device: torch.device) -> tuple[Tensor, ...]:
+    """Of the CPU's global generator and, on another device, of that device's."""
+    if device.type == "cpu":
+        return (torch.get_rng_state(),)
+    return torch.get_rng_state(), torch.get_device_module(device).get_rng_state(*_which(device))
+
+
+def _set_generator_states(device: torch.device, states: tuple[Tensor, ...]) -> None:
+    torch.set_rng_state(states[0])
+    if device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(states[1], *_which(device))
+
+
+def _which(device: torch.device) -> tuple[torch.device, ...]:
+    return () if device.type == "mps" else (device,)  # there is but one, and its functions take no device

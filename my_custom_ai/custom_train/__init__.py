@@ -1,7 +1,7 @@
 """The train loop and what it needs: devices, data order, schedules, optimisers, checkpoints, the run's folder."""
 
 from my_custom_ai.custom_train.checkpoint import CheckpointError, load_weights, save_weights
-from my_custom_ai.custom_train.devices import SetupError, start
+from my_custom_ai.custom_train.devices import SetupError, check_installed, start
 from my_custom_ai.custom_train.monitor import Monitor
 from my_custom_ai.custom_train.optimizers import build_optimizer
 from my_custom_ai.custom_train.run_directory import RunDirectory
@@ -18,6 +18,7 @@ __all__ = [
     "Task",
     "Trainer",
     "build_optimizer",
+    "check_installed",
     "evaluate",
     "load_weights",
     "save_weights",

@@ -22,27 +22,27 @@ def available_devices() -> list[str]:
     return [*found, "cpu"]
 
 
-def start(
-    device: DeviceName = "auto", precision: Precision = "no", accumulate: int = 1, trackers: tuple[str, ...] = ()
-) -> Accelerator:
-    """Accelerate's handle on devices, processes (torchrun), precision and trackers.
+def start(device: DeviceName = "auto", precision: Precision = "no") -> Accelerator:
+    """Accelerate's handle on devices, processes (torchrun) and precision.
 
     Raises:
-        SetupError: this machine has no such device, the device no such precision, or a tracker is not installed.
+        SetupError: this machine has no such device, or the device no such precision.
     """
     if device != "auto" and device not in available_devices():
         raise SetupError(f"device {device!r} is not on this machine, which has: {', '.join(available_devices())}")
     wanted = available_devices()[0] if device == "auto" else device
     if precision == "fp16" and wanted == "cpu":
         raise SetupError("precision 'fp16' needs a GPU; on a CPU use 'no' or 'bf16'")
-    missing = [name for name in trackers if importlib.util.find_spec(name) is None]
-    if missing:
-        raise SetupError(f"tracker {missing[0]!r} is not installed; pip install {missing[0]}, or leave it out")
     AcceleratorState._reset_state(reset_partial_state=True)  # accelerate has one state a process: the last run's
-    return Accelerator(
-        cpu=wanted == "cpu",
-        mixed_precision=precision,
-        gradient_accumulation_steps=accumulate,
-        log_with=list(trackers) or None,
-        project_dir=".",  # the trainer sets the run's folder before any tracker opens
-    )
+    return Accelerator(cpu=wanted == "cpu", mixed_precision=precision)
+
+
+def check_installed(trackers: tuple[str, ...]) -> None:
+    """Make sure that trackers can be imported, before anything takes its time.
+
+    Raises:
+        SetupError: names the first that is not installed.
+    """
+    for name in trackers:
+        if importlib.util.find_spec(name) is None:
+            raise SetupError(f"tracker {name!r} is not installed; pip install {name}, or leave it out")

@@ -40,7 +40,7 @@ class Monitor:
             self.reference, self.waited = value, 0
         else:
             self.waited += 1
-        self.reached = self.reached or (self.target is not None and not self._better(self.target, value, 0.0))
+        self.reached = self.reached or self._reaches_target(value)
         improved = self._better(value, self.best, 0.0)
         if improved:
             self.best = value
@@ -54,6 +54,11 @@ class Monitor:
     def state(self) -> dict[str, float | int | bool | None]:
         """What changes during training."""
         return {name: getattr(self, name) for name in ("best", "reference", "waited", "reached")}
+
+    def _reaches_target(self, value: float) -> bool:
+        if self.target is None:
+            return False
+        return value >= self.target if self.mode == "max" else value <= self.target  # nan reaches nothing
 
     def _better(self, value: float, than: float | None, by: float) -> bool:
         if math.isnan(value):

@@ -39,9 +39,9 @@ class RunDirectory:
 
     @classmethod
     def newest(cls, runs_dir: Path, experiment: str) -> "RunDirectory | None":
-        """The experiment's version with the highest number."""
-        numbers = _versions(runs_dir / experiment)
-        return cls(runs_dir / experiment / f"version_{max(numbers)}") if numbers else None
+        """The experiment's version with the highest number; a kill may have left one that holds nothing yet."""
+        runs = [cls(runs_dir / experiment / f"version_{number}") for number in sorted(_versions(runs_dir / experiment))]
+        return next((run for run in reversed(runs) if run.config.is_file()), None)
 
     @property
     def config(self) -> Path:

@@ -58,7 +58,7 @@ def _warm_up(step: int, warmup_steps: int) -> float:
 
 def _progress(step: float, steps: float) -> float:
     """From 0 at step 0 to 1 at the last of ``steps``."""
-    return min(1.0, max(0.0, step / (steps - 1))) if steps > 1 else 1.0
+    return min(1.0, max(0.0, step / (steps - 1))) if steps > 1 else float(step >= 0)
 
 
 def _cosine(start: float, end: float, done: float) -> float:

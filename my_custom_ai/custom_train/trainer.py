@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,11 +22,11 @@ from my_custom_ai.custom_train.schedules import Schedule
 from my_custom_ai.custom_train.task import Task
 from my_custom_ai.utils.meters import Meter, Ratio
 from my_custom_ai.utils.seeding import generator_states, seed_everything, set_generator_states
-from my_custom_ai.utils.trackers import MetricsFile
+from my_custom_ai.utils.trackers import Curves, MetricsFile
 
 
 class NonFiniteLoss(Exception):
-    """The loss is nan or infinite; the message says where, and what to go back to and try."""
+    """The loss or its gradient is nan or infinite; the message says where, and what to go back to and try."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,7 @@ class Pace:
         save_every: updates between saved states besides those after each evaluation.
         log_every: updates between rows of training figures.
         num_workers: processes that load data.
+        trackers: what records curves besides metrics.csv; see :class:`~my_custom_ai.utils.trackers.Curves`.
     """
 
     total_steps: int
@@ -55,6 +55,7 @@ class Pace:
     save_every: int = 100
     log_every: int = 10
     num_workers: int = 0
+    trackers: tuple[str, ...] = ()
 
 
 class Trainer:
@@ -99,6 +100,7 @@ class Trainer:
         self.pace = pace
         self.seed = seed
         self.step = 0  # updates done
+        self._meter = Meter()  # of the batches since the last row of training figures
         self._peak_rates = [group["lr"] for group in optimizer.param_groups]
         self._batches = TrainingBatches(
             train_data,
@@ -117,22 +119,22 @@ class Trainer:
             CheckpointError: the saved state is not whole, or of another model.
         """
         self._restore()
-        self._start_tracking()
+        self._curves = Curves(self.pace.trackers if self.accelerator.is_main_process else (), self.run.path, self.step)
         stream = self._batches.starting_at(self.step * self.pace.accumulate)
-        meter, since = Meter(), time.perf_counter()
+        since = time.perf_counter()
         with self._progress() as bar:
             while self.step < self.pace.total_steps and not self.monitor.stopped:
-                meter.add(self._update(stream))
+                self._meter.add(self._update(stream))
                 bar.update()
                 last = self.step == self.pace.total_steps
                 if last or self.step % self.pace.log_every == 0:
-                    since = self._log_training(meter, since, bar)
+                    since = self._log_training(since, bar)
                 if last or self.step % self.pace.eval_every == 0:
                     self._evaluate_and_keep(bar)
                     self._save_state()
                 elif self.step % self.pace.save_every == 0:
                     self._save_state()
-        self.accelerator.end_training()
+        self._curves.close()
 
     def evaluate(self, data: Dataset) -> dict[str, float]:
         """Each metric's mean over every example of ``data``, once each, on all processes together."""
@@ -147,8 +149,14 @@ class Trainer:
         return evaluate(model, self.task, batches, self.accelerator)
 
     def load_best(self) -> None:
-        """Give the model the best weights of the run."""
+        """Give the model the best weights of the run.
+
+        Raises:
+            NonFiniteLoss: there are none, because the monitored metric was nan in each evaluation.
+        """
         self.accelerator.wait_for_everyone()
+        if not self.run.best_weights.exists():
+            raise NonFiniteLoss(f"no best weights were found: {self.monitor.metric} was nan in every evaluation")
         checkpoint.load_weights(self.run.best_weights, self._bare_model)
 
     @property
@@ -166,21 +174,24 @@ class Trainer:
             with contextlib.nullcontext() if whole else self.accelerator.no_sync(self.model):
                 ratios = self.task.measure(self.model, send_to_device(next(stream), self.accelerator.device))
                 loss = ratios["loss"].value
-                self._check_finite(loss)
-                self.accelerator.backward(loss)
+                self._check_finite("loss", loss)
+                self.accelerator.backward(loss / self.pace.accumulate)
             meter.add(ratios)
-        if self.pace.clip_norm:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.pace.clip_norm)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.pace.clip_norm or math.inf)
+        if not self.accelerator.scaler:  # which skips an update whose gradient overflowed in float16
+            self._check_finite("gradient's norm", norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
         return {name: Ratio(*pair) for name, pair in meter.sums().items()}
 
-    def _check_finite(self, loss: torch.Tensor) -> None:
-        if not math.isfinite(loss.item()):
+    def _check_finite(self, what: str, value: torch.Tensor) -> None:
+        if not math.isfinite(value.item()):
+            if self.accelerator.is_main_process:
+                self._history.write()
             good = self.run.last_state if self.run.last_state.exists() else "none was saved yet"
             raise NonFiniteLoss(
-                f"the loss became {loss.item()} at step {self.step + 1}; last good checkpoint: {good}. "
+                f"the {what} became {value.item()} at step {self.step + 1}; last good checkpoint: {good}. "
                 "Try a lower learning rate, a longer warm-up, gradient clipping, or precision 'no'"
             )
 
@@ -192,9 +203,9 @@ class Trainer:
         shown = metrics[self.monitor.metric]
         bar.set_postfix_str(f"{bar.postfix_text}, {self.monitor.metric} {shown:.4f}")
 
-    def _log_training(self, meter: Meter, since: float, bar: tqdm) -> float:
-        means = meter.means()
-        meter.reset()
+    def _log_training(self, since: float, bar: tqdm) -> float:
+        means = self._meter.means()
+        self._meter.reset()
         now = time.perf_counter()
         rate = self.optimizer.param_groups[0]["lr"]
         self._record({f"train/{name}": value for name, value in means.items()} | {"lr": rate, "seconds": now - since})
@@ -204,18 +215,7 @@ class Trainer:
 
     def _record(self, values: dict[str, float]) -> None:
         self._history.add(self.step, values)
-        self.accelerator.log(values, step=self.step)
-
-    def _start_tracking(self) -> None:
-        """Open the trackers; events behind the step that we continue from are to be forgotten."""
-        self.accelerator.project_configuration.logging_dir = str(self.run.path)
-        self.accelerator.init_trackers(
-            "tensorboard",
-            init_kwargs={
-                "tensorboard": {"purge_step": self.step + 1},
-                "wandb": {"name": f"{self.run.path.parent.name}/{self.run.path.name}", "dir": str(self.run.path)},
-            },
-        )
+        self._curves.add(self.step, values)
 
     def _progress(self) -> tqdm:
         bar = tqdm(
@@ -246,6 +246,7 @@ class Trainer:
             "step": self.step,
             "processes": self.accelerator.num_processes,
             "monitor": self.monitor.state(),
+            "meter": {name: pair.tolist() for name, pair in self._meter.sums().items()},
             "optimizer": numbers,
             "scaler": scaler,
         }
@@ -273,6 +274,7 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(note["scaler"])
         for name, value in note["monitor"].items():
             setattr(self.monitor, name, value)
+        self._meter.restore(note["meter"], self.accelerator.device)
         self.step = note["step"]
         self._history = MetricsFile(self.run.metrics, last_step=self.step)
         own = checkpoint.without_prefix(f"generator.{self.accelerator.process_index}", tensors)
@@ -293,9 +295,4 @@ def evaluate(model: nn.Module, task: Task, batches: Any, accelerator: Accelerato
     everyones: list[dict[str, list[float]]] = gather_object([{k: v.tolist() for k, v in meter.sums().items()}])
     names = dict.fromkeys(name for sums in everyones for name in sums)
     totals = {n: [sum(sums[n][i] for sums in everyones if n in sums) for i in (0, 1)] for n in names}
-    return {name: total / count for name, (total, count) in totals.items()}
-
-
-def figures_of(path: Path) -> dict:
-    """The note that was saved with a checkpoint's weights: the step and the metrics that chose it."""
-    return checkpoint.load_tensors(path)[1]
+    return {name: total / count if count else math.nan for name, (total, count) in totals.items()}

@@ -15,7 +15,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
+        part.touch()
+        mode = part.stat().st_mode  # as the umask has it; safetensors would leave a file that only its owner can read
         yield part
+        part.chmod(mode)
         with part.open("rb") as written:
             os.fsync(written.fileno())  # or a power cut could leave a renamed file without its content
         part.replace(path)

@@ -27,7 +27,7 @@ class Meter:
     def add(self, ratios: dict[str, Ratio]) -> None:
         """Take in one batch."""
         for name, (total, count) in ratios.items():
-            total = total.detach().double() if total.device.type != "mps" else total.detach().float()
+            total = total.detach().to(_widest(total.device))
             pair = torch.stack((total, torch.as_tensor(count, dtype=total.dtype, device=total.device)))
             self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
@@ -42,3 +42,11 @@ class Meter:
     def reset(self) -> None:
         """Forget all."""
         self._sums.clear()
+
+    def restore(self, sums: dict[str, list[float]], device: torch.device) -> None:
+        """Go on from the numbers of an earlier :meth:`sums`."""
+        self._sums = {name: torch.tensor(pair, dtype=_widest(device), device=device) for name, pair in sums.items()}
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64  # which Apple's GPUs lack

@@ -21,7 +21,7 @@ def generator_states(device: torch.device) -> dict[str, Tensor]:
     numpy["state"]["key"] = numpy["state"]["key"].tolist()
     states = {"torch": torch.get_rng_state(), "python": _to_bytes(python), "numpy": _to_bytes(numpy)}
     if device.type != "cpu":
-        states["device"] = torch.get_device_module(device).get_rng_state(device)
+        states["device"] = torch.get_device_module(device).get_rng_state(*_which(device))
     return states
 
 
@@ -34,7 +34,11 @@ def set_generator_states(states: dict[str, Tensor], device: torch.device) -> Non
     numpy["state"]["key"] = np.array(numpy["state"]["key"], dtype=np.uint32)
     np.random.set_state(numpy)
     if device.type != "cpu" and "device" in states:
-        torch.get_device_module(device).set_rng_state(states["device"], device)
+        torch.get_device_module(device).set_rng_state(states["device"], *_which(device))
+
+
+def _which(device: torch.device) -> tuple[torch.device, ...]:
+    return () if device.type == "mps" else (device,)  # there is but one, and its functions take no device
 
 
 def _to_bytes(value: object) -> Tensor:

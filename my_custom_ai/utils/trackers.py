@@ -1,8 +1,10 @@
-"""The history of a run as metrics.csv."""
+"""The history of a run: metrics.csv, and curves for TensorBoard and Weights & Biases."""
 
 import csv
 import io
 from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
 
 from my_custom_ai.utils.files import write_text
 
@@ -34,3 +36,38 @@ class MetricsFile:
         writer.writeheader()
         writer.writerows(self.rows)
         write_text(self.path, text.getvalue())
+
+
+class Curves:
+    """Passes named numbers on to the trackers of one run.
+
+    Args:
+        names: "tensorboard" (events in the run's folder ``tensorboard``), "wandb" (a run ``path``'s name in a project
+            of its parent's).
+        path: the run's folder.
+        last_step: of the checkpoint that the run continues from; TensorBoard then forgets later events.
+    """
+
+    def __init__(self, names: tuple[str, ...], path: Path, last_step: int) -> None:
+        self._events = self._wandb = None
+        if "tensorboard" in names:
+            self._events = SummaryWriter(path / "tensorboard", purge_step=last_step + 1)
+        if "wandb" in names:
+            import wandb  # an optional extra
+
+            self._wandb = wandb.init(project=path.parent.name, name=path.name, dir=path)
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Pass on one row."""
+        if self._events:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
+        if self._wandb:
+            self._wandb.log(values, step=step)
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._events:
+            self._events.close()
+        if self._wandb:
+            self._wandb.finish()

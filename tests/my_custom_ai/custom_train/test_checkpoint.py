@@ -1,0 +1,181 @@
+import pickle
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from tiny_training import assert_same_tensors
+from torch import nn
+
+from my_custom_ai.custom_train.checkpoint import (
+    CheckpointError,
+    load_tensors,
+    load_weights,
+    optimizer_state,
+    optimizer_tensors,
+    prefixed,
+    save_tensors,
+    save_weights,
+    without_prefix,
+)
+
+
+class Odd(nn.Module):
+    """One of each: tied weights, a strided weight, bfloat16, no dimensions, a buffer of integers, one not kept."""
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.embedding = nn.Embedding(5, 4)
+        self.out = nn.Linear(4, 5, bias=False)
+        self.out.weight = self.embedding.weight
+        self.strided = nn.Parameter(torch.randn(3, 2).t())
+        self.brief = nn.Linear(2, 2, dtype=torch.bfloat16)
+        self.scale = nn.Parameter(torch.randn(()))
+        self.register_buffer("count", torch.tensor(2**60 + seed))
+        self.register_buffer("table", torch.randn(2), persistent=False)
+
+
+def error_of(call, *arguments):
+    """The message, which must be one line."""
+    with pytest.raises(CheckpointError) as caught:
+        call(*arguments)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 500
+    return message
+
+
+def test_weights_come_back_bit_for_bit(tmp_path):
+    path, model, other = tmp_path / "m.safetensors", Odd(1), Odd(2)
+    with torch.no_grad():
+        model.brief.weight[0, 0], model.scale[...] = torch.nan, -0.0
+    note = {"step": 7, "val/loss": 0.1 + 0.2, "text": "ä"}
+    save_weights(path, model, note)
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    assert load_weights(path, other) == note
+    for name, value in other.state_dict().items():
+        assert value.dtype == expected[name].dtype
+        assert (
+            value.contiguous()
+            .flatten()
+            .view(torch.uint8)
+            .equal(expected[name].contiguous().flatten().view(torch.uint8))
+        ), name
+    assert other.out.weight is other.embedding.weight
+    assert not torch.equal(other.table, model.table)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "Adafactor", "SGD"])
+def test_optimizer_state_comes_back_bit_for_bit(tmp_path, name):
+    models = [nn.Linear(3, 2), nn.Linear(3, 2)]
+    models[1].load_state_dict(models[0].state_dict())
+    one, other = (
+        getattr(torch.optim, name)(m.parameters(), **({"momentum": 0.9} if name == "SGD" else {})) for m in models
+    )
+
+    def update(model, optimizer, seed):
+        model(torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    for seed in range(3):
+        update(models[0], one, seed)
+    tensors, numbers = optimizer_tensors(one.state_dict())
+    save_tensors(tmp_path / "o", tensors, numbers)
+    models[1].load_state_dict(models[0].state_dict())
+    other.load_state_dict(optimizer_state(*load_tensors(tmp_path / "o"), like=other.state_dict()))
+    for seed in range(3, 6):
+        update(models[0], one, seed)
+        update(models[1], other, seed)
+    assert_same_tensors(models[0].state_dict(), models[1].state_dict())
+    assert_same_tensors(optimizer_tensors(one.state_dict())[0], optimizer_tensors(other.state_dict())[0])
+
+
+def test_prefixes_come_off_as_they_went_on():
+    tensors = {"a": torch.ones(1), "model.a": torch.zeros(1)}
+    both = prefixed("model", tensors) | prefixed("models", {"b": torch.ones(1)})
+    assert without_prefix("model", both) == tensors
+
+
+def test_a_file_cut_anywhere_is_refused(tmp_path):
+    whole, path = tmp_path / "whole", tmp_path / "cut"
+    save_tensors(whole, {"a": torch.arange(30.0), "b": torch.ones(2, 2)}, {"step": 1})
+    content = whole.read_bytes()
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        assert f"{path}: not a whole safetensors file" in error_of(load_tensors, path)
+    path.write_bytes(content + b"x")
+    error_of(load_tensors, path)
+
+
+class Bomb:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (Path.touch, (self.marker,))
+
+
+@pytest.mark.parametrize("save", [lambda bomb, path: path.write_bytes(pickle.dumps(bomb)), torch.save])
+def test_a_pickle_is_not_executed(tmp_path, save):
+    path, marker = tmp_path / "model.safetensors", tmp_path / "executed"
+    save(Bomb(marker), path)
+    assert str(path) in error_of(load_weights, path, nn.Linear(1, 1))
+    assert not marker.exists()
+    pickle.loads(pickle.dumps(Bomb(marker)))
+    assert marker.exists()  # it would have gone off
+
+
+@settings(deadline=None)
+@given(content=st.binary(max_size=200) | st.text(max_size=50).map(str.encode))
+def test_a_foreign_file_is_refused(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("foreign") / "model.safetensors"
+    path.write_bytes(content)
+    assert str(path) in error_of(load_tensors, path)
+
+
+def test_flipped_bits_in_the_header_never_surprise(tmp_path):
+    """The header is read or refused in one line; the tensors themselves bear no checksum."""
+    path = tmp_path / "m.safetensors"
+    save_tensors(path, {"a": torch.arange(4.0)}, {"step": 1})
+    content, draw = bytearray(path.read_bytes()), random.Random(0)
+    for _ in range(300):
+        damaged = bytearray(content)
+        damaged[draw.randrange(len(content) - 16)] ^= 1 << draw.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            load_tensors(path)
+        except CheckpointError as error:
+            assert "\n" not in str(error)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    assert error_of(load_tensors, tmp_path / "gone") == f"{tmp_path / 'gone'}: no such file"
+    assert error_of(load_tensors, tmp_path) == f"{tmp_path}: no such file"
+
+
+def test_weights_of_another_model_are_refused_and_the_model_stays_as_it_was(tmp_path):
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    good = {name: torch.full_like(value, 9.0) for name, value in model.state_dict().items()}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    path = tmp_path / "m.safetensors"
+
+    def complaint(tensors):
+        save_file(tensors, path)
+        message = error_of(load_weights, path, model)
+        assert message.startswith(f"{path}: weights of another model: ")
+        assert_same_tensors(dict(model.state_dict()), before)
+        return message
+
+    assert "lacks 1.bias" in complaint({name: value for name, value in good.items() if name != "1.bias"})
+    assert "has 2.bias, which the model lacks" in complaint(good | {"2.bias": torch.ones(1)})
+    assert "0.weight is (2, 3), the model's is (3, 2)" in complaint(good | {"0.weight": torch.ones(2, 3)})
+    assert "0.bias is (), the model's is (3,)" in complaint(good | {"0.bias": torch.ones(())})
+    many = complaint({f"x{i}": torch.ones(1) for i in range(50)})
+    assert "lacks 0.weight" in many and "(and 51 more)" in many
+    save_file(good, path)
+    load_weights(path, model)
+    assert_same_tensors(dict(model.state_dict()), good)

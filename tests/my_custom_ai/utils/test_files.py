@@ -1,0 +1,82 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from my_custom_ai.custom_train.checkpoint import save_tensors
+from my_custom_ai.utils.files import whole_file, write_text
+
+
+def test_writes_and_replaces(tmp_path):
+    path = tmp_path / "deep" / "er" / "file.txt"
+    for text in ("old", "neuer Inhalt äöü"):
+        write_text(path, text)
+        assert path.read_text(encoding="utf-8") == text
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), whole_file(path) as part:
+        part.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(("where", "name"), [(os, "fsync"), (Path, "write_text"), (Path, "replace")])
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, where, name):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    monkeypatch.setattr(where, name, full)
+    with pytest.raises(OSError, match="No space left"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    import torch
+
+    path = tmp_path / "state.safetensors"
+    save_tensors(path, {"a": torch.zeros(3)})
+    old = path.read_bytes()
+    monkeypatch.setattr("my_custom_ai.custom_train.checkpoint.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_tensors(path, {"a": torch.ones(3)})
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_kill_left_behind_is_replaced(tmp_path):
+    path = tmp_path / "file.txt"
+    path.with_name("file.txt.part").write_text("a longer text that was never finished")
+    write_text(path, "new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_content_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypatch):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    synced, fsync, replace = [], os.fsync, Path.replace
+
+    def spying_fsync(descriptor):
+        synced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def spying_replace(part, target):
+        assert synced == [part.stat().st_ino]
+        assert part.read_text() == "new" and target.read_text() == "old"
+        return replace(part, target)
+
+    monkeypatch.setattr(os, "fsync", spying_fsync)
+    monkeypatch.setattr(Path, "replace", spying_replace)
+    write_text(path, "new")
+    assert path.read_text() == "new"
