@@ -27,7 +27,7 @@ def find_checkpoint(name: str) -> Path:
             return folder
     shipped = sorted(path.parent.name for path in SHIPPED.glob("*/model.safetensors"))
     raise CheckpointError(
-        f"{name}: neither a folder with model.safetensors, nor a run, nor one of the shipped checkpoints: "
+        f"{name!r} is neither a folder with model.safetensors, nor a run, nor one of the shipped checkpoints: "
         f"{', '.join(shipped) or 'none'}"
     )
 
@@ -39,6 +39,6 @@ def read_config(schema: type[Config], folder: Path) -> Config:
         ConfigError: it is missing, or is not one of ``schema``.
     """
     path = folder / "config.yaml"
-    if not path.is_file():  # best/ gets its own copy when training ends
+    if not path.is_file() and folder.name == "best":  # which gets its own copy when training ends
         path = folder.parent.parent / "config.yaml"
     return load_config(schema, path)

@@ -10,13 +10,11 @@ from pydantic import BaseModel
 
 from dl_proj.configs.load import (
     ConfigError,
-    check,
     complain,
-    differing_keys,
+    differences,
     load_config,
-    merge,
     parse_flags,
-    read_yaml,
+    shown,
 )
 from my_custom_ai.custom_train import CheckpointError, NonFiniteLoss, RunDirectory, SetupError
 
@@ -63,12 +61,15 @@ def training_config(schema: type[Config], argv: list[str], preset: str) -> tuple
     if options.resume is None:
         return load_config(schema, path, overrides), None
     run = _run_to_resume(schema, options.resume, path, overrides)
-    wanted = merge(read_yaml(options.config) if options.config else read_yaml(run.config), overrides)
-    saved = load_config(schema, run.config).model_dump(mode="json")
-    config = check(schema, wanted, options.config or run.config)
-    changed = [key for key in differing_keys(saved, config.model_dump(mode="json")) if key not in _MAY_CHANGE]
+    saved = load_config(schema, run.config)
+    config = load_config(schema, options.config or run.config, overrides)
+    changed = [
+        f"--resume: {run.config}: {key}: the run has {shown(old)}, asked for is {shown(new)}; start a new run for that"
+        for key, old, new in differences(saved.model_dump(mode="json"), config.model_dump(mode="json"))
+        if key not in _MAY_CHANGE
+    ]
     if changed:
-        raise ConfigError(*(f"{run.config}: {key}: differs from the run to resume; start a new run" for key in changed))
+        raise ConfigError(*changed)
     return config, run
 
 

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -12,11 +13,20 @@ from dl_proj.configs.training import (
     NoamConfig,
     OneCycleConfig,
     ScheduleConfig,
-    TrainConfig,
     WarmupCosineConfig,
 )
 from dl_proj.pictures import draw_curves
-from my_custom_ai.custom_train import Monitor, Pace, RunDirectory, Task, Trainer, build_optimizer, schedules, start
+from my_custom_ai.custom_train import (
+    Monitor,
+    Pace,
+    RunDirectory,
+    Task,
+    Trainer,
+    build_optimizer,
+    check_installed,
+    schedules,
+    start,
+)
 from my_custom_ai.custom_train.checkpoint import count_parameters
 from my_custom_ai.custom_train.schedules import Schedule
 
@@ -45,9 +55,10 @@ def train(config: ExperimentConfig, experiment: Experiment, dim: int, resume: Ru
         The trainer, with the best weights loaded. ``metrics.json`` and ``curves.png`` are in the run's folder.
     """
     settings = config.train
-    accelerator = start(settings.device, settings.precision, settings.accumulate, settings.trackers)
+    check_installed(settings.trackers)
+    accelerator = start(settings.device, settings.precision)
     run = resume or _new_run(config, accelerator.is_main_process)
-    steps = total_steps(settings, len(experiment.train_data), accelerator.num_processes)
+    steps = settings.steps(len(experiment.train_data), accelerator.num_processes)
     trainer = Trainer(
         accelerator,
         experiment.model,
@@ -69,7 +80,7 @@ def train(config: ExperimentConfig, experiment: Experiment, dim: int, resume: Ru
             total_steps=steps,
             **settings.model_dump(
                 include={"batch_size", "eval_batch_size", "accumulate", "clip_norm"}
-                | {"eval_every", "save_every", "log_every", "num_workers"}
+                | {"eval_every", "save_every", "log_every", "num_workers", "trackers"}
             ),
         ),
         seed=config.seed,
@@ -87,14 +98,6 @@ def train(config: ExperimentConfig, experiment: Experiment, dim: int, resume: Ru
     return trainer
 
 
-def total_steps(settings: TrainConfig, n_examples: int, processes: int) -> int:
-    """Updates of the weights in all."""
-    if settings.max_steps is not None:
-        return settings.max_steps
-    batches = n_examples // processes // settings.batch_size
-    return max(1, settings.epochs * batches // settings.accumulate)
-
-
 def build_schedule(config: ScheduleConfig, steps: int, dim: int) -> Schedule:
     """The learning-rate schedule of a configuration."""
     match config:
@@ -110,10 +113,10 @@ def build_schedule(config: ScheduleConfig, steps: int, dim: int) -> Schedule:
 
 def _new_run(config: ExperimentConfig, is_main_process: bool) -> RunDirectory:
     """One folder for all processes, made by the main one."""
-    from accelerate.utils import broadcast_object_list
-
-    made = [RunDirectory.create(config.runs_dir, config.experiment_name, config.model_dump(mode="json"))]
-    return broadcast_object_list(made if is_main_process else [None])[0]
+    made: list[RunDirectory | None] = [None]
+    if is_main_process:
+        made = [RunDirectory.create(config.runs_dir, config.experiment_name, config.model_dump(mode="json"))]
+    return broadcast_object_list(made)[0]
 
 
 def _short(value: float) -> str:

@@ -1,8 +1,8 @@
 """One schema an attention mechanism, told apart by ``kind``."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from dl_proj.configs.base import Strict
 
@@ -50,13 +50,14 @@ class LSHConfig(_AttentionConfig):
     fresh_rotations: bool = True
     """lsh: new rotations in each training forward; evaluation keeps one set"""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        found = []
         if self.n_buckets is not None and self.n_buckets > 1 and self.n_buckets % 2:
-            raise ValueError(f"n_buckets {self.n_buckets} must be 1 or even: a rotation gives two buckets")
+            found.append(f"n_buckets {self.n_buckets} must be 1 or even: a rotation gives two buckets")
         if self.attend_across_buckets and self.rule != "chunk":
-            raise ValueError("attend_across_buckets needs rule: chunk")
-        return self
+            found.append(f"attend_across_buckets: true needs rule: chunk (got {self.rule!r})")
+        return found
 
 
 AttentionConfig = Annotated[FullConfig | SharedQKConfig | LSHConfig, Field(discriminator="kind")]

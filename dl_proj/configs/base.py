@@ -1,6 +1,8 @@
 """What every schema inherits."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Strict(BaseModel):
@@ -9,3 +11,32 @@ class Strict(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, validate_default=True
     )
+
+    def mistakes(self) -> list[str]:
+        """What is wrong between settings that are right one by one: a line each, with the keys and their values."""
+        return []
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if found := self.mistakes():
+            raise ValueError("\n".join(found))
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _true_is_no_number(cls, values: Any) -> Any:
+        """As a word it is refused where a number belongs; as python's True it would count as 1."""
+        if not isinstance(values, dict):
+            return values
+        numbers = {name for name, field in cls.model_fields.items() if _holds_numbers(field.annotation)}
+        return {name: _spelled_out(value) if name in numbers else value for name, value in values.items()}
+
+
+def _holds_numbers(annotation: Any) -> bool:
+    return annotation in (int, float) or any(_holds_numbers(part) for part in get_args(annotation))
+
+
+def _spelled_out(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_spelled_out(item) for item in value]
+    return str(value).lower() if isinstance(value, bool) else value

@@ -2,14 +2,18 @@
 
 import argparse
 import difflib
+import itertools
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args
+from typing import Any, NoReturn, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
+
+from dl_proj.configs.help import explain, models_in
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -23,24 +27,17 @@ class ConfigError(Exception):
 
 
 def load_config(schema: type[Config], path: Path, overrides: dict | None = None) -> Config:
-    """Read a YAML file, lay ``overrides`` over it and check the result.
+    """Read a YAML file, lay ``overrides`` (which flags gave) over it and check the result.
 
     Raises:
         ConfigError: one line a mistake.
     """
-    return check(schema, merge(read_yaml(path), overrides or {}), path)
-
-
-def check(schema: type[Config], values: dict, path: Path) -> Config:
-    """The configuration that ``values`` make, which came from ``path`` (and flags).
-
-    Raises:
-        ConfigError: one line a mistake.
-    """
+    overrides = overrides or {}
     try:
-        return schema.model_validate(values)
+        return schema.model_validate(merge(read_yaml(path), overrides))
     except ValidationError as error:
-        raise ConfigError(*(_line(path, schema, mistake) for mistake in error.errors())) from None
+        lines = [line for mistake in error.errors() for line in _lines(path, overrides, schema, mistake)]
+        raise ConfigError(*lines) from None
 
 
 def read_yaml(path: Path) -> dict:
@@ -58,9 +55,14 @@ def read_yaml(path: Path) -> dict:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else f"{path}"
-        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        raise ConfigError(f"{where}: not valid YAML: {problem}") from None
+    except (ValueError, RecursionError) as error:  # a date with a 13th month, brackets without end
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if values is None:
+        raise ConfigError(f"{path}: is empty, must hold 'key: value' lines")
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: must hold 'key: value' lines, holds {type(values).__name__}")
+        raise ConfigError(f"{path}: must hold 'key: value' lines (got {shown(values)})")
     return values
 
 
@@ -69,10 +71,9 @@ def merge(values: dict, overrides: dict) -> dict:
     merged = dict(values)
     for key, value in overrides.items():
         old = merged.get(key)
-        if isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) == old.get("kind"):
-            merged[key] = merge(old, value)
-        else:
-            merged[key] = value
+        both = isinstance(old, dict) and isinstance(value, dict)
+        same_kind = both and ("kind" not in old or value.get("kind", old["kind"]) == old["kind"])
+        merged[key] = merge(old, value) if same_kind else value
     return merged
 
 
@@ -93,16 +94,32 @@ def parse_flags(schema: type[BaseModel], argv: list[str], default: Path) -> tupl
             metavar="RUN",
             help="continue a run: its folder, or 'last' for the newest version of the experiment",
         )
-    parser = _OneLineParser(
-        description=schema.__doc__, parents=[own], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = _OneLineParser(description=schema.__doc__, parents=[own], allow_abbrev=False)
     options, rest = own.parse_known_args(argv)
     settings = type(schema.__name__, (schema, BaseSettings), {})
+    source = CliSettingsSource(settings, root_parser=parser)
+    explain(parser, schema)
     try:
-        source = CliSettingsSource(settings, root_parser=parser, formatter_class=argparse.HelpFormatter)
         return options, source(args=rest)()
     except SettingsError as error:
-        raise ConfigError(f"flags: {str(error).splitlines()[0]}") from None
+        raise ConfigError(*(_flags_with_broken_json(rest) or [f"flags: {error}"])) from None
+
+
+def _flags_with_broken_json(argv: list[str]) -> list[str]:
+    words = [part for word in argv for part in word.split("=", 1)]
+    return [
+        f"flags: {flag}: not valid JSON (got {shown(value)})"
+        for flag, value in itertools.pairwise(words)
+        if value[:1] in ("[", "{") and not _is_json(value)
+    ]
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 class _OneLineParser(argparse.ArgumentParser):
@@ -110,10 +127,12 @@ class _OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ")
-        if unknown != message:
-            flag = unknown.split()[0].split("=")[0]
-            message = f"{flag}: no such flag{_did_you_mean(flag, self._option_string_actions)}; see --help"
-        raise ConfigError(f"flags: {message}")
+        if unknown == message:
+            raise ConfigError(f"flags: {message.removeprefix('argument ')}")
+        words = [word.split("=")[0] for word in unknown.split()]
+        flags = [word for word in words if word.startswith("--")] or words[:1]  # without their values
+        known = self._option_string_actions
+        raise ConfigError(*(f"flags: {flag}: no such flag{_did_you_mean(flag, known)}; see --help" for flag in flags))
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -122,31 +141,59 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is there twice", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
-def _line(path: Path, schema: type[BaseModel], mistake: dict[str, Any]) -> str:
-    """One mistake: the file, the key, what is wrong with it, what came."""
+_PLAIN = {  # pydantic's words where they mean nothing to who writes a file
+    "model_type": "must be a mapping of settings",
+    "model_attributes_type": "must be a mapping of settings",
+    "path_type": "must be a path",
+    "tuple_type": "must be a list",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+}
+
+
+def _lines(path: Path, overrides: dict, schema: type[BaseModel], mistake: dict[str, Any]) -> list[str]:
+    """One mistake, or all that a rule over several settings found: where, the key, what is allowed, what came."""
     steps, parent = _walk(schema, mistake["loc"])
-    key = ".".join(steps)
-    kind, message = mistake["type"], mistake["msg"]
+    kind, message, got = mistake["type"], mistake["msg"], mistake["input"]
+    if kind.startswith("union_tag"):
+        allowed = _kinds(parent, steps)
+        kind, message = "missing" if "kind" not in got else kind, f"must be one of {allowed}"
+        steps, got = [*steps, "kind"], got.get("kind")
+    source = _source(path, overrides, steps[:-1] if kind == "missing" else steps)
+    place = ": ".join(part for part in (source, ".".join(steps)) if part)
+    if kind == "value_error":  # its message names the settings
+        return [f"{place}: {line}" for line in str(mistake["ctx"]["error"]).splitlines()]
+    if kind == "missing":
+        hint = f", {message}" if steps[-1] == "kind" else ""
+        return [f"{place}: this setting is needed and is not there{hint}"]
     if kind == "extra_forbidden":
         known = list(parent.model_fields)
         message = f"no such setting{_did_you_mean(steps[-1], known)}; there are: {', '.join(known)}"
-    elif kind in ("union_tag_invalid", "union_tag_not_found"):
-        key, message = f"{key}.kind", f"must be one of {mistake['ctx'].get('expected_tags') or _kinds(parent, steps)}"
-        got = mistake["input"]
-        return f"{path}: {key}: {message} (got {got.get('kind') if isinstance(got, dict) else got!r})"
-    elif kind == "missing":
-        return f"{path}: {key}: this setting is needed and is not there"
-    elif kind == "value_error":  # a rule over several settings, whose message names them
-        return f"{path}: {key}: {mistake['ctx']['error']}" if key else f"{path}: {mistake['ctx']['error']}"
-    else:
-        message = message[0].lower() + message[1:]
-    return f"{path}: {key}: {message} (got {mistake['input']!r})"
+    message = _PLAIN.get(kind) or message.replace("Input should be", "must be")
+    return [f"{place}: {message[0].lower()}{message[1:]} (got {shown(got)})"]
+
+
+def _source(path: Path, overrides: dict, steps: list[str]) -> str:
+    """Where the value at a key came from; a rule over several settings may have met some from the file and flags."""
+    here: Any = overrides
+    for step in steps:
+        if not isinstance(here, dict):
+            break
+        if step not in here:
+            return str(path)
+        here = here[step]
+    if isinstance(here, dict):
+        return f"{path} and flags" if here else str(path)
+    return "flags"
 
 
 def _walk(schema: type[BaseModel], loc: tuple) -> tuple[list[str], type[BaseModel]]:
@@ -155,11 +202,11 @@ def _walk(schema: type[BaseModel], loc: tuple) -> tuple[list[str], type[BaseMode
     here: Any = schema
     parent = schema
     for step in loc:
-        members = {member.model_fields["kind"].default: member for member in _models(here) if _has_kind(member)}
-        if len(_models(here)) > 1 and step in members:
+        members = {member.model_fields["kind"].default: member for member in models_in(here) if _has_kind(member)}
+        if len(models_in(here)) > 1 and step in members:
             here = members[step]
             continue
-        models = _models(here)
+        models = models_in(here)
         parent = models[0] if models else parent
         field = parent.model_fields.get(step) if models and isinstance(step, str) else None
         here = field.annotation if field else None
@@ -167,19 +214,12 @@ def _walk(schema: type[BaseModel], loc: tuple) -> tuple[list[str], type[BaseMode
     return steps, parent
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The schemas that an annotation allows: one, the members of a union, or none."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models(part)]
-
-
 def _has_kind(model: type[BaseModel]) -> bool:
     return "kind" in model.model_fields
 
 
 def _kinds(parent: type[BaseModel], steps: list[str]) -> str:
-    members = _models(parent.model_fields[steps[-1]].annotation)
+    members = models_in(parent.model_fields[steps[-1]].annotation)
     return ", ".join(repr(member.model_fields["kind"].default) for member in members)
 
 
@@ -188,14 +228,20 @@ def _did_you_mean(word: str, known: Any) -> str:
     return f", did you mean {close[0]}" if close else ""
 
 
-def differing_keys(one: dict, other: dict, prefix: str = "") -> Iterator[str]:
-    """Dotted keys whose values differ between two nested mappings."""
+def differences(one: dict, other: dict, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted keys whose values differ between two nested mappings, and both values."""
     for key in dict.fromkeys([*one, *other]):
         a, b = one.get(key), other.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            yield from differing_keys(a, b, f"{prefix}{key}.")
+            yield from differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            yield f"{prefix}{key}"
+            yield f"{prefix}{key}", a, b
+
+
+def shown(value: Any) -> str:
+    """A value that came, cut to a line."""
+    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def complain(lines: tuple[str, ...]) -> None:

@@ -1,9 +1,9 @@
 """Schemas of the models."""
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from dl_proj.configs.attention import AttentionConfig, LSHConfig
 from dl_proj.configs.base import Strict
@@ -65,13 +65,14 @@ class StackConfig(Strict):
     positions: PositionsConfig = LearnedPositionsConfig()
     """the positional encoding, chosen by kind"""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        found = []
         if self.head_dim is None and self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} is not divisible by heads {self.heads}; or set head_dim")
+            found.append(f"dim {self.dim} is not divisible by heads {self.heads}; change one, or set head_dim")
         if self.reversible and self.norm == "post":
-            raise ValueError("reversible: true needs norm: pre (norm: post cannot be inverted)")
-        return self
+            found.append("reversible: true needs norm: pre (norm: post cannot be inverted)")
+        return found
 
     def mistakes_at(self, length: int) -> list[str]:
         """What does not fit sequences of ``length`` tokens."""

@@ -1,9 +1,9 @@
 """Schemas of the copy task's two scripts."""
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from dl_proj.configs.attention import LSHConfig
 from dl_proj.configs.base import Strict
@@ -32,17 +32,18 @@ class CopyDataConfig(Strict):
     corruption: float = Field(0.0, ge=0, le=1)
     """probability with which a symbol of the second word is replaced by a random one"""
 
-    @model_validator(mode="after")
-    def _enough_words(self) -> Self:
+    def mistakes(self) -> list[str]:
+        """See Strict."""
         words = (self.vocab_size - 1) ** min((self.length + 1) // 2 - 1, 64)
+        found = []
         for name, share in (("n_train", 0.8), ("n_val", 0.1), ("n_test", 0.1)):
             wanted = getattr(self, name)
             if wanted > words * share / 2:  # drawing distinct words stays quick, and a short word's luck is covered
-                raise ValueError(
+                found.append(
                     f"{name} {wanted} is too many: with vocab_size {self.vocab_size} and length {self.length} there "
                     f"are {words} words, of which {name} may take {int(words * share / 2)}"
                 )
-        return self
+        return found
 
 
 class SynthTrainConfig(ExperimentConfig):
@@ -53,27 +54,27 @@ class SynthTrainConfig(ExperimentConfig):
     model: StackConfig = StackConfig()
     """the model"""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        mistakes = self.model.mistakes_at(self.data.length - 1)
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        found = self.model.mistakes_at(self.data.length - 1)
         monitor = self.train.monitor
         if monitor.metric not in METRICS:
-            mistakes.append(f"train.monitor.metric {monitor.metric!r} is unknown, must be {' or '.join(METRICS)}")
+            found.append(f"train.monitor.metric {monitor.metric!r} is unknown, must be {' or '.join(METRICS)}")
         elif monitor.mode != METRICS[monitor.metric]:
-            mistakes.append(f"train.monitor.mode must be {METRICS[monitor.metric]} for {monitor.metric}")
+            found.append(f"train.monitor.mode {monitor.mode} must be {METRICS[monitor.metric]} for {monitor.metric}")
         if self.train.batch_size > self.data.n_train:
-            mistakes.append(f"train.batch_size {self.train.batch_size} is more than data.n_train {self.data.n_train}")
-        if mistakes:
-            raise ValueError("; ".join(mistakes))
-        return self
+            found.append(f"train.batch_size {self.train.batch_size} is more than data.n_train {self.data.n_train}")
+        else:
+            found += self.schedule_mistakes(self.data.n_train)
+        return found
 
 
 class SynthComparisonConfig(Strict):
     """Evaluate trained models with other numbers of hash rounds (Kitaev et al. 2020, table 2)."""
 
-    checkpoints: tuple[str, ...] = Field(min_length=1)
+    checkpoints: tuple[Annotated[str, Field(min_length=1)], ...]
     """rows: names of shipped checkpoints, or folders of runs"""
-    eval_rounds: tuple[int, ...] = Field((8, 4, 2, 1), min_length=1)
+    eval_rounds: tuple[Annotated[int, Field(ge=1)], ...] = (8, 4, 2, 1)
     """columns after full attention: hash rounds in evaluation"""
     lsh: LSHConfig = LSHConfig()
     """LSH settings for models that were trained with full attention; the others keep their own"""
@@ -86,8 +87,15 @@ class SynthComparisonConfig(Strict):
     output_dir: Path = Path("runs/synth_comparison")
     """where table.csv and table.png go"""
 
-    @model_validator(mode="after")
-    def _rounds(self) -> Self:
-        if min(self.eval_rounds) < 1:
-            raise ValueError(f"eval_rounds {list(self.eval_rounds)} must all be at least 1")
-        return self
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        found = [
+            f"{name} is empty, needs one at least" for name in ("checkpoints", "eval_rounds") if not getattr(self, name)
+        ]
+        for name in ("n_rounds", "eval_rounds", "dropout", "fresh_rotations"):  # of training, or the columns' own
+            value = getattr(self.lsh, name)
+            if value != LSHConfig.model_fields[name].default:
+                found.append(
+                    f"lsh.{name} {value} has no effect: the columns' rounds are eval_rounds, and nothing is trained"
+                )
+        return found

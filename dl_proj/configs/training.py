@@ -1,9 +1,9 @@
 """Schemas of what every training has: optimiser, schedule, pace, stopping."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
 from dl_proj.configs.base import Strict
 from my_custom_ai.custom_train.devices import DeviceName, Precision
@@ -121,11 +121,25 @@ class TrainConfig(Strict):
     monitor: MonitorConfig = MonitorConfig()
     """best weights and early stopping"""
 
-    @model_validator(mode="after")
-    def _one_length(self) -> Self:
-        if (self.max_steps is None) == (self.epochs is None):
-            raise ValueError(f"give either max_steps or epochs, got {self.max_steps} and {self.epochs}")
-        return self
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no_is_a_word(cls, value: Any) -> Any:
+        return "no" if value is False else value  # as which YAML 1.1 reads it
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        if self.max_steps is None and self.epochs is None:
+            return ["needs max_steps or epochs"]
+        if self.max_steps is not None and self.epochs is not None:
+            return [f"max_steps {self.max_steps} and epochs {self.epochs}: give one of them; null takes one back"]
+        return []
+
+    def steps(self, n_examples: int, processes: int = 1) -> int:
+        """Updates of the weights in all."""
+        if self.max_steps is not None:
+            return self.max_steps
+        batches = n_examples // processes // self.batch_size
+        return max(1, self.epochs * batches // self.accumulate)
 
 
 class ExperimentConfig(Strict):
@@ -144,9 +158,9 @@ class ExperimentConfig(Strict):
     train: TrainConfig
     """the pace of training"""
 
-    @model_validator(mode="after")
-    def _warmup_fits(self) -> Self:
-        warmup, steps = getattr(self.schedule, "warmup_steps", 0), self.train.max_steps
-        if steps is not None and self.schedule.kind == "warmup_cosine" and warmup >= steps:
-            raise ValueError(f"schedule.warmup_steps {warmup} must be less than train.max_steps {steps}")
-        return self
+    def schedule_mistakes(self, n_examples: int) -> list[str]:
+        """What does not fit a training on ``n_examples``."""
+        warmup, steps = getattr(self.schedule, "warmup_steps", 0), self.train.steps(n_examples)
+        if warmup < steps:
+            return []
+        return [f"schedule.warmup_steps {warmup} must be less than the {steps} steps of the training"]

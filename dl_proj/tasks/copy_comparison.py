@@ -4,6 +4,7 @@ import csv
 import io
 from pathlib import Path
 
+from accelerate import Accelerator
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -11,6 +12,7 @@ from dl_proj.checkpoint_folder import find_checkpoint, read_config
 from dl_proj.configs.attention import AttentionConfig, LSHConfig, SharedQKConfig
 from dl_proj.configs.load import ConfigError
 from dl_proj.configs.synth import SynthComparisonConfig, SynthTrainConfig
+from dl_proj.models.generation import AutoregressiveModel
 from dl_proj.pictures import save_figure
 from dl_proj.tasks.copy_training import build_copy_model, copy_dataset
 from dl_proj.tasks.copying import CopyTask
@@ -31,16 +33,20 @@ def compare(config: SynthComparisonConfig) -> None:
     """Evaluate every checkpoint in every way, print the table, and write it as table.csv and table.png."""
     folders = [find_checkpoint(name) for name in config.checkpoints]  # all, before the first takes its time
     trained = [read_config(SynthTrainConfig, folder) for folder in folders]
-    for folder, own in zip(folders, trained, strict=True):
-        if own.model.attention.kind == "full":
-            raise ConfigError(f"{folder}: trained with kind: full, which LSH cannot evaluate; use kind: shared_qk")
+    wrong = [folder for folder, own in zip(folders, trained, strict=True) if own.model.attention.kind == "full"]
+    if wrong:
+        raise ConfigError(
+            *(f"{f}: trained with kind: full, which LSH cannot evaluate; use kind: shared_qk" for f in wrong)
+        )
+    accelerator = start(config.device)
+    models = [_load(own, folder / "model.safetensors") for folder, own in zip(folders, trained, strict=True)]
     ways = ["full", *(f"LSH-{r}" for r in config.eval_rounds)]
     rows = []
     with tqdm(total=len(folders) * len(ways), unit="evaluation", desc="comparison") as bar:
-        for name, folder, own in zip(config.checkpoints, folders, trained, strict=True):
+        for name, own, model in zip(config.checkpoints, trained, models, strict=True):
             scores = {}
             for way, attention in zip(ways, _evaluated_with(own, config), strict=True):
-                scores[way] = _accuracy(own, attention, folder / "model.safetensors", config)
+                scores[way] = _accuracy(_with_attention(own, attention, model), own, config, accelerator)
                 bar.update()
             rows.append({"checkpoint": name, "trained": _trained_with(own), "length": own.data.length, **scores})
     print(render_table(rows, ways))
@@ -60,15 +66,26 @@ def _trained_with(trained: SynthTrainConfig) -> str:
     return f"LSH-{attention.n_rounds}" if isinstance(attention, LSHConfig) else "full"
 
 
-def _accuracy(
-    trained: SynthTrainConfig, attention: AttentionConfig, weights: Path, config: SynthComparisonConfig
-) -> float:
-    """In percent, on test sequences. The weights fit any shared query-key attention: it has none of its own."""
-    model = build_copy_model(
-        trained.model_copy(update={"model": trained.model.model_copy(update={"attention": attention})})
-    )
+def _load(trained: SynthTrainConfig, weights: Path) -> AutoregressiveModel:
+    model = build_copy_model(trained)
     load_weights(weights, model)
-    accelerator = start(config.device)
+    return model
+
+
+def _with_attention(
+    trained: SynthTrainConfig, attention: AttentionConfig, model: AutoregressiveModel
+) -> AutoregressiveModel:
+    """A model with other attention and the same weights: they fit any that shares queries and keys."""
+    other = trained.model_copy(update={"model": trained.model.model_copy(update={"attention": attention})})
+    built = build_copy_model(other)
+    built.load_state_dict(model.state_dict())
+    return built
+
+
+def _accuracy(
+    model: AutoregressiveModel, trained: SynthTrainConfig, config: SynthComparisonConfig, accelerator: Accelerator
+) -> float:
+    """In percent, on test sequences."""
     data = copy_dataset(trained.data, "test", config.n_test, trained.seed)
     batches = evaluation_batches(data, batch_size=config.batch_size)
     task = CopyTask(trained.data.length)
@@ -113,7 +130,7 @@ def _draw(rows: list[dict], ways: list[str], path: Path) -> None:
     image = panel.imshow([[row[way] for way in ways] for row in rows], vmin=0, vmax=100, cmap="viridis", aspect="auto")
     panel.set_xticks(range(len(ways)), ways)
     panel.set_yticks(range(len(rows)), [f"{row['trained']}, {row['length']}" for row in rows])
-    panel.set(xlabel="evaluated with", ylabel="trained with, length", title="Copy task: accuracy in % (paper's)")
+    panel.set(xlabel="evaluated with", ylabel="trained with, length", title="Copy task: accuracy in % (the paper's)")
     for i, row in enumerate(rows):
         for j, way in enumerate(ways):
             colour = "black" if row[way] > 60 else "white"

@@ -1,0 +1,111 @@
+"""--help: every setting, with its meaning and the default that it really has."""
+
+import json
+import re
+
+import pytest
+
+from dl_proj.configs.help import models_in
+from dl_proj.configs.synth import SynthComparisonConfig, SynthTrainConfig
+
+SCRIPTS = {"synth_train": SynthTrainConfig, "synth_models_comparison": SynthComparisonConfig}
+
+
+def leaves(schema, prefix=""):
+    """(dotted name, field, schema) of all settings, those of every kind."""
+    for name, field in schema.model_fields.items():
+        members = models_in(field.annotation)
+        for member in members:
+            yield from leaves(member, f"{prefix}{name}.")
+        if not members:
+            yield f"{prefix}{name}", field, schema
+
+
+@pytest.fixture
+def entries(script, monkeypatch):
+    """What help says of each flag of a script: {flag: text}, on one line each."""
+
+    def read(name):
+        monkeypatch.setenv("COLUMNS", "1000")  # one line an entry
+        outcome = script(name, "--help")
+        assert (outcome.code, outcome.lines) == (0, [])
+        found = re.findall(r"^  (?:-h, )?(--[\w.]+)(?: \S+)?(?: +|\n +)(.*)$", outcome.out, re.MULTILINE)
+        assert len(found) == len(dict(found)), "no flag twice"
+        return dict(found)
+
+    return read
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_setting_is_there_with_its_meaning(name, entries):
+    texts = entries(name)
+    for dotted, field, schema in leaves(SCRIPTS[name]):
+        assert field.description, f"{schema.__name__}.{dotted} has no meaning"
+        assert texts[f"--{dotted}"].startswith(field.description), dotted
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_nothing_else_is_there(name, entries):
+    flags = {f"--{dotted}" for dotted, _, _ in leaves(SCRIPTS[name])}
+    sections = {flag.rpartition(".")[0] for flag in flags} - {""}
+    own = {"--help", "--config"} | ({"--resume"} if name == "synth_train" else set())
+    assert set(entries(name)) == flags | sections | own
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_no_default_twice(name, entries):
+    for flag, text in entries(name).items():
+        assert text.count("default: ") <= 1, f"{flag} {text}"
+        assert "ifdef" not in text
+
+
+def test_the_defaults_are_those_that_a_configuration_gets(entries):
+    """Of the usual kinds, from a configuration that was given nothing but what is needed."""
+    config = SynthTrainConfig.model_validate({"experiment_name": "x", "train": {"max_steps": 9}})
+    texts = entries("synth_train")
+
+    def compare(values, prefix="--"):
+        for name, value in values.items():
+            flag = prefix + name
+            if isinstance(value, dict):
+                compare(value, f"{flag}.")
+            elif flag not in ("--experiment_name", "--train.max_steps"):
+                shown = value if isinstance(value, str) else json.dumps(value)
+                assert f"(default: {shown})" in texts[flag] or f"(default: {shown};" in texts[flag], texts[flag]
+
+    compare(config.model_dump(mode="json"))
+    assert "(default: null)" in texts["--train.max_steps"]
+
+
+def test_a_default_that_depends_on_the_kind(entries):
+    texts = entries("synth_train")
+    assert texts["--schedule.warmup_steps"].endswith("(default: 0; noam: 4000)")
+    assert texts["--schedule.warmup_share"].endswith("(default: 0.3)")
+
+
+def test_what_has_no_default_is_needed(entries):
+    assert entries("synth_train")["--experiment_name"].endswith("(needed)")
+    assert entries("synth_train")["--model.positions.shape"].endswith("(needed)")
+    assert entries("synth_models_comparison")["--checkpoints"].endswith("(needed)")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_files_and_runs_to_start_from(name, entries):
+    texts = entries(name)
+    preset = {"synth_train": "synth_train.yaml", "synth_models_comparison": "synth_comparison.yaml"}[name]
+    assert re.search(rf"\(default: \S*dl_proj/configs/{re.escape(preset)}\)$", texts["--config"])
+    assert "last" in texts.get("--resume", "last")
+
+
+def test_help_wins_over_a_file_that_is_not_there(script):
+    assert script("synth_train", "--config", "none.yaml", "--help").code == 0
+
+
+def test_kinds_are_listed(script):
+    out = " ".join(script("synth_train", "--help").out.split())
+    for choices in (
+        "--model.attention.kind {full,lsh,shared_qk}",
+        "--schedule.kind {constant,noam,one_cycle,warmup_cosine}",
+        "--model.positions.kind {axial,learned,sinusoidal}",
+    ):
+        assert choices in out

@@ -1,0 +1,126 @@
+"""How a script ends, what --resume accepts, and the scripts as a user starts them."""
+
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from tiny_scripts import files_below, tiny_yaml
+
+from dl_proj.cli import config_from, run_script, training_config
+from dl_proj.configs.load import ConfigError
+from dl_proj.configs.synth import SynthComparisonConfig, SynthTrainConfig
+from my_custom_ai.custom_train import CheckpointError, NonFiniteLoss, SetupError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "lines"),
+    [
+        (ConfigError("a: one", "b: two"), 2, ["a: one", "b: two"]),
+        (CheckpointError("weights: cut"), 2, ["weights: cut"]),
+        (SetupError("no such device"), 2, ["no such device"]),
+        (NonFiniteLoss("the loss became nan"), 1, ["stopped: the loss became nan"]),
+        (OSError(28, "No space left on device", "runs"), 1, ["stopped: [Errno 28] No space left on device: 'runs'"]),
+        (KeyboardInterrupt(), 130, ["interrupted; --resume last continues from the last saved state"]),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+def test_how_a_script_ends(error, code, lines, capsys, monkeypatch):
+    def main(argv):
+        assert argv == ["--seed", "1"]
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["script.py", "--seed", "1"])
+    with pytest.raises(SystemExit) as end:
+        run_script(main)
+    assert end.value.code == code
+    assert end.value.__suppress_context__, "no traceback of what led to it"
+    assert capsys.readouterr() == ("", "\n".join(lines) + "\n")
+
+
+def test_our_own_mistakes_are_not_hidden(monkeypatch):
+    """A bug must not look like a user's mistake."""
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+
+    def main(argv):
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        run_script(main)
+
+
+def test_our_own_warnings_are_not_hidden(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    with pytest.warns(UserWarning, match="ours"):
+        run_script(lambda argv: warnings.warn("ours", stacklevel=1))
+
+
+def test_without_a_file_the_preset_is_taken():
+    config, run = training_config(SynthTrainConfig, ["--seed", "3"], preset="synth_train.yaml")
+    assert run is None
+    assert (config.seed, config.experiment_name) == (3, "synth-gen-lsh-r4")
+    comparison = config_from(SynthComparisonConfig, ["--n_test", "5"], preset="synth_comparison.yaml")
+    assert (comparison.n_test, comparison.lsh.bucket_size) == (5, 28)
+
+
+def resumed(*flags):
+    return training_config(SynthTrainConfig, list(map(str, flags)), preset="synth_train.yaml")
+
+
+def test_resuming_keeps_the_runs_settings_not_the_presets(trained):
+    config, run = resumed("--resume", trained["lsh"])
+    assert run.path == trained["lsh"]
+    assert config.model.attention.n_rounds == 2
+    assert config.data.length == 12
+
+
+def test_resuming_may_say_again_what_the_run_has(trained):
+    tiny_yaml("same.yaml", {"experiment_name": "shared_qk"})
+    runs = resumed("--resume", trained["shared_qk"], "--seed", 42, "--config", "same.yaml")
+    assert runs[1].path == trained["shared_qk"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("train.device", "auto"), ("train.num_workers", 3), ("train.trackers", []), ("runs_dir", "x")]
+)
+def test_resuming_may_change_what_changes_no_result(flag, value, trained):
+    shown = json.dumps(value) if isinstance(value, list) else value
+    config, _ = resumed("--resume", trained["shared_qk"], f"--{flag}", shown)
+    dumped = config.model_dump(mode="json")
+    for step in flag.split("."):
+        dumped = dumped[step]
+    assert dumped == value
+
+
+def test_the_last_run_is_the_newest_of_the_named_experiment(trained):
+    for number in (2, 10, 9):
+        trained["shared_qk"].with_name(f"version_{number}").mkdir()
+        (trained["shared_qk"].with_name(f"version_{number}") / "config.yaml").write_text(
+            (trained["shared_qk"] / "config.yaml").read_text()
+        )
+    tiny_yaml("c.yaml", {"experiment_name": "shared_qk"})
+    _, run = resumed("--config", "c.yaml", "--resume", "last")
+    assert run.path == Path("runs/shared_qk/version_10")
+    _, run = resumed("--config", "c.yaml", "--resume", "last", "--experiment_name", "lsh", *LSH_AS_TRAINED)
+    assert run.path == Path("runs/lsh/version_0")
+
+
+LSH_AS_TRAINED = ["--model.attention", '{"kind": "lsh", "bucket_size": 2, "n_rounds": 2, "eval_rounds": 3}']
+
+
+def test_a_training_started_as_users_start_it():
+    """In a process of its own, from another folder: it writes where it stands, and no library's warning is shown."""
+    tiny_yaml("c.yaml")
+    command = [sys.executable, ROOT / "synth_train.py", "--config", "c.yaml", "--model.reversible", "true"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    assert all(line == "" or line.startswith("tiny:") for line in done.stderr.replace("\r", "\n").split("\n"))
+    assert "runs/tiny/version_0: parameters " in done.stdout
+    assert {path.split("/")[0] for path in files_below(".")} == {"c.yaml", "runs"}
+    figures = json.loads(Path("runs/tiny/version_0/metrics.json").read_text())
+    assert f"test/accuracy {figures['test/accuracy']:.6g}" in done.stdout
