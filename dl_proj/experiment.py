@@ -1,12 +1,12 @@
 """Put an experiment's parts together and run them: train, test the best weights, leave figures and a picture."""
 
-import time
 from dataclasses import dataclass
 
 from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import Dataset
 
+from dl_proj.configs.load import ConfigError
 from dl_proj.configs.training import (
     ConstantConfig,
     ExperimentConfig,
@@ -57,6 +57,12 @@ def train(config: ExperimentConfig, experiment: Experiment, dim: int, resume: Ru
     settings = config.train
     check_installed(settings.trackers)
     accelerator = start(settings.device, settings.precision)
+    wanted, there = settings.batch_size * accelerator.num_processes, len(experiment.train_data)
+    if wanted > there:  # a configuration cannot know on how many processes it will run
+        raise ConfigError(
+            f"train.batch_size: {settings.batch_size} on each of {accelerator.num_processes} processes is more than "
+            f"the {there} training examples"
+        )
     run = resume or _new_run(config, accelerator.is_main_process)
     steps = settings.steps(len(experiment.train_data), accelerator.num_processes)
     trainer = Trainer(
@@ -85,11 +91,13 @@ def train(config: ExperimentConfig, experiment: Experiment, dim: int, resume: Ru
         ),
         seed=config.seed,
     )
-    began = time.perf_counter()
     trainer.fit()
-    seconds = time.perf_counter() - began
     trainer.load_best()
-    figures = {"parameters": count_parameters(experiment.model), "steps": trainer.step, "seconds": round(seconds, 1)}
+    figures = {
+        "parameters": count_parameters(experiment.model),
+        "steps": trainer.step,
+        "seconds": round(trainer.seconds, 3),
+    }
     figures |= {f"test/{name}": value for name, value in trainer.evaluate(experiment.test_data).items()}
     if accelerator.is_main_process:
         run.write_figures(figures)
@@ -115,7 +123,10 @@ def _new_run(config: ExperimentConfig, is_main_process: bool) -> RunDirectory:
     """One folder for all processes, made by the main one."""
     made: list[RunDirectory | None] = [None]
     if is_main_process:
-        made = [RunDirectory.create(config.runs_dir, config.experiment_name, config.model_dump(mode="json"))]
+        try:
+            made = [RunDirectory.create(config.runs_dir, config.experiment_name, config.model_dump(mode="json"))]
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise ConfigError(f"runs_dir: no folder can be made in {config.runs_dir} ({error.strerror})") from None
     return broadcast_object_list(made)[0]
 
 

@@ -33,11 +33,13 @@ def compare(config: SynthComparisonConfig) -> None:
     """Evaluate every checkpoint in every way, print the table, and write it as table.csv and table.png."""
     folders = [find_checkpoint(name) for name in config.checkpoints]  # all, before the first takes its time
     trained = [read_config(SynthTrainConfig, folder) for folder in folders]
-    wrong = [folder for folder, own in zip(folders, trained, strict=True) if own.model.attention.kind == "full"]
-    if wrong:
-        raise ConfigError(
-            *(f"{f}: trained with kind: full, which LSH cannot evaluate; use kind: shared_qk" for f in wrong)
-        )
+    mistakes = [
+        f"{folder}: {mistake}"
+        for folder, own in zip(folders, trained, strict=True)
+        for mistake in _cannot_be_compared(own, config)
+    ]
+    if mistakes:
+        raise ConfigError(*mistakes)
     accelerator = start(config.device)
     models = [_load(own, folder / "model.safetensors") for folder, own in zip(folders, trained, strict=True)]
     ways = ["full", *(f"LSH-{r}" for r in config.eval_rounds)]
@@ -53,6 +55,13 @@ def compare(config: SynthComparisonConfig) -> None:
     _write_csv(rows, ways, config.output_dir / "table.csv")
     _draw(rows, ways, config.output_dir / "table.png")
     print(f"written: {config.output_dir / 'table.csv'}, {config.output_dir / 'table.png'}")
+
+
+def _cannot_be_compared(trained: SynthTrainConfig, config: SynthComparisonConfig) -> list[str]:
+    if trained.model.attention.kind == "full":
+        return ["trained with kind: full, which LSH cannot evaluate; use kind: shared_qk"]
+    lsh = trained.model.model_copy(update={"attention": _evaluated_with(trained, config)[-1]})
+    return [mistake.replace("model.attention", "lsh") for mistake in lsh.mistakes_at(trained.data.length - 1)]
 
 
 def _evaluated_with(trained: SynthTrainConfig, config: SynthComparisonConfig) -> list[AttentionConfig]:

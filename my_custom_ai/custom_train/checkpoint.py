@@ -33,6 +33,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     try:
         with safe_open(path, framework="pt") as file:
             note = json.loads((file.metadata() or {}).get("note", "{}"))
+            if not isinstance(note, dict):
+                raise CheckpointError(f"{path}: its note is no mapping, so it was not written by this program")
             return {name: file.get_tensor(name) for name in file.keys()}, note  # noqa: SIM118 (it is no dict)
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error

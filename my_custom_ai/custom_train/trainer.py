@@ -160,6 +160,11 @@ class Trainer:
         checkpoint.load_weights(self.run.best_weights, self._bare_model)
 
     @property
+    def seconds(self) -> float:
+        """Time that the training took up to its last row, that before a resume included."""
+        return sum(float(row["seconds"]) for row in self._history.rows if row.get("seconds"))
+
+    @property
     def _bare_model(self) -> nn.Module:
         return self.accelerator.unwrap_model(self.model)
 
@@ -261,9 +266,11 @@ class Trainer:
             self._history = MetricsFile(self.run.metrics)
             return
         tensors, note = checkpoint.load_tensors(path)
-        if note.get("processes") != self.accelerator.num_processes:
+        if "processes" not in note:
+            raise checkpoint.CheckpointError(f"{path}: holds weights or other tensors, but no training to continue")
+        if note["processes"] != self.accelerator.num_processes:
             raise checkpoint.CheckpointError(
-                f"{path}: saved by {note.get('processes')} process(es), cannot continue exactly on "
+                f"{path}: saved by {note['processes']} process(es), cannot continue exactly on "
                 f"{self.accelerator.num_processes}"
             )
         checkpoint.fill(self._bare_model, checkpoint.without_prefix("model", tensors), path)
@@ -276,7 +283,10 @@ class Trainer:
             setattr(self.monitor, name, value)
         self._meter.restore(note["meter"], self.accelerator.device)
         self.step = note["step"]
-        self._history = MetricsFile(self.run.metrics, last_step=self.step)
+        try:
+            self._history = MetricsFile(self.run.metrics, last_step=self.step)
+        except (KeyError, TypeError, ValueError):
+            raise checkpoint.CheckpointError(f"{self.run.metrics}: not a history with a step in each row") from None
         own = checkpoint.without_prefix(f"generator.{self.accelerator.process_index}", tensors)
         set_generator_states(own, self.accelerator.device)
 

@@ -53,6 +53,12 @@ def test_our_own_mistakes_are_not_hidden(monkeypatch):
         run_script(main)
 
 
+@pytest.mark.parametrize("library", ["torch.optim.lr_scheduler", "accelerate.accelerator"])
+def test_the_libraries_advice_to_programmers_is_hidden(library, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    run_script(lambda argv: warnings.warn_explicit("call it so", UserWarning, "x.py", 1, module=library))
+
+
 def test_our_own_warnings_are_not_hidden(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["script.py"])
     with pytest.warns(UserWarning, match="ours"):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import save_file
 from tiny_scripts import GONE, TINY, files_below, tiny, tiny_yaml
 
@@ -225,7 +226,10 @@ WRONG_FLAGS = {
         ["--optimizer.betas", "[0.9"],
         [("flags: --optimizer.betas:", "not valid JSON", "got '[0.9'")],
     ),
-    "invalid JSON": (["--seed", "1", "--optimizer", '{"lr": 1'], [("flags: --optimizer:", "not valid JSON", '{"lr": 1')]),
+    "invalid JSON": (
+        ["--seed", "1", "--optimizer", '{"lr": 1'],
+        [("flags: --optimizer:", "not valid JSON", '{"lr": 1')],
+    ),
     "invalid JSON further down": (["--train.monitor", "{"], [("flags: --train.monitor:", "not valid JSON", "got '{'")]),
     "a slash in the name": (["--experiment_name", "a/b"], [("flags: experiment_name:", "A-Za-z0-9", "got 'a/b'")]),
     "an unknown kind": (["--schedule.kind", "cosine"], [("flags: schedule.kind:", "'warmup_cosine'", "got 'cosine'")]),
@@ -279,7 +283,7 @@ def test_a_device_that_is_not_here(script, trained):
     tiny_yaml("c.yaml", {"train.device": "cuda"})
     expected = [("device 'cuda' is not on this machine", "cpu")]
     assert_refused(script("synth_train", "--config", "c.yaml"), expected)
-    flags = ["--checkpoints", trained["shared_qk"], "--device", "cuda"]
+    flags = ["--checkpoints", trained["shared_qk"], "--lsh.bucket_size", "3", "--device", "cuda"]
     assert_refused(script("synth_models_comparison", *flags), expected)
 
 
@@ -293,6 +297,19 @@ def test_half_precision_on_a_cpu(script):
 def test_a_tracker_that_is_not_installed(script):
     tiny_yaml("c.yaml", {"train.trackers": ["tensorboard", "wandb"]})
     assert_refused(script("synth_train", "--config", "c.yaml"), [("tracker 'wandb'", "pip install wandb")])
+    assert files_below(".") == {"c.yaml"}
+
+
+def test_runs_where_no_folder_can_be(script):
+    tiny_yaml("c.yaml", {"runs_dir": "c.yaml"})
+    assert_refused(script("synth_train", "--config", "c.yaml"), [("runs_dir: ", "no folder", "c.yaml")])
+
+
+def test_too_few_examples_for_all_processes(monkeypatch, script):
+    monkeypatch.setattr(Accelerator, "num_processes", 9)
+    tiny_yaml("c.yaml")
+    expected = [("train.batch_size: 8 on each of 9 processes", "64 training examples")]
+    assert_refused(script("synth_train", "--config", "c.yaml"), expected)
     assert files_below(".") == {"c.yaml"}
 
 
@@ -368,7 +385,16 @@ def test_resuming_the_state_of_another_model(script, trained):
 def test_resuming_somebody_elses_safetensors(script, trained):
     state = trained["shared_qk"] / "checkpoints" / "last" / "state.safetensors"
     save_file({"wte": torch.zeros(3)}, state)
-    assert_refused(script("synth_train", "--resume", trained["shared_qk"]), [(f"{state}: ",)])
+    assert_refused(script("synth_train", "--resume", trained["shared_qk"]), [(f"{state}: ", "no training to continue")])
+    save_file({"wte": torch.zeros(3)}, state, metadata={"note": "[1]"})
+    assert_refused(script("synth_train", "--resume", trained["shared_qk"]), [(f"{state}: ", "note is no mapping")])
+
+
+@pytest.mark.parametrize("text", ["once,upon\na,time\n", "step\nmany\n"])
+def test_resuming_with_a_spoilt_history(text, script, trained):
+    history = trained["shared_qk"] / "metrics.csv"
+    history.write_text(text)
+    assert_refused(script("synth_train", "--resume", trained["shared_qk"]), [(f"{history}: not a history", "step")])
 
 
 def test_resuming_a_run_whose_configuration_is_broken(script, trained):
@@ -493,3 +519,11 @@ def test_the_shipped_file_is_named_when_it_and_flags_disagree(script):
     outcome = script("synth_train", "--model.heads", "3")
     preset = CONFIGS / "synth_train.yaml"
     assert_refused(outcome, [(f"{preset} and flags: model:", "heads 3")])
+
+
+def test_comparing_with_buckets_for_all(script, trained):
+    """Every LSH column would be full attention."""
+    flags = ["--checkpoints", trained["shared_qk"], "--lsh.bucket_size", "12"]
+    folder = trained["shared_qk"] / "checkpoints" / "best"
+    expected = [(f"{folder}: lsh.bucket_size 12", "sequence of 11 tokens")]
+    assert_refused(script("synth_models_comparison", *flags), expected)

@@ -356,6 +356,9 @@ def test_a_row_of_training_figures_spans_a_kill():
     resumed = tiny_trainer("killed", **settings)
     resumed.fit()
     same_history(resumed, whole)
+    seconds = [float(row["seconds"]) for row in rows_of(resumed.run, "train")]
+    assert resumed.seconds == pytest.approx(sum(seconds), rel=1e-6)  # those before the kill included
+    assert len(seconds) == 3
 
 
 def dying_at(state, step):
