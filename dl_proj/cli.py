@@ -44,10 +44,16 @@ def run_script(main: Callable[[list[str]], None]) -> None:
         raise SystemExit(130) from None
 
 
+def _preset(name: str) -> Path:
+    """A preset's path, as short as a user in the repository's folder would write it."""
+    path = CONFIGS / name
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def config_from(schema: type[Config], argv: list[str], preset: str) -> Config:
     """The configuration of a script that resumes nothing: ``--config`` or the preset, and flags over it."""
-    options, overrides = parse_flags(schema, argv, CONFIGS / preset)
-    return load_config(schema, options.config or CONFIGS / preset, overrides)
+    options, overrides = parse_flags(schema, argv, _preset(preset))
+    return load_config(schema, options.config or _preset(preset), overrides)
 
 
 def training_config(schema: type[Config], argv: list[str], preset: str) -> tuple[Config, RunDirectory | None]:
@@ -56,8 +62,8 @@ def training_config(schema: type[Config], argv: list[str], preset: str) -> tuple
     A resumed run keeps the settings that it was started with: a flag or ``--config`` that says otherwise is a mistake,
     except for settings that change nothing that is computed.
     """
-    options, overrides = parse_flags(schema, argv, CONFIGS / preset)
-    path = options.config or CONFIGS / preset
+    options, overrides = parse_flags(schema, argv, _preset(preset))
+    path = options.config or _preset(preset)
     if options.resume is None:
         return load_config(schema, path, overrides), None
     run = _run_to_resume(schema, options.resume, path, overrides)

@@ -1,12 +1,13 @@
 """Positional encodings: modules that add to (b, n, dim) a vector for each position."""
 
+import abc
 import math
 
 import torch
 from torch import Tensor, nn
 
 
-class PositionalEncoding(nn.Module):
+class PositionalEncoding(nn.Module, abc.ABC):
     """What all encodings share: a table with one row a position, added to the activations.
 
     Subclasses give :meth:`table`.
@@ -16,9 +17,9 @@ class PositionalEncoding(nn.Module):
         super().__init__()
         self.max_len = max_len
 
+    @abc.abstractmethod
     def table(self) -> Tensor:
         """(max_len, dim)."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor, *, first: int = 0) -> Tensor:
         """Add positions first, first + 1, ... to x (b, n, dim).

@@ -238,7 +238,7 @@ def _reach(length: int, window: int, causal: bool, rule: str) -> Reach:
     window = min(window, length)
     if rule == "chunk":
         return Reach(_round_up(length, window), window, back=1, ahead=0, nearest=0, furthest=1, causal=int(causal))
-    block = -(-window // 2)  # two blocks back hold a window: 3/4 of the scores are used, half would be with one
+    block = -(-window // 2)  # two blocks back hold a window: 2/3 of the scores are used, 1/2 would be with one
     ahead, nearest = (0, 1) if causal else (2, -window)
     return Reach(_round_up(length, block), block, 2, ahead, nearest, furthest=window, causal=int(causal))
 
