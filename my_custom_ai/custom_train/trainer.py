@@ -205,8 +205,8 @@ class Trainer:
         self._record(metrics)
         if self.monitor.update(metrics) and self.accelerator.is_main_process:
             checkpoint.save_weights(self.run.best_weights, self._bare_model, {"step": self.step} | metrics)
-        shown = metrics[self.monitor.metric]
-        bar.set_postfix_str(f"{bar.postfix_text}, {self.monitor.metric} {shown:.4f}")
+        shown = f"{self.monitor.metric} {metrics[self.monitor.metric]:.4f}"
+        bar.set_postfix_str(", ".join(filter(None, (bar.postfix_text, shown))))
 
     def _log_training(self, since: float, bar: tqdm) -> float:
         means = self._meter.means()
