@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -109,9 +108,3 @@ def without_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]
 def count_parameters(model: nn.Module) -> int:
     """Learned numbers, shared ones once."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def same_weights(one: Path, other: Path) -> bool:
-    """Whether two files hold bit for bit the same tensors."""
-    a, b = load_tensors(one)[0], load_tensors(other)[0]
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
