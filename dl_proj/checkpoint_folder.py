@@ -32,13 +32,39 @@ def find_checkpoint(name: str) -> Path:
     )
 
 
+def find_checkpoints(name: str) -> dict[str, Path]:
+    """The one folder that ``name`` means, or all that lie below it: their names and paths.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    try:
+        return {name: find_checkpoint(name)}
+    except CheckpointError:
+        below = [weights.parent for weights in sorted(Path(name).rglob("model.safetensors"))]
+        if not below:
+            raise
+    runs = {folder: folder.parents[1] if folder.parts[-2:] == ("checkpoints", "best") else folder for folder in below}
+    return {str(run.relative_to(name)): folder for folder, run in runs.items()}
+
+
+def config_path(folder: Path) -> Path:
+    """Where a checkpoint's configuration stands; that of a run that has not ended is the run's own."""
+    path = folder / "config.yaml"
+    return folder.parent.parent / "config.yaml" if not path.is_file() and folder.name == "best" else path
+
+
 def read_config(schema: type[Config], folder: Path) -> Config:
     """The configuration that a checkpoint was trained with.
 
     Raises:
         ConfigError: it is missing, or is not one of ``schema``.
     """
-    path = folder / "config.yaml"
-    if not path.is_file() and folder.name == "best":  # which gets its own copy when training ends
-        path = folder.parent.parent / "config.yaml"
-    return load_config(schema, path)
+    return load_config(schema, config_path(folder))
+
+
+def with_root(config: Config, root: Path | None) -> Config:
+    """A training's configuration with its image data in another folder; None, or no images, changes nothing."""
+    if root is None or "root" not in type(config.data).model_fields:
+        return config
+    return config.model_copy(update={"data": config.data.model_copy(update={"root": root})})

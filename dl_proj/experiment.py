@@ -1,5 +1,6 @@
 """Put an experiment's parts together and run them: train, test the best weights, leave figures and a picture."""
 
+import json
 from dataclasses import dataclass
 
 from accelerate.utils import broadcast_object_list
@@ -33,13 +34,14 @@ from my_custom_ai.custom_train.schedules import Schedule
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a script hands over: a model, a task and three datasets."""
+    """What a script hands over: a model, a task, three datasets and the names of their classes, if they have any."""
 
     model: nn.Module
     task: Task
     train_data: Dataset
     val_data: Dataset
     test_data: Dataset
+    classes: tuple[str, ...] = ()
 
 
 def train(config: ExperimentConfig, experiment: Experiment, dim: int, resume: RunDirectory | None) -> Trainer:
@@ -63,6 +65,8 @@ def train(config: ExperimentConfig, experiment: Experiment, dim: int, resume: Ru
             f"train.batch_size: {settings.batch_size} on each of {accelerator.num_processes} processes is more than "
             f"the {there} training examples"
         )
+    if mistakes := config.schedule_mistakes(there, accelerator.num_processes):
+        raise ConfigError(*mistakes)
     run = resume or _new_run(config, accelerator.is_main_process)
     steps = settings.steps(len(experiment.train_data), accelerator.num_processes)
     trainer = Trainer(
@@ -104,6 +108,11 @@ def train(config: ExperimentConfig, experiment: Experiment, dim: int, resume: Ru
         draw_curves(run.metrics, run.path / "curves.png")
         print(f"{run.path}: " + ", ".join(f"{name} {_short(value)}" for name, value in figures.items()))
     return trainer
+
+
+def add_figures(run: RunDirectory, figures: dict[str, float]) -> None:
+    """Put more figures beside those in a finished run's metrics.json."""
+    run.write_figures(json.loads((run.path / "metrics.json").read_text(encoding="utf-8")) | figures)
 
 
 def build_schedule(config: ScheduleConfig, steps: int, dim: int) -> Schedule:

@@ -11,6 +11,11 @@ class _AttentionConfig(Strict):
     dropout: float = Field(0.0, ge=0, lt=1)
     """probability of dropping an attention weight in training"""
 
+    @property
+    def title(self) -> str:
+        """A short name for tables."""
+        return self.kind
+
 
 class FullConfig(_AttentionConfig):
     """Softmax over all keys."""
@@ -49,6 +54,11 @@ class LSHConfig(_AttentionConfig):
     """lsh: count a key once that several rounds show"""
     fresh_rotations: bool = True
     """lsh: new rotations in each training forward; evaluation keeps one set"""
+
+    @property
+    def title(self) -> str:
+        """A short name for tables."""
+        return f"LSH-{self.n_rounds}"
 
     def mistakes(self) -> list[str]:
         """See Strict."""

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from dl_proj.configs.attention import AttentionConfig, LSHConfig
 from dl_proj.configs.base import Strict
+from dl_proj.configs.images import ClassifierDataConfig
 
 
 class LearnedPositionsConfig(Strict):
@@ -85,5 +86,28 @@ class StackConfig(Strict):
             found.append(
                 f"model.attention.bucket_size {attention.bucket_size} is larger than the sequence of {length} tokens, "
                 "so everything shares one bucket; use kind: shared_qk for that"
+            )
+        return found
+
+
+class ClassifierConfig(StackConfig):
+    """A stack between embedded patches and logits."""
+
+    pooling: Literal["mean", "class_token"] = "mean"
+    """what is classified: the mean over all outputs, or a learned token's; under lsh that sees one bucket a round"""
+    embedding: Literal["linear", "lookup"] = "linear"
+    """of a patch: a linear map of its values, or a learned vector for each level (patches of one value)"""
+
+    def length(self, data: ClassifierDataConfig) -> int:
+        """Tokens of a sequence."""
+        return data.length + (self.pooling == "class_token")
+
+    def mistakes_on(self, data: ClassifierDataConfig) -> list[str]:
+        """What does not fit these images."""
+        found = self.mistakes_at(self.length(data))
+        if self.embedding == "lookup" and data.values != 1:
+            found.append(
+                f"model.embedding: lookup needs patches of one value (data.patch_size 1, and one channel or "
+                f"data.split_channels: true); these have {data.values}"
             )
         return found

@@ -1,17 +1,15 @@
 """Schemas of the copy task's two scripts."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from dl_proj.configs.attention import LSHConfig
 from dl_proj.configs.base import Strict
 from dl_proj.configs.model import StackConfig
-from dl_proj.configs.training import ExperimentConfig
+from dl_proj.configs.training import ExperimentConfig, MonitorMode
 from my_custom_ai.custom_train.devices import DeviceName
-
-METRICS = {"val/loss": "min", "val/accuracy": "max"}
 
 
 class CopyDataConfig(Strict):
@@ -49,6 +47,10 @@ class CopyDataConfig(Strict):
 class SynthTrainConfig(ExperimentConfig):
     """Train a model to copy (Kitaev et al. 2020, section 5, "synthetic task")."""
 
+    METRICS: ClassVar[dict[str, MonitorMode]] = {"val/loss": "min", "val/accuracy": "max"}
+
+    task: Literal["copy"] = "copy"
+    """what is trained"""
     data: CopyDataConfig = CopyDataConfig()
     """the copy task"""
     model: StackConfig = StackConfig()
@@ -56,12 +58,7 @@ class SynthTrainConfig(ExperimentConfig):
 
     def mistakes(self) -> list[str]:
         """See Strict."""
-        found = self.model.mistakes_at(self.data.length - 1)
-        monitor = self.train.monitor
-        if monitor.metric not in METRICS:
-            found.append(f"train.monitor.metric {monitor.metric!r} is unknown, must be {' or '.join(METRICS)}")
-        elif monitor.mode != METRICS[monitor.metric]:
-            found.append(f"train.monitor.mode {monitor.mode} must be {METRICS[monitor.metric]} for {monitor.metric}")
+        found = self.model.mistakes_at(self.data.length - 1) + self.monitor_mistakes()
         if self.train.batch_size > self.data.n_train:
             found.append(f"train.batch_size {self.train.batch_size} is more than data.n_train {self.data.n_train}")
         else:

@@ -1,7 +1,7 @@
 """Schemas of what every training has: optimiser, schedule, pace, stopping."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -10,6 +10,7 @@ from my_custom_ai.custom_train.devices import DeviceName, Precision
 from my_custom_ai.custom_train.optimizers import OptimizerName
 
 _Beta = Annotated[float, Field(ge=0, lt=1)]
+MonitorMode = Literal["max", "min"]
 
 
 class OptimizerConfig(Strict):
@@ -79,7 +80,7 @@ class MonitorConfig(Strict):
 
     metric: str = "val/loss"
     """metric of the validation data that chooses the best weights"""
-    mode: Literal["max", "min"] = "min"
+    mode: MonitorMode = "min"
     """whether it should rise or fall"""
     patience: int | None = Field(None, ge=1)
     """evaluations without improvement after which training stops; null: never"""
@@ -145,6 +146,8 @@ class TrainConfig(Strict):
 class ExperimentConfig(Strict):
     """What every training script's configuration has."""
 
+    METRICS: ClassVar[dict[str, MonitorMode]] = {"val/loss": "min"}  # that can be monitored, and the better direction
+
     experiment_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """folder of its runs"""
     runs_dir: Path = Path("runs")
@@ -158,9 +161,19 @@ class ExperimentConfig(Strict):
     train: TrainConfig
     """the pace of training"""
 
-    def schedule_mistakes(self, n_examples: int) -> list[str]:
+    def monitor_mistakes(self) -> list[str]:
+        """A metric that the training does not give, or the worse direction."""
+        monitor = self.train.monitor
+        if monitor.metric not in self.METRICS:
+            return [f"train.monitor.metric {monitor.metric!r} is unknown, must be {' or '.join(self.METRICS)}"]
+        if monitor.mode != self.METRICS[monitor.metric]:
+            better = self.METRICS[monitor.metric]
+            return [f"train.monitor.mode {monitor.mode} must be {better} for {monitor.metric}"]
+        return []
+
+    def schedule_mistakes(self, n_examples: int, processes: int = 1) -> list[str]:
         """What does not fit a training on ``n_examples``."""
-        warmup, steps = getattr(self.schedule, "warmup_steps", 0), self.train.steps(n_examples)
+        warmup, steps = getattr(self.schedule, "warmup_steps", 0), self.train.steps(n_examples, processes)
         if warmup < steps:
             return []
         return [f"schedule.warmup_steps {warmup} must be less than the {steps} steps of the training"]

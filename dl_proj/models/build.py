@@ -5,13 +5,16 @@ from typing import assert_never
 from torch import nn
 
 from dl_proj.configs.attention import AttentionConfig, FullConfig, LSHConfig, SharedQKConfig
+from dl_proj.configs.images import ClassifierDataConfig
 from dl_proj.configs.model import (
     AxialPositionsConfig,
+    ClassifierConfig,
     LearnedPositionsConfig,
     PositionsConfig,
     SinusoidalPositionsConfig,
     StackConfig,
 )
+from dl_proj.models.classification import ClassificationModel, PatchEmbedding
 from dl_proj.models.generation import AutoregressiveModel
 from my_transformers import (
     AxialPositionalEncoding,
@@ -81,12 +84,37 @@ def build_stack(config: StackConfig, *, causal: bool, seed: int = 0) -> EncoderS
     return (ReversibleStack if config.reversible else EncoderStack)(layers, dim=config.dim)
 
 
-def build_autoregressive(config: StackConfig, *, vocab_size: int, max_len: int, seed: int = 0) -> AutoregressiveModel:
-    """A causal model of token sequences."""
+def build_classifier(
+    config: ClassifierConfig, data: ClassifierDataConfig, *, n_classes: int, seed: int = 0
+) -> ClassificationModel:
+    """A model that classifies images as sequences of patches."""
+    return ClassificationModel(
+        PatchEmbedding(
+            dim=config.dim,
+            values=data.values,
+            vocab_size=data.vocab_size,
+            kind=config.embedding,
+            patch_size=data.patch_size,
+            split_channels=data.split_channels,
+        ),
+        build_stack(config, causal=False, seed=seed),
+        build_positions(config.positions, dim=config.dim, max_len=config.length(data)),
+        dim=config.dim,
+        n_classes=n_classes,
+        pooling=config.pooling,
+        dropout=config.dropout,
+    )
+
+
+def build_autoregressive(
+    config: StackConfig, *, vocab_size: int, max_len: int, n_labels: int = 0, seed: int = 0
+) -> AutoregressiveModel:
+    """A causal model of token sequences, conditional on a label if there are any."""
     return AutoregressiveModel(
         build_stack(config, causal=True, seed=seed),
         build_positions(config.positions, dim=config.dim, max_len=max_len),
         dim=config.dim,
         vocab_size=vocab_size,
+        n_labels=n_labels,
         dropout=config.dropout,
     )

@@ -1,13 +1,11 @@
 """synth_train.py: train a model to copy."""
 
-import json
-
 import torch
 from torch.utils.data import default_collate
 
 from dl_proj.configs.synth import CopyDataConfig, SynthTrainConfig
 from dl_proj.data.synth_dataset_builder import CopyDataset
-from dl_proj.experiment import Experiment, train
+from dl_proj.experiment import Experiment, add_figures, train
 from dl_proj.models.build import build_autoregressive
 from dl_proj.models.generation import AutoregressiveModel
 from dl_proj.tasks.copying import CopyTask
@@ -36,23 +34,27 @@ def copy_dataset(data: CopyDataConfig, split: str, size: int, seed: int) -> Copy
     )
 
 
-def train_to_copy(config: SynthTrainConfig, resume: RunDirectory | None = None) -> None:
-    """Train, test, and let the model copy some test words by itself."""
-    data, task = config.data, CopyTask(config.data.length)
-    experiment = Experiment(
+def copy_experiment(config: SynthTrainConfig) -> Experiment:
+    """Model, task and sequences."""
+    data = config.data
+    return Experiment(
         build_copy_model(config),
-        task,
+        CopyTask(data.length),
         train_data=copy_dataset(data, "train", data.n_train, config.seed),
         val_data=copy_dataset(data, "val", data.n_val, config.seed),
         test_data=copy_dataset(data, "test", data.n_test, config.seed),
     )
+
+
+def train_to_copy(config: SynthTrainConfig, resume: RunDirectory | None = None) -> None:
+    """Train, test, and let the model copy some test words by itself."""
+    experiment = copy_experiment(config)
     trainer = train(config, experiment, config.model.dim, resume)
     if trainer.accelerator.is_main_process and _can_decode(config):
-        some = [experiment.test_data[i] for i in range(min(_GENERATED, data.n_test))]
+        some = [experiment.test_data[i] for i in range(min(_GENERATED, config.data.n_test))]
         batch = default_collate(some).to(trainer.accelerator.device)
-        accuracy = task.generated_accuracy(trainer.accelerator.unwrap_model(trainer.model), batch)
-        figures = json.loads((trainer.run.path / "metrics.json").read_text(encoding="utf-8"))
-        trainer.run.write_figures(figures | {"test/generated_accuracy": accuracy})
+        accuracy = experiment.task.generated_accuracy(trainer.accelerator.unwrap_model(trainer.model), batch)
+        add_figures(trainer.run, {"test/generated_accuracy": accuracy})
         print(f"copied by itself, token by token: {accuracy:.4%} of the symbols of {len(some)} test words")
 
 

@@ -58,35 +58,35 @@ def naive_continuation(built, prompt, length):
 
 @pytest.mark.parametrize("stack", STACKS)
 @pytest.mark.parametrize("attention", ATTENTION)
-def test_greedy_continuation_equals_running_everything_again(attention, stack):
+def test_generate_equals_running_everything_again(attention, stack):
     built = model(attention, stack)
     prompt = torch.randint(VOCAB, (3, 5))
     tokens, logits = naive_continuation(built, prompt, LENGTH - 5)
     steps = []
     built.to_logits.register_forward_hook(lambda module, inputs, output: steps.append(output))
-    assert torch.equal(built.greedy_continuation(prompt, LENGTH - 5), tokens)
+    assert torch.equal(built.generate(prompt, LENGTH - 5), tokens)
     torch.testing.assert_close(torch.cat(steps, dim=1)[:, 4:], logits, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("attention", ["full", "shared_qk", "lsh, fixed buckets"])
-def test_greedy_continuation_equals_running_the_prefix_alone(attention):
+def test_generate_equals_running_the_prefix_alone(attention):
     """Where nothing depends on the sequence's length, no noise is needed."""
     built = model(attention, "plain")
     tokens = prompt = torch.randint(VOCAB, (2, 3))
     with torch.no_grad():
         for _ in range(10):
             tokens = torch.cat((tokens, built(tokens)[:, -1:].argmax(-1)), dim=1)
-    assert torch.equal(built.greedy_continuation(prompt, 10), tokens[:, 3:])
+    assert torch.equal(built.generate(prompt, 10), tokens[:, 3:])
 
 
 @pytest.mark.parametrize("attention", ATTENTION)
 def test_the_longest_continuation_and_one_more(attention):
     built = model(attention, "plain")
     prompt = torch.randint(VOCAB, (1, LENGTH))
-    assert torch.equal(built.greedy_continuation(prompt, 1), built(prompt)[:, -1:].argmax(-1))
-    assert built.greedy_continuation(prompt[:, :1], LENGTH).shape == (1, LENGTH)
+    assert torch.equal(built.generate(prompt, 1), built(prompt)[:, -1:].argmax(-1))
+    assert built.generate(prompt[:, :1], LENGTH).shape == (1, LENGTH)
     with pytest.raises(ValueError, match=r"21 \+ 2 tokens are more than the model's 21 \+ 1"):
-        built.greedy_continuation(prompt, 2)
+        built.generate(prompt, 2)
 
 
 def test_lsh_hashes_as_in_training_on_shorter_sequences():
@@ -98,14 +98,14 @@ def test_lsh_hashes_as_in_training_on_shorter_sequences():
         while tokens.shape[1] < 14:
             padded = torch.cat((tokens, torch.zeros(2, 13 - tokens.shape[1], dtype=torch.int64)), dim=1)
             tokens = torch.cat((tokens, built(padded)[:, tokens.shape[1] - 1].argmax(-1, keepdim=True)), dim=1)
-    assert torch.equal(built.greedy_continuation(prompt, 10, max_len=13), tokens[:, 4:])
+    assert torch.equal(built.generate(prompt, 10, max_len=13), tokens[:, 4:])
     with pytest.raises(ValueError, match="more than the model's 13"):
-        built.greedy_continuation(prompt, 11, max_len=13)
+        built.generate(prompt, 11, max_len=13)
 
 
 def test_continuing_leaves_no_graph_behind():
     built = model("full", "plain")
-    assert not built.greedy_continuation(torch.ones(1, 2, dtype=torch.int64), 3).requires_grad
+    assert not built.generate(torch.ones(1, 2, dtype=torch.int64), 3).requires_grad
     assert torch.is_grad_enabled()
 
 

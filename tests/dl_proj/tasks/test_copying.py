@@ -40,7 +40,7 @@ class HardWiredCopier(nn.Module):
             logits[torch.arange(len(tokens)), t, said] = self.sure
         return logits
 
-    def greedy_continuation(self, prompt, length, *, max_len):
+    def generate(self, prompt, length, *, max_len):
         self.seen_modes = self.training
         assert prompt.shape[1] + length - 1 == max_len, "the whole sequence but its last token, as in training"
         for _ in range(length):

@@ -1,0 +1,88 @@
+"""What the cache saves in decoding: python benchmarks/cached_decoding.py [checkpoint ...].
+
+Draws one grid of 100 images with each generator twice in one run: token by token with its cache, and by running the
+model on the whole prefix again for every pixel. Prints a table, checks that the pixels are the same, and writes
+benchmarks/results/cached_decoding.json.
+"""
+
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the packages lie beside this folder
+
+from dl_proj.checkpoint_folder import find_checkpoint, read_config
+from dl_proj.configs.generation import GeneratorTrainConfig
+from dl_proj.data.image_sets import chosen_classes, classes_of
+from dl_proj.evaluation import markdown
+from dl_proj.models.generation import AutoregressiveModel
+from dl_proj.models.sampling import sampler
+from dl_proj.tasks.generator_training import build_generator
+from my_custom_ai.custom_train import load_weights
+from my_custom_ai.utils.files import write_text
+from my_transformers import LSHAttention
+from my_transformers.local_sensitive_hashing import choose_n_buckets
+
+N_IMAGES = 100
+RESULTS = Path(__file__).parent / "results" / "cached_decoding.json"
+
+
+@torch.no_grad()
+def by_recomputing(model: AutoregressiveModel, labels: Tensor, length: int, uniform: Tensor) -> Tensor:
+    """Run the whole prefix again for every pixel."""
+    for module in model.modules():
+        if isinstance(module, LSHAttention):  # a prefix must be hashed into as many buckets as the whole
+            module.n_buckets = choose_n_buckets(length, module.bucket_size)
+    choose = sampler(uniform)
+    pixels = torch.empty(len(labels), 0, dtype=torch.int64)
+    for t in tqdm(range(length), desc="recomputing", leave=False):
+        new = choose(model(pixels, labels=labels)[:, -1], t)
+        pixels = torch.cat((pixels, new.unsqueeze(1)), dim=1)
+    return pixels
+
+
+def measure(name: str) -> dict[str, object]:
+    """Both ways for one checkpoint."""
+    folder = find_checkpoint(name)
+    config = read_config(GeneratorTrainConfig, folder)
+    n_labels = len(chosen_classes(classes_of(config.data.dataset, config.data.root), config.data.labels))
+    model = build_generator(config, n_labels).eval()
+    load_weights(folder / "model.safetensors", model)
+    length = config.data.max_len
+    labels = torch.arange(N_IMAGES) % n_labels
+    uniform = torch.rand(N_IMAGES, length, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    prompt = torch.empty(N_IMAGES, 0, dtype=torch.int64)
+    model.generate(prompt, 8, labels=labels, choose=sampler(uniform))  # warm-up
+    start = time.perf_counter()
+    cached = model.generate(prompt, length, labels=labels, choose=sampler(uniform))
+    between = time.perf_counter()
+    recomputed = by_recomputing(model, labels, length, uniform)
+    end = time.perf_counter()
+    return {
+        "checkpoint": name,
+        "attention": config.model.attention.title,
+        "cached_seconds": round(between - start, 3),
+        "recomputed_seconds": round(end - between, 3),
+        "ratio": round((end - between) / (between - start), 1),
+        "pixels": cached.numel(),
+        "different_pixels": int((cached != recomputed).sum()),
+    }
+
+
+def main(names: list[str]) -> None:
+    """Measure, print, write."""
+    rows = [measure(name) for name in names]
+    machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+    write_text(RESULTS, json.dumps({"machine": machine | {"torch": torch.__version__}, "rows": rows}, indent=2) + "\n")
+    print(markdown(rows))
+    print(f"written: {RESULTS}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or ["mnist-gen-full-144", "mnist-gen-lsh-r1-144", "mnist-gen-lsh-r2-144", "mnist-gen-lsh-r4-144"])

@@ -1,0 +1,62 @@
+"""The image datasets that are known by name: what can be said of them before a file is read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+ImageSetName = Literal["digits", "mnist", "fashion_mnist", "cifar10", "image_folder"]
+
+_TEN_DIGITS = tuple("0123456789")
+_CLOTHES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Channels, side and number of the training images as they come; names of the classes in the labels' order."""
+
+    channels: int
+    side: int
+    n_train: int
+    classes: tuple[str, ...]
+
+
+IMAGE_SETS: dict[str, ImageSet] = {
+    "digits": ImageSet(1, 8, 1437, _TEN_DIGITS),
+    "mnist": ImageSet(1, 28, 60_000, _TEN_DIGITS),
+    "fashion_mnist": ImageSet(1, 28, 60_000, _CLOTHES),
+    "cifar10": ImageSet(3, 32, 50_000, _CIFAR10),
+}
+
+
+def classes_of(dataset: ImageSetName, root: Path) -> tuple[str, ...]:
+    """Names of all classes; those of an image folder are its subfolders, in alphabetical order.
+
+    Raises:
+        FileNotFoundError: an image folder has no ``train`` with subfolders.
+    """
+    if dataset != "image_folder":
+        return IMAGE_SETS[dataset].classes
+    folder = root / "train"
+    names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir())) if folder.is_dir() else ()
+    if not names:
+        raise FileNotFoundError(f"{folder} must be a folder with one subfolder of pictures for each class")
+    return names
+
+
+def chosen_classes(classes: tuple[str, ...], labels: tuple[int | str, ...] | None) -> tuple[str, ...]:
+    """The classes that ``labels`` chooses by name or number, all for None.
+
+    Raises:
+        ValueError: a label that there is not, or one twice.
+    """
+    if labels is None:
+        return classes
+    numbers = {str(number): name for number, name in enumerate(classes)}
+    chosen = tuple(str(label) if str(label) in classes else numbers.get(str(label), "") for label in labels)
+    for label, name in zip(labels, chosen, strict=True):
+        if not name:
+            raise ValueError(f"{label!r} is no class; there are: {', '.join(classes)}")
+        if chosen.count(name) > 1:
+            raise ValueError(f"{name!r} is there twice")
+    return chosen

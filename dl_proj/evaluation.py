@@ -1,0 +1,122 @@
+"""evaluate.py: the test figures of trained models of any kind, one row each."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from dl_proj.checkpoint_folder import config_path, find_checkpoints, read_config, with_root
+from dl_proj.configs.classification import ClassifierTrainConfig
+from dl_proj.configs.evaluation import EvaluateConfig
+from dl_proj.configs.generation import GeneratorTrainConfig
+from dl_proj.configs.load import ConfigError, read_yaml, shown
+from dl_proj.configs.synth import SynthTrainConfig
+from dl_proj.configs.training import ExperimentConfig
+from dl_proj.experiment import Experiment
+from dl_proj.tasks.classifier_training import classification_experiment, leave_confusion
+from dl_proj.tasks.copy_training import copy_experiment
+from dl_proj.tasks.generator_training import generation_experiment
+from my_custom_ai.custom_train import CheckpointError, evaluate, load_weights, start
+from my_custom_ai.custom_train.checkpoint import count_parameters
+from my_custom_ai.custom_train.data import evaluation_batches
+from my_custom_ai.utils.files import write_text
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is needed to measure one kind of training's models."""
+
+    schema: type[ExperimentConfig]
+    experiment: Callable[[ExperimentConfig], Experiment]
+
+
+KINDS = {
+    "copy": Kind(SynthTrainConfig, copy_experiment),
+    "classification": Kind(ClassifierTrainConfig, classification_experiment),
+    "generation": Kind(GeneratorTrainConfig, generation_experiment),
+}
+
+
+def evaluate_checkpoints(config: EvaluateConfig) -> None:
+    """Measure one model, or all below a folder; print a table and write evaluation.csv.
+
+    Raises:
+        ConfigError: after all others are measured, if some could not be: a line or more for each of those.
+    """
+    folders = find_checkpoints(config.checkpoint)
+    accelerator = start(config.device)
+    rows, mistakes = [], []
+    for name, folder in tqdm(folders.items(), unit="model", desc="evaluation", disable=len(folders) == 1):
+        try:
+            rows.append({"checkpoint": name} | _measure(name, folder, config, accelerator))
+        except (ConfigError, CheckpointError) as error:
+            mistakes += str(error).splitlines()
+    if rows:
+        path = config.output_dir / "evaluation.csv"
+        write_text(path, _csv(rows))
+        print(markdown(rows))
+        print(f"written: {path}")
+    if mistakes:
+        raise ConfigError(*mistakes)
+
+
+def _measure(name: str, folder: Path, config: EvaluateConfig, accelerator: Accelerator) -> dict[str, object]:
+    """One model's row."""
+    kind = _kind(folder)
+    trained = with_root(read_config(kind.schema, folder), config.data_root)
+    experiment = kind.experiment(trained)
+    load_weights(folder / "model.safetensors", experiment.model)
+    model = experiment.model.to(accelerator.device)
+    batches = evaluation_batches(experiment.test_data, batch_size=config.batch_size)
+    figures = evaluate(model, experiment.task, batches, accelerator)
+    if isinstance(trained, ClassifierTrainConfig):
+        figures |= leave_confusion(
+            experiment, config.output_dir / name, batch_size=config.batch_size, device=accelerator.device
+        )
+    return {
+        "task": trained.task,
+        "attention": trained.model.attention.title,
+        "parameters": count_parameters(model),
+        "training seconds": _training_seconds(folder),
+    } | figures
+
+
+def _kind(folder: Path) -> Kind:
+    path = config_path(folder)
+    task = read_yaml(path).get("task")
+    if task not in KINDS:
+        raise ConfigError(f"{path}: task: must be one of {', '.join(KINDS)} (got {shown(task)})")
+    return KINDS[task]
+
+
+def _training_seconds(folder: Path) -> float | None:
+    path = config_path(folder).with_name("metrics.json")
+    return json.loads(path.read_text(encoding="utf-8")).get("seconds") if path.is_file() else None
+
+
+def markdown(rows: list[dict]) -> str:
+    """A table of the figures that all examples make together; those of single classes are in the CSV."""
+    columns = [name for name in dict.fromkeys(key for row in rows for key in row) if "/" not in name]
+    lines = [columns, *([_short(row.get(name)) for name in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.0f}" if value >= 100 else f"{value:.4f}"
+    return "" if value is None else str(value)
+
+
+def _csv(rows: list[dict]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

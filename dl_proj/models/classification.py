@@ -1,0 +1,97 @@
+"""Image classification by attention over patches (Dosovitskiy et al. 2021, with any mechanism)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dl_proj.data.patches import to_patches
+from my_transformers import EncoderStack, ReversibleStack
+from my_transformers.positional_encoding import PositionalEncoding
+
+
+class PatchEmbedding(nn.Module):
+    """Images of pixel levels -> one vector a patch.
+
+    Args:
+        dim: of the vectors.
+        values: pixel values a patch.
+        vocab_size: levels of a pixel.
+        kind: "linear" maps the values, scaled to [-1, 1]; "lookup" learns a vector for each level, for patches of one
+            value.
+        patch_size: side of a patch.
+        split_channels: a patch for each channel; see :func:`~dl_proj.data.patches.to_patches`.
+
+    Raises:
+        ValueError: lookup with patches of more than one value.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        values: int,
+        vocab_size: int,
+        kind: Literal["linear", "lookup"] = "linear",
+        patch_size: int = 1,
+        split_channels: bool = False,
+    ) -> None:
+        super().__init__()
+        if kind == "lookup" and values != 1:
+            raise ValueError(f"a lookup needs patches of one value, these have {values}")
+        self.patch_size = patch_size
+        self.split_channels = split_channels
+        self.kind = kind
+        self.vocab_size = vocab_size
+        self.embed = nn.Linear(values, dim) if kind == "linear" else nn.Embedding(vocab_size, dim)
+        if kind == "lookup":
+            nn.init.normal_(self.embed.weight, std=0.02)  # the positions' size at the start
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(b, c, side, side) levels -> (b, n, dim)."""
+        patches = to_patches(images, self.patch_size, split_channels=self.split_channels)
+        if self.kind == "lookup":
+            return self.embed(patches.squeeze(-1).long())
+        return self.embed(patches.to(self.embed.weight.dtype) * (2 / (self.vocab_size - 1)) - 1)
+
+
+class ClassificationModel(nn.Module):
+    """Embedded patches, positions, a stack, and a linear map from one vector an image to logits.
+
+    Args:
+        embedding: images -> (b, n, dim).
+        stack: of bidirectional layers.
+        positions: positional encoding of n positions, or n + 1 with a class token.
+        dim: of the activations.
+        n_classes: classes.
+        pooling: "mean" over the outputs, or the output of a "class_token", a learned vector put before the patches.
+            Under LSH attention a class token sees the patches of one bucket a round and layer only.
+        dropout: on the embedded input.
+    """
+
+    def __init__(
+        self,
+        embedding: PatchEmbedding,
+        stack: EncoderStack | ReversibleStack,
+        positions: PositionalEncoding,
+        *,
+        dim: int,
+        n_classes: int,
+        pooling: Literal["mean", "class_token"] = "mean",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.class_token = nn.Parameter(0.02 * torch.randn(dim)) if pooling == "class_token" else None
+        self.positions = positions
+        self.dropout = nn.Dropout(dropout)
+        self.stack = stack
+        self.to_logits = nn.Linear(dim, n_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(b, c, side, side) levels -> logits (b, n_classes)."""
+        x = self.embedding(images)
+        if self.class_token is not None:
+            x = torch.cat((self.class_token.to(x.dtype).expand(len(x), 1, -1), x), dim=1)
+        x = self.stack(self.dropout(self.positions(x)))
+        return self.to_logits(x.mean(1) if self.class_token is None else x[:, 0])

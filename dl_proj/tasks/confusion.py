@@ -1,0 +1,48 @@
+"""A confusion matrix as figures, table and picture."""
+
+import csv
+import io
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from dl_proj.pictures import save_figure
+from my_custom_ai.utils.files import write_text
+
+
+def per_class_accuracy(counts: Tensor, classes: tuple[str, ...]) -> dict[str, float]:
+    """Share of each class's images that are taken for what they are; nan for a class without images."""
+    shares = counts.diagonal().double() / counts.sum(1)
+    return {f"accuracy/{name}": share.item() for name, share in zip(classes, shares, strict=True)}
+
+
+def write_confusion(counts: Tensor, classes: tuple[str, ...], folder: Path) -> None:
+    """Write confusion.csv (true class, one column a predicted class) and confusion.png."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["true", *classes])
+    writer.writerows([name, *row] for name, row in zip(classes, counts.tolist(), strict=True))
+    write_text(folder / "confusion.csv", text.getvalue())
+    _draw(counts, classes, folder / "confusion.png")
+
+
+def _draw(counts: Tensor, classes: tuple[str, ...], path: Path) -> None:
+    """Each row in percent of its class; numbers as long as they can be read."""
+    percent = (100 * counts.double() / counts.sum(1, keepdim=True).clamp_min(1)).tolist()
+    many = len(classes) > 20
+    size = 7 if many else 2.5 + 0.6 * len(classes)
+    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    panel = figure.add_subplot()
+    image = panel.imshow(percent, vmin=0, vmax=100, cmap="Blues")
+    panel.set(xlabel="predicted", ylabel="true", title="Test images of each class, in %")
+    if not many:
+        panel.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+        panel.set_yticks(range(len(classes)), classes)
+        for i, row in enumerate(percent):
+            for j, value in enumerate(row):
+                if value > 0:
+                    colour = "white" if value > 50 else "black"
+                    panel.text(j, i, f"{value:.1f}", ha="center", va="center", color=colour, fontsize=8)
+    figure.colorbar(image, ax=panel)
+    save_figure(figure, path)
