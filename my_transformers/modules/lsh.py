@@ -1,5 +1,6 @@
 """LSH attention: shared query-key attention among tokens that hash alike (Kitaev et al. 2020, section 2)."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -163,8 +164,7 @@ class LSHAttention(nn.Module):
     def step(self, qk: Tensor, v: Tensor, cache: "LSHCache") -> Tensor:
         """Attend with one more token, qk (b, h, 1, d) and v (b, h, 1, e) -> (b, h, 1, e), and add it to the cache."""
         tokens, seen, code, bucket = cache.look_up(qk, self.deduplicate)
-        keys = cache.keys.gather(2, tokens.unsqueeze(-1).expand(-1, -1, -1, qk.shape[-1]))
-        values = cache.values.gather(2, tokens.unsqueeze(-1).expand(-1, -1, -1, v.shape[-1]))
+        keys, values = _rows(cache.keys, tokens), _rows(cache.values, tokens)
         scores = (qk * qk.shape[-1] ** -0.5 @ keys.mT).masked_fill(~seen.unsqueeze(2), -torch.inf)
         alone = ~seen.any(-1)[..., None, None]
         weights = scores.masked_fill(alone, 0).softmax(dim=-1)
@@ -269,7 +269,7 @@ class LSHCache:
     rotations: Tensor  # (h, r, d, n_buckets / 2)
     keys: Tensor  # (b, h, max_len, d), unit vectors
     values: Tensor  # (b, h, max_len, e)
-    codes: Tensor  # (b, h, r, max_len): rank in the bucket, plus more than the window for each bucket
+    codes: Tensor  # (b, h, max_len, r): rank in the bucket, plus more than the window for each bucket
     counts: Tensor  # (b, h, r, n_buckets): tokens in each bucket so far
     recent: Tensor  # (b, h, r, n_buckets, window): numbers of each bucket's last tokens, written round and round
     length: int
@@ -281,16 +281,16 @@ class LSHCache:
         n_rounds = rotations.shape[1]
 
         def integers(*shape: int) -> Tensor:
-            return torch.zeros((batch, heads, n_rounds, *shape), dtype=torch.long, device=like.device)
+            return torch.zeros((batch, heads, *shape), dtype=torch.long, device=like.device)
 
         rows = like.new_zeros(batch, heads, max_len, dim)
         return cls(
             rotations=rotations,
             keys=rows,
             values=torch.zeros_like(rows),
-            codes=integers(max_len),
-            counts=integers(n_buckets),
-            recent=integers(n_buckets, window),
+            codes=integers(max_len, n_rounds),
+            counts=integers(n_rounds, n_buckets),
+            recent=integers(n_rounds, n_buckets, window),
             length=0,
         )
 
@@ -302,8 +302,7 @@ class LSHCache:
         bucket = bucket_of(qk, self.rotations).long()  # (b, h, r, 1)
         rank = self.counts.gather(-1, bucket)
         code = rank + bucket * (self.keys.shape[2] + window)
-        at_bucket = bucket.unsqueeze(-1).expand(-1, -1, -1, -1, window)
-        tokens = self.recent.gather(3, at_bucket).squeeze(3)  # (b, h, r, window)
+        tokens = _rows(self.recent, bucket).squeeze(3)  # (b, h, r, window)
         seen = torch.arange(window, device=qk.device) < rank
         if deduplicate:
             seen = seen & ~self._seen_before(tokens, code, window)
@@ -312,19 +311,25 @@ class LSHCache:
     def _seen_before(self, tokens: Tensor, code: Tensor, window: int) -> Tensor:
         """(b, h, r, window): which of a round's tokens an earlier round shows too, by the rule of the parallel form."""
         n_rounds = tokens.shape[2]
-        codes = self.codes.unsqueeze(2).expand(-1, -1, n_rounds, -1, -1)
-        at_token = tokens.unsqueeze(3).expand(-1, -1, -1, n_rounds, -1)
-        gap = code.unsqueeze(2) - codes.gather(-1, at_token)  # (b, h, r, earlier r, window)
-        earlier = torch.ones(n_rounds, n_rounds, dtype=torch.bool, device=gap.device).tril(-1).unsqueeze(-1)
-        return ((gap >= 1) & (gap <= window) & earlier).any(dim=3)
+        codes = _rows(self.codes, tokens.flatten(2)).view(*tokens.shape, n_rounds)  # of the tokens in every round
+        gap = code.transpose(2, 3).unsqueeze(2) - codes  # (b, h, r, window, earlier r)
+        earlier = torch.ones(n_rounds, n_rounds, dtype=torch.bool, device=gap.device).tril(-1).unsqueeze(1)
+        return ((gap >= 1) & (gap <= window) & earlier).any(dim=-1)
 
     def append(self, key: Tensor, value: Tensor, code: Tensor, bucket: Tensor) -> None:
         """Add a token: key and value (b, h, 1, ·), code and bucket (b, h, r, 1)."""
         now = self.length
         self.keys[:, :, now], self.values[:, :, now] = key[:, :, 0], value[:, :, 0]
-        self.codes[..., now] = code[..., 0]
+        self.codes[:, :, now] = code[..., 0]
         window = self.recent.shape[-1]
         slot = bucket * window + self.counts.gather(-1, bucket) % window
         self.recent.flatten(3).scatter_(-1, slot, now)
         self.counts.scatter_add_(-1, bucket, torch.ones_like(bucket))
         self.length += 1
+
+
+def _rows(table: Tensor, numbers: Tensor) -> Tensor:
+    """Rows (..., k, x) of a table (..., n, x) by their numbers (..., k); one copy a row, unlike gather."""
+    n, width = table.shape[-2:]
+    start = n * torch.arange(math.prod(table.shape[:-2]), device=table.device).view(*table.shape[:-2], 1)
+    return table.flatten(0, -2).index_select(0, (numbers + start).flatten()).view(*numbers.shape, width)
