@@ -44,8 +44,9 @@ class PatchEmbedding(nn.Module):
         self.kind = kind
         self.vocab_size = vocab_size
         self.embed = nn.Linear(values, dim) if kind == "linear" else nn.Embedding(vocab_size, dim)
-        if kind == "lookup":
-            nn.init.normal_(self.embed.weight, std=0.02)  # the positions' size at the start
+        nn.init.normal_(self.embed.weight, std=0.02)  # larger ones would drown the positions, which start at 0.02
+        if kind == "linear":
+            nn.init.zeros_(self.embed.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         """(b, c, side, side) levels -> (b, n, dim)."""
