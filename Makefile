@@ -1,4 +1,4 @@
-# make demo   sets up .venv, trains a small model, shows the shipped ones' comparison
+# make demo   sets up .venv, trains two small models, shows the shipped ones' comparison and drawings
 # make test   sets up .venv, lints, runs all tests
 VENV ?= .venv
 PYTHON ?= python3
@@ -23,6 +23,8 @@ $(VENV)/.installed-dev: requirements-dev.txt requirements.txt | $(VENV)/bin/pyth
 demo: setup
 	$(RUN) synth_train.py --config dl_proj/configs/demo.yaml
 	$(RUN) synth_models_comparison.py --n_test 256 --output_dir runs/demo
+	$(RUN) cls_train.py --config dl_proj/configs/cls_digits.yaml
+	$(RUN) mnist_generator.py --output_dir runs/demo
 
 lint: setup-dev
 	$(RUN) -m ruff check .

@@ -45,7 +45,9 @@ def find_checkpoints(name: str) -> dict[str, Path]:
         if not below:
             raise
     runs = {folder: folder.parents[1] if folder.parts[-2:] == ("checkpoints", "best") else folder for folder in below}
-    return {str(run.relative_to(name)): folder for folder, run in runs.items()}
+    return {
+        str((run if run.is_relative_to(name) else folder).relative_to(name)): folder for folder, run in runs.items()
+    }
 
 
 def config_path(folder: Path) -> Path:

@@ -76,7 +76,7 @@ def _measure(name: str, folder: Path, config: EvaluateConfig, accelerator: Accel
     figures = evaluate(model, experiment.task, batches, accelerator)
     if isinstance(trained, ClassifierTrainConfig):
         figures |= leave_confusion(
-            experiment, config.output_dir / name, batch_size=config.batch_size, device=accelerator.device
+            experiment, config.output_dir / name.lstrip("./"), batch_size=config.batch_size, device=accelerator.device
         )
     return {
         "task": trained.task,
@@ -89,7 +89,7 @@ def _measure(name: str, folder: Path, config: EvaluateConfig, accelerator: Accel
 def _kind(folder: Path) -> Kind:
     path = config_path(folder)
     task = read_yaml(path).get("task")
-    if task not in KINDS:
+    if not isinstance(task, str) or task not in KINDS:
         raise ConfigError(f"{path}: task: must be one of {', '.join(KINDS)} (got {shown(task)})")
     return KINDS[task]
 

@@ -2,14 +2,21 @@
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from dl_proj.configs.base import Strict
 from dl_proj.configs.training import ExperimentConfig
 from dl_proj.data.image_sets import IMAGE_SETS, ImageSetName, chosen_classes
 from dl_proj.data.patches import sequence_length
+
+
+def _numbers_as_words(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Label = Annotated[str, BeforeValidator(_numbers_as_words)]  # a class's name or number; flags bring both as words
 
 
 class ImageDataConfig(Strict):
@@ -19,7 +26,7 @@ class ImageDataConfig(Strict):
     """digits needs no files; mnist, fashion_mnist and cifar10 are downloaded; image_folder is for your own pictures"""
     root: Path = Path("data")
     """folder of the files; image_folder: it holds train/<class>/, test/<class>/ and perhaps val/<class>/"""
-    labels: tuple[Annotated[int, Field(ge=0)] | str, ...] | None = None
+    labels: tuple[Label, ...] | None = None
     """classes to keep, by name or number, two at least; null: all"""
     val_share: float = Field(0.1, gt=0, lt=1)
     """share of the training images that is held out for validation"""
@@ -57,6 +64,8 @@ class ClassifierDataConfig(ImageDataConfig):
     """turn colours into grey"""
     patch_size: int = Field(2, ge=1)
     """side of a patch, which is a token; 1: pixels"""
+    patch_stride: int | None = Field(None, ge=1)
+    """pixels from one patch to the next; less than patch_size makes them overlap; null: patch_size"""
     split_channels: bool = False
     """a token for each channel of a patch, instead of one for all"""
     random_shift: int = Field(0, ge=0)
@@ -80,18 +89,34 @@ class ClassifierDataConfig(ImageDataConfig):
     @property
     def length(self) -> int:
         """Patches an image."""
-        return sequence_length(self.side, self.channels, self.patch_size, split_channels=self.split_channels)
+        return sequence_length(
+            self.side,
+            self.channels,
+            self.patch_size,
+            stride=self.patch_stride,
+            split_channels=self.split_channels,
+        )
 
     def mistakes(self) -> list[str]:
         """See Strict."""
         found = super().mistakes()
         if self.dataset == "image_folder" and self.image_size is None:
             return [*found, "image_size is needed for dataset: image_folder"]
-        if self.side % self.patch_size:
-            found.append(f"patch_size {self.patch_size} does not divide the images' side of {self.side} pixels")
+        found += self._patch_mistakes()
         if self.random_shift >= self.side:
             found.append(f"random_shift {self.random_shift} must be less than the images' side of {self.side} pixels")
         return found
+
+
+    def _patch_mistakes(self) -> list[str]:
+        size, stride = self.patch_size, self.patch_stride
+        if stride is not None and stride > size:
+            return [f"patch_stride {stride} must be at most patch_size {size}: pixels between patches would be lost"]
+        if size > self.side or (self.side - size) % (stride or size):
+            if stride is None:
+                return [f"patch_size {size} does not divide the images' side of {self.side} pixels"]
+            return [f"patches of patch_size {size} at patch_stride {stride} do not end with the {self.side} pixels"]
+        return []
 
 
 class GeneratorDataConfig(ImageDataConfig):

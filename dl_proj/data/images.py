@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import datasets
@@ -187,8 +187,11 @@ _READERS: dict[str, Callable[[Path], dict[str, Labelled]]] = {
 def _there_or_downloaded(kind: type, root: Path, files: Path) -> dict[str, datasets.VisionDataset]:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # where torchvision tells of every mirror that it tries
-            return {name: kind(root, train=name == "train", download=True) for name in ("train", "test")}
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
+            parts = {name: kind(root, train=name == "train", download=True) for name in ("train", "test")}
+        if any(len(part.data) != len(part.targets) for part in parts.values()):
+            raise ValueError("not as many labels as images")
+        return parts
+    except (OSError, RuntimeError, ValueError, TypeError, LookupError, AssertionError, EOFError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(
             f"data.root: {kind.__name__} is not in {files}, or not whole, and cannot be downloaded ({reason})",
@@ -217,8 +220,8 @@ def _read_pictures(folder: Path, classes: tuple[str, ...], side: int, greyscale:
     ]
     if not found:
         raise ConfigError(f"data.root: {folder} holds no pictures ({', '.join(suffixes)}) in folders of classes")
-    bar = tqdm(found, desc=f"reading {folder}", unit="picture", dynamic_ncols=True, leave=False)
-    images = torch.stack([_read_picture(path, side, greyscale) for path, _ in bar])
+    with tqdm(found, desc=f"reading {folder}", unit="picture", dynamic_ncols=True, leave=False) as bar:
+        images = torch.stack([_read_picture(path, side, greyscale) for path, _ in bar])
     return images, torch.tensor([label for _, label in found])
 
 
@@ -226,7 +229,7 @@ def _read_picture(path: Path, side: int, greyscale: bool) -> Tensor:
     try:
         with Image.open(path) as file:
             picture = file.convert("L" if greyscale else "RGB")
-    except (UnidentifiedImageError, OSError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ConfigError(f"data.root: {path} is no picture that can be read ({error})") from None
     small = pictures.resize(picture, [side], antialias=True)  # the shorter side
     return pictures.pil_to_tensor(pictures.center_crop(small, [side, side]))

@@ -95,6 +95,7 @@ def build_classifier(
             vocab_size=data.vocab_size,
             kind=config.embedding,
             patch_size=data.patch_size,
+            patch_stride=data.patch_stride,
             split_channels=data.split_channels,
         ),
         build_stack(config, causal=False, seed=seed),

@@ -20,6 +20,7 @@ class PatchEmbedding(nn.Module):
         kind: "linear" maps the values, scaled to [-1, 1]; "lookup" learns a vector for each level, for patches of one
             value.
         patch_size: side of a patch.
+        patch_stride: pixels from one patch to the next; None: patch_size.
         split_channels: a patch for each channel; see :func:`~dl_proj.data.patches.to_patches`.
 
     Raises:
@@ -34,12 +35,14 @@ class PatchEmbedding(nn.Module):
         vocab_size: int,
         kind: Literal["linear", "lookup"] = "linear",
         patch_size: int = 1,
+        patch_stride: int | None = None,
         split_channels: bool = False,
     ) -> None:
         super().__init__()
         if kind == "lookup" and values != 1:
             raise ValueError(f"a lookup needs patches of one value, these have {values}")
         self.patch_size = patch_size
+        self.patch_stride = patch_stride
         self.split_channels = split_channels
         self.kind = kind
         self.vocab_size = vocab_size
@@ -50,7 +53,9 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(b, c, side, side) levels -> (b, n, dim)."""
-        patches = to_patches(images, self.patch_size, split_channels=self.split_channels)
+        patches = to_patches(
+            images, self.patch_size, stride=self.patch_stride, split_channels=self.split_channels
+        )
         if self.kind == "lookup":
             return self.embed(patches.squeeze(-1).long())
         return self.embed(patches.to(self.embed.weight.dtype) * (2 / (self.vocab_size - 1)) - 1)

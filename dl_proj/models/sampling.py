@@ -36,7 +36,8 @@ def sample(
     Returns:
         (b,) int64.
     """
-    ordered, tokens = (logits.double() / temperature).sort(dim=-1, descending=True, stable=True)
+    behind = logits.double() - logits.double().amax(-1, keepdim=True)  # 0 at most: no temperature makes it overflow
+    ordered, tokens = (behind / temperature).sort(dim=-1, descending=True, stable=True)
     ordered[:, ordered.shape[-1] if top_k is None else top_k :] = -torch.inf
     probability = ordered.softmax(-1)
     before = probability.cumsum(-1) - probability
