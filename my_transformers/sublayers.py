@@ -13,7 +13,9 @@ class MultiHeadAttention(nn.Module):
     """Projections into heads around any mechanism, and back (Vaswani et al. 2017, section 3.2.2).
 
     A mechanism with ``shared_query_key`` gets one projection for queries and keys, so a model trained with one such
-    mechanism can run with another.
+    mechanism can run with another. Its keys have length 1, where separate ones grow with the root of head_dim; so the
+    projection is multiplied by sqrt(head_dim), without which the scores, and their gradients, would be that much
+    smaller and training slower (q . k / ||k|| is also what Kitaev et al.'s own implementation takes).
 
     Args:
         mechanism: called with heads (b, h, n, head_dim) and ``mask``: q, k, v or, sharing, qk, v.
@@ -55,7 +57,8 @@ class MultiHeadAttention(nn.Module):
 
     def _split(self, x: Tensor) -> tuple[Tensor, ...]:
         heads = self.to_heads(x).unflatten(-1, (self.n_projections, self.heads, self.head_dim))
-        return heads.permute(2, 0, 3, 1, 4).unbind(0)  # each (b, h, n, head_dim)
+        parts = heads.permute(2, 0, 3, 1, 4).unbind(0)  # each (b, h, n, head_dim)
+        return (parts[0] * self.head_dim**0.5, parts[1]) if self.mechanism.shared_query_key else parts
 
     def _merge(self, heads: Tensor) -> Tensor:
         return self.to_out(heads.transpose(1, 2).flatten(2))

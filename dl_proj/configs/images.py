@@ -107,7 +107,6 @@ class ClassifierDataConfig(ImageDataConfig):
             found.append(f"random_shift {self.random_shift} must be less than the images' side of {self.side} pixels")
         return found
 
-
     def _patch_mistakes(self) -> list[str]:
         size, stride = self.patch_size, self.patch_stride
         if stride is not None and stride > size:

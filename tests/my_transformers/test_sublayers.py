@@ -25,6 +25,7 @@ def test_heads_are_split_by_the_papers_formula_also_when_head_dim_is_free() -> N
     attention = MultiHeadAttention(SharedQKAttention(), dim=10, heads=3, head_dim=4).double()
     x = torch.randn(2, 7, 10, dtype=torch.float64)
     qk, v = attention.to_heads(x).split(12, dim=-1)
+    qk = 2 * qk  # the root of head_dim: keys of unit length would make scores that much smaller
     heads = [
         attention.mechanism(qk[..., 4 * h : 4 * h + 4].unsqueeze(1), v[..., 4 * h : 4 * h + 4].unsqueeze(1)).squeeze(1)
         for h in range(3)
@@ -38,6 +39,15 @@ def test_shared_query_key_mechanisms_exchange_weights() -> None:
     other.load_state_dict(trained.state_dict())
     x = torch.randn(2, 20, 16)
     torch.testing.assert_close(other(x), trained(x))
+
+
+def test_shared_queries_and_keys_score_as_in_the_authors_implementation() -> None:
+    """q . k / ||k||, without another division by the root of head_dim."""
+    attention = MultiHeadAttention(SharedQKAttention(), dim=8, heads=1).double()
+    x = torch.randn(1, 9, 8, dtype=torch.float64)
+    q, v = attention.to_heads(x).chunk(2, dim=-1)
+    scores = (q @ (q / q.norm(dim=-1, keepdim=True)).mT).masked_fill(torch.eye(9).bool(), -torch.inf)
+    torch.testing.assert_close(attention(x), attention.to_out(scores.softmax(-1) @ v))
 
 
 def test_dim_must_be_divisible_by_heads() -> None:

@@ -62,7 +62,8 @@ def test_parity_with_reformer_pytorch(
     )
     ours = MultiHeadAttention(mechanism, dim=dim, heads=heads).double()
     with torch.no_grad():
-        ours.to_heads.weight.copy_(torch.cat((theirs.toqk.weight, theirs.tov.weight)))
+        scaled = theirs.toqk.weight / (dim // heads) ** 0.5  # which ours multiplies, and theirs divides scores by
+        ours.to_heads.weight.copy_(torch.cat((scaled, theirs.tov.weight)))
         ours.to_heads.bias.zero_()
         ours.to_out.load_state_dict(theirs.to_out.state_dict())
     rotations = torch.randn(1, dim // heads, n_rounds, n // bucket_size // 2, dtype=torch.float64)
