@@ -8,7 +8,7 @@ from pydantic_settings import CliImplicitFlag
 
 from dl_proj.configs.attention import LSHConfig
 from dl_proj.configs.base import Strict
-from dl_proj.configs.images import GeneratorDataConfig, ImageTrainConfig, Label
+from dl_proj.configs.images import GeneratorDataConfig, ImageTrainConfig, Labels
 from dl_proj.configs.model import StackConfig
 from dl_proj.configs.training import MonitorMode
 from my_custom_ai.custom_train.devices import DeviceName
@@ -64,7 +64,7 @@ class DrawConfig(Strict):
 
     checkpoint: str = Field("mnist-gen-full-144", min_length=1)
     """name of a shipped checkpoint, or folder of a run of generation_train.py"""
-    labels: tuple[Label, ...] | None = None
+    labels: Labels = None
     """classes to draw, by name or number, one row each; null: all that the model knows"""
     per_label: int = Field(10, ge=1)
     """images a label"""

@@ -16,7 +16,12 @@ def _numbers_as_words(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _null_is_none(value: Any) -> Any:
+    return None if value in (["null"], ("null",)) else value  # as which a flag for a list brings it
+
+
 Label = Annotated[str, BeforeValidator(_numbers_as_words)]  # a class's name or number; flags bring both as words
+Labels = Annotated[tuple[Label, ...] | None, BeforeValidator(_null_is_none)]
 
 
 class ImageDataConfig(Strict):
@@ -26,7 +31,7 @@ class ImageDataConfig(Strict):
     """digits needs no files; mnist, fashion_mnist and cifar10 are downloaded; image_folder is for your own pictures"""
     root: Path = Path("data")
     """folder of the files; image_folder: it holds train/<class>/, test/<class>/ and perhaps val/<class>/"""
-    labels: tuple[Label, ...] | None = None
+    labels: Labels = None
     """classes to keep, by name or number, two at least; null: all"""
     val_share: float = Field(0.1, gt=0, lt=1)
     """share of the training images that is held out for validation"""
@@ -62,7 +67,7 @@ class ClassifierDataConfig(ImageDataConfig):
     """height and width that images are resized to; null: as they come"""
     greyscale: bool = False
     """turn colours into grey"""
-    patch_size: int = Field(2, ge=1)
+    patch_size: int = Field(1, ge=1)
     """side of a patch, which is a token; 1: pixels"""
     patch_stride: int | None = Field(None, ge=1)
     """pixels from one patch to the next; less than patch_size makes them overlap; null: patch_size"""

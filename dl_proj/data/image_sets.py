@@ -38,10 +38,15 @@ def classes_of(dataset: ImageSetName, root: Path) -> tuple[str, ...]:
     if dataset != "image_folder":
         return IMAGE_SETS[dataset].classes
     folder = root / "train"
-    names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir())) if folder.is_dir() else ()
+    names = subfolders(folder) if folder.is_dir() else ()
     if not names:
         raise FileNotFoundError(f"{folder} must be a folder with one subfolder of pictures for each class")
     return names
+
+
+def subfolders(folder: Path) -> tuple[str, ...]:
+    """Names of a folder's folders in alphabetical order, but hidden ones."""
+    return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
 
 
 def chosen_classes(classes: tuple[str, ...], labels: tuple[int | str, ...] | None) -> tuple[str, ...]:

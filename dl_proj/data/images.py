@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import datasets
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dl_proj.configs.images import ClassifierDataConfig, GeneratorDataConfig
 from dl_proj.configs.load import ConfigError
-from dl_proj.data.image_sets import ImageSetName, chosen_classes, classes_of
+from dl_proj.data.image_sets import ImageSetName, chosen_classes, classes_of, subfolders
 
 _SPLIT_SEED = 0  # of what is held out: the same images in every run, whatever its own seed
 _DIGITS_TEST = 360  # of the 1,797 digits, which come without a split
@@ -190,6 +190,8 @@ def _there_or_downloaded(kind: type, root: Path, files: Path) -> dict[str, datas
             parts = {name: kind(root, train=name == "train", download=True) for name in ("train", "test")}
         if any(len(part.data) != len(part.targets) for part in parts.values()):
             raise ValueError("not as many labels as images")
+        if any(max(part.targets) >= len(part.classes) for part in parts.values()):
+            raise ValueError("labels that are no class")
         return parts
     except (OSError, RuntimeError, ValueError, TypeError, LookupError, AssertionError, EOFError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -209,7 +211,7 @@ def _read_folder(root: Path, classes: tuple[str, ...], side: int, greyscale: boo
 
 
 def _read_pictures(folder: Path, classes: tuple[str, ...], side: int, greyscale: bool) -> Labelled:
-    if unknown := sorted({path.name for path in folder.iterdir() if path.is_dir()} - set(classes)):
+    if unknown := sorted(set(subfolders(folder)) - set(classes)):
         raise ConfigError(f"data.root: {folder} has classes that train has not: {', '.join(unknown[:3])}")
     suffixes = datasets.folder.IMG_EXTENSIONS
     found = [
@@ -228,7 +230,7 @@ def _read_pictures(folder: Path, classes: tuple[str, ...], side: int, greyscale:
 def _read_picture(path: Path, side: int, greyscale: bool) -> Tensor:
     try:
         with Image.open(path) as file:
-            picture = file.convert("L" if greyscale else "RGB")
+            picture = ImageOps.exif_transpose(file).convert("L" if greyscale else "RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ConfigError(f"data.root: {path} is no picture that can be read ({error})") from None
     small = pictures.resize(picture, [side], antialias=True)  # the shorter side

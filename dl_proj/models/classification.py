@@ -53,9 +53,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(b, c, side, side) levels -> (b, n, dim)."""
-        patches = to_patches(
-            images, self.patch_size, stride=self.patch_stride, split_channels=self.split_channels
-        )
+        patches = to_patches(images, self.patch_size, stride=self.patch_stride, split_channels=self.split_channels)
         if self.kind == "lookup":
             return self.embed(patches.squeeze(-1).long())
         return self.embed(patches.to(self.embed.weight.dtype) * (2 / (self.vocab_size - 1)) - 1)

@@ -15,6 +15,7 @@ from dl_proj.models.sampling import sampler
 from dl_proj.pictures import save_figure
 
 _GAP = 96  # grey between the images
+_WIDEST = 400  # inches: matplotlib draws 65,536 pixels at most
 
 
 def draw(
@@ -73,7 +74,8 @@ def draw_grid(rows: Tensor, labels: tuple[str, ...], path: Path, columns: tuple[
     """Write images (rows, columns, side, side) as one PNG, a label before each row and perhaps a title a column."""
     height, width, side = rows.shape[:3]
     framed = F.pad(rows, (0, 1, 0, 1), value=_GAP).permute(0, 2, 1, 3).flatten(2).flatten(0, 1)[:-1, :-1]
-    figure = Figure(figsize=(0.5 * width + 1, 0.5 * height + 0.5), layout="constrained")
+    unit = min(0.5, _WIDEST / max(height, width))
+    figure = Figure(figsize=(unit * width + 1, unit * height + 0.5), layout="constrained")
     panel = figure.add_subplot()
     panel.imshow(framed.numpy(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     middles = [(side + 1) * i + (side - 1) / 2 for i in range(max(height, width))]

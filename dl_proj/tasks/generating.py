@@ -32,8 +32,7 @@ class PixelTask:
         bits = -log_p.detach().sum() / math.log(2)
         loss = -log_p
         if self.gamma:
-            # expm1 keeps 1 - p exact where p is almost 1; the clamp keeps the root's gradient finite where it is 1
-            loss = (-torch.expm1(log_p)).clamp_min(1e-6) ** self.gamma * loss
+            loss = (1 - log_p.exp()).clamp_min(1e-6) ** self.gamma * loss  # a root's gradient at 0 is infinite
         if self.weights is not None:
             loss = self.weights.to(loss.device)[pixels] * loss
         return {"loss": Ratio(loss.sum(), pixels.numel()), "bits_per_dim": Ratio(bits, pixels.numel())}
