@@ -96,7 +96,12 @@ def _kind(folder: Path) -> Kind:
 
 def _training_seconds(folder: Path) -> float | None:
     path = config_path(folder).with_name("metrics.json")
-    return json.loads(path.read_text(encoding="utf-8")).get("seconds") if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("seconds")
+    except (ValueError, AttributeError):
+        raise CheckpointError(f"{path}: not the figures of a training") from None
 
 
 def markdown(rows: list[dict]) -> str:

@@ -20,3 +20,12 @@ def forkserver():
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]))
         multiprocessing.forkserver.ensure_running()
     return context
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of real data: MNIST/raw (IDX files) and cifar10-images/{train,test}/<class>/*.jpg."""
+    folder = Path(os.environ.get("DL_PROJ_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data").absolute()
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there; DL_PROJ_TEST_DATA says where the real data is")
+    return folder

@@ -5,6 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from dl_proj.cli import CONFIGS
+from dl_proj.configs.classification import ClassifierTrainConfig
+from dl_proj.configs.evaluation import EvaluateConfig
+from dl_proj.configs.generation import DrawConfig, GeneratorTrainConfig
+from dl_proj.configs.load import load_config, parse_flags
+from dl_proj.configs.synth import SynthComparisonConfig, SynthTrainConfig
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
@@ -44,19 +51,37 @@ def test_make_targets_that_are_named_exist() -> None:
             assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE) or target == "installs", target
 
 
-@pytest.mark.parametrize("name", ["synth_train.py", "synth_models_comparison.py"])
-def test_flags_that_are_named_are_accepted(name: str) -> None:
-    """Every command of a script in the README parses and its configuration is valid."""
-    from dl_proj.cli import CONFIGS
-    from dl_proj.configs.load import load_config, parse_flags
-    from dl_proj.configs.synth import SynthComparisonConfig, SynthTrainConfig
+SCRIPTS = {  # each script's schema and preset
+    "synth_train.py": (SynthTrainConfig, "synth_train.yaml"),
+    "synth_models_comparison.py": (SynthComparisonConfig, "synth_comparison.yaml"),
+    "cls_train.py": (ClassifierTrainConfig, "cls_train.yaml"),
+    "generation_train.py": (GeneratorTrainConfig, "gen_train.yaml"),
+    "mnist_generator.py": (DrawConfig, "mnist_generator.yaml"),
+    "evaluate.py": (EvaluateConfig, "evaluate.yaml"),
+}
 
-    schema, preset = {
-        "synth_train.py": (SynthTrainConfig, "synth_train.yaml"),
-        "synth_models_comparison.py": (SynthComparisonConfig, "synth_comparison.yaml"),
-    }[name]
-    commands = re.findall(rf"python {name}((?: [^\s`|#]+)*)", README)
-    assert commands
-    for command in commands:
-        options, overrides = parse_flags(schema, [w for w in command.split() if w != "..."], CONFIGS / preset)
-        load_config(schema, options.config or CONFIGS / preset, overrides)
+
+def test_the_table_has_every_script_and_its_preset() -> None:
+    assert SCRIPTS.keys() == {path.name for path in ROOT.glob("*.py")}
+    for name, (schema, preset) in SCRIPTS.items():
+        source = (ROOT / name).read_text(encoding="utf-8")
+        assert f"({schema.__name__}, argv, preset={preset!r})".replace("'", '"') in source
+
+
+def commands() -> list[tuple[str, str]]:
+    """Script and flags of every command in the README and in the scripts' own first lines."""
+    texts = [README, *((ROOT / name).read_text(encoding="utf-8") for name in SCRIPTS)]
+    found = [match for text in texts for match in re.findall(r"python (\w+\.py)((?: [^\s`|#]+)*)", text)]
+    return sorted({(name, flags.rstrip('."')) for name, flags in found})
+
+
+def test_every_script_has_a_command() -> None:
+    assert {name for name, _ in commands()} >= SCRIPTS.keys()
+
+
+@pytest.mark.parametrize(("name", "flags"), commands(), ids=lambda part: part.strip())
+def test_flags_that_are_named_are_accepted(name: str, flags: str) -> None:
+    """Every command parses and its configuration is valid."""
+    schema, preset = SCRIPTS[name]
+    options, overrides = parse_flags(schema, [w for w in flags.split() if w != "..."], CONFIGS / preset)
+    load_config(schema, ROOT / (options.config or CONFIGS / preset), overrides)

@@ -81,7 +81,7 @@ class DrawConfig(Strict):
     complete: CliImplicitFlag[bool] = False
     """finish the lower half of test images instead; a row shows each image and then what the model made of its half"""
     data_root: Path | None = None
-    """complete: folder of the images; null: where the model's configuration says"""
+    """folder of the images, for complete and for the class names of an image folder; null: as the model was trained"""
     judge: str | None = Field(None, min_length=1)
     """a classifier's checkpoint that says how many images it reads as their label"""
     single_files: CliImplicitFlag[bool] = False
@@ -93,9 +93,4 @@ class DrawConfig(Strict):
 
     def mistakes(self) -> list[str]:
         """See Strict."""
-        found = []
-        if self.labels == ():
-            found.append("labels is empty, needs one at least")
-        if self.data_root is not None and not self.complete:
-            found.append("data_root has no effect without complete")
-        return found
+        return ["labels is empty, needs one at least"] if self.labels == () else []

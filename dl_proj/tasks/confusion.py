@@ -12,9 +12,9 @@ from my_custom_ai.utils.files import write_text
 
 
 def per_class_accuracy(counts: Tensor, classes: tuple[str, ...]) -> dict[str, float]:
-    """Share of each class's images that are taken for what they are; nan for a class without images."""
-    shares = counts.diagonal().double() / counts.sum(1)
-    return {f"accuracy/{name}": share.item() for name, share in zip(classes, shares, strict=True)}
+    """Share of each class's images that are taken for what they are; a class without images is left out."""
+    rows = zip(classes, counts.diagonal().tolist(), counts.sum(1).tolist(), strict=True)
+    return {f"accuracy/{name}": right / there for name, right, there in rows if there}
 
 
 def write_confusion(counts: Tensor, classes: tuple[str, ...], folder: Path) -> None:

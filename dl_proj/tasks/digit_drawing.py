@@ -1,6 +1,7 @@
 """mnist_generator.py: images from a trained generator, new ones or real ones whose lower half it finishes."""
 
 from functools import partial
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -31,7 +32,9 @@ def draw_digits(config: DrawConfig) -> None:
         classes = chosen_classes(known, config.labels)
     except ValueError as error:
         raise ConfigError(f"labels: {error}") from None
-    judge = None if config.judge is None else Judge(config.judge, classes)  # before the drawing takes its time
+    judge = (
+        None if config.judge is None else Judge(config.judge, classes, config.data_root)
+    )  # before the drawing takes its time
     accelerator = start(config.device)
     model = build_generator(trained, len(known))
     load_weights(folder / "model.safetensors", model)
@@ -71,7 +74,7 @@ def _known_classes(data: GeneratorDataConfig) -> tuple[str, ...]:
     try:
         return chosen_classes(classes_of(data.dataset, data.root), data.labels)
     except (FileNotFoundError, ValueError) as error:
-        raise ConfigError(f"data_root: the model's classes are named by its image folder: {error}") from None
+        raise ConfigError(f"data_root: a model's classes are named by its image folder: {error}") from None
 
 
 def _real_images(trained: GeneratorTrainConfig, labels: Tensor, known: tuple[str, ...], per_label: int) -> Tensor:
@@ -105,14 +108,15 @@ class Judge:
     Args:
         checkpoint: its name or folder.
         classes: that are drawn.
+        data_root: of an image folder, whose classes name what it knows; None: where it was trained.
 
     Raises:
         ConfigError: it does not know one of the classes.
     """
 
-    def __init__(self, checkpoint: str, classes: tuple[str, ...]) -> None:
+    def __init__(self, checkpoint: str, classes: tuple[str, ...], data_root: Path | None = None) -> None:
         folder = find_checkpoint(checkpoint)
-        self.config = read_config(ClassifierTrainConfig, folder)
+        self.config = with_root(read_config(ClassifierTrainConfig, folder), data_root)
         self.known = _known_classes(self.config.data)
         if missing := [name for name in classes if name not in self.known]:
             raise ConfigError(f"judge: {checkpoint} knows no {', '.join(missing)}; it knows {', '.join(self.known)}")

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+from tiny_scripts import tiny, tiny_classifier, tiny_generator
 
 import dl_proj.checkpoint_folder
-from dl_proj.checkpoint_folder import find_checkpoint, read_config
+from dl_proj.checkpoint_folder import config_path, find_checkpoint, find_checkpoints, read_config, with_root
+from dl_proj.configs.classification import ClassifierTrainConfig
+from dl_proj.configs.generation import GeneratorTrainConfig
 from dl_proj.configs.load import ConfigError, load_config
 from dl_proj.configs.synth import SynthTrainConfig
 from my_custom_ai.custom_train import CheckpointError
@@ -72,3 +75,77 @@ def test_a_folder_does_not_borrow_a_configuration_from_above():
     folder = with_weights(Path("a/b"))
     with pytest.raises(ConfigError, match=r"^a/b/config.yaml: no such file"):
         read_config(SynthTrainConfig, folder)
+
+
+def test_one_name_is_one_checkpoint(shipped):
+    best = with_weights(Path("runs/x/version_3/checkpoints/best"))
+    assert find_checkpoints("first") == {"first": shipped / "first"}
+    assert find_checkpoints("runs/x/version_3") == {"runs/x/version_3": best}
+    assert find_checkpoints(str(best)) == {str(best): best}
+
+
+def test_a_folder_means_all_below_it(shipped):
+    """A run is called by its own folder's name, as any other folder with weights; in alphabetical order."""
+    runs = [with_weights(Path("runs") / name / "checkpoints/best") for name in ("x/version_10", "x/version_2", "w")]
+    plain = with_weights(Path("runs/plain"))
+    last = Path("runs/x/version_2/checkpoints/last")
+    last.mkdir()
+    (last / "state.safetensors").touch()
+    named_best = with_weights(Path("runs/best"))
+    expected = [
+        ("best", named_best),
+        ("plain", plain),
+        ("w", runs[2]),
+        ("x/version_10", runs[0]),
+        ("x/version_2", runs[1]),
+    ]
+    assert list(find_checkpoints("runs").items()) == expected
+    assert find_checkpoints("runs/x/") == {"version_10": runs[0], "version_2": runs[1]}
+    assert set(find_checkpoints(str(Path("runs").resolve()))) == {name for name, _ in expected}
+
+
+def test_below_a_run_its_weights_are_found_too():
+    best = with_weights(Path("runs/x/checkpoints/best"))
+    assert find_checkpoints("runs/x/checkpoints") == {"best": best}
+
+
+def test_all_that_ship_by_their_folder(shipped):
+    assert find_checkpoints(str(shipped)) == {"first": shipped / "first", "second": shipped / "second"}
+
+
+@pytest.mark.parametrize("name", ["third", "unfinished", "runs/x", "c.yaml"])
+def test_none_below_these(name, shipped):
+    Path("c.yaml").touch()
+    Path("runs/x/checkpoints/last").mkdir(parents=True)
+    Path("runs/x/checkpoints/last/state.safetensors").touch()
+    with pytest.raises(CheckpointError, match=rf"^'{name}' is neither .* shipped checkpoints: first, second$"):
+        find_checkpoints(name)
+
+
+def test_where_a_configuration_stands():
+    """Beside the weights; for a run's best weights, until it ends, in the run's folder."""
+    run, other = Path("run"), with_weights(Path("run/checkpoints/other"))
+    best = with_weights(Path("run/checkpoints/best"))
+    assert config_path(best) == run / "config.yaml"
+    assert config_path(other) == other / "config.yaml"
+    (best / "config.yaml").touch()
+    assert config_path(best) == best / "config.yaml"
+
+
+@pytest.mark.parametrize(
+    ("schema", "config"),
+    [(ClassifierTrainConfig, tiny_classifier({"data.labels": [1, 2]})), (GeneratorTrainConfig, tiny_generator())],
+)
+def test_another_root_changes_the_root_alone(schema, config):
+    config = schema.model_validate(config)
+    moved = with_root(config, Path("elsewhere"))
+    assert moved.data.root == Path("elsewhere")
+    dumped = moved.model_dump()
+    dumped["data"]["root"] = config.data.root
+    assert dumped == config.model_dump()
+    assert with_root(config, None) == config
+
+
+def test_what_has_no_images_has_no_root():
+    config = SynthTrainConfig.model_validate(tiny())
+    assert with_root(config, Path("elsewhere")) == config

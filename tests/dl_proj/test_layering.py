@@ -28,7 +28,14 @@ def imported(path):
 
 def test_there_is_something_to_look_at():
     assert all(MODULES.values())
-    assert {"synth_train.py", "synth_models_comparison.py"} <= {path.name for path in SCRIPTS}
+    assert {path.stem for path in SCRIPTS} == {
+        "synth_train",
+        "synth_models_comparison",
+        "cls_train",
+        "generation_train",
+        "mnist_generator",
+        "evaluate",
+    }
 
 
 @pytest.mark.parametrize("package", BELOW)

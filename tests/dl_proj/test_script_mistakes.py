@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
-from tiny_scripts import GONE, TINY, files_below, tiny, tiny_yaml
+from tiny_scripts import GONE, TINY, assert_refused, files_below, tiny, tiny_yaml
 
 from dl_proj.cli import CONFIGS
 from dl_proj.configs.synth import SynthTrainConfig
@@ -141,16 +141,6 @@ WRONG_SETTINGS = {
         [("data:", "n_train 64"), ("data:", "n_val 9"), ("data:", "n_test 16")],
     ),
 }
-
-
-def assert_refused(outcome, expected):
-    """``expected``: for each line of stderr its beginning, and whatever else it must say."""
-    assert outcome.code == 2, outcome
-    assert len(outcome.lines) == len(expected), outcome.lines
-    for line, (start, *parts) in zip(outcome.lines, expected, strict=True):
-        assert line.startswith(start), line
-        assert all(part in line for part in parts), line
-    assert outcome.out == ""
 
 
 @pytest.mark.parametrize("case", WRONG_SETTINGS)

@@ -10,11 +10,18 @@ from unittest import mock
 import torch
 import yaml
 
+import cls_train
+import evaluate
+import generation_train
+import mnist_generator
 import synth_models_comparison
 import synth_train
 from dl_proj.cli import run_script
 
-SCRIPTS = {module.__name__: module for module in (synth_train, synth_models_comparison)}
+SCRIPTS = {
+    module.__name__: module
+    for module in (synth_train, synth_models_comparison, cls_train, generation_train, mnist_generator, evaluate)
+}
 
 TINY = {
     "experiment_name": "tiny",
@@ -23,12 +30,28 @@ TINY = {
     "optimizer": {"lr": 0.01},
     "train": {"max_steps": 3, "batch_size": 8, "eval_every": 2, "device": "cpu"},
 }
+TINY_CLASSIFIER = {
+    "experiment_name": "tiny-cls",
+    "data": {"dataset": "digits", "patch_size": 4},
+    "model": {"dim": 8, "heads": 2, "ffn_dim": 8, "attention": {"kind": "full"}},
+    "optimizer": {"lr": 0.01},
+    "train": {"max_steps": 3, "batch_size": 8, "eval_batch_size": 400, "eval_every": 2, "device": "cpu"},
+}
+TINY_GENERATOR = {
+    "experiment_name": "tiny-gen",
+    "data": {"dataset": "digits", "max_len": 16, "vocab_size": 8},
+    "model": {"dim": 8, "heads": 2, "ffn_dim": 8, "attention": {"kind": "shared_qk"}},
+    "loss": {"kind": "cross_entropy"},
+    "samples_per_label": 1,
+    "optimizer": {"lr": 0.01},
+    "train": {"max_steps": 3, "batch_size": 8, "eval_batch_size": 400, "eval_every": 2, "device": "cpu"},
+}
 GONE = object()  # as a value: leave this key out
 
 
-def tiny(changes=None):
-    """The tiny configuration with other values at dotted keys."""
-    config = copy.deepcopy(TINY)
+def changed(config, changes=None):
+    """A copy of a configuration with other values at dotted keys."""
+    config = copy.deepcopy(config)
     for dotted, value in (changes or {}).items():
         *parents, key = dotted.split(".")
         here = config
@@ -41,10 +64,30 @@ def tiny(changes=None):
     return config
 
 
-def tiny_yaml(path, changes=None):
-    """The tiny configuration as a file."""
-    Path(path).write_text(yaml.safe_dump(tiny(changes), sort_keys=False), encoding="utf-8")
+def tiny(changes=None):
+    """The tiny copy task with other values at dotted keys."""
+    return changed(TINY, changes)
+
+
+def tiny_classifier(changes=None):
+    """A tiny classifier of digits, likewise."""
+    return changed(TINY_CLASSIFIER, changes)
+
+
+def tiny_generator(changes=None):
+    """A tiny generator of 4 x 4 digits, likewise."""
+    return changed(TINY_GENERATOR, changes)
+
+
+def as_yaml(path, config):
+    """A configuration as a file."""
+    Path(path).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return Path(path)
+
+
+def tiny_yaml(path, changes=None):
+    """The tiny copy task as a file."""
+    return as_yaml(path, tiny(changes))
 
 
 @dataclass
@@ -64,6 +107,16 @@ def call(name, *flags, captured=None):
             code = end.code or 0
     out, err = captured.readouterr() if captured else ("", "")
     return Outcome(code, out, err.splitlines())
+
+
+def assert_refused(outcome, expected):
+    """``expected``: for each line of stderr its beginning, and whatever else it must say."""
+    assert outcome.code == 2, outcome
+    assert len(outcome.lines) == len(expected), outcome.lines
+    for line, (start, *parts) in zip(outcome.lines, expected, strict=True):
+        assert line.startswith(start), line
+        assert all(part in line for part in parts), line
+    assert outcome.out == "", outcome
 
 
 @contextlib.contextmanager

@@ -4,11 +4,45 @@ import json
 import re
 
 import pytest
+import tiny_scripts
 
+from dl_proj.cli import CONFIGS
+from dl_proj.configs.classification import ClassifierTrainConfig
+from dl_proj.configs.evaluation import EvaluateConfig
+from dl_proj.configs.generation import DrawConfig, GeneratorTrainConfig
 from dl_proj.configs.help import models_in
 from dl_proj.configs.synth import SynthComparisonConfig, SynthTrainConfig
 
-SCRIPTS = {"synth_train": SynthTrainConfig, "synth_models_comparison": SynthComparisonConfig}
+SCRIPTS = {
+    "synth_train": SynthTrainConfig,
+    "synth_models_comparison": SynthComparisonConfig,
+    "cls_train": ClassifierTrainConfig,
+    "generation_train": GeneratorTrainConfig,
+    "mnist_generator": DrawConfig,
+    "evaluate": EvaluateConfig,
+}
+TRAINING = {"experiment_name": "x", "train.max_steps": 9}
+NEEDED = {  # what a configuration must be given, at dotted keys
+    "synth_train": TRAINING,
+    "synth_models_comparison": {"checkpoints": ["x"]},
+    "cls_train": TRAINING,
+    "generation_train": TRAINING,
+    "mnist_generator": {},
+    "evaluate": {},
+}
+TRAININGS = ["synth_train", "cls_train", "generation_train"]
+PRESETS = {
+    "synth_train": "synth_train.yaml",
+    "synth_models_comparison": "synth_comparison.yaml",
+    "cls_train": "cls_train.yaml",
+    "generation_train": "gen_train.yaml",
+    "mnist_generator": "mnist_generator.yaml",
+    "evaluate": "evaluate.yaml",
+}
+
+
+def test_every_script_is_looked_at():
+    assert set(SCRIPTS) == set(tiny_scripts.SCRIPTS) == set(PRESETS)
 
 
 def leaves(schema, prefix=""):
@@ -29,7 +63,7 @@ def entries(script, monkeypatch):
         monkeypatch.setenv("COLUMNS", "1000")  # one line an entry
         outcome = script(name, "--help")
         assert (outcome.code, outcome.lines) == (0, [])
-        found = re.findall(r"^  (?:-h, )?(--[\w.]+)(?: \S+)?(?: +|\n +)(.*)$", outcome.out, re.MULTILINE)
+        found = re.findall(r"^  (?:-h, )?(--[\w.]+)(?:, --no-\S+| \S+)?(?: +|\n +)(.*)$", outcome.out, re.MULTILINE)
         assert len(found) == len(dict(found)), "no flag twice"
         return dict(found)
 
@@ -48,7 +82,7 @@ def test_every_setting_is_there_with_its_meaning(name, entries):
 def test_nothing_else_is_there(name, entries):
     flags = {f"--{dotted}" for dotted, _, _ in leaves(SCRIPTS[name])}
     sections = {flag.rpartition(".")[0] for flag in flags} - {""}
-    own = {"--help", "--config"} | ({"--resume"} if name == "synth_train" else set())
+    own = {"--help", "--config"} | ({"--resume"} if name in TRAININGS else set())
     assert set(entries(name)) == flags | sections | own
 
 
@@ -59,22 +93,23 @@ def test_no_default_twice(name, entries):
         assert "ifdef" not in text
 
 
-def test_the_defaults_are_those_that_a_configuration_gets(entries):
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_defaults_are_those_that_a_configuration_gets(name, entries):
     """Of the usual kinds, from a configuration that was given nothing but what is needed."""
-    config = SynthTrainConfig.model_validate({"experiment_name": "x", "train": {"max_steps": 9}})
-    texts = entries("synth_train")
+    config = SCRIPTS[name].model_validate(tiny_scripts.changed({}, NEEDED[name]))
+    texts = entries(name)
 
     def compare(values, prefix="--"):
-        for name, value in values.items():
-            flag = prefix + name
+        for key, value in values.items():
+            flag = prefix + key
             if isinstance(value, dict):
                 compare(value, f"{flag}.")
-            elif flag not in ("--experiment_name", "--train.max_steps"):
+            elif flag.removeprefix("--") not in NEEDED[name]:
                 shown = value if isinstance(value, str) else json.dumps(value)
                 assert f"(default: {shown})" in texts[flag] or f"(default: {shown};" in texts[flag], texts[flag]
 
     compare(config.model_dump(mode="json"))
-    assert "(default: null)" in texts["--train.max_steps"]
+    assert "(default: null)" in texts.get("--train.max_steps", "(default: null)")
 
 
 def test_a_default_that_depends_on_the_kind(entries):
@@ -84,21 +119,24 @@ def test_a_default_that_depends_on_the_kind(entries):
 
 
 def test_what_has_no_default_is_needed(entries):
-    assert entries("synth_train")["--experiment_name"].endswith("(needed)")
-    assert entries("synth_train")["--model.positions.shape"].endswith("(needed)")
+    for name in TRAININGS:
+        texts = entries(name)
+        assert texts["--experiment_name"].endswith("(needed)")
+        assert texts["--model.positions.shape"].endswith("(needed)")
     assert entries("synth_models_comparison")["--checkpoints"].endswith("(needed)")
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_the_files_and_runs_to_start_from(name, entries):
     texts = entries(name)
-    preset = {"synth_train": "synth_train.yaml", "synth_models_comparison": "synth_comparison.yaml"}[name]
-    assert re.search(rf"\(default: \S*dl_proj/configs/{re.escape(preset)}\)$", texts["--config"])
+    assert re.search(rf"\(default: \S*dl_proj/configs/{re.escape(PRESETS[name])}\)$", texts["--config"])
+    assert (CONFIGS / PRESETS[name]).is_file()
     assert "last" in texts.get("--resume", "last")
 
 
 def test_help_wins_over_a_file_that_is_not_there(script):
-    assert script("synth_train", "--config", "none.yaml", "--help").code == 0
+    for name in SCRIPTS:
+        assert script(name, "--config", "none.yaml", "--help").code == 0
 
 
 def test_kinds_are_listed(script):
@@ -109,3 +147,4 @@ def test_kinds_are_listed(script):
         "--model.positions.kind {axial,learned,sinusoidal}",
     ):
         assert choices in out
+    assert "--loss.kind {cross_entropy,focal}" in " ".join(script("generation_train", "--help").out.split())

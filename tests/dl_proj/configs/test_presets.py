@@ -5,25 +5,54 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tiny_scripts import tiny
+from tiny_scripts import tiny, tiny_classifier, tiny_generator
 
+from dl_proj.checkpoint_folder import SHIPPED
 from dl_proj.cli import CONFIGS
+from dl_proj.configs.classification import ClassifierTrainConfig
+from dl_proj.configs.evaluation import EvaluateConfig
+from dl_proj.configs.generation import DrawConfig, GeneratorTrainConfig
 from dl_proj.configs.load import load_config
 from dl_proj.configs.synth import SynthComparisonConfig, SynthTrainConfig
+from dl_proj.tasks.classifier_training import build_classification_model
 from dl_proj.tasks.copy_training import build_copy_model, copy_dataset
+from dl_proj.tasks.generator_training import build_generator
 
-PRESETS = sorted(CONFIGS.rglob("*.yaml"))
-COMPARISONS = [path for path in PRESETS if path.stem == "synth_comparison"]
-COPY_TRAININGS = [path for path in PRESETS if path not in COMPARISONS]
+SCHEMAS = {  # by the beginning of a file's name; the first that fits
+    "synth_comparison": SynthComparisonConfig,
+    "synth": SynthTrainConfig,
+    "demo": SynthTrainConfig,
+    "cls_": ClassifierTrainConfig,
+    "gen_": GeneratorTrainConfig,
+    "evaluate": EvaluateConfig,
+    "mnist_generator": DrawConfig,
+}
+TRAININGS = {SynthTrainConfig: tiny, ClassifierTrainConfig: tiny_classifier, GeneratorTrainConfig: tiny_generator}
+PRESETS = {
+    path: next((schema for start, schema in SCHEMAS.items() if path.stem.startswith(start)), None)
+    for path in sorted(CONFIGS.rglob("*.yaml"))
+}
+COLOURS_AND_SIDE = {"digits": (1, 8), "mnist": (1, 28), "fashion_mnist": (1, 28), "cifar10": (3, 32)}
+
+
+def of(*schemas):
+    return [path for path, schema in PRESETS.items() if schema in schemas]
 
 
 def name_of(path):
     return str(path.relative_to(CONFIGS))
 
 
-def expected_parameters(config):
-    """Counted from the numbers of the configuration alone."""
-    vocab, length, model = config.data.vocab_size, config.data.length - 1, config.model
+def n_classes(data):
+    return len(data.labels) if data.labels else 10
+
+
+def channels(data):
+    return 1 if data.greyscale else COLOURS_AND_SIDE[data.dataset][0]
+
+
+def stack_parameters(model, length):
+    """Of layers, positions and the last norm, counted from the numbers of the configuration alone."""
     dim, hidden = model.dim, model.ffn_dim
     inner = model.heads * (model.head_dim or dim // model.heads)
     projections = 3 if model.attention.kind == "full" else 2
@@ -36,8 +65,69 @@ def expected_parameters(config):
     feed_forward = (dim + 1) * hidden + (hidden + 1) * dim
     norms = 2 * 2 * dim
     final_norm = 2 * dim if model.norm == "pre" else 0
-    layers = model.depth * (attention + feed_forward + norms) + final_norm
-    return vocab * dim + positions + layers + (dim + 1) * vocab
+    return positions + model.depth * (attention + feed_forward + norms) + final_norm
+
+
+def length(config):
+    """Inputs of the stack."""
+    data = config.data
+    match config:
+        case SynthTrainConfig():
+            return data.length - 1
+        case GeneratorTrainConfig():
+            return data.max_len
+        case ClassifierTrainConfig():
+            side = data.image_size or COLOURS_AND_SIDE[data.dataset][1]
+            across = (side - data.patch_size) // (data.patch_stride or data.patch_size) + 1
+            patches = across**2 * (channels(data) if data.split_channels else 1)
+            return patches + (config.model.pooling == "class_token")
+
+
+def expected_parameters(config):
+    """Stack, what is embedded, and the linear map to logits."""
+    data, dim = config.data, config.model.dim
+    stack = stack_parameters(config.model, length(config))
+    match config:
+        case SynthTrainConfig():
+            return data.vocab_size * dim + stack + (dim + 1) * data.vocab_size
+        case GeneratorTrainConfig():
+            return (data.vocab_size + n_classes(data)) * dim + stack + (dim + 1) * data.vocab_size
+        case ClassifierTrainConfig():
+            values = data.patch_size**2 * (1 if data.split_channels else channels(data))
+            embedded = data.vocab_size * dim if config.model.embedding == "lookup" else (values + 1) * dim
+            class_token = dim if config.model.pooling == "class_token" else 0
+            return embedded + class_token + stack + (dim + 1) * n_classes(data)
+
+
+def built(config):
+    match config:
+        case SynthTrainConfig():
+            return build_copy_model(config)
+        case GeneratorTrainConfig():
+            return build_generator(config, n_classes(config.data))
+        case ClassifierTrainConfig():
+            return build_classification_model(config, n_classes(config.data))
+
+
+def check_output(config, model):
+    """Logits for one example, computed from as many inputs as there should be."""
+    data, inputs = config.data, []
+    model.stack.register_forward_pre_hook(lambda _, given: inputs.append(given[0].shape[1]))
+    with torch.no_grad():
+        match config:
+            case SynthTrainConfig():
+                batch = copy_dataset(data, "test", 1, config.seed)[0].unsqueeze(0)
+                logits, shape = model(batch[:, :-1]), (1, data.length - 1, data.vocab_size)
+            case GeneratorTrainConfig():
+                pixels, labels = torch.randint(data.vocab_size, (1, data.max_len)), torch.zeros(1, dtype=torch.int64)
+                logits, shape = model(pixels[:, :-1], labels=labels), (1, data.max_len, data.vocab_size)
+            case ClassifierTrainConfig():
+                side = data.image_size or COLOURS_AND_SIDE[data.dataset][1]
+                images = torch.randint(data.vocab_size, (1, channels(data), side, side), dtype=torch.uint8)
+                logits, shape = model(images), (1, n_classes(data))
+    assert inputs == [length(config)]
+    assert logits.shape == shape
+    assert logits.isfinite().all()
 
 
 def count(model):
@@ -45,59 +135,77 @@ def count(model):
 
 
 def test_every_file_is_known_to_some_script():
-    for path in COPY_TRAININGS:
-        assert path.stem.startswith(("synth", "demo")) or path.parent.name == "paper", path
-    assert CONFIGS / "synth_train.yaml" in COPY_TRAININGS
-    assert CONFIGS / "synth_comparison.yaml" in COMPARISONS
+    assert None not in PRESETS.values(), [name_of(path) for path, schema in PRESETS.items() if schema is None]
+    assert all(of(schema) for schema in set(SCHEMAS.values())), "a name that nothing has any more"
 
 
-@pytest.mark.parametrize("path", COPY_TRAININGS, ids=name_of)
-def test_a_training_is_valid_and_builds_its_model(path):
-    config = load_config(SynthTrainConfig, path)
-    model = build_copy_model(config)
+@pytest.mark.parametrize("path", PRESETS, ids=name_of)
+def test_a_file_is_valid_and_survives_being_dumped(path):
+    config = load_config(PRESETS[path], path)
+    Path("dumped.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    assert load_config(PRESETS[path], Path("dumped.yaml")) == config
+
+
+@pytest.mark.parametrize("path", of(*TRAININGS), ids=name_of)
+def test_a_training_builds_its_model(path):
+    config = load_config(PRESETS[path], path)
+    model = built(config)
     assert count(model) == expected_parameters(config)
     assert len(model.stack.layers) == config.model.depth
-    with torch.no_grad():
-        batch = torch.stack([copy_dataset(config.data, "test", 1, config.seed)[0]])
-        assert model.eval()(batch[:, :-1]).shape == (1, config.data.length - 1, config.data.vocab_size)
-
-
-@pytest.mark.parametrize("path", COPY_TRAININGS, ids=name_of)
-def test_a_training_survives_being_dumped(path):
-    config = load_config(SynthTrainConfig, path)
-    Path("dumped.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    assert load_config(SynthTrainConfig, Path("dumped.yaml")) == config
+    check_output(config, model.eval())
 
 
 def test_no_two_trainings_share_a_folder():
-    names = [load_config(SynthTrainConfig, path).experiment_name for path in COPY_TRAININGS]
+    names = [load_config(PRESETS[path], path).experiment_name for path in of(*TRAININGS)]
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("path", COMPARISONS, ids=name_of)
-def test_a_comparison_is_valid(path):
-    config = load_config(SynthComparisonConfig, path)
-    assert config.eval_rounds == (8, 4, 2, 1), "the paper's columns"
-    Path("dumped.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    assert load_config(SynthComparisonConfig, Path("dumped.yaml")) == config
+@pytest.mark.parametrize("path", of(SynthComparisonConfig), ids=name_of)
+def test_a_comparison_has_the_papers_columns(path):
+    assert load_config(SynthComparisonConfig, path).eval_rounds == (8, 4, 2, 1)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"model.attention": {"kind": "full"}},
-        {"model.attention": {"kind": "full"}, "model.head_dim": 3},
-        {"model.norm": "post", "model.depth": 2},
-        {"model.reversible": True, "model.depth": 3},
-        {"model.positions": {"kind": "sinusoidal"}, "model.ffn_dim": 7},
-        {"model.positions": {"kind": "axial", "shape": [3, 5]}},
-    ],
-    ids=str,
-)
-def test_the_formula_holds_for_other_models(changes):
+def test_what_is_drawn_with_is_trained_by_some_file():
+    trained = {load_config(GeneratorTrainConfig, path).experiment_name for path in of(GeneratorTrainConfig)}
+    assert {load_config(DrawConfig, path).checkpoint for path in of(DrawConfig)} | {DrawConfig().checkpoint} <= trained
+
+
+def test_what_is_evaluated_are_the_shipped_models():
+    for path in of(EvaluateConfig):
+        assert CONFIGS.parents[1] / load_config(EvaluateConfig, path).checkpoint == SHIPPED
+
+
+STACKS = [
+    {"model.attention": {"kind": "full"}, "model.head_dim": 3},
+    {"model.attention": {"kind": "lsh", "bucket_size": 2}},
+    {"model.norm": "post", "model.depth": 2},
+    {"model.reversible": True, "model.depth": 3},
+    {"model.positions": {"kind": "sinusoidal"}, "model.ffn_dim": 7},
+    {"model.positions": {"kind": "axial", "shape": [4, 5]}},
+]
+CLASSIFIERS = [
+    {"model.pooling": "class_token"},
+    {"model.embedding": "lookup", "data.patch_size": 1, "data.vocab_size": 17},
+    {"data.image_size": 12, "data.labels": [1, 5, 7]},
+    {"data.patch_stride": 2},
+    {"data.dataset": "cifar10", "data.patch_size": 16},
+    {"data.dataset": "cifar10", "data.patch_size": 16, "data.patch_stride": 8, "data.split_channels": True},
+    {"data.dataset": "cifar10", "data.patch_size": 16, "data.split_channels": True, "model.pooling": "class_token"},
+    {"data.dataset": "cifar10", "data.patch_size": 16, "data.greyscale": True},
+]
+GENERATORS = [{"data.max_len": 9, "data.vocab_size": 5}, {"data.labels": ["8", "3"]}]
+OTHERS = [(schema, changes) for schema in TRAININGS for changes in STACKS]
+OTHERS += [(ClassifierTrainConfig, changes) for changes in CLASSIFIERS]
+OTHERS += [(GeneratorTrainConfig, changes) for changes in GENERATORS]
+
+
+@pytest.mark.parametrize(("schema", "changes"), OTHERS, ids=lambda value: getattr(value, "__name__", str(value)))
+def test_the_formula_holds_for_other_models(schema, changes):
     """Or it might fit the presets by what they have in common."""
-    config = SynthTrainConfig.model_validate(tiny(changes))
-    assert count(build_copy_model(config)) == expected_parameters(config)
+    config = schema.model_validate(TRAININGS[schema](changes))
+    model = built(config)
+    assert count(model) == expected_parameters(config)
+    check_output(config, model.eval())
 
 
 def test_positions_of_odd_width():

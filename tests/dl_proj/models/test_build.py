@@ -5,13 +5,21 @@ import torch
 from torch import nn
 
 from dl_proj.configs.attention import FullConfig, LSHConfig, SharedQKConfig
+from dl_proj.configs.images import ClassifierDataConfig
 from dl_proj.configs.model import (
     AxialPositionsConfig,
+    ClassifierConfig,
     LearnedPositionsConfig,
     SinusoidalPositionsConfig,
     StackConfig,
 )
-from dl_proj.models.build import build_autoregressive, build_mechanism, build_positions, build_stack
+from dl_proj.models.build import (
+    build_autoregressive,
+    build_classifier,
+    build_mechanism,
+    build_positions,
+    build_stack,
+)
 from my_transformers import (
     AxialPositionalEncoding,
     EncoderStack,
@@ -185,6 +193,104 @@ def test_an_autoregressive_model_is_causal_and_as_large_as_asked():
     assert first(built).attention.mechanism.causal is True
     assert (built.embedding.num_embeddings, built.to_logits.out_features, built.positions.max_len) == (7, 7, 12)
     assert built(torch.zeros(2, 12, dtype=torch.int64)).shape == (2, 12, 7)
+
+
+@pytest.mark.parametrize("n_labels", [1, 3])
+def test_a_generator_has_a_vector_a_label(n_labels):
+    built = build_autoregressive(StackConfig(dim=16), vocab_size=7, max_len=12, n_labels=n_labels, seed=3)
+    assert built.label_embedding.weight.shape == (n_labels, 16)
+    assert first(built).attention.mechanism.seed == 3
+    assert (built.positions.max_len, built.to_logits.out_features) == (12, 7)
+    assert build().label_embedding is None
+
+
+# field: (another value, what of the model shows it, what is seen with that value); of the stack's fields, what is
+# the classifier's own
+IMAGE_FIELDS = {
+    "pooling": (
+        "class_token",
+        lambda m: (m.class_token is not None, m.positions.max_len),
+        (True, 17),
+    ),
+    "embedding": ("lookup", lambda m: type(m.embedding.embed), nn.Embedding),
+    "dim": (
+        24,
+        lambda m: (m.embedding.embed.out_features, m.positions.weight.shape[1], m.to_logits.in_features),
+        (24, 24, 24),
+    ),
+    "dropout": (0.25, dropouts, [0.25] * 3),
+    "positions": ({"kind": "sinusoidal"}, lambda m: type(m.positions), SinusoidalPositionalEncoding),
+}
+DATA_FIELDS = {
+    "dataset": (
+        "cifar10",
+        lambda m: (m.embedding.embed.in_features, m.positions.max_len),
+        (3 * 2**2, 16**2),
+    ),
+    "image_size": (12, lambda m: m.positions.max_len, 36),
+    "greyscale": (True, lambda m: m.embedding.embed.in_features, 4),
+    "patch_size": (
+        4,
+        lambda m: (m.embedding.patch_size, m.embedding.embed.in_features, m.positions.max_len),
+        (4, 16, 4),
+    ),
+    "patch_stride": (1, lambda m: (m.embedding.patch_stride, m.positions.max_len), (1, 49)),
+    "split_channels": (
+        True,
+        lambda m: (m.embedding.split_channels, m.embedding.embed.in_features, m.positions.max_len),
+        (True, 4, 3 * 16**2),
+    ),
+    "vocab_size": (9, lambda m: m.embedding.vocab_size, 9),
+}
+NOT_THE_MODELS = {"root", "labels", "val_share", "random_shift"}  # fields of data that the images are made with
+
+
+def classifier(model=None, data=None, n_classes=5):
+    config = ClassifierConfig.model_validate({"dim": 16, "ffn_dim": 32} | (model or {}))
+    images = ClassifierDataConfig.model_validate({"dataset": "digits"} | (data or {}))
+    return build_classifier(config, images, n_classes=n_classes, seed=3)
+
+
+def test_the_tables_of_the_classifier_are_complete():
+    assert set(STACK_FIELDS) | set(IMAGE_FIELDS) == set(ClassifierConfig.model_fields)
+    assert set(DATA_FIELDS) | NOT_THE_MODELS == set(ClassifierDataConfig.model_fields)
+
+
+@pytest.mark.parametrize("name", IMAGE_FIELDS)
+def test_each_setting_of_the_classifier_arrives(name):
+    value, look, expected = IMAGE_FIELDS[name]
+    data = {"patch_size": 1} if name == "embedding" else None
+    assert look(classifier({name: value}, data)) == expected
+    assert look(classifier()) != expected
+
+
+@pytest.mark.parametrize("name", sorted(set(STACK_FIELDS) - set(IMAGE_FIELDS)))
+def test_each_setting_of_the_stack_arrives_in_the_classifier(name):
+    value, look, expected = STACK_FIELDS[name]
+    assert look(classifier({name: value})) == expected
+    assert look(classifier()) != expected
+
+
+@pytest.mark.parametrize("name", DATA_FIELDS)
+def test_each_setting_of_the_images_arrives(name):
+    value, look, expected = DATA_FIELDS[name]
+    others = {"dataset": "cifar10"} if name in ("greyscale", "split_channels") else {}
+    assert look(classifier(data={name: value} | others)) == expected
+    assert look(classifier(data=others)) != expected
+
+
+def test_a_lookup_has_a_vector_a_level():
+    built = classifier({"embedding": "lookup"}, {"dataset": "cifar10", "patch_size": 1, "split_channels": True})
+    assert built.embedding.embed.weight.shape == (256, 16)
+    images = torch.randint(256, (2, 3, 32, 32))
+    assert built.embedding(images).shape == (2, 3 * 32 * 32, 16)
+
+
+def test_a_classifier_sees_both_ways_and_has_an_output_a_class():
+    built = classifier({"depth": 2}, n_classes=5)
+    assert built.to_logits.out_features == 5
+    assert [layer.attention.mechanism.causal for layer in built.stack.layers] == [False, False]
+    assert [layer.attention.mechanism.seed for layer in built.stack.layers] == [3, 4]
 
 
 # what reads the attributes: each setting of LSH changes what is computed
