@@ -247,7 +247,7 @@ NOT_THE_MODELS = {"root", "labels", "val_share", "random_shift"}  # fields of da
 
 def classifier(model=None, data=None, n_classes=5):
     config = ClassifierConfig.model_validate({"dim": 16, "ffn_dim": 32} | (model or {}))
-    images = ClassifierDataConfig.model_validate({"dataset": "digits"} | (data or {}))
+    images = ClassifierDataConfig.model_validate({"dataset": "digits", "patch_size": 2} | (data or {}))
     return build_classifier(config, images, n_classes=n_classes, seed=3)
 
 
