@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the packages lie beside th
 
 from dl_proj.checkpoint_folder import find_checkpoint, read_config
 from dl_proj.configs.generation import GeneratorTrainConfig
-from dl_proj.data.image_sets import chosen_classes, classes_of
 from dl_proj.evaluation import markdown
 from dl_proj.models.generation import AutoregressiveModel
 from dl_proj.models.sampling import sampler
+from dl_proj.tasks.digit_drawing import known_classes
 from dl_proj.tasks.generator_training import build_generator
 from my_custom_ai.custom_train import load_weights
 from my_custom_ai.utils.files import write_text
@@ -51,7 +51,7 @@ def measure(name: str) -> dict[str, object]:
     """Both ways for one checkpoint."""
     folder = find_checkpoint(name)
     config = read_config(GeneratorTrainConfig, folder)
-    n_labels = len(chosen_classes(classes_of(config.data.dataset, config.data.root), config.data.labels))
+    n_labels = len(known_classes(config.data))
     model = build_generator(config, n_labels).eval()
     load_weights(folder / "model.safetensors", model)
     length = config.data.max_len

@@ -17,7 +17,7 @@ def _numbers_as_words(value: Any) -> Any:
 
 
 def _null_is_none(value: Any) -> Any:
-    return None if value in (["null"], ("null",)) else value  # as which a flag for a list brings it
+    return None if value == [None] else value  # as which a flag for a list brings it
 
 
 Label = Annotated[str, BeforeValidator(_numbers_as_words)]  # a class's name or number; flags bring both as words

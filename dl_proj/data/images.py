@@ -194,7 +194,7 @@ def _there_or_downloaded(kind: type, root: Path, files: Path) -> dict[str, datas
             raise ValueError("labels that are no class")
         return parts
     except (OSError, RuntimeError, ValueError, TypeError, LookupError, AssertionError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(":")
         raise ConfigError(
             f"data.root: {kind.__name__} is not in {files}, or not whole, and cannot be downloaded ({reason})",
             "data.dataset: without a network take digits, which needs no files, or image_folder for pictures of your "

@@ -27,7 +27,7 @@ def draw_digits(config: DrawConfig) -> None:
     """Draw what is asked for, and write grid.png."""
     folder = find_checkpoint(config.checkpoint)
     trained = with_root(read_config(GeneratorTrainConfig, folder), config.data_root)
-    known = _known_classes(trained.data)
+    known = known_classes(trained.data)
     try:
         classes = chosen_classes(known, config.labels)
     except ValueError as error:
@@ -69,7 +69,7 @@ def draw_digits(config: DrawConfig) -> None:
         print(f"{config.judge} reads {right} of {len(drawn)} images as their label ({right / len(drawn):.1%})")
 
 
-def _known_classes(data: GeneratorDataConfig) -> tuple[str, ...]:
+def known_classes(data: GeneratorDataConfig) -> tuple[str, ...]:
     """Names of the classes that the model was trained on."""
     try:
         return chosen_classes(classes_of(data.dataset, data.root), data.labels)
@@ -117,7 +117,7 @@ class Judge:
     def __init__(self, checkpoint: str, classes: tuple[str, ...], data_root: Path | None = None) -> None:
         folder = find_checkpoint(checkpoint)
         self.config = with_root(read_config(ClassifierTrainConfig, folder), data_root)
-        self.known = _known_classes(self.config.data)
+        self.known = known_classes(self.config.data)
         if missing := [name for name in classes if name not in self.known]:
             raise ConfigError(f"judge: {checkpoint} knows no {', '.join(missing)}; it knows {', '.join(self.known)}")
         self.model = build_classification_model(self.config, len(self.known))

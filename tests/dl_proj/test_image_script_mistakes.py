@@ -468,6 +468,14 @@ def test_resuming_with_other_images(name, script, models):
     refused(script, name, expected, "--resume", run, "--data.labels", "2,3", "--data.vocab_size", "17")
 
 
+@pytest.mark.parametrize("name", TRAININGS)
+def test_null_as_a_flag_takes_labels_back(name, script):
+    as_yaml("c.yaml", TRAININGS[name]({"data.labels": [0, 1], "train.max_steps": 1}))
+    assert script(name, "--config", "c.yaml", "--data.labels", "null").code == 0
+    (written,) = Path("runs").glob("*/version_0/config.yaml")
+    assert yaml.safe_load(written.read_text())["data"]["labels"] is None
+
+
 # -- drawing --
 
 WRONG_DRAWINGS = {

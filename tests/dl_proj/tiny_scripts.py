@@ -9,6 +9,7 @@ from unittest import mock
 
 import torch
 import yaml
+from safetensors.torch import load_file
 
 import cls_train
 import evaluate
@@ -117,6 +118,31 @@ def assert_refused(outcome, expected):
         assert line.startswith(start), line
         assert all(part in line for part in parts), line
     assert outcome.out == "", outcome
+
+
+def saved_tensors(run):
+    """The last state's tensors and the best weights of a run."""
+    last = load_file(run / "checkpoints/last/state.safetensors")
+    best = load_file(run / "checkpoints/best/model.safetensors")
+    return {**last, **{f"best.{name}": tensor for name, tensor in best.items()}}
+
+
+def run_with_three_stops(script, name, task, monkeypatch):
+    """Train by c.yaml, interrupted in the second update, between two saves and in the last but one, and resumed."""
+    measure, calls = task.measure, []
+
+    def interrupted(self, model, batch):
+        calls.append(model.training)
+        if calls.count(True) in (4, 13, 21):
+            calls.append(True)
+            raise KeyboardInterrupt
+        return measure(self, model, batch)
+
+    monkeypatch.setattr(task, "measure", interrupted)
+    ends = [script(name, "--config", "c.yaml").code]
+    while ends[-1] == 130:
+        ends.append(script(name, "--config", "c.yaml", "--resume", "last").code)
+    assert ends == [130, 130, 130, 0]
 
 
 @contextlib.contextmanager

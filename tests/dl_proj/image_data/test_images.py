@@ -298,6 +298,12 @@ def test_files_of_mnist_with_too_few_labels(part, files):
     assert refusal("mnist", side=28)[0].startswith("data.root: MNIST is not in root/MNIST/raw, or not whole")
 
 
+def test_a_label_of_mnist_that_is_no_class(files):
+    file = Path("root/MNIST/raw/train-labels-idx1-ubyte")
+    file.write_bytes(file.read_bytes()[:-1] + bytes([10]))
+    assert "labels that are no class" in refusal("mnist", side=28)[0]
+
+
 def test_a_file_in_the_place_of_the_folder():
     Path("root").touch()
     assert refusal("mnist")[0].startswith("data.root: MNIST is not in root/MNIST/raw")
@@ -394,6 +400,26 @@ def test_own_pictures_have_their_folders_classes_in_alphabetical_order(pets):
     assert len(splits.val) == 2, "a tenth of the pictures in train"
     both = sorted(reds(splits.train) + reds(splits.val))
     assert both == [(100 + i, 1) for i in range(10)] + [(200 + i, 0) for i in range(10)], "nested ones, too"
+
+
+def test_hidden_folders_are_no_classes(pets):
+    save("pets/train/.thumbnails/a.png", flat(7))
+    save("pets/test/.thumbnails/a.png", flat(7))
+    splits = load("image_folder", pets, side=4)
+    assert splits.classes == ("cat", "dog")
+    assert len(splits.test) == 2
+
+
+def test_a_picture_taken_sideways_is_turned_upright(pets):
+    pixels = np.zeros((4, 4, 3), dtype=np.uint8)
+    pixels[:, 0] = 255  # the left column is white
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: to be turned clockwise, which brings the left column to the top
+    Path("pets/val/dog").mkdir(parents=True)
+    Image.fromarray(pixels).save("pets/val/dog/a.png", exif=exif)
+    ((levels, _),) = load("image_folder", pets, side=4).val
+    assert (levels[:, 0] == 255).all()
+    assert (levels[:, 1:] == 0).all()
 
 
 def test_own_validation_pictures_are_used_when_there(pets):

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_scripts import as_yaml, files_below, tiny_classifier
+from tiny_scripts import as_yaml, files_below, run_with_three_stops, saved_tensors, tiny_classifier
 
 import dl_proj.tasks.classifier_training as classifier_training
 from dl_proj.configs.classification import ClassifierTrainConfig
@@ -253,31 +253,14 @@ HARD = {
 )
 def test_interrupted_and_resumed_is_as_never_stopped(stack, script, blank, monkeypatch):
     def contents():
-        tensors = {
-            **load_file(RUN / "checkpoints/last/state.safetensors"),
-            **{f"best.{k}": v for k, v in load_file(RUN / "checkpoints/best/model.safetensors").items()},
-        }
         figures = without_seconds(json.loads((RUN / "metrics.json").read_text()))
         history = [without_seconds(row) for row in rows_of()]
-        return tensors, (figures, history, (RUN / "confusion.csv").read_text(), files_below(RUN))
+        return saved_tensors(RUN), (figures, history, (RUN / "confusion.csv").read_text(), files_below(RUN))
 
     run_of(script, HARD | stack)
     tensors, others = contents()
     Path("runs").rename("whole")
-    measure, calls = ClassificationTask.measure, []
-
-    def interrupted(task, model, batch):
-        calls.append(model.training)
-        if calls.count(True) in (4, 13, 21):  # in the second update; in one between two saves; in the last but one
-            calls.append(True)
-            raise KeyboardInterrupt
-        return measure(task, model, batch)
-
-    monkeypatch.setattr(ClassificationTask, "measure", interrupted)
-    ends = [script("cls_train", "--config", "c.yaml").code]
-    while ends[-1]:
-        ends.append(script("cls_train", "--config", "c.yaml", "--resume", "last").code)
-    assert ends == [130, 130, 130, 0]
+    run_with_three_stops(script, "cls_train", ClassificationTask, monkeypatch)
     resumed, other_files = contents()
     assert resumed.keys() == tensors.keys()
     assert [name for name in tensors if not torch.equal(resumed[name], tensors[name])] == []

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from safetensors.torch import load_file
-from tiny_scripts import as_yaml, files_below, tiny_generator
+from tiny_scripts import as_yaml, files_below, run_with_three_stops, saved_tensors, tiny_generator
 
 import dl_proj.tasks.generator_training as generator_training
 from dl_proj.configs.generation import GeneratorTrainConfig
@@ -242,31 +242,14 @@ HARD = {
 )
 def test_interrupted_and_resumed_is_as_never_stopped(stack, script, monkeypatch):
     def contents():
-        tensors = {
-            **load_file(RUN / "checkpoints/last/state.safetensors"),
-            **{f"best.{k}": v for k, v in load_file(RUN / "checkpoints/best/model.safetensors").items()},
-        }
         figures = without_seconds(json.loads((RUN / "metrics.json").read_text()))
         history = [without_seconds(row) for row in rows_of()]
-        return tensors, (figures, history, (RUN / "samples.png").read_bytes(), files_below(RUN))
+        return saved_tensors(RUN), (figures, history, (RUN / "samples.png").read_bytes(), files_below(RUN))
 
     run_of(script, HARD | stack)
     tensors, others = contents()
     Path("runs").rename("whole")
-    measure, calls = PixelTask.measure, []
-
-    def interrupted(task, model, batch):
-        calls.append(model.training)
-        if calls.count(True) in (4, 13, 21):  # in the second update; in one between two saves; in the last but one
-            calls.append(True)
-            raise KeyboardInterrupt
-        return measure(task, model, batch)
-
-    monkeypatch.setattr(PixelTask, "measure", interrupted)
-    ends = [script("generation_train", "--config", "c.yaml").code]
-    while ends[-1]:
-        ends.append(script("generation_train", "--config", "c.yaml", "--resume", "last").code)
-    assert ends == [130, 130, 130, 0]
+    run_with_three_stops(script, "generation_train", PixelTask, monkeypatch)
     resumed, other_files = contents()
     assert resumed.keys() == tensors.keys()
     assert [name for name in tensors if not torch.equal(resumed[name], tensors[name])] == []
