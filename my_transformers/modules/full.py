@@ -21,7 +21,7 @@ class FullAttention(nn.Module):
 
     def __init__(self, *, causal: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
-        _check_dropout(dropout)
+        check_dropout(dropout)
         self.causal = causal
         self.dropout = dropout
 
@@ -56,7 +56,7 @@ class FullAttention(nn.Module):
             like: (b, h, any, d), for sizes, dtype and device.
             max_len: tokens.
         """
-        _check_causal(self.causal)
+        check_causal(self.causal)
         return KeyValueCache.empty(like, max_len)
 
     def step(self, q: Tensor, k: Tensor, v: Tensor, cache: "KeyValueCache") -> Tensor:
@@ -80,7 +80,7 @@ class SharedQKAttention(nn.Module):
 
     def __init__(self, *, causal: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
-        _check_dropout(dropout)
+        check_dropout(dropout)
         self.causal = causal
         self.dropout = dropout
 
@@ -101,7 +101,7 @@ class SharedQKAttention(nn.Module):
 
     def new_cache(self, like: Tensor, max_len: int) -> "KeyValueCache":
         """As :meth:`FullAttention.new_cache`."""
-        _check_causal(self.causal)
+        check_causal(self.causal)
         return KeyValueCache.empty(like, max_len)
 
     def step(self, qk: Tensor, v: Tensor, cache: "KeyValueCache") -> Tensor:
@@ -130,6 +130,8 @@ class KeyValueCache:
         """Add a token, (b, h, 1, ·) each."""
         if self.length == self.keys.shape[2]:
             raise ValueError(f"the cache is full: it was made for max_len={self.length} tokens")
+        if self.keys.shape[-1] != key.shape[-1]:  # RelativeAttention makes keys longer than values
+            self.keys = self.keys.new_zeros(*self.keys.shape[:3], key.shape[-1])
         self.keys[:, :, self.length], self.values[:, :, self.length] = key[:, :, 0], value[:, :, 0]
         self.length += 1
 
@@ -143,11 +145,13 @@ def causal_mask(n: int, device: torch.device) -> Tensor:
     return torch.ones(n, n, dtype=torch.bool, device=device).tril()
 
 
-def _check_dropout(dropout: float) -> None:
+def check_dropout(dropout: float) -> None:
+    """Raise ValueError for what is no probability."""
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout is {dropout}, must be in [0, 1)")
 
 
-def _check_causal(causal: bool) -> None:
+def check_causal(causal: bool) -> None:
+    """Raise ValueError where decoding step by step cannot equal the whole."""
     if not causal:
         raise ValueError("step-by-step decoding needs causal=True: without it a token also sees those to come")

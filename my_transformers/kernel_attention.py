@@ -1,0 +1,222 @@
+"""Attention whose weights are products of features, A_ij = phi(q_i) . phi(k_j), in time linear in the length.
+
+Both forms take log phi (see random_features.py) and divide out whatever scale the features have.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+LogFeatures = Callable[[Tensor], Tensor]
+"""(..., d) -> (..., f), the logarithm of the features."""
+
+
+def bidirectional_kernel_attention(
+    q: Tensor, k: Tensor, v: Tensor, log_phi: LogFeatures, *, mask: Tensor | None = None
+) -> Tensor:
+    """sum_j A_ij v_j / sum_j A_ij over all keys (Choromanski et al. 2021, equation 4), in O((n + m) f e).
+
+    Written so that it cannot overflow or vanish: each feature r has its mean of the values, weighed by
+    softmax_j(log phi_r(k_j)), and a query mixes these means with weights softmax_r(log phi_r(q_i) + log z_r), where
+    z_r = sum_j phi_r(k_j).
+
+    Args:
+        q: (b, h, n, d).
+        k: (b, h, m, d).
+        v: (b, h, m, e), of the features' dtype.
+        log_phi: the features.
+        mask: (b, m), True where a key is real; a sample without any sees all.
+
+    Returns:
+        (b, h, n, e).
+    """
+    log_k = _masked(log_phi(k), mask)
+    largest = log_k.detach().amax(dim=-2, keepdim=True)
+    features = (log_k - largest).exp()
+    z = features.sum(dim=-2)
+    means = (features.mT @ v) / z.unsqueeze(-1)
+    mixture = (log_phi(q) + (largest + z.log().unsqueeze(-2))).softmax(dim=-1)
+    return mixture @ means
+
+
+def causal_kernel_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_phi: LogFeatures,
+    *,
+    mask: Tensor | None = None,
+    chunk_size: int = 128,
+) -> Tensor:
+    """The same over the keys j <= i, as prefix sums of chunks (Choromanski et al. 2021, section 2.5 and appendix).
+
+    Inside its chunk a query's weights are computed one by one; all before it come in as one sum of phi(k) v^T, that
+    goes from chunk to chunk. O(n (chunk_size + f) (f + e)) time. Kept for backward: q, k, v, the output and the sum at
+    the start of each chunk, n / chunk_size f e; features are computed again. Every weight is relative to the largest
+    key up to its query, a running maximum, so a later key changes nothing, be it ever so large. Should all of a
+    query's weights vanish beside it, the query sees itself.
+
+    Args:
+        q: (b, h, n, d).
+        k: (b, h, n, d).
+        v: (b, h, n, e), of the features' dtype.
+        log_phi: the features.
+        mask: (b, n), True where a key is real.
+        chunk_size: tokens a chunk.
+
+    Returns:
+        (b, h, n, e).
+    """
+    if torch.compiler.is_compiling():  # whose own partitioner chooses what to keep and what to compute again
+        return _chunk_by_chunk(q, k, v, log_phi, mask, chunk_size)[0]
+    return _Causal.apply(q, k, v, log_phi, mask, chunk_size)
+
+
+@dataclass
+class PrefixSum:
+    """What all tokens so far add up to: sum_j phi(k_j) [v_j, 1]^T, to be multiplied by exp(largest)."""
+
+    sums: Tensor  # (b, h, f, e + 1)
+    largest: Tensor  # (b, h, 1), the largest log feature so far
+
+    @classmethod
+    def empty(cls, like: Tensor, n_features: int) -> "PrefixSum":
+        """No token yet; ``like`` is v (b, h, any, e)."""
+        sums = like.new_zeros(*like.shape[:2], n_features, like.shape[-1] + 1)
+        return cls(sums, like.new_full((*like.shape[:2], 1), torch.finfo(like.dtype).min))
+
+    def attend(self, log_q: Tensor, log_k: Tensor, v: Tensor) -> tuple[Tensor, "PrefixSum"]:
+        """A chunk of queries, keys, values, (b, h, c, ·) each -> sums (b, h, c, e + 1), and the prefix sum after it."""
+        chunk = _Chunk.of(log_q, log_k, v, self.largest)
+        seen = chunk.weights @ chunk.values + chunk.from_start * (chunk.q @ self.sums)
+        sums = self.sums * chunk.start_to_end + chunk.k.mT @ (chunk.values * chunk.to_end)
+        return seen, PrefixSum(sums, chunk.largest)
+
+
+@dataclass
+class _Chunk:
+    """One chunk's features and weights."""
+
+    q: Tensor  # (b, h, c, f), the largest of each token 1
+    k: Tensor  # (b, h, c, f), likewise
+    values: Tensor  # (b, h, c, e + 1), the last column of ones adds up the weights
+    relative: Tensor  # (b, h, c, c), exp(size of key j / largest up to query i), 0 where j > i
+    weights: Tensor  # (b, h, c, c), A_ij inside the chunk
+    from_start: Tensor  # (b, h, c, 1), scale of the sum at the start, as query i sees it
+    to_end: Tensor  # (b, h, c, 1), scale of key j in the sum at the end
+    start_to_end: Tensor  # (b, h, 1, 1)
+    largest: Tensor  # (b, h, 1) at the end
+
+    @classmethod
+    def of(cls, log_q: Tensor, log_k: Tensor, v: Tensor, largest: Tensor) -> "_Chunk":
+        """From log features and the largest before the chunk."""
+        size = log_k.detach().amax(dim=-1)
+        running = torch.cat((largest, size), dim=-1).cummax(dim=-1).values[..., 1:]
+        later = torch.ones(size.shape[-1], size.shape[-1], dtype=torch.bool, device=v.device).triu(1)
+        relative = (size.unsqueeze(-2) - running.unsqueeze(-1)).masked_fill_(later, -torch.inf).exp_()
+        q = (log_q - log_q.detach().amax(dim=-1, keepdim=True)).exp()
+        k = (log_k - size.unsqueeze(-1)).exp()
+        end = running[..., -1:].clone()  # kept for backward, without the rest
+        return cls(
+            q,
+            k,
+            values=torch.cat((v, torch.ones_like(v[..., :1])), dim=-1),
+            relative=relative,
+            weights=(q @ k.mT) * relative,
+            from_start=(largest - running).exp().unsqueeze(-1),
+            to_end=(size - end).exp().unsqueeze(-1),
+            start_to_end=(largest - end).exp().unsqueeze(-1),
+            largest=end,
+        )
+
+
+def divided(sums: Tensor, itself: Tensor) -> Tensor:
+    """(..., e + 1) sums of weighted values and of weights -> (..., e) means; the token itself where weights vanish."""
+    total = sums[..., -1:]
+    there = total > torch.finfo(total.dtype).tiny
+    return torch.where(there, sums[..., :-1] / torch.where(there, total, 1), itself)
+
+
+def _masked(log_k: Tensor, mask: Tensor | None) -> Tensor:
+    return log_k if mask is None else log_k.masked_fill(~mask[:, None, :, None], torch.finfo(log_k.dtype).min)
+
+
+def _chunk_by_chunk(
+    q: Tensor, k: Tensor, v: Tensor, log_phi: LogFeatures, mask: Tensor | None, size: int
+) -> tuple[Tensor, list[PrefixSum]]:
+    """The output, and the sum at the start of each chunk."""
+    outs, starts, start = [], [], None
+    for i, own in enumerate(v.split(size, dim=2)):
+        log_q, log_k = log_phi(_part(q, i, size)), _masked(log_phi(_part(k, i, size)), _part_of_mask(mask, i, size))
+        start = start or PrefixSum.empty(v, log_k.shape[-1])
+        starts.append(start)
+        seen, start = start.attend(log_q, log_k, own)
+        outs.append(divided(seen, own))
+    return torch.cat(outs, dim=2), starts
+
+
+def _part(x: Tensor, i: int, size: int) -> Tensor:
+    return x[:, :, i * size : (i + 1) * size]
+
+
+def _part_of_mask(mask: Tensor | None, i: int, size: int) -> Tensor | None:
+    return None if mask is None else mask[:, i * size : (i + 1) * size]
+
+
+class _Causal(torch.autograd.Function):
+    """All chunks as one node that keeps no features: backward walks from the last chunk to the first."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_phi: LogFeatures, mask: Tensor | None, size: int
+    ) -> Tensor:
+        out, starts = _chunk_by_chunk(q, k, v, log_phi, mask, size)
+        ctx.save_for_backward(q, k, v, out, mask, *(s for start in starts for s in (start.sums, start.largest)))
+        ctx.log_phi, ctx.size = log_phi, size
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        q, k, v, out, mask, *starts = ctx.saved_tensors
+        size, grads = ctx.size, ([], [], [])
+        after = None  # gradient of the sum at the chunk's end
+        for i in reversed(range(len(starts) // 2)):
+            with torch.enable_grad():
+                own_q, own_k = (_part(x, i, size).detach().requires_grad_() for x in (q, k))
+                log_q, log_k = ctx.log_phi(own_q), _masked(ctx.log_phi(own_k), _part_of_mask(mask, i, size))
+            own_v, own_grad = _part(v, i, size), _part(grad, i, size)
+            sums, largest = starts[2 * i : 2 * i + 2]
+            chunk = _Chunk.of(log_q.detach(), log_k.detach(), own_v, largest)
+            grad_q, grad_k, grad_v, after = _backward_of_chunk(chunk, sums, after, own_v, _part(out, i, size), own_grad)
+            found = torch.autograd.grad([log_q, log_k], [own_q, own_k], [grad_q, grad_k])
+            for of_all, of_chunk in zip(grads, (*found, grad_v), strict=True):
+                of_all.append(of_chunk)
+        return *(torch.cat(parts[::-1], dim=2) for parts in grads), None, None, None
+
+
+def _backward_of_chunk(
+    chunk: _Chunk, sums: Tensor, after: Tensor | None, v: Tensor, out: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of log q, log k, v and of the sums before the chunk, given those of its output and the sums after."""
+    total = chunk.weights.sum(-1, keepdim=True) + chunk.from_start * (chunk.q @ sums[..., -1:])
+    there = total > torch.finfo(total.dtype).tiny
+    scaled = torch.where(there, grad / torch.where(there, total, 1), 0)
+    seen = torch.cat((scaled, -(scaled * out).sum(-1, keepdim=True)), dim=-1)  # of attend's first result
+    weights = (seen @ chunk.values.mT).mul_(chunk.relative)
+    from_start = seen * chunk.from_start
+    grad_q = weights @ chunk.k
+    grad_q += from_start @ sums.mT
+    grad_k = weights.mT @ chunk.q
+    grad_values = chunk.weights.mT @ seen
+    before = chunk.q.mT @ from_start
+    if after is not None:
+        grad_k += (chunk.values * chunk.to_end) @ after.mT
+        grad_values += (chunk.k @ after) * chunk.to_end
+        before += after * chunk.start_to_end
+    grad_v = torch.where(there, grad_values[..., :-1], grad_values[..., :-1] + grad)
+    return grad_q.mul_(chunk.q), grad_k.mul_(chunk.k), grad_v, before

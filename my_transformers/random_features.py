@@ -1,0 +1,110 @@
+"""Positive random features: kernels as products of feature maps (Choromanski et al. 2021, "Performers", section 2).
+
+Attention with weights A_ij = phi(q_i) . phi(k_j) costs O(n) if phi is known, since sum_j A_ij v_j is
+phi(q_i) . (sum_j phi(k_j) v_j^T). All maps here give the *logarithm* of phi, so that whoever adds features up can first
+take out their scale: nothing overflows, and no constant must be added to keep a sum from vanishing.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Kernel = Literal["softmax", "hyperbolic", "relu", "elu", "softplus", "sigmoid", "abs", "unprojected"]
+KERNELS: tuple[Kernel, ...] = get_args(Kernel)
+
+_GENERALISED: dict[str, Callable[[Tensor], Tensor]] = {  # section 2.2: any function that is nowhere negative
+    "relu": F.relu,
+    "elu": lambda x: F.elu(x) + 1,
+    "softplus": F.softplus,
+    "sigmoid": torch.sigmoid,
+    "abs": torch.abs,
+}
+
+
+def draw_projection(
+    n_projections: int,
+    head_dim: int,
+    *,
+    orthogonal: bool = True,
+    turned: int = 0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Random directions omega, each distributed as N(0, I).
+
+    Args:
+        n_projections: how many.
+        head_dim: of queries and keys.
+        orthogonal: make each group of head_dim of them orthogonal, which keeps the distribution of each one and
+            lowers the variance of the estimate (section 2.4, theorem 2). Otherwise they are independent.
+        turned: so many numbers at the end are position features, first cosines and then sines. Each direction is then
+            used four times, with these turned by 0, 90, 180 and 270 degrees: a translation turns them, and what changes
+            its sign by a half turn no longer depends on where a pattern stands. Each one's distribution stays.
+        generator: of random numbers; None takes the global one.
+
+    Returns:
+        (n_projections, head_dim), float32; ``turned`` needs n_projections to be a multiple of 4.
+    """
+    if turned:
+        if n_projections % 4:
+            raise ValueError(f"n_projections is {n_projections}, must be a multiple of 4 where directions are turned")
+        fewer = draw_projection(n_projections // 4, head_dim, orthogonal=orthogonal, generator=generator)
+        return _turned(fewer, turned)
+    gaussian = torch.randn(n_projections, head_dim, generator=generator, dtype=torch.float64)
+    if not orthogonal:
+        return gaussian.float()
+    blocks = math.ceil(n_projections / head_dim)
+    square = torch.randn(blocks, head_dim, head_dim, generator=generator, dtype=torch.float64)
+    rotations, upper = torch.linalg.qr(square)
+    rotations = rotations * upper.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)  # uniform, whatever QR's convention
+    return (rotations.flatten(0, 1)[:n_projections] * gaussian.norm(dim=-1, keepdim=True)).float()
+
+
+def _turned(directions: Tensor, turned: int) -> Tensor:
+    """Each of (p, d) directions four times, the last numbers turned: (4 p, d)."""
+    kept, cos, sin = directions.split((directions.shape[-1] - turned, turned // 2, turned // 2), dim=-1)
+    quarters = ((cos, sin), (-sin, cos), (-cos, -sin), (sin, -cos))
+    return torch.cat([torch.cat((kept, *quarter), dim=-1) for quarter in quarters])
+
+
+def log_features(x: Tensor, projection: Tensor | None, *, kernel: Kernel = "softmax", epsilon: float = 0.0) -> Tensor:
+    """Log phi(x), where phi(q) . phi(k) estimates, or is, the kernel.
+
+    With x' = x / d^(1/4), m features and directions omega_r:
+
+    * ``softmax``: phi_r = exp(omega_r . x' - |x'|^2 / 2) / sqrt(m), an unbiased estimate of exp(q . k / sqrt(d))
+      (lemma 1, SM+).
+    * ``hyperbolic``: the same for omega_r and -omega_r, two features a direction; its variance is smaller (SM hyp+).
+    * ``relu``, ``elu`` (elu + 1), ``softplus``, ``sigmoid``, ``abs``: phi_r = f(omega_r . x') + epsilon, kernels of
+      their own.
+    * ``unprojected``: phi_r = exp(x_r), no random numbers: for queries a softmax over the head's dimensions.
+
+    Args:
+        x: (..., d), queries or keys.
+        projection: (p, d); None for ``unprojected``.
+        kernel: which map.
+        epsilon: the numerical stabiliser. The generalised maps need it, for their features can vanish; the
+            exponential ones do not, and there it is a share of the token's own largest feature, added to each.
+
+    Returns:
+        (..., m), m = p, or 2 p for hyperbolic, or d for unprojected.
+    """
+    if kernel == "unprojected":
+        return _raised(x, epsilon)
+    x = x * x.shape[-1] ** -0.25
+    projected = x @ projection.to(x.dtype).mT
+    if kernel in _GENERALISED:
+        return (_GENERALISED[kernel](projected) + epsilon).log()
+    if kernel == "hyperbolic":
+        projected = torch.cat((projected, -projected), dim=-1)
+    return _raised(projected - (x.square().sum(-1, keepdim=True) + math.log(projected.shape[-1])) / 2, epsilon)
+
+
+def _raised(logs: Tensor, epsilon: float) -> Tensor:
+    """Add to each feature ``epsilon`` times its token's largest."""
+    if epsilon == 0:
+        return logs
+    return torch.logaddexp(logs, logs.detach().amax(-1, keepdim=True) + math.log(epsilon))
