@@ -6,9 +6,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from my_transformers.grid import check_grid, places
+
 
 class PositionalEncoding(nn.Module, abc.ABC):
-    """What all encodings share: a table with one row a position, added to the activations.
+    """Adds something to the activations that tells positions apart.
 
     Subclasses give :meth:`table`.
     """
@@ -18,8 +20,8 @@ class PositionalEncoding(nn.Module, abc.ABC):
         self.max_len = max_len
 
     @abc.abstractmethod
-    def table(self) -> Tensor:
-        """(max_len, dim)."""
+    def table(self) -> Tensor | None:
+        """(max_len, dim), what is added at each position; None: nothing."""
 
     def forward(self, x: Tensor, *, first: int = 0) -> Tensor:
         """Add positions first, first + 1, ... to x (b, n, dim).
@@ -30,7 +32,15 @@ class PositionalEncoding(nn.Module, abc.ABC):
         last = first + x.shape[1]
         if last > self.max_len:
             raise ValueError(f"{last} tokens, but there are positions for max_len={self.max_len} only")
-        return x + self.table()[first:last].to(x.dtype)
+        table = self.table()
+        return x if table is None else x + table[first:last].to(x.dtype)
+
+
+class NoPositionalEncoding(PositionalEncoding):
+    """Adds nothing: for a mechanism that knows positions itself, or to see what they are worth."""
+
+    def table(self) -> None:
+        """None."""
 
 
 class LearnedPositionalEncoding(PositionalEncoding):
@@ -61,6 +71,46 @@ class SinusoidalPositionalEncoding(PositionalEncoding):
     def table(self) -> Tensor:
         """(max_len, dim)."""
         return self.sinusoids
+
+
+class LearnedSinusoidalPositionalEncoding(PositionalEncoding):
+    """Sines and cosines whose frequencies and amplitudes are learned (Horn et al. 2021, absolute positions).
+
+    On a line, half of the numbers are amplitude * sin(frequency * position) and half the cosines; on a grid, half of
+    each belong to the row and half to the column. At the start the wavelengths go from 4 to ``longest``, the amplitudes
+    are 0.02.
+
+    Args:
+        dim: of the activations, divisible by 2, or by 4 on a grid.
+        max_len: tokens.
+        columns: the sequence goes through a grid with so many columns row by row; None: positions on a line.
+        off_grid: so many tokens at the start have no place (a class token): nothing is added to them.
+        longest: tokens, the longest wavelength at the start.
+
+    Raises:
+        ValueError: a dim that cannot be divided so.
+    """
+
+    def __init__(
+        self, dim: int, max_len: int, *, columns: int | None = None, off_grid: int = 0, longest: float = 64
+    ) -> None:
+        super().__init__(max_len)
+        check_grid(columns, off_grid)
+        axes = 1 if columns is None else 2
+        if dim % (2 * axes):
+            raise ValueError(f"dim {dim} is not divisible by {2 * axes}, for a sine and a cosine along each axis")
+        self.columns = columns
+        self.off_grid = off_grid
+        wavelengths = torch.logspace(math.log2(4), math.log2(longest), dim // (2 * axes), base=2)
+        self.frequencies = nn.Parameter((2 * math.pi / wavelengths).expand(axes, -1).clone())
+        self.amplitudes = nn.Parameter(torch.full((dim,), 0.02))
+
+    def table(self) -> Tensor:
+        """(max_len, dim)."""
+        tokens = torch.arange(self.max_len, device=self.frequencies.device)
+        angle = places(tokens, self.columns, self.off_grid).to(self.frequencies.dtype).unsqueeze(-1) * self.frequencies
+        both = torch.cat((angle.sin(), angle.cos()), dim=-1).flatten(1)
+        return both * self.amplitudes * (tokens >= self.off_grid).unsqueeze(-1)
 
 
 class AxialPositionalEncoding(PositionalEncoding):
