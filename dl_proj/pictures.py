@@ -10,10 +10,10 @@ from my_custom_ai.utils.files import whole_file
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure to a PNG file, whole."""
+    """Write a figure to a file, whole; its suffix says the format (png, pdf)."""
     FigureCanvasAgg(figure)
     with whole_file(path) as part:
-        figure.savefig(part, format="png", dpi=150, bbox_inches="tight")
+        figure.savefig(part, format=path.suffix[1:], dpi=150, bbox_inches="tight")
 
 
 def draw_curves(metrics: Path, picture: Path) -> None:

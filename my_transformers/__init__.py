@@ -10,6 +10,9 @@ One word a thing, everywhere:
     bucket_size                            expected tokens a bucket
     window                                 tokens of its bucket, in sorted order, that a query can see on one side
     chunk                                  a run of sorted tokens that attend together (the paper's rule)
+    rank                                   tokens that a Linformer projects the keys and values to (the paper's k)
+    n_features                             numbers that a Performer's feature map gives (the paper's m or r)
+    columns, off_grid                      of the grid that a sequence goes through; tokens before it without a place
     causal                                 a token sees none behind it
     mask                                   (batch, length), True where a token is real
 
@@ -17,10 +20,29 @@ Activations are (batch, length, dim), heads (batch, heads, length, head_dim).
 """
 
 from my_transformers.layers import EncoderLayer, EncoderStack
-from my_transformers.modules import FullAttention, LSHAttention, SharedQKAttention
+from my_transformers.length_projection import (
+    ConvolutionProjection,
+    LearnedProjection,
+    LengthProjection,
+    MaxProjection,
+    MeanProjection,
+)
+from my_transformers.modules import (
+    BlockCausalLinformerAttention,
+    ClippedRelativeAttention,
+    FullAttention,
+    LinformerAttention,
+    LSHAttention,
+    PerformerAttention,
+    RelativeAttention,
+    SharedQKAttention,
+)
+from my_transformers.modules.relative import extended_dim
 from my_transformers.positional_encoding import (
     AxialPositionalEncoding,
     LearnedPositionalEncoding,
+    LearnedSinusoidalPositionalEncoding,
+    NoPositionalEncoding,
     SinusoidalPositionalEncoding,
 )
 from my_transformers.rev_layers import ReversibleStack
@@ -28,14 +50,27 @@ from my_transformers.sublayers import FeedForward, MultiHeadAttention
 
 __all__ = [
     "AxialPositionalEncoding",
+    "BlockCausalLinformerAttention",
+    "ClippedRelativeAttention",
+    "ConvolutionProjection",
     "EncoderLayer",
     "EncoderStack",
     "FeedForward",
     "FullAttention",
     "LSHAttention",
     "LearnedPositionalEncoding",
+    "LearnedProjection",
+    "LearnedSinusoidalPositionalEncoding",
+    "LengthProjection",
+    "LinformerAttention",
+    "MaxProjection",
+    "MeanProjection",
     "MultiHeadAttention",
+    "NoPositionalEncoding",
+    "PerformerAttention",
+    "RelativeAttention",
     "ReversibleStack",
     "SharedQKAttention",
     "SinusoidalPositionalEncoding",
+    "extended_dim",
 ]

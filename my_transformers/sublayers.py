@@ -43,9 +43,22 @@ class MultiHeadAttention(nn.Module):
         self.to_heads = nn.Linear(dim, self.n_projections * heads * head_dim, bias=bias)
         self.to_out = nn.Linear(heads * head_dim, dim, bias=bias)
 
-    def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """X (b, n, dim), mask (b, n) True where a token is real -> (b, n, dim)."""
-        return self._merge(self.mechanism(*self._split(x), mask=mask))
+    def forward(self, x: Tensor, *, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Attend among the tokens of x or, with a context, from x to the context's (cross-attention).
+
+        Args:
+            x: (b, n, dim).
+            context: (b, m, dim), from which keys and values come; None: x.
+            mask: (b, m), True where a token of the context, or of x, is real.
+
+        Returns:
+            (b, n, dim).
+
+        Raises:
+            ValueError: a context for a mechanism that shares queries and keys.
+        """
+        heads = self._split(x) if context is None else self._split_apart(x, context)
+        return self._merge(self.mechanism(*heads, mask=mask))
 
     def new_cache(self, batch: int, max_len: int) -> object:
         """The mechanism's empty cache for decoding up to ``max_len`` tokens."""
@@ -59,6 +72,17 @@ class MultiHeadAttention(nn.Module):
         heads = self.to_heads(x).unflatten(-1, (self.n_projections, self.heads, self.head_dim))
         parts = heads.permute(2, 0, 3, 1, 4).unbind(0)  # each (b, h, n, head_dim)
         return (parts[0] * self.head_dim**0.5, parts[1]) if self.mechanism.shared_query_key else parts
+
+    def _split_apart(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of x, keys and values of the context."""
+        if self.mechanism.shared_query_key:
+            raise ValueError("shared queries and keys cannot attend to a context: its tokens have no queries")
+        width = self.heads * self.head_dim
+        weight, bias = self.to_heads.weight, self.to_heads.bias
+        q = F.linear(x, weight[:width], None if bias is None else bias[:width])
+        kv = F.linear(context, weight[width:], None if bias is None else bias[width:])
+        k, v = kv.unflatten(-1, (2, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
+        return q.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2), k, v
 
     def _merge(self, heads: Tensor) -> Tensor:
         return self.to_out(heads.transpose(1, 2).flatten(2))

@@ -10,6 +10,8 @@ from dl_proj.configs.classification import ClassifierTrainConfig
 from dl_proj.configs.evaluation import EvaluateConfig
 from dl_proj.configs.generation import DrawConfig, GeneratorTrainConfig
 from dl_proj.configs.load import load_config, parse_flags
+from dl_proj.configs.performance import PerformanceConfig
+from dl_proj.configs.shift import ShiftConfig
 from dl_proj.configs.synth import SynthComparisonConfig, SynthTrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -58,6 +60,8 @@ SCRIPTS = {  # each script's schema and preset
     "generation_train.py": (GeneratorTrainConfig, "gen_train.yaml"),
     "mnist_generator.py": (DrawConfig, "mnist_generator.yaml"),
     "evaluate.py": (EvaluateConfig, "evaluate.yaml"),
+    "shift_test.py": (ShiftConfig, "shift_test.yaml"),
+    "performance_studies.py": (PerformanceConfig, "perf_study.yaml"),
 }
 
 

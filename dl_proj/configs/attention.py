@@ -1,10 +1,12 @@
 """One schema an attention mechanism, told apart by ``kind``."""
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from dl_proj.configs.base import Strict
+from my_transformers.random_features import Kernel
 
 
 class _AttentionConfig(Strict):
@@ -70,4 +72,196 @@ class LSHConfig(_AttentionConfig):
         return found
 
 
-AttentionConfig = Annotated[FullConfig | SharedQKConfig | LSHConfig, Field(discriminator="kind")]
+class _PerformerSettings(_AttentionConfig):
+    n_features: int | None = Field(None, ge=1)
+    """performer: random features; more are more exact; null: 256, or for kernel unprojected the head's width"""
+    orthogonal: bool = True
+    """performer: orthogonal random directions; false: independent ones"""
+    epsilon: float | None = Field(None, ge=0)
+    """performer: numerical stabiliser; null: 0.001 for the kernels that can vanish, 0 for the others"""
+    redraw_every: int | None = Field(None, ge=1)
+    """performer: new random directions after so many training forwards; null: never"""
+    chunk_size: int = Field(128, ge=1)
+    """performer: causal models: tokens a chunk, inside which weights are computed one by one"""
+
+    @property
+    def _n_features(self) -> int:
+        return 256 if self.n_features is None else self.n_features
+
+    def _feature_mistakes(self, kernel: str, turned: bool) -> list[str]:
+        found = []
+        alike = (2 if kernel == "hyperbolic" else 1) * (4 if turned else 1)
+        if kernel != "exact" and self._n_features % alike:
+            found.append(
+                f"n_features {self.n_features} must be a multiple of {alike} for this kind and kernel: {kernel}"
+            )
+        if self.epsilon == 0 and kernel not in ("softmax", "hyperbolic", "unprojected", "exact"):
+            found.append(f"epsilon 0 needs an exponential kernel: features of kernel: {kernel} can vanish")
+        if kernel in ("unprojected", "exact"):
+            unused = ("n_features", "orthogonal", "redraw_every") + (
+                ("epsilon", "chunk_size") if kernel == "exact" else ()
+            )
+            found += [
+                f"{name} is for kernels with random features (kernel is {kernel})"
+                for name in unused
+                if getattr(self, name) != type(self).model_fields[name].default
+            ]
+        return found
+
+
+class PerformerConfig(_PerformerSettings):
+    """Attention by positive random features, linear in the length (Performer)."""
+
+    kind: Literal["performer"] = "performer"
+    """attention mechanism"""
+    kernel: Kernel = "softmax"
+    """performer: what the features' products estimate, or are"""
+
+    @property
+    def title(self) -> str:
+        """A short name for tables."""
+        return "Performer"
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        return self._feature_mistakes(self.kernel, turned=False)
+
+
+_ProjectedOrExact = Literal["softmax", "hyperbolic", "relu", "elu", "softplus", "sigmoid", "abs", "exact"]
+
+
+class RelativeConfig(_PerformerSettings):
+    """A Performer whose weights depend on distances (translation-equivariant)."""
+
+    kind: Literal["relative"] = "relative"
+    """attention mechanism"""
+    kernel: _ProjectedOrExact = "softmax"
+    """relative: as for performer, or exact: softmax attention over all keys"""
+    n_scales: int = Field(4, ge=1)
+    """relative: learned frequencies along each axis"""
+    content: bool = True
+    """relative: let what is looked for at a distance depend on the query"""
+
+    @property
+    def title(self) -> str:
+        """A short name for tables."""
+        return "relative, exact" if self.kernel == "exact" else "relative Performer"
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        return self._feature_mistakes(self.kernel, turned=True)
+
+
+class ClippedRelativeConfig(_PerformerSettings):
+    """Half of the heads a Performer without positions, half attend by clipped distance (translation-equivariant)."""
+
+    kind: Literal["clipped_relative"] = "clipped_relative"
+    """attention mechanism"""
+    kernel: _ProjectedOrExact = "softmax"
+    """clipped_relative: of the heads without positions: as for performer, or exact: softmax over all keys"""
+    distance: int = Field(8, ge=1)
+    """clipped_relative: displacements along each axis are told apart up to this; the cost grows with its square"""
+
+    @property
+    def title(self) -> str:
+        """A short name for tables."""
+        return "clipped relative"
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        return self._feature_mistakes(self.kernel, turned=False)
+
+
+Sharing = Literal["none", "headwise", "key_value", "layerwise"]
+
+
+def _all_alike(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+Ranks = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_all_alike)]  # a flag brings a list always
+
+
+class _LinformerSettings(_AttentionConfig):
+    rank: Ranks = (32,)
+    """linformer: tokens that keys and values are projected to, the paper's k (a block's, if causal); a list of several
+    has one a layer"""
+    projection: Literal["learned", "mean", "max", "convolution"] = "learned"
+    """linformer: matrices, or a mean, a maximum or a convolution over windows"""
+    sharing: Sharing | None = None
+    """linformer: which of the learned projections are one: none; headwise, all heads'; key_value, also those of keys
+    and values; layerwise, also all layers'; null: headwise"""
+
+    def ranks(self, depth: int) -> tuple[int, ...]:
+        """One a layer."""
+        return self.rank * depth if len(self.rank) == 1 else self.rank
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        if self.projection in ("mean", "max") and self.sharing is not None:
+            return [f"sharing: {self.sharing} is for projections that are learned (projection is {self.projection})"]
+        if self.projection == "convolution" and self.sharing == "none":
+            return ["sharing: none needs projection: learned; a convolution is always shared by the heads"]
+        if self.sharing == "layerwise" and len(set(self.rank)) > 1:
+            return [f"sharing: layerwise needs the same rank in all layers (got {list(self.rank)})"]
+        return []
+
+    def mistakes_at(self, depth: int, projected: int, name: str) -> list[str]:
+        """What does not fit ``depth`` layers and projections of so many tokens, that ``name`` gives."""
+        if len(self.rank) not in (1, depth):
+            return [f"model.attention.rank has {len(self.rank)} values, but there are {depth} layers (model.depth)"]
+        found = []
+        for rank in sorted(set(self.ranks(depth))):
+            if rank > projected:
+                found.append(f"model.attention.rank {rank} is more than the {projected} tokens of {name}")
+                continue
+            window = math.ceil(projected / rank)
+            filled = math.ceil(projected / window)
+            if self.projection != "learned" and filled < rank:
+                found.append(
+                    f"model.attention.rank {rank} is more than the {filled} windows of {window} tokens that the "
+                    f"{projected} tokens of {name} fill; take {filled}"
+                )
+        return found
+
+
+class LinformerConfig(_LinformerSettings):
+    """Attention over keys and values whose length is projected (Linformer); not for causal models."""
+
+    kind: Literal["linformer"] = "linformer"
+    """attention mechanism"""
+
+    @property
+    def title(self) -> str:
+        """A short name for tables."""
+        return "Linformer"
+
+
+class CausalLinformerConfig(_LinformerSettings):
+    """Exact inside a block, projections of the blocks before it; for causal models alone."""
+
+    kind: Literal["causal_linformer"] = "causal_linformer"
+    """attention mechanism"""
+    block_size: int = Field(32, ge=1)
+    """causal_linformer: tokens a block"""
+    rank: Ranks = (8,)
+    """causal_linformer: tokens that the keys and values of a block are projected to; a list of several has one a
+    layer"""
+
+    @property
+    def title(self) -> str:
+        """A short name for tables."""
+        return "block-causal Linformer"
+
+
+AttentionConfig = Annotated[
+    FullConfig
+    | SharedQKConfig
+    | LSHConfig
+    | PerformerConfig
+    | RelativeConfig
+    | ClippedRelativeConfig
+    | LinformerConfig
+    | CausalLinformerConfig,
+    Field(discriminator="kind"),
+]

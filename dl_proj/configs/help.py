@@ -15,9 +15,10 @@ def explain(parser: argparse.ArgumentParser, schema: type[BaseModel]) -> None:
     for flag, *rest in _settings(schema):
         found.setdefault(flag, []).append(tuple(rest))
     for flag, ((_, meaning, usual), *others) in found.items():
+        meanings = "; ".join(dict.fromkeys([meaning, *(other for _, other, _ in others)]))
         different = {} if flag.endswith(".kind") else {kind: text for kind, _, text in others if text != usual}
         text = "; ".join([usual, *(f"{kind}: {text.removeprefix('default: ')}" for kind, text in different.items())])
-        parser._option_string_actions[flag].help = f"{meaning} ({text})".replace("%", "%%")
+        parser._option_string_actions[flag].help = f"{meanings} ({text})".replace("%", "%%")
 
 
 def _settings(schema: type[BaseModel], default: Any = None, prefix: str = "--") -> Iterator[tuple[str, str, str, str]]:

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 from dl_proj.configs.base import Strict
 from dl_proj.configs.training import ExperimentConfig
 from dl_proj.data.image_sets import IMAGE_SETS, ImageSetName, chosen_classes
-from dl_proj.data.patches import sequence_length
+from dl_proj.data.patches import patches_a_side, sequence_length
 
 
 def _numbers_as_words(value: Any) -> Any:
@@ -90,6 +90,11 @@ class ClassifierDataConfig(ImageDataConfig):
     def values(self) -> int:
         """Pixel values a token."""
         return self.patch_size**2 * (1 if self.split_channels else self.channels)
+
+    @property
+    def columns(self) -> int:
+        """Patches a row."""
+        return patches_a_side(self.side, self.patch_size, stride=self.patch_stride)
 
     @property
     def length(self) -> int:

@@ -5,7 +5,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dl_proj.configs.attention import AttentionConfig, LSHConfig
+from dl_proj.configs.attention import (
+    AttentionConfig,
+    CausalLinformerConfig,
+    ClippedRelativeConfig,
+    LinformerConfig,
+    LSHConfig,
+    RelativeConfig,
+)
 from dl_proj.configs.base import Strict
 from dl_proj.configs.images import ClassifierDataConfig
 
@@ -33,8 +40,27 @@ class AxialPositionsConfig(Strict):
     """axial: rows,columns; their product is the number of positions"""
 
 
+class LearnedSinusoidalPositionsConfig(Strict):
+    """Sines and cosines of learned frequencies and amplitudes; of row and column where the tokens form a grid."""
+
+    kind: Literal["learned_sinusoidal"] = "learned_sinusoidal"
+    """positional encoding"""
+
+
+class NoPositionsConfig(Strict):
+    """No positional encoding: the attention knows positions, or nothing does."""
+
+    kind: Literal["none"] = "none"
+    """positional encoding"""
+
+
 PositionsConfig = Annotated[
-    LearnedPositionsConfig | SinusoidalPositionsConfig | AxialPositionsConfig, Field(discriminator="kind")
+    LearnedPositionsConfig
+    | SinusoidalPositionsConfig
+    | AxialPositionsConfig
+    | LearnedSinusoidalPositionsConfig
+    | NoPositionsConfig,
+    Field(discriminator="kind"),
 ]
 
 
@@ -75,19 +101,41 @@ class StackConfig(Strict):
             found.append("reversible: true needs norm: pre (norm: post cannot be inverted)")
         return found
 
-    def mistakes_at(self, length: int) -> list[str]:
-        """What does not fit sequences of ``length`` tokens."""
-        found = []
-        if isinstance(self.positions, AxialPositionsConfig) and math.prod(self.positions.shape) < length:
-            rows, columns = self.positions.shape
+    def mistakes_at(self, length: int, *, causal: bool, grid: bool) -> list[str]:
+        """What does not fit sequences of ``length`` tokens, which are the places of a grid or of a line."""
+        found = self._attention_mistakes(length, causal)
+        positions = self.positions
+        if isinstance(positions, AxialPositionsConfig) and math.prod(positions.shape) < length:
+            rows, columns = positions.shape
             found.append(f"model.positions.shape {rows} x {columns} has fewer positions than the {length} tokens")
-        attention = self.attention
-        if isinstance(attention, LSHConfig) and attention.n_buckets is None and attention.bucket_size > length:
+        if isinstance(positions, LearnedSinusoidalPositionsConfig) and self.dim % (4 if grid else 2):
             found.append(
-                f"model.attention.bucket_size {attention.bucket_size} is larger than the sequence of {length} tokens, "
-                "so everything shares one bucket; use kind: shared_qk for that"
+                f"model.dim {self.dim} is not divisible by {4 if grid else 2}, which model.positions.kind: "
+                "learned_sinusoidal needs here"
             )
         return found
+
+    def _attention_mistakes(self, length: int, causal: bool) -> list[str]:
+        match self.attention:
+            case LSHConfig(n_buckets=None, bucket_size=size) if size > length:
+                return [
+                    f"model.attention.bucket_size {size} is larger than the sequence of {length} tokens, so everything "
+                    "shares one bucket; use kind: shared_qk for that"
+                ]
+            case ClippedRelativeConfig() if self.heads < 2:
+                return [f"model.heads {self.heads} must be 2 at least for model.attention.kind: clipped_relative"]
+            case LinformerConfig() if causal:
+                return [
+                    "model.attention.kind: linformer mixes all positions, so it cannot be causal; use "
+                    "causal_linformer, performer, relative, clipped_relative, lsh, shared_qk or full"
+                ]
+            case LinformerConfig():
+                return self.attention.mistakes_at(self.depth, length, "a sequence")
+            case CausalLinformerConfig() if not causal:
+                return ["model.attention.kind: causal_linformer looks back alone; use linformer for both directions"]
+            case CausalLinformerConfig(block_size=size):
+                return self.attention.mistakes_at(self.depth, size, "model.attention.block_size")
+        return []
 
 
 class ClassifierConfig(StackConfig):
@@ -95,8 +143,9 @@ class ClassifierConfig(StackConfig):
 
     pooling: Literal["mean", "class_token"] = "mean"
     """what is classified: the mean over all outputs, or a learned token's; under lsh that sees one bucket a round"""
-    embedding: Literal["linear", "lookup"] = "linear"
-    """of a patch: a linear map of its values, or a learned vector for each level (patches of one value)"""
+    embedding: Literal["linear", "mlp", "lookup"] = "linear"
+    """of a patch: a linear map of its values, two with a gelu between, or a learned vector for each level (patches of
+    one value)"""
 
     def length(self, data: ClassifierDataConfig) -> int:
         """Tokens of a sequence."""
@@ -104,7 +153,17 @@ class ClassifierConfig(StackConfig):
 
     def mistakes_on(self, data: ClassifierDataConfig) -> list[str]:
         """What does not fit these images."""
-        found = self.mistakes_at(self.length(data))
+        found = self.mistakes_at(self.length(data), causal=False, grid=True)
+        if data.split_channels and isinstance(self.attention, RelativeConfig | ClippedRelativeConfig):
+            found.append(
+                f"data.split_channels: true puts several tokens at one place, but model.attention.kind: "
+                f"{self.attention.kind} needs one"
+            )
+        if data.split_channels and isinstance(self.positions, LearnedSinusoidalPositionsConfig):
+            found.append(
+                "data.split_channels: true puts several tokens at one place, but model.positions.kind: "
+                "learned_sinusoidal needs one"
+            )
         if self.embedding == "lookup" and data.values != 1:
             found.append(
                 f"model.embedding: lookup needs patches of one value (data.patch_size 1, and one channel or "

@@ -58,7 +58,7 @@ class SynthTrainConfig(ExperimentConfig):
 
     def mistakes(self) -> list[str]:
         """See Strict."""
-        found = self.model.mistakes_at(self.data.length - 1) + self.monitor_mistakes()
+        found = self.model.mistakes_at(self.data.length - 1, causal=True, grid=False) + self.monitor_mistakes()
         if self.train.batch_size > self.data.n_train:
             found.append(f"train.batch_size {self.train.batch_size} is more than data.n_train {self.data.n_train}")
         else:

@@ -83,21 +83,14 @@ def load_images(
         ConfigError: files that are neither there nor can be downloaded, or are none that can be read; a label that
             there is not.
     """
-    try:
-        everything = classes_of(dataset, root)
-        classes = chosen_classes(everything, labels)
-    except FileNotFoundError as error:
-        raise ConfigError(f"data.root: {error}") from None
-    except ValueError as error:
-        raise ConfigError(f"data.labels: {error}") from None
+    everything, classes = _known_and_chosen(dataset, root, labels)
     if dataset == "image_folder":
         parts = _read_folder(root, everything, side, greyscale)
     else:
         parts = {name: _resized(part, side, greyscale) for name, part in _READERS[dataset](root).items()}
     if "val" not in parts:
         parts["val"], parts["train"] = _divided(parts["train"], round(val_share * len(parts["train"][1])))
-    numbers = torch.full((len(everything),), -1)
-    numbers[[everything.index(name) for name in classes]] = torch.arange(len(classes))
+    numbers = _numbers(everything, classes)
     split = {name: _chosen(part, numbers, vocab_size) for name, part in parts.items()}
     if empty := [name for name, part in split.items() if len(part) == 0]:
         raise ConfigError(f"data: {dataset} has no images for {', '.join(empty)} with these labels and val_share")
@@ -117,6 +110,30 @@ def load_configured(data: ClassifierDataConfig | GeneratorDataConfig) -> ImageSp
     )
 
 
+def load_test_pixels(data: ClassifierDataConfig) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """The test images of a configuration before they are resized and quantised; a folder's come at its image_size.
+
+    Returns:
+        Pixels (n, channels, height, width) uint8 from 0 to 255, labels (n,) int64, and the names of the classes.
+
+    Raises:
+        ConfigError: as :func:`load_images`.
+    """
+    everything, classes = _known_and_chosen(data.dataset, data.root, data.labels)
+    if data.dataset == "image_folder":
+        images, labels = _read_folder(data.root, everything, data.side, data.greyscale)["test"]
+    else:
+        images, labels = _READERS[data.dataset](data.root)["test"]
+    labels = _numbers(everything, classes)[labels]
+    return images[labels >= 0], labels[labels >= 0], classes
+
+
+def prepared(pixels: Tensor, data: ClassifierDataConfig) -> Tensor:
+    """Pixels as :func:`load_test_pixels` gives them -> what a model of the configuration takes."""
+    images, _ = _resized((pixels, torch.empty(0)), data.side, data.greyscale)
+    return quantised(images, data.vocab_size)
+
+
 def quantised(pixels: Tensor, vocab_size: int) -> Tensor:
     """Pixels 0 to 255 as levels in [0, vocab_size) of equal width, uint8."""
     return (pixels.to(torch.int32) * vocab_size // 256).to(torch.uint8)
@@ -125,6 +142,26 @@ def quantised(pixels: Tensor, vocab_size: int) -> Tensor:
 def to_pixels(levels: Tensor, vocab_size: int) -> Tensor:
     """Levels in [0, vocab_size) as pixels 0 to 255, uint8: black stays black and white white."""
     return (levels.float() * (255 / (vocab_size - 1))).round().to(torch.uint8)
+
+
+def _known_and_chosen(
+    dataset: ImageSetName, root: Path, labels: tuple[int | str, ...] | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of all classes, and of those that ``labels`` chooses."""
+    try:
+        everything = classes_of(dataset, root)
+        return everything, chosen_classes(everything, labels)
+    except FileNotFoundError as error:
+        raise ConfigError(f"data.root: {error}") from None
+    except ValueError as error:
+        raise ConfigError(f"data.labels: {error}") from None
+
+
+def _numbers(everything: tuple[str, ...], classes: tuple[str, ...]) -> Tensor:
+    """For each of all classes its number among the chosen ones, or -1."""
+    numbers = torch.full((len(everything),), -1)
+    numbers[[everything.index(name) for name in classes]] = torch.arange(len(classes))
+    return numbers
 
 
 def _chosen(part: Labelled, numbers: Tensor, vocab_size: int) -> LabelledImages:

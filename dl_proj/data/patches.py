@@ -23,8 +23,13 @@ def to_patches(images: Tensor, size: int, *, stride: int | None = None, split_ch
     return squares.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
 
 
+def patches_a_side(side: int, size: int, *, stride: int | None = None) -> int:
+    """Squares in each row and column that :func:`to_patches` makes of a square image."""
+    return (side - size) // (stride or size) + 1
+
+
 def sequence_length(
     side: int, channels: int, size: int, *, stride: int | None = None, split_channels: bool = False
 ) -> int:
     """Tokens that :func:`to_patches` makes of a square image."""
-    return ((side - size) // (stride or size) + 1) ** 2 * (channels if split_channels else 1)
+    return patches_a_side(side, size, stride=stride) ** 2 * (channels if split_channels else 1)

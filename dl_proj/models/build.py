@@ -1,15 +1,28 @@
 """The one place where a configuration becomes modules; below it everything takes plain arguments."""
 
+from dataclasses import dataclass
 from typing import assert_never
 
 from torch import nn
 
-from dl_proj.configs.attention import AttentionConfig, FullConfig, LSHConfig, SharedQKConfig
+from dl_proj.configs.attention import (
+    AttentionConfig,
+    CausalLinformerConfig,
+    ClippedRelativeConfig,
+    FullConfig,
+    LinformerConfig,
+    LSHConfig,
+    PerformerConfig,
+    RelativeConfig,
+    SharedQKConfig,
+)
 from dl_proj.configs.images import ClassifierDataConfig
 from dl_proj.configs.model import (
     AxialPositionsConfig,
     ClassifierConfig,
     LearnedPositionsConfig,
+    LearnedSinusoidalPositionsConfig,
+    NoPositionsConfig,
     PositionsConfig,
     SinusoidalPositionsConfig,
     StackConfig,
@@ -18,22 +31,67 @@ from dl_proj.models.classification import ClassificationModel, PatchEmbedding
 from dl_proj.models.generation import AutoregressiveModel
 from my_transformers import (
     AxialPositionalEncoding,
+    BlockCausalLinformerAttention,
+    ClippedRelativeAttention,
+    ConvolutionProjection,
     EncoderLayer,
     EncoderStack,
     FeedForward,
     FullAttention,
     LearnedPositionalEncoding,
+    LearnedProjection,
+    LearnedSinusoidalPositionalEncoding,
+    LengthProjection,
+    LinformerAttention,
     LSHAttention,
+    MaxProjection,
+    MeanProjection,
     MultiHeadAttention,
+    NoPositionalEncoding,
+    PerformerAttention,
+    RelativeAttention,
     ReversibleStack,
     SharedQKAttention,
     SinusoidalPositionalEncoding,
+    extended_dim,
 )
 from my_transformers.positional_encoding import PositionalEncoding
 
 
-def build_mechanism(config: AttentionConfig, *, causal: bool, seed: int = 0) -> nn.Module:
-    """The attention mechanism of a configuration; ``seed`` is for one that hashes, another for each layer."""
+@dataclass(frozen=True)
+class Places:
+    """Where the tokens of a sequence stand.
+
+    Args:
+        max_len: tokens at most.
+        columns: of the grid that the sequence goes through row by row; None: a line.
+        off_grid: so many tokens at the start have no place.
+    """
+
+    max_len: int
+    columns: int | None = None
+    off_grid: int = 0
+
+    @property
+    def longest(self) -> float:
+        """Tokens: twice the longest side."""
+        n = self.max_len - self.off_grid
+        return max(4, 2 * (n if self.columns is None else max(self.columns, -(-n // self.columns))))
+
+
+def build_mechanisms(
+    config: AttentionConfig, *, depth: int, heads: int, head_dim: int, causal: bool, places: Places, seed: int = 0
+) -> list[nn.Module]:
+    """The attention mechanism of a configuration for each layer; layer i's random numbers come from seed + i."""
+    if isinstance(config, LinformerConfig | CausalLinformerConfig):
+        return _linformers(config, depth, heads, head_dim, causal, places)
+    return [_mechanism(config, heads, head_dim, causal, places, seed + i) for i in range(depth)]
+
+
+def _mechanism(
+    config: AttentionConfig, heads: int, head_dim: int, causal: bool, places: Places, seed: int
+) -> nn.Module:
+    grid = {"heads": heads, "head_dim": head_dim, "columns": places.columns, "off_grid": places.off_grid}
     match config:
         case FullConfig():
             return FullAttention(causal=causal, dropout=config.dropout)
@@ -41,33 +99,97 @@ def build_mechanism(config: AttentionConfig, *, causal: bool, seed: int = 0) -> 
             return SharedQKAttention(causal=causal, dropout=config.dropout)
         case LSHConfig():
             return LSHAttention(**config.model_dump(exclude={"kind"}), causal=causal, seed=seed)
+        case PerformerConfig():
+            return _performer(config, head_dim, causal, seed)
+        case RelativeConfig(n_scales=n_scales, content=content):
+            longer = extended_dim(head_dim, n_scales, places.columns)
+            inner = _performer(config, longer, causal, seed, turned=longer - head_dim)
+            return RelativeAttention(inner, **grid, n_scales=n_scales, content=content, longest=places.longest)
+        case ClippedRelativeConfig(distance=distance):
+            inner = _performer(config, head_dim, causal, seed)
+            return ClippedRelativeAttention(inner, **grid, distance=distance, dropout=config.dropout)
         case _:
             assert_never(config)
 
 
-def build_positions(config: PositionsConfig, *, dim: int, max_len: int) -> PositionalEncoding:
+def _performer(
+    config: PerformerConfig | RelativeConfig | ClippedRelativeConfig,
+    head_dim: int,
+    causal: bool,
+    seed: int,
+    turned: int = 0,
+) -> nn.Module:
+    if config.kernel == "exact":
+        return FullAttention(causal=causal, dropout=config.dropout)
+    own = {"kernel", "n_features", "orthogonal", "epsilon", "redraw_every", "chunk_size", "dropout"}
+    return PerformerAttention(head_dim, **config.model_dump(include=own), turned=turned, causal=causal, seed=seed)
+
+
+def _linformers(
+    config: LinformerConfig | CausalLinformerConfig, depth: int, heads: int, head_dim: int, causal: bool, places: Places
+) -> list[nn.Module]:
+    """One a layer; what layers share is the same module."""
+    blocks = isinstance(config, CausalLinformerConfig)
+    kind = BlockCausalLinformerAttention if blocks else LinformerAttention
+    max_len = config.block_size if blocks else places.max_len
+    made = [_projection(config, max_len, rank, heads, head_dim) for rank in config.ranks(depth)]
+    if config.sharing == "layerwise":
+        made = made[:1] * depth
+    values = [None] * depth
+    if config.sharing in (None, "none", "headwise") and config.projection in ("learned", "convolution"):
+        values = [_projection(config, max_len, rank, heads, head_dim) for rank in config.ranks(depth)]
+    return [kind(e, f, dropout=config.dropout, causal=causal) for e, f in zip(made, values, strict=True)]
+
+
+def _projection(
+    config: LinformerConfig | CausalLinformerConfig, max_len: int, rank: int, heads: int, head_dim: int
+) -> LengthProjection:
+    match config.projection:
+        case "learned":
+            return LearnedProjection(max_len, rank, heads=heads if config.sharing == "none" else None)
+        case "mean":
+            return MeanProjection(max_len, rank)
+        case "max":
+            return MaxProjection(max_len, rank)
+        case "convolution":
+            return ConvolutionProjection(max_len, rank, head_dim=head_dim)
+        case _:
+            assert_never(config.projection)
+
+
+def build_positions(config: PositionsConfig, *, dim: int, places: Places) -> PositionalEncoding:
     """The positional encoding of a configuration."""
     match config:
         case LearnedPositionsConfig():
-            return LearnedPositionalEncoding(dim, max_len)
+            return LearnedPositionalEncoding(dim, places.max_len)
         case SinusoidalPositionsConfig():
-            return SinusoidalPositionalEncoding(dim, max_len)
+            return SinusoidalPositionalEncoding(dim, places.max_len)
         case AxialPositionsConfig():
             return AxialPositionalEncoding(dim, config.shape)
+        case LearnedSinusoidalPositionsConfig():
+            return LearnedSinusoidalPositionalEncoding(
+                dim, places.max_len, columns=places.columns, off_grid=places.off_grid, longest=places.longest
+            )
+        case NoPositionsConfig():
+            return NoPositionalEncoding(places.max_len)
         case _:
             assert_never(config)
 
 
-def build_stack(config: StackConfig, *, causal: bool, seed: int = 0) -> EncoderStack | ReversibleStack:
-    """Layers with the configured attention; layer i's hashes come from seed + i."""
+def build_stack(config: StackConfig, *, causal: bool, places: Places, seed: int = 0) -> EncoderStack | ReversibleStack:
+    """Layers with the configured attention."""
+    mechanisms = build_mechanisms(
+        config.attention,
+        depth=config.depth,
+        heads=config.heads,
+        head_dim=config.head_dim or config.dim // config.heads,
+        causal=causal,
+        places=places,
+        seed=seed,
+    )
     layers = [
         EncoderLayer(
-            MultiHeadAttention(
-                build_mechanism(config.attention, causal=causal, seed=seed + i),
-                dim=config.dim,
-                heads=config.heads,
-                head_dim=config.head_dim,
-            ),
+            MultiHeadAttention(mechanism, dim=config.dim, heads=config.heads, head_dim=config.head_dim),
             FeedForward(
                 config.dim,
                 config.ffn_dim,
@@ -79,7 +201,7 @@ def build_stack(config: StackConfig, *, causal: bool, seed: int = 0) -> EncoderS
             norm=config.norm,
             dropout=config.dropout,
         )
-        for i in range(config.depth)
+        for mechanism in mechanisms
     ]
     return (ReversibleStack if config.reversible else EncoderStack)(layers, dim=config.dim)
 
@@ -88,6 +210,8 @@ def build_classifier(
     config: ClassifierConfig, data: ClassifierDataConfig, *, n_classes: int, seed: int = 0
 ) -> ClassificationModel:
     """A model that classifies images as sequences of patches."""
+    columns = None if data.split_channels else data.columns
+    places = Places(config.length(data), columns, off_grid=config.length(data) - data.length)
     return ClassificationModel(
         PatchEmbedding(
             dim=config.dim,
@@ -98,8 +222,8 @@ def build_classifier(
             patch_stride=data.patch_stride,
             split_channels=data.split_channels,
         ),
-        build_stack(config, causal=False, seed=seed),
-        build_positions(config.positions, dim=config.dim, max_len=config.length(data)),
+        build_stack(config, causal=False, places=places, seed=seed),
+        build_positions(config.positions, dim=config.dim, places=places),
         dim=config.dim,
         n_classes=n_classes,
         pooling=config.pooling,
@@ -108,12 +232,13 @@ def build_classifier(
 
 
 def build_autoregressive(
-    config: StackConfig, *, vocab_size: int, max_len: int, n_labels: int = 0, seed: int = 0
+    config: StackConfig, *, vocab_size: int, max_len: int, columns: int | None = None, n_labels: int = 0, seed: int = 0
 ) -> AutoregressiveModel:
-    """A causal model of token sequences, conditional on a label if there are any."""
+    """A causal model of token sequences, conditional on a label if there are any; ``columns``: of a grid of tokens."""
+    places = Places(max_len, columns, off_grid=1 if n_labels else 0)  # the label comes first
     return AutoregressiveModel(
-        build_stack(config, causal=True, seed=seed),
-        build_positions(config.positions, dim=config.dim, max_len=max_len),
+        build_stack(config, causal=True, places=places, seed=seed),
+        build_positions(config.positions, dim=config.dim, places=places),
         dim=config.dim,
         vocab_size=vocab_size,
         n_labels=n_labels,

@@ -17,8 +17,8 @@ class PatchEmbedding(nn.Module):
         dim: of the vectors.
         values: pixel values a patch.
         vocab_size: levels of a pixel.
-        kind: "linear" maps the values, scaled to [-1, 1]; "lookup" learns a vector for each level, for patches of one
-            value.
+        kind: "linear" maps the values, scaled to [-1, 1]; "mlp" does so twice with a gelu between; "lookup" learns a
+            vector for each level, for patches of one value.
         patch_size: side of a patch.
         patch_stride: pixels from one patch to the next; None: patch_size.
         split_channels: a patch for each channel; see :func:`~dl_proj.data.patches.to_patches`.
@@ -33,7 +33,7 @@ class PatchEmbedding(nn.Module):
         dim: int,
         values: int,
         vocab_size: int,
-        kind: Literal["linear", "lookup"] = "linear",
+        kind: Literal["linear", "mlp", "lookup"] = "linear",
         patch_size: int = 1,
         patch_stride: int | None = None,
         split_channels: bool = False,
@@ -46,9 +46,12 @@ class PatchEmbedding(nn.Module):
         self.split_channels = split_channels
         self.kind = kind
         self.vocab_size = vocab_size
-        self.embed = nn.Linear(values, dim) if kind == "linear" else nn.Embedding(vocab_size, dim)
+        self.hidden = nn.Sequential(nn.Linear(values, dim), nn.GELU()) if kind == "mlp" else nn.Identity()
+        self.embed = (
+            nn.Embedding(vocab_size, dim) if kind == "lookup" else nn.Linear(dim if kind == "mlp" else values, dim)
+        )
         nn.init.normal_(self.embed.weight, std=0.02)  # larger ones would drown the positions, which start at 0.02
-        if kind == "linear":
+        if kind != "lookup":
             nn.init.zeros_(self.embed.bias)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -56,7 +59,7 @@ class PatchEmbedding(nn.Module):
         patches = to_patches(images, self.patch_size, stride=self.patch_stride, split_channels=self.split_channels)
         if self.kind == "lookup":
             return self.embed(patches.squeeze(-1).long())
-        return self.embed(patches.to(self.embed.weight.dtype) * (2 / (self.vocab_size - 1)) - 1)
+        return self.embed(self.hidden(patches.to(self.embed.weight.dtype) * (2 / (self.vocab_size - 1)) - 1))
 
 
 class ClassificationModel(nn.Module):

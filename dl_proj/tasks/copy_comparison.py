@@ -58,10 +58,11 @@ def compare(config: SynthComparisonConfig) -> None:
 
 
 def _cannot_be_compared(trained: SynthTrainConfig, config: SynthComparisonConfig) -> list[str]:
-    if trained.model.attention.kind == "full":
-        return ["trained with kind: full, which LSH cannot evaluate; use kind: shared_qk"]
+    if not isinstance(trained.model.attention, SharedQKConfig | LSHConfig):
+        return [f"trained with kind: {trained.model.attention.kind}, which LSH cannot evaluate; use kind: shared_qk"]
     lsh = trained.model.model_copy(update={"attention": _evaluated_with(trained, config)[-1]})
-    return [mistake.replace("model.attention", "lsh") for mistake in lsh.mistakes_at(trained.data.length - 1)]
+    found = lsh.mistakes_at(trained.data.length - 1, causal=True, grid=False)
+    return [mistake.replace("model.attention", "lsh") for mistake in found]
 
 
 def _evaluated_with(trained: SynthTrainConfig, config: SynthComparisonConfig) -> list[AttentionConfig]:

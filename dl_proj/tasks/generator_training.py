@@ -18,7 +18,12 @@ def build_generator(config: GeneratorTrainConfig, n_labels: int) -> Autoregressi
     torch.manual_seed(config.seed)
     data = config.data
     return build_autoregressive(
-        config.model, vocab_size=data.vocab_size, max_len=data.max_len, n_labels=n_labels, seed=config.seed
+        config.model,
+        vocab_size=data.vocab_size,
+        max_len=data.max_len,
+        columns=data.side,
+        n_labels=n_labels,
+        seed=config.seed,
     )
 
 

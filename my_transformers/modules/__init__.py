@@ -1,6 +1,19 @@
 """The mechanisms, one file each, on (batch, heads, length, head_dim)."""
 
+from my_transformers.modules.clipped_relative import ClippedRelativeAttention
 from my_transformers.modules.full import FullAttention, SharedQKAttention
+from my_transformers.modules.linformer import BlockCausalLinformerAttention, LinformerAttention
 from my_transformers.modules.lsh import LSHAttention
+from my_transformers.modules.performer import PerformerAttention
+from my_transformers.modules.relative import RelativeAttention
 
-__all__ = ["FullAttention", "LSHAttention", "SharedQKAttention"]
+__all__ = [
+    "BlockCausalLinformerAttention",
+    "ClippedRelativeAttention",
+    "FullAttention",
+    "LSHAttention",
+    "LinformerAttention",
+    "PerformerAttention",
+    "RelativeAttention",
+    "SharedQKAttention",
+]

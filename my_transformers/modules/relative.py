@@ -20,7 +20,8 @@ class RelativeAttention(nn.Module):
     inner product of position features: (cos, sin)(w x_j) of the key, and for the query the same turned by the 2 x 2
     matrix that a and b make. So queries and keys are longer by 2 * n_scales * axes numbers, and the mechanism inside
     needs not know of positions: with the exact softmax the output is translation-equivariant to float precision, with
-    random features up to their error, which falls as 1 / sqrt(m).
+    random features up to their error, which falls as 1 / sqrt(m) but is large for large queries and keys. Random
+    directions that are ``turned`` lower what a translation changes, and raise the error against the exact softmax.
 
     Args:
         mechanism: PerformerAttention, or FullAttention, for queries and keys of :func:`extended_dim` numbers.

@@ -6,21 +6,52 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from my_transformers import FullAttention, LSHAttention, SharedQKAttention
+from my_transformers import (
+    BlockCausalLinformerAttention,
+    ClippedRelativeAttention,
+    ConvolutionProjection,
+    FullAttention,
+    LearnedProjection,
+    LengthProjection,
+    LinformerAttention,
+    LSHAttention,
+    MaxProjection,
+    MeanProjection,
+    PerformerAttention,
+    RelativeAttention,
+    SharedQKAttention,
+    extended_dim,
+)
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+BOTH = (False, True)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A mechanism under test; ``build(causal=, dropout=)`` makes it."""
+    """A mechanism under test.
+
+    ``build(causal=, dropout=, heads=, head_dim=)`` makes it, with the same parameters each time.
+    """
 
     name: str
-    build: Callable[..., nn.Module]
+    make: Callable[..., nn.Module]
+    directions: tuple[bool, ...] = BOTH  # what ``causal`` can be
+    instead: str = ""  # of the direction that there is not: what its refusal names
+    min_heads: int = 1
+    compiled: bool = True  # False, to save time: another case has the same graph but for a few pointwise operations
     leaks_by_design: bool = False  # the paper's chunk rule: documented, and excused from strict causality and steps
+    mixes_values: bool = False  # before attending, by a learned matrix: what comes out is no weighted mean of values
 
     def __str__(self) -> str:
         return self.name
+
+    def build(
+        self, *, causal: bool, dropout: float = 0.0, heads: int = 2, head_dim: int = 8, device: str = "cpu"
+    ) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return self.make(heads=heads, head_dim=head_dim, causal=causal, dropout=dropout).to(device)
 
     @property
     def reordering(self) -> float:
@@ -28,22 +59,115 @@ class Case:
         return 1e-12 if self.name.startswith("lsh") else 0.0
 
 
-def _lsh(**settings: object) -> Callable[..., nn.Module]:
-    return lambda **common: LSHAttention(**(settings | common))
+def _plain(mechanism: type[nn.Module], **settings: object) -> Callable[..., nn.Module]:
+    return lambda *, heads, head_dim, **common: mechanism(**settings, **common)
+
+
+def _performer(**settings: object) -> Callable[..., nn.Module]:
+    return lambda *, heads, head_dim, **common: PerformerAttention(head_dim, chunk_size=4, **settings, **common)
+
+
+def _relative(*, exact: bool = False, **settings: object) -> Callable[..., nn.Module]:
+    def make(*, heads: int, head_dim: int, **common: object) -> nn.Module:
+        longer = extended_dim(head_dim, 2, settings.get("columns"))
+        performer = _performer(n_features=32, turned=longer - head_dim)
+        inside = FullAttention(**common) if exact else performer(heads=heads, head_dim=longer, **common)
+        return RelativeAttention(inside, heads=heads, head_dim=head_dim, n_scales=2, **settings)
+
+    return make
+
+
+def _clipped(*, exact: bool = False, **settings: object) -> Callable[..., nn.Module]:
+    def make(*, heads: int, head_dim: int, dropout: float, causal: bool) -> nn.Module:
+        content = _plain(FullAttention) if exact else _performer(n_features=32)
+        inside = content(heads=heads, head_dim=head_dim, dropout=dropout, causal=causal)
+        return ClippedRelativeAttention(inside, heads=heads, head_dim=head_dim, distance=2, dropout=dropout, **settings)
+
+    return make
+
+
+def _projection(kind: str, max_len: int, rank: int, heads: int, head_dim: int) -> LengthProjection:
+    match kind:
+        case "learned":
+            return LearnedProjection(max_len, rank)
+        case "learned-heads":
+            return LearnedProjection(max_len, rank, heads=heads)
+        case "mean":
+            return MeanProjection(max_len, rank)
+        case "max":
+            return MaxProjection(max_len, rank)
+        case "convolution":
+            return ConvolutionProjection(max_len, rank, head_dim=head_dim)
+
+
+def _linformer(mechanism: type[nn.Module], max_len: int, rank: int, keys: str, values: str | None = None) -> Callable:
+    def make(*, heads: int, head_dim: int, **common: object) -> nn.Module:
+        both = [_projection(kind, max_len, rank, heads, head_dim) for kind in (keys, values) if kind]
+        return mechanism(*both, **common)
+
+    return make
+
+
+def _linformers() -> list[Case]:
+    """Both mechanisms with each projection; the last column: a learned matrix, whose rows add up to anything."""
+    kinds = [
+        ("learned", ("learned", "learned"), True),
+        ("learned-heads", ("learned-heads",), True),
+        ("mean", ("mean",), False),
+        ("max", ("max",), False),
+        ("convolution", ("convolution",), True),
+    ]
+    return [
+        Case(
+            f"{name}-{kind}",
+            _linformer(mechanism, max_len, rank, *projections),
+            directions=(causal,),
+            instead=instead,
+            mixes_values=mixes_values,
+        )
+        for name, mechanism, max_len, rank, causal, instead in (
+            (
+                "linformer",
+                LinformerAttention,
+                100,
+                5,
+                False,
+                "BlockCausalLinformerAttention, LSHAttention or Performer",
+            ),
+            ("block-causal", BlockCausalLinformerAttention, 8, 3, True, "use LinformerAttention for both directions"),
+        )
+        for kind, projections, mixes_values in kinds
+    ]
 
 
 CASES = [
-    Case("full", FullAttention),
-    Case("shared_qk", SharedQKAttention),
-    Case("lsh-1", _lsh(bucket_size=4, n_rounds=1)),
-    Case("lsh-3", _lsh(bucket_size=4, n_rounds=3)),
-    Case("lsh-narrow", _lsh(bucket_size=8, n_rounds=2, window=3)),  # buckets overflow their window
-    Case("lsh-crowded", _lsh(n_buckets=2, window=5, n_rounds=2)),
-    Case("lsh-counted-twice", _lsh(bucket_size=4, n_rounds=3, deduplicate=False)),
-    Case("lsh-chunk", _lsh(bucket_size=4, n_rounds=2, rule="chunk"), leaks_by_design=True),
-    Case("lsh-chunk-across", _lsh(bucket_size=4, rule="chunk", attend_across_buckets=True), leaks_by_design=True),
+    Case("full", _plain(FullAttention)),
+    Case("shared_qk", _plain(SharedQKAttention)),
+    Case("lsh-1", _plain(LSHAttention, bucket_size=4, n_rounds=1)),
+    Case("lsh-3", _plain(LSHAttention, bucket_size=4, n_rounds=3)),
+    Case("lsh-narrow", _plain(LSHAttention, bucket_size=8, n_rounds=2, window=3)),  # buckets overflow their window
+    Case("lsh-crowded", _plain(LSHAttention, n_buckets=2, window=5, n_rounds=2)),
+    Case("lsh-counted-twice", _plain(LSHAttention, bucket_size=4, n_rounds=3, deduplicate=False)),
+    Case("lsh-chunk", _plain(LSHAttention, bucket_size=4, n_rounds=2, rule="chunk"), leaks_by_design=True),
+    Case(
+        "lsh-chunk-across",
+        _plain(LSHAttention, bucket_size=4, rule="chunk", attend_across_buckets=True),
+        leaks_by_design=True,
+    ),
+    Case("performer", _performer(n_features=32)),
+    Case("performer-hyperbolic", _performer(n_features=32, kernel="hyperbolic"), compiled=False),
+    Case("performer-relu", _performer(n_features=32, kernel="relu"), compiled=False),
+    Case("performer-unprojected", _performer(kernel="unprojected"), compiled=False),
+    Case("relative-line", _relative(), compiled=False),
+    Case("relative-grid", _relative(columns=5, off_grid=1)),
+    Case("relative-exact", _relative(exact=True, columns=5, off_grid=1)),
+    Case("relative-without-content", _relative(exact=True, content=False), compiled=False),
+    Case("clipped-line", _clipped(), min_heads=2),
+    Case("clipped-grid", _clipped(columns=5, off_grid=1), min_heads=2),
+    Case("clipped-exact", _clipped(exact=True, columns=5, off_grid=1), min_heads=2, compiled=False),
+    *_linformers(),
 ]
-STRICT = [case for case in CASES if not case.leaks_by_design]
+STRICT = [case for case in CASES if not case.leaks_by_design and True in case.directions]
 
 
 def heads(

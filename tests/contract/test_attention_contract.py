@@ -10,26 +10,34 @@ LENGTHS = st.integers(1, 70)
 few = settings(max_examples=15, deadline=None)
 every = pytest.mark.parametrize("case", CASES, ids=str)
 strict = pytest.mark.parametrize("case", STRICT, ids=str)
-causal_or_not = pytest.mark.parametrize("causal", [False, True], ids=["bidirectional", "causal"])
+
+
+def directions(cases: list[Case]) -> pytest.MarkDecorator:
+    """Each case both bidirectional and causal, where it can be."""
+    both = [(case, causal) for case in cases for causal in case.directions]
+    names = [f"{'causal' if causal else 'bidirectional'}-{case}" for case, causal in both]
+    return pytest.mark.parametrize(("case", "causal"), both, ids=names)
+
+
+every_direction = directions(CASES)
 
 
 def grads(out: torch.Tensor, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
     return torch.autograd.grad(out, inputs, torch.randn_like(out), allow_unused=True, materialize_grads=True)
 
 
-@every
-@causal_or_not
+@every_direction
 @few
 @given(n=LENGTHS, batch=st.integers(1, 3), h=st.integers(1, 3))
 def test_any_length(case: Case, causal: bool, n: int, batch: int, h: int) -> None:
+    h = max(h, case.min_heads)
     q, k, v = heads(n, batch=batch, h=h)
-    out = attend(case.build(causal=causal), q, k, v)
+    out = attend(case.build(causal=causal, heads=h), q, k, v)
     assert out.shape == v.shape
     assert out.isfinite().all()
 
 
-@every
-@causal_or_not
+@directions([case for case in CASES if not case.mixes_values])
 @few
 @given(n=LENGTHS, seed=st.integers(0, 99))
 def test_output_is_a_weighted_mean_of_values(case: Case, causal: bool, n: int, seed: int) -> None:
@@ -42,7 +50,7 @@ def test_output_is_a_weighted_mean_of_values(case: Case, causal: bool, n: int, s
 @few
 @given(n=st.integers(1, 50), seed=st.integers(0, 99))
 def test_heads_and_samples_are_independent(case: Case, n: int, seed: int) -> None:
-    mechanism = case.build(causal=True).eval()
+    mechanism = case.build(causal=case.directions[-1], heads=3).eval()
     q, k, v = heads(n, seed=seed, batch=3, h=3)
     out = attend(mechanism, q, k, v)
     for x in (q, k, v):
@@ -89,8 +97,7 @@ def test_the_papers_chunk_rule_leaks_as_documented() -> None:
     assert (changed[:, :, :37] - out[:, :, :37]).abs().max() > 1e-3
 
 
-@every
-@causal_or_not
+@every_direction
 @few
 @given(data=st.data(), n=st.integers(1, 40), padding=st.integers(0, 30), seed=st.integers(0, 99))
 def test_padding_is_invisible(case: Case, causal: bool, data: st.DataObject, n: int, padding: int, seed: int) -> None:
@@ -109,8 +116,7 @@ def test_padding_is_invisible(case: Case, causal: bool, data: st.DataObject, n: 
         assert (gradient.mT[..., ~mask[0]] == 0).all()
 
 
-@every
-@causal_or_not
+@every_direction
 def test_padding_behind_equals_no_padding(case: Case, causal: bool) -> None:
     """With the number of buckets held fixed, for it follows from the padded length."""
     mechanism = case.build(causal=causal).eval()
@@ -132,12 +138,18 @@ def test_steps_equal_the_whole(case: Case, n: int, seed: int) -> None:
     torch.testing.assert_close(steps(mechanism, q, k, v), attend(mechanism, q, k, v), rtol=0, atol=1e-12)
 
 
-@every
-def test_steps_are_refused_where_they_cannot_be_right(case: Case) -> None:
-    q, _, _ = heads(4)
-    for causal in [False] if not case.leaks_by_design else [False, True]:
-        with pytest.raises(ValueError, match="causal=True"):
-            case.build(causal=causal).new_cache(q, 4)
+@every_direction
+def test_steps_are_refused_where_they_cannot_be_right(case: Case, causal: bool) -> None:
+    if causal and not case.leaks_by_design:
+        return  # they are right: see above
+    with pytest.raises(ValueError, match="causal=True"):
+        case.build(causal=causal).new_cache(heads(4)[0], 4)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if len(case.directions) == 1], ids=str)
+def test_a_direction_that_there_is_not_is_refused_and_another_mechanism_named(case: Case) -> None:
+    with pytest.raises(ValueError, match=case.instead):
+        case.build(causal=not case.directions[0])
 
 
 @strict
@@ -156,7 +168,7 @@ def test_a_full_cache_says_so(case: Case) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_replayable(case: Case, device: str) -> None:
     """The same generator state gives the same output and gradient bit for bit; another state gives others."""
-    mechanism = case.build(causal=True, dropout=0.3).train()
+    mechanism = case.build(causal=case.directions[-1], dropout=0.3, device=device).train()
     qkv = [x.requires_grad_() for x in heads(50, dtype=torch.float32, device=device)]
     weights = torch.randn_like(qkv[2])
 
@@ -172,8 +184,7 @@ def test_replayable(case: Case, device: str) -> None:
     assert torch.equal(run(1)[0], run(2)[0])  # evaluation is not random
 
 
-@every
-@causal_or_not
+@every_direction
 def test_dropout_keeps_the_mean(case: Case, causal: bool) -> None:
     """Over many draws the mean is the output without dropout, within five standard errors."""
     q, k, v = heads(12, batch=1)
@@ -186,16 +197,15 @@ def test_dropout_keeps_the_mean(case: Case, causal: bool) -> None:
     draws = torch.stack([attend(mechanism, q, k, v) for _ in range(600)])
     error = draws.std(0) / len(draws) ** 0.5
     assert ((draws.mean(0) - exact).abs() <= 5 * error + 1e-9).all()
-    assert draws.std(0).max() > 0.05
+    assert (draws.std(0).amax((0, 2, 3)) > 0.05).all()  # in every head
 
 
-@every
-@causal_or_not
+@every_direction
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_close(case: Case, causal: bool, device: str, dtype: torch.dtype) -> None:
     """Against the same numbers in float64; buckets are held fixed by hashing numbers that survive rounding."""
-    mechanism = case.build(causal=causal).eval()
+    mechanism = case.build(causal=causal, device=device).eval()
     if hasattr(mechanism, "n_buckets"):
         mechanism.n_buckets = 1
     rounded = [x.to(dtype).requires_grad_() for x in heads(33, device=device)]
@@ -212,13 +222,12 @@ def test_half_precision_is_close(case: Case, causal: bool, device: str, dtype: t
         torch.testing.assert_close(a.double(), b, rtol=4 * tolerance, atol=4 * tolerance)
 
 
-@every
-@causal_or_not
+@every_direction
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("size", [1e-20, 1e4], ids=["tiny", "large"])
 def test_finite_where_numbers_are_extreme(case: Case, causal: bool, device: str, size: float) -> None:
     """Huge and vanishing logits, one real token in a row, all of a row padded: output and gradient stay finite."""
-    mechanism = case.build(causal=causal)
+    mechanism = case.build(causal=causal, device=device)
     qkv = [x.mul(size).requires_grad_() for x in heads(20, dtype=torch.float32, device=device)]
     mask = torch.zeros(2, 20, dtype=torch.bool, device=device)
     mask[0, 13] = True
@@ -227,36 +236,40 @@ def test_finite_where_numbers_are_extreme(case: Case, causal: bool, device: str,
             out = attend(mechanism, *qkv, mask=visible)
         assert out.isfinite().all()
         assert all(gradient.isfinite().all() for gradient in grads(out, qkv))
-    torch.testing.assert_close(out[0, :, 13], qkv[2][0, :, 13].to(out.dtype))  # a lonely token sees itself
+    if causal or not case.mixes_values:  # a lonely token sees itself
+        rounded = torch.bfloat16 if size > 1 else torch.float32  # autocast may round some heads or all
+        torch.testing.assert_close(out[0, :, 13].to(rounded), qkv[2][0, :, 13].to(rounded))
 
 
-@every
-@causal_or_not
+@every_direction
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_gradcheck(case: Case, causal: bool, dropout: float) -> None:
-    """Analytic gradients against finite differences in float64, padding and dropout included."""
-    mechanism = case.build(causal=causal, dropout=dropout).train()
+    """Analytic gradients against finite differences in float64, padding included: without dropout all of q, k and v.
+
+    With dropout, where it is the quick check along random directions, those of the parameters as well.
+    """
+    mechanism = case.build(causal=causal, dropout=dropout, head_dim=3).train().double()
     qkv = [x.requires_grad_() for x in heads(9, batch=1, d=3)]
     mask = torch.ones(1, 9, dtype=torch.bool)
     mask[0, [2, 8]] = False
 
-    def run(*tensors: torch.Tensor) -> torch.Tensor:
+    def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
         torch.manual_seed(0)
-        return attend(mechanism, *tensors, mask=mask)
+        return attend(mechanism, q, k, v, mask=mask)
 
-    assert torch.autograd.gradcheck(run, qkv, eps=1e-6, atol=1e-6)
+    inputs = [*qkv, *mechanism.parameters()] if dropout else qkv  # parameters are moved in place, where run finds them
+    assert torch.autograd.gradcheck(run, inputs, eps=1e-6, atol=1e-6, rtol=1e-5, fast_mode=dropout > 0)
 
 
-@every
-@causal_or_not
+@directions([case for case in CASES if case.compiled])
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_compiles_whole(case: Case, causal: bool) -> None:
     """No graph break, equal output and gradient."""
     torch.compiler.reset()
     mechanism = case.build(causal=causal).eval()
     compiled = torch.compile(mechanism, fullgraph=True, backend="aot_eager")
-    qkv = [x.requires_grad_() for x in heads(37)]
-    mask = torch.arange(37).expand(2, -1) < 31
+    qkv = [x.requires_grad_() for x in heads(13)]
+    mask = torch.arange(13).expand(2, -1) < 11
     plain, fast = attend(mechanism, *qkv, mask=mask), attend(compiled, *qkv, mask=mask)
     weights = torch.randn_like(plain)
     torch.testing.assert_close(fast, plain)
@@ -268,13 +281,12 @@ def test_compiles_whole(case: Case, causal: bool) -> None:
         torch.testing.assert_close(a, b)
 
 
-@every
-@causal_or_not
+@every_direction
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="counts synchronisations of a CUDA device")
 def test_no_host_sync(case: Case, causal: bool) -> None:
-    mechanism = case.build(causal=causal, dropout=0.1)
-    qkv = [x.requires_grad_() for x in heads(100, dtype=torch.float32, device="cuda")]
-    mask = torch.ones(2, 100, dtype=torch.bool, device="cuda")
+    mechanism = case.build(causal=causal, dropout=0.1, device="cuda")
+    qkv = [x.requires_grad_() for x in heads(70, dtype=torch.float32, device="cuda")]
+    mask = torch.ones(2, 70, dtype=torch.bool, device="cuda")
     for training in (True, False):
         mechanism.train(training)
         attend(mechanism, *qkv, mask=mask).sum().backward()  # warm up

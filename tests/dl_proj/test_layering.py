@@ -35,6 +35,8 @@ def test_there_is_something_to_look_at():
         "generation_train",
         "mnist_generator",
         "evaluate",
+        "shift_test",
+        "performance_studies",
     }
 
 

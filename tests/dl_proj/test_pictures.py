@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import dl_proj.pictures as pictures
-from dl_proj.pictures import draw_curves
+from dl_proj.pictures import draw_curves, save_figure
 
 HISTORY = """step,train/loss,train/accuracy,lr,seconds,val/loss,val/accuracy
 1,2.5,0.1,0.01,0.5,,
@@ -60,3 +61,14 @@ def test_a_history_without_rows_is_still_a_picture(drawn):
 def test_no_part_of_a_picture_is_left_behind(drawn):
     drawn(HISTORY)
     assert {path.name for path in Path().iterdir()} == {"metrics.csv", "curves.png"}
+
+
+@pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG\r\n"), ("pdf", b"%PDF-")])
+def test_the_suffix_says_the_format(suffix, start):
+    """While the file is written it has another name."""
+    figure = Figure()
+    figure.add_subplot().plot([1, 2])
+    path = Path("new", f"two.dots.{suffix}")
+    save_figure(figure, path)
+    assert path.read_bytes().startswith(start)
+    assert list(Path("new").iterdir()) == [path]

@@ -156,6 +156,17 @@ def test_it_classifies_well(name):
     assert figures(name)["test/accuracy"] >= least
 
 
+MNIST14 = {"performer": 0.95, "linformer": 0.95, "relative": 0.95, "clipped-relative": 0.85}
+
+
+@pytest.mark.parametrize("name", [name for name in of("classification") if name.startswith("mnist14")])
+def test_positions_are_worth_much(name):
+    """Models that know where pixels stand, or how far apart, read digits; one that knows neither reads few."""
+    kind = name.removeprefix("mnist14-")
+    accuracy = figures(name)["test/accuracy"]
+    assert accuracy < 0.6 if kind == "nopos" else accuracy >= MNIST14[kind]
+
+
 def with_full_attention(config):
     """The shipped generator of the same images with full attention."""
     return next(

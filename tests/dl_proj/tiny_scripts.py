@@ -15,13 +15,24 @@ import cls_train
 import evaluate
 import generation_train
 import mnist_generator
+import performance_studies
+import shift_test
 import synth_models_comparison
 import synth_train
 from dl_proj.cli import run_script
 
 SCRIPTS = {
     module.__name__: module
-    for module in (synth_train, synth_models_comparison, cls_train, generation_train, mnist_generator, evaluate)
+    for module in (
+        synth_train,
+        synth_models_comparison,
+        cls_train,
+        generation_train,
+        mnist_generator,
+        evaluate,
+        shift_test,
+        performance_studies,
+    )
 }
 
 TINY = {

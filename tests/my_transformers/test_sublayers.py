@@ -2,7 +2,19 @@ import pytest
 import torch
 from torch import nn
 
-from my_transformers import FeedForward, FullAttention, LSHAttention, MultiHeadAttention, SharedQKAttention
+from my_transformers import (
+    BlockCausalLinformerAttention,
+    FeedForward,
+    FullAttention,
+    LearnedProjection,
+    LinformerAttention,
+    LSHAttention,
+    MeanProjection,
+    MultiHeadAttention,
+    PerformerAttention,
+    RelativeAttention,
+    SharedQKAttention,
+)
 
 
 def test_multi_head_attention_equals_torchs() -> None:
@@ -48,6 +60,90 @@ def test_shared_queries_and_keys_score_as_in_the_authors_implementation() -> Non
     q, v = attention.to_heads(x).chunk(2, dim=-1)
     scores = (q @ (q / q.norm(dim=-1, keepdim=True)).mT).masked_fill(torch.eye(9).bool(), -torch.inf)
     torch.testing.assert_close(attention(x), attention.to_out(scores.softmax(-1) @ v))
+
+
+CROSSING = [
+    FullAttention(),
+    LinformerAttention(LearnedProjection(12, 4), LearnedProjection(12, 4)),
+    LinformerAttention(MeanProjection(12, 4)),
+    PerformerAttention(8, n_features=16),
+]
+crossing = pytest.mark.parametrize("mechanism", CROSSING, ids=["full", "learned", "mean", "performer"])
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_cross_attention_equals_torchs(padded: bool, bias: bool) -> None:
+    ours = MultiHeadAttention(FullAttention(), dim=24, heads=3, bias=bias).double()
+    theirs = nn.MultiheadAttention(24, 3, batch_first=True, bias=bias).double()
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(ours.to_heads.weight)
+        if bias:
+            theirs.in_proj_bias.copy_(ours.to_heads.bias)
+        theirs.out_proj.load_state_dict(ours.to_out.state_dict())
+    x, context = torch.randn(2, 5, 24, dtype=torch.float64), torch.randn(2, 11, 24, dtype=torch.float64)
+    mask = torch.arange(11).expand(2, -1) < torch.tensor([[8], [11]])
+    expected, _ = theirs(x, context, context, key_padding_mask=~mask if padded else None)
+    torch.testing.assert_close(ours(x, context=context, mask=mask if padded else None), expected)
+
+
+@crossing
+@pytest.mark.parametrize("lengths", [(5, 11), (11, 5), (7, 7)])
+def test_cross_attention_takes_queries_of_x_and_keys_and_values_of_the_context(
+    mechanism: nn.Module, lengths: tuple[int, int]
+) -> None:
+    """By three projections, head by head; head_dim is free."""
+    attention = MultiHeadAttention(mechanism, dim=10, heads=3, head_dim=8).double()
+    x, context = (torch.randn(2, n, 10, dtype=torch.float64) for n in lengths)
+    mask = torch.rand(2, lengths[1]) < 0.7
+    mask[:, 0] = True
+    weights, biases = attention.to_heads.weight.split(24), attention.to_heads.bias.split(24)
+    q, k, v = (y @ w.T + b for y, w, b in zip((x, context, context), weights, biases, strict=True))
+    heads = [mechanism(*(y[..., 8 * h : 8 * h + 8].unsqueeze(1) for y in (q, k, v)), mask=mask) for h in range(3)]
+    expected = attention.to_out(torch.cat([head.squeeze(1) for head in heads], dim=-1))
+    torch.testing.assert_close(attention(x, context=context, mask=mask), expected)
+
+
+@crossing
+def test_a_context_equal_to_x_is_self_attention(mechanism: nn.Module) -> None:
+    attention = MultiHeadAttention(mechanism, dim=24, heads=3).double()
+    x = torch.randn(2, 9, 24, dtype=torch.float64)
+    mask = torch.arange(9).expand(2, -1) < 6
+    torch.testing.assert_close(attention(x, context=x.clone(), mask=mask), attention(x, mask=mask))
+
+
+@crossing
+def test_padding_of_the_context_is_invisible(mechanism: nn.Module) -> None:
+    attention = MultiHeadAttention(mechanism, dim=24, heads=3).double()
+    x, context = torch.randn(2, 4, 24, dtype=torch.float64), torch.randn(2, 9, 24, dtype=torch.float64)
+    mask = torch.arange(9).expand(2, -1) < 6
+    other = torch.where(mask.unsqueeze(-1), context, 50)
+    out = attention(x, context=other, mask=mask)
+    torch.testing.assert_close(out, attention(x, context=context, mask=mask), rtol=0, atol=1e-12)
+    torch.testing.assert_close(out, attention(x, context=context[:, :6]))
+
+
+@pytest.mark.parametrize("mechanism", [SharedQKAttention(), LSHAttention(bucket_size=4)], ids=["shared", "lsh"])
+def test_shared_queries_and_keys_refuse_a_context(mechanism: nn.Module) -> None:
+    attention = MultiHeadAttention(mechanism, dim=24, heads=3)
+    with pytest.raises(ValueError, match="shared queries and keys cannot attend to a context"):
+        attention(torch.randn(1, 5, 24), context=torch.randn(1, 5, 24))
+
+
+@pytest.mark.parametrize(
+    "mechanism",
+    [
+        FullAttention(causal=True),
+        PerformerAttention(8, causal=True),
+        BlockCausalLinformerAttention(MeanProjection(8, 2)),
+        RelativeAttention(FullAttention(), heads=3, head_dim=8),
+    ],
+    ids=["full", "performer", "block-causal", "relative"],
+)
+def test_causal_and_relative_mechanisms_refuse_a_context_of_another_length(mechanism: nn.Module) -> None:
+    attention = MultiHeadAttention(mechanism, dim=24, heads=3)
+    with pytest.raises(ValueError, match="got 5 queries and 9 keys"):
+        attention(torch.randn(1, 5, 24), context=torch.randn(1, 9, 24))
 
 
 def test_dim_must_be_divisible_by_heads() -> None:

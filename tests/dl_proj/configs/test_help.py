@@ -11,6 +11,8 @@ from dl_proj.configs.classification import ClassifierTrainConfig
 from dl_proj.configs.evaluation import EvaluateConfig
 from dl_proj.configs.generation import DrawConfig, GeneratorTrainConfig
 from dl_proj.configs.help import models_in
+from dl_proj.configs.performance import PerformanceConfig
+from dl_proj.configs.shift import ShiftConfig
 from dl_proj.configs.synth import SynthComparisonConfig, SynthTrainConfig
 
 SCRIPTS = {
@@ -20,6 +22,8 @@ SCRIPTS = {
     "generation_train": GeneratorTrainConfig,
     "mnist_generator": DrawConfig,
     "evaluate": EvaluateConfig,
+    "shift_test": ShiftConfig,
+    "performance_studies": PerformanceConfig,
 }
 TRAINING = {"experiment_name": "x", "train.max_steps": 9}
 NEEDED = {  # what a configuration must be given, at dotted keys
@@ -29,6 +33,8 @@ NEEDED = {  # what a configuration must be given, at dotted keys
     "generation_train": TRAINING,
     "mnist_generator": {},
     "evaluate": {},
+    "shift_test": {"checkpoints": ["x"]},
+    "performance_studies": {},
 }
 TRAININGS = ["synth_train", "cls_train", "generation_train"]
 PRESETS = {
@@ -38,6 +44,8 @@ PRESETS = {
     "generation_train": "gen_train.yaml",
     "mnist_generator": "mnist_generator.yaml",
     "evaluate": "evaluate.yaml",
+    "shift_test": "shift_test.yaml",
+    "performance_studies": "perf_study.yaml",
 }
 
 
@@ -75,7 +83,7 @@ def test_every_setting_is_there_with_its_meaning(name, entries):
     texts = entries(name)
     for dotted, field, schema in leaves(SCRIPTS[name]):
         assert field.description, f"{schema.__name__}.{dotted} has no meaning"
-        assert texts[f"--{dotted}"].startswith(field.description), dotted
+        assert " ".join(field.description.split()) in texts[f"--{dotted}"], dotted
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -118,12 +126,21 @@ def test_a_default_that_depends_on_the_kind(entries):
     assert texts["--schedule.warmup_share"].endswith("(default: 0.3)")
 
 
+def test_a_meaning_that_depends_on_the_kind(entries):
+    kernel = entries("synth_train")["--model.attention.kernel"]
+    assert kernel.startswith("performer: what the features' products estimate")
+    assert "; relative: as for performer, or exact:" in kernel
+    assert kernel.count("clipped_relative:") == 1
+    assert entries("synth_train")["--model.attention.dropout"].count("probability") == 1, "said once if all kinds agree"
+
+
 def test_what_has_no_default_is_needed(entries):
     for name in TRAININGS:
         texts = entries(name)
         assert texts["--experiment_name"].endswith("(needed)")
         assert texts["--model.positions.shape"].endswith("(needed)")
-    assert entries("synth_models_comparison")["--checkpoints"].endswith("(needed)")
+    for name in ("synth_models_comparison", "shift_test"):
+        assert entries(name)["--checkpoints"].endswith("(needed)")
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -142,9 +159,9 @@ def test_help_wins_over_a_file_that_is_not_there(script):
 def test_kinds_are_listed(script):
     out = " ".join(script("synth_train", "--help").out.split())
     for choices in (
-        "--model.attention.kind {full,lsh,shared_qk}",
+        "--model.attention.kind {causal_linformer,clipped_relative,full,linformer,lsh,performer,relative,shared_qk}",
         "--schedule.kind {constant,noam,one_cycle,warmup_cosine}",
-        "--model.positions.kind {axial,learned,sinusoidal}",
+        "--model.positions.kind {axial,learned,learned_sinusoidal,none,sinusoidal}",
     ):
         assert choices in out
     assert "--loss.kind {cross_entropy,focal}" in " ".join(script("generation_train", "--help").out.split())

@@ -13,8 +13,11 @@ from dl_proj.configs.classification import ClassifierTrainConfig
 from dl_proj.configs.evaluation import EvaluateConfig
 from dl_proj.configs.generation import DrawConfig, GeneratorTrainConfig
 from dl_proj.configs.load import load_config
+from dl_proj.configs.performance import PerformanceConfig
+from dl_proj.configs.shift import ShiftConfig
 from dl_proj.configs.synth import SynthComparisonConfig, SynthTrainConfig
 from dl_proj.tasks.classifier_training import build_classification_model
+from dl_proj.tasks.classifying import ClassificationTask
 from dl_proj.tasks.copy_training import build_copy_model, copy_dataset
 from dl_proj.tasks.generator_training import build_generator
 
@@ -26,6 +29,8 @@ SCHEMAS = {  # by the beginning of a file's name; the first that fits
     "gen_": GeneratorTrainConfig,
     "evaluate": EvaluateConfig,
     "mnist_generator": DrawConfig,
+    "shift_test": ShiftConfig,
+    "perf_study": PerformanceConfig,
 }
 TRAININGS = {SynthTrainConfig: tiny, ClassifierTrainConfig: tiny_classifier, GeneratorTrainConfig: tiny_generator}
 PRESETS = {
@@ -51,17 +56,49 @@ def channels(data):
     return 1 if data.greyscale else COLOURS_AND_SIDE[data.dataset][0]
 
 
-def stack_parameters(model, length):
+def linformer_parameters(attention, model, head_dim, tokens):
+    """Of one layer's projections, which all layers have together if they are shared layerwise."""
+    matrices = {"none": 2 * model.heads, None: 2, "headwise": 2, "key_value": 1, "layerwise": 1 / model.depth}
+    (rank,) = {*attention.rank} if isinstance(attention.rank, tuple) else {attention.rank}
+    weights = {
+        "learned": rank * tokens,
+        "convolution": -(-tokens // rank) * head_dim**2,
+        "mean": 0,
+        "max": 0,
+    }
+    return round(model.depth * matrices[attention.sharing] * weights[attention.projection]) / model.depth
+
+
+def mechanism_parameters(model, length, axes):
+    """Of one layer's mechanism itself; random directions are no parameters."""
+    attention, heads = model.attention, model.heads
+    head_dim = model.head_dim or model.dim // heads
+    match attention.kind:
+        case "relative":  # frequencies; a cosine's and a sine's coefficient for each, which may depend on the query
+            frequencies = axes * attention.n_scales
+            return frequencies + 2 * frequencies * heads * (1 + (head_dim if attention.content else 0))
+        case "clipped_relative":  # a vector for each displacement, for off and on the grid, and a gate
+            return heads // 2 * head_dim * ((2 * attention.distance + 1) ** axes + 2 + 1)
+        case "linformer":
+            return linformer_parameters(attention, model, head_dim, length)
+        case "causal_linformer":
+            return linformer_parameters(attention, model, head_dim, attention.block_size)
+    return 0
+
+
+def stack_parameters(model, length, axes):
     """Of layers, positions and the last norm, counted from the numbers of the configuration alone."""
     dim, hidden = model.dim, model.ffn_dim
     inner = model.heads * (model.head_dim or dim // model.heads)
-    projections = 3 if model.attention.kind == "full" else 2
+    projections = 2 if model.attention.kind in ("lsh", "shared_qk") else 3
     positions = {
         "learned": length * dim,
         "sinusoidal": 0,
         "axial": sum(getattr(model.positions, "shape", (0, 0))) * dim // 2,
+        "learned_sinusoidal": dim // 2 + dim,  # a frequency for each sine and its cosine, and all their amplitudes
+        "none": 0,
     }[model.positions.kind]
-    attention = projections * inner * (dim + 1) + (inner + 1) * dim
+    attention = projections * inner * (dim + 1) + (inner + 1) * dim + mechanism_parameters(model, length, axes)
     feed_forward = (dim + 1) * hidden + (hidden + 1) * dim
     norms = 2 * 2 * dim
     final_norm = 2 * dim if model.norm == "pre" else 0
@@ -86,7 +123,7 @@ def length(config):
 def expected_parameters(config):
     """Stack, what is embedded, and the linear map to logits."""
     data, dim = config.data, config.model.dim
-    stack = stack_parameters(config.model, length(config))
+    stack = stack_parameters(config.model, length(config), axes=1 if isinstance(config, SynthTrainConfig) else 2)
     match config:
         case SynthTrainConfig():
             return data.vocab_size * dim + stack + (dim + 1) * data.vocab_size
@@ -155,6 +192,27 @@ def test_a_training_builds_its_model(path):
     check_output(config, model.eval())
 
 
+TRANSLATED = [path for path in of(ClassifierTrainConfig) if path.stem.startswith(("cls_mnist14", "cls_mnist28"))]
+
+
+@pytest.mark.parametrize("path", TRANSLATED, ids=name_of)
+def test_a_small_one_of_its_kind_learns(path):
+    small = {"data": {"image_size": 12}, "model": {"dim": 16, "depth": 2, "ffn_dim": 8, "heads": 4}}
+    config = load_config(ClassifierTrainConfig, path, small)
+    model = built(config).train()
+    images = torch.randint(256, (4, 1, 12, 12)).to(torch.uint8)
+    labels, losses = torch.arange(4), []
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(4):
+        loss = ClassificationTask().measure(model, (images, labels))["loss"].value
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
 def test_no_two_trainings_share_a_folder():
     names = [load_config(PRESETS[path], path).experiment_name for path in of(*TRAININGS)]
     assert len(set(names)) == len(names)
@@ -182,6 +240,22 @@ STACKS = [
     {"model.reversible": True, "model.depth": 3},
     {"model.positions": {"kind": "sinusoidal"}, "model.ffn_dim": 7},
     {"model.positions": {"kind": "axial", "shape": [4, 5]}},
+    {"model.positions": {"kind": "learned_sinusoidal"}},
+    {"model.positions": {"kind": "none"}},
+    {"model.attention": {"kind": "performer", "n_features": 6}, "model.head_dim": 3},
+    {"model.attention": {"kind": "relative", "n_features": 8}, "model.depth": 2},
+    {"model.attention": {"kind": "relative", "kernel": "exact", "n_scales": 3, "content": False}, "model.head_dim": 3},
+    {"model.attention": {"kind": "clipped_relative", "distance": 2}, "model.heads": 3, "model.head_dim": 5},
+    {"model.attention": {"kind": "clipped_relative", "distance": 3, "kernel": "exact"}, "model.reversible": True},
+]
+LINFORMERS = [
+    {"rank": 3},
+    {"rank": 2, "sharing": "none"},
+    {"rank": 2, "sharing": "key_value"},
+    {"rank": 3, "sharing": "layerwise"},
+    {"rank": 2, "projection": "mean"},
+    {"rank": 3, "projection": "convolution"},
+    {"rank": 3, "projection": "convolution", "sharing": "layerwise"},
 ]
 CLASSIFIERS = [
     {"model.pooling": "class_token"},
@@ -197,6 +271,11 @@ GENERATORS = [{"data.max_len": 9, "data.vocab_size": 5}, {"data.labels": ["8", "
 OTHERS = [(schema, changes) for schema in TRAININGS for changes in STACKS]
 OTHERS += [(ClassifierTrainConfig, changes) for changes in CLASSIFIERS]
 OTHERS += [(GeneratorTrainConfig, changes) for changes in GENERATORS]
+for settings in LINFORMERS:
+    deep = {"model.depth": 2, "model.attention": {"kind": "linformer", **settings}}
+    OTHERS.append((ClassifierTrainConfig, {**deep, "data.patch_size": 2, "model.pooling": "class_token"}))
+    deep = {**deep, "model.attention": {"kind": "causal_linformer", "block_size": 5, **settings}}
+    OTHERS += [(SynthTrainConfig, deep), (GeneratorTrainConfig, deep)]
 
 
 @pytest.mark.parametrize(("schema", "changes"), OTHERS, ids=lambda value: getattr(value, "__name__", str(value)))

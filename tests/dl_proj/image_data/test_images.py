@@ -14,7 +14,7 @@ from torchvision.datasets import cifar, mnist
 
 from dl_proj.configs.images import ClassifierDataConfig, GeneratorDataConfig
 from dl_proj.configs.load import ConfigError
-from dl_proj.data.images import load_configured, load_images, quantised, to_pixels
+from dl_proj.data.images import load_configured, load_images, load_test_pixels, prepared, quantised, to_pixels
 
 PARTS = ("train", "val", "test")
 
@@ -548,3 +548,97 @@ def test_a_picture_of_too_many_pixels_is_named(pets, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7)
     (line,) = refusal("image_folder", pets, side=4)
     assert line.startswith("data.root: pets/train/cat/0.png is no picture that can be read (")
+
+
+# -- test images before they are made smaller and coarser --
+
+
+def data_config(**settings):
+    return ClassifierDataConfig(**{"root": Path("root")} | settings)
+
+
+def test_the_test_pixels_are_the_files(files):
+    """Whatever size and levels a model wants."""
+    _, _, test, labels = files["fashion_mnist"]
+    pixels, numbers, classes = load_test_pixels(data_config(dataset="fashion_mnist", image_size=7, vocab_size=3))
+    np.testing.assert_array_equal(pixels[:, 0], test)
+    assert (pixels.dtype, numbers.tolist(), classes[1]) == (torch.uint8, labels.tolist(), "trouser")
+
+
+def test_the_test_pixels_of_chosen_classes(files):
+    _, _, test, labels = files["mnist"]
+    pixels, numbers, classes = load_test_pixels(data_config(dataset="mnist", labels=(7, 1, "4")))
+    assert classes == ("7", "1", "4")
+    np.testing.assert_array_equal(pixels[:, 0], test[np.isin(labels, (1, 4, 7))])
+    assert numbers.tolist() == [(7, 1, 4).index(label) for label in labels if label in (1, 4, 7)]
+
+
+def test_the_test_pixels_keep_their_colours(cifar_files):
+    _, _, test, labels = cifar_files
+    pixels, numbers, _ = load_test_pixels(data_config(dataset="cifar10", greyscale=True, image_size=16))
+    np.testing.assert_array_equal(pixels, test)
+    assert numbers.tolist() == labels.tolist()
+
+
+def test_the_test_pixels_of_own_pictures_have_the_size_that_is_needed(pets):
+    save("pets/test/dog/a.png", made_up((12, 20, 3)))
+    data = {"dataset": "image_folder", "root": pets, "image_size": 4, "vocab_size": 2}
+    pixels, numbers, classes = load_test_pixels(data_config(**data, labels=("dog", "cat")))
+    same = load("image_folder", pets, side=4).test
+    assert torch.equal(pixels, same.levels)
+    assert (numbers.tolist(), classes) == ([1, 0], ("dog", "cat"))
+    grey, _, _ = load_test_pixels(data_config(**data, greyscale=True))
+    assert torch.equal(grey, load("image_folder", pets, side=4, greyscale=True).test.levels)
+
+
+PREPARED = [
+    {"dataset": "digits"},
+    {"dataset": "digits", "image_size": 3, "vocab_size": 5, "labels": (7, 1), "random_shift": 1},
+    {"dataset": "mnist", "image_size": 14, "vocab_size": 16},
+    {"dataset": "mnist", "greyscale": True, "labels": ("9", "3", "0")},
+]
+
+
+@pytest.mark.parametrize("settings", PREPARED)
+def test_prepared_pixels_are_what_a_model_is_tested_on(settings, files):
+    same_images(data_config(**settings))
+
+
+@pytest.mark.parametrize("settings", [{}, {"greyscale": True, "image_size": 8}, {"vocab_size": 4, "image_size": 5}])
+def test_prepared_colours_are_what_a_model_is_tested_on(settings, cifar_files):
+    same_images(data_config(dataset="cifar10", **settings))
+
+
+@pytest.mark.parametrize("settings", [{"vocab_size": 7}, {"greyscale": True}])
+def test_prepared_pictures_are_what_a_model_is_tested_on(settings, pets):
+    save("pets/test/dog/a.png", made_up((12, 20, 3)))
+    same_images(data_config(dataset="image_folder", root=pets, image_size=4, **settings))
+
+
+def same_images(data):
+    pixels, labels, classes = load_test_pixels(data)
+    before = pixels.clone()
+    splits = load_configured(data)
+    levels = prepared(pixels, data)
+    assert levels.dtype == torch.uint8
+    assert torch.equal(levels, splits.test.levels)
+    assert torch.equal(labels, splits.test.labels)
+    assert classes == splits.classes
+    assert torch.equal(pixels, before)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"dataset": "mnist"}, "data.root: MNIST is not in root/MNIST/raw"),
+        ({"dataset": "image_folder", "image_size": 4}, "data.root: root/train must be a folder"),
+        (
+            {"dataset": "image_folder", "root": Path("pets"), "image_size": 4, "labels": (0, "cow")},
+            "data.labels: 'cow'",
+        ),
+    ],
+)
+def test_test_pixels_that_are_not_there(settings, expected, pets):
+    with pytest.raises(ConfigError) as refused:
+        load_test_pixels(data_config(**settings))
+    assert refused.value.lines[0].startswith(expected)

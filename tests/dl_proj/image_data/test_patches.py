@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dl_proj.data.patches import sequence_length, to_patches
+from dl_proj.data.patches import patches_a_side, sequence_length, to_patches
 
 
 def looped(images, size, stride, split_channels):
@@ -51,6 +51,8 @@ def test_the_length_is_known_beforehand(side, channels, size, stride, split_chan
     images = torch.zeros(1, channels, side, side, dtype=torch.uint8)
     patches = to_patches(images, size, stride=stride, split_channels=split_channels)
     assert patches.shape[1] == sequence_length(side, channels, size, stride=stride, split_channels=split_channels)
+    one_row = to_patches(images[:, :1, :size], size, stride=stride)
+    assert one_row.shape[1] == patches_a_side(side, size, stride=stride)
 
 
 def test_levels_stay_levels():

@@ -1,35 +1,77 @@
 """Every setting of every schema reaches the module that it is about: none is accepted and ignored."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
-from dl_proj.configs.attention import FullConfig, LSHConfig, SharedQKConfig
+from dl_proj.configs.attention import (
+    CausalLinformerConfig,
+    ClippedRelativeConfig,
+    FullConfig,
+    LinformerConfig,
+    LSHConfig,
+    PerformerConfig,
+    RelativeConfig,
+    SharedQKConfig,
+)
+from dl_proj.configs.generation import GeneratorTrainConfig
 from dl_proj.configs.images import ClassifierDataConfig
 from dl_proj.configs.model import (
     AxialPositionsConfig,
     ClassifierConfig,
     LearnedPositionsConfig,
+    LearnedSinusoidalPositionsConfig,
+    NoPositionsConfig,
     SinusoidalPositionsConfig,
     StackConfig,
 )
+from dl_proj.configs.synth import SynthTrainConfig
 from dl_proj.models.build import (
+    Places,
     build_autoregressive,
     build_classifier,
-    build_mechanism,
+    build_mechanisms,
     build_positions,
     build_stack,
 )
+from dl_proj.tasks.copy_training import build_copy_model
+from dl_proj.tasks.generator_training import build_generator
+from my_custom_ai.custom_train import load_weights
+from my_custom_ai.custom_train.checkpoint import count_parameters, save_weights
 from my_transformers import (
     AxialPositionalEncoding,
+    BlockCausalLinformerAttention,
+    ClippedRelativeAttention,
+    ConvolutionProjection,
     EncoderStack,
     FullAttention,
     LearnedPositionalEncoding,
+    LearnedProjection,
+    LearnedSinusoidalPositionalEncoding,
+    LinformerAttention,
     LSHAttention,
+    MaxProjection,
+    MeanProjection,
+    NoPositionalEncoding,
+    PerformerAttention,
+    RelativeAttention,
     ReversibleStack,
     SharedQKAttention,
     SinusoidalPositionalEncoding,
 )
+
+RANDOM_FEATURES = {
+    "dropout": 0.25,
+    "n_features": 24,
+    "kernel": "hyperbolic",
+    "orthogonal": False,
+    "epsilon": 0.125,
+    "redraw_every": 3,
+    "chunk_size": 5,
+}
+PROJECTED = {"dropout": 0.25, "rank": 3, "projection": "mean", "sharing": "key_value"}
 
 # for each schema and field: another value than the default's, given as it would be in a file
 OTHER_VALUES = {
@@ -47,8 +89,78 @@ OTHER_VALUES = {
         "deduplicate": False,
         "fresh_rotations": False,
     },
+    PerformerConfig: RANDOM_FEATURES,
+    RelativeConfig: RANDOM_FEATURES | {"n_scales": 2, "content": False},
+    ClippedRelativeConfig: RANDOM_FEATURES | {"distance": 3},
+    LinformerConfig: PROJECTED,
+    CausalLinformerConfig: PROJECTED | {"block_size": 24},
 }
-MODULES = {FullConfig: FullAttention, SharedQKConfig: SharedQKAttention, LSHConfig: LSHAttention}
+MODULES = {
+    FullConfig: FullAttention,
+    SharedQKConfig: SharedQKAttention,
+    LSHConfig: LSHAttention,
+    PerformerConfig: PerformerAttention,
+    RelativeConfig: RelativeAttention,
+    ClippedRelativeConfig: ClippedRelativeAttention,
+    LinformerConfig: LinformerAttention,
+    CausalLinformerConfig: BlockCausalLinformerAttention,
+}
+ONE_WAY = {LinformerConfig: False, CausalLinformerConfig: True}  # mechanisms that are causal never, or always
+PROJECTIONS = {
+    LearnedProjection: "learned",
+    MeanProjection: "mean",
+    MaxProjection: "max",
+    ConvolutionProjection: "convolution",
+}
+
+
+def attribute(name):
+    return lambda m: getattr(m, name)
+
+
+def both(look):
+    """Of the projection of keys and, if it is another, that of values; alike, or None."""
+
+    def seen(m):
+        found = {look(p) for p in (m.project_keys, m.project_values) if p is not None}
+        return found.pop() if len(found) == 1 else None
+
+    return seen
+
+
+def the_same(*looks):
+    def seen(m):
+        found = {look(m) for look in looks}
+        return found.pop() if len(found) == 1 else None
+
+    return seen
+
+
+# where a setting is seen, if not in the module's attribute of its name
+INSIDE = {name: lambda m, name=name: getattr(m.mechanism, name) for name in RANDOM_FEATURES}
+OF_PROJECTIONS = {
+    "rank": both(attribute("rank")),
+    "projection": both(lambda p: PROJECTIONS[type(p)]),
+    "sharing": lambda m: "key_value" if m.project_values is None else "headwise",
+}
+LOOKS = {
+    RelativeConfig: INSIDE
+    | {"n_scales": lambda m: m.frequencies.shape[1], "content": lambda m: m.by_content is not None},
+    ClippedRelativeConfig: INSIDE | {"dropout": the_same(INSIDE["dropout"], attribute("dropout"))},
+    LinformerConfig: OF_PROJECTIONS | {"dropout": lambda m: m.attend.dropout},
+    CausalLinformerConfig: OF_PROJECTIONS,
+}
+NEEDS = {"attend_across_buckets": {"rule": "chunk"}}
+FOLLOWS = {"bucket_size": {"window"}, "n_rounds": {"eval_rounds"}, "projection": {"sharing"}}  # from the setting
+
+LINE = Places(32)
+
+
+def mechanism(config, *, causal=True, seed=0, places=LINE):
+    """Of the one layer of a model with two heads of four numbers."""
+    causal = ONE_WAY.get(type(config), causal)
+    (built,) = build_mechanisms(config, depth=1, heads=2, head_dim=4, causal=causal, places=places, seed=seed)
+    return built
 
 
 @pytest.mark.parametrize("schema", OTHER_VALUES, ids=lambda schema: schema.__name__)
@@ -62,46 +174,304 @@ def test_the_table_is_complete(schema):
     ("schema", "name"), [(schema, name) for schema, values in OTHER_VALUES.items() for name in values]
 )
 def test_each_setting_of_an_attention_arrives(schema, name):
-    value = OTHER_VALUES[schema][name]
-    others = {"rule": "chunk"} if name == "attend_across_buckets" else {}
-    default = build_mechanism(schema(**others), causal=True)
-    built = build_mechanism(schema(**{name: value} | others), causal=True)
+    value, needs = OTHER_VALUES[schema][name], NEEDS.get(name, {})
+    default, built = mechanism(schema(**needs)), mechanism(schema(**{name: value} | needs))
     assert type(built) is MODULES[schema]
-    assert getattr(built, name) == value != getattr(default, name)
-    changed = {key for key, seen in public(built).items() if seen != public(default)[key]}
-    assert changed <= {name, *{"bucket_size": ["window"], "n_rounds": ["eval_rounds"]}.get(name, [])}
 
+    def seen(m):
+        looks = {field: LOOKS.get(schema, {}).get(field, attribute(field)) for field in OTHER_VALUES[schema]}
+        return {field: look(m) for field, look in looks.items()}
 
-def public(module):
-    return {key: value for key, value in vars(module).items() if not key.startswith("_")}
+    assert seen(built)[name] == value != seen(default)[name]
+    changed = {field for field, was in seen(default).items() if seen(built)[field] != was}
+    assert changed <= {name} | FOLLOWS.get(name, set())
 
 
 def test_the_defaults_that_follow_from_others():
-    built = build_mechanism(LSHConfig(bucket_size=5, n_rounds=7), causal=True)
+    built = mechanism(LSHConfig(bucket_size=5, n_rounds=7))
     assert (built.window, built.eval_rounds, built.n_buckets) == (10, 7, None)
+    assert [mechanism(PerformerConfig(kernel=k)).epsilon for k in ("softmax", "hyperbolic", "relu")] == [0, 0, 1e-3]
+    assert [mechanism(PerformerConfig(kernel=k)).n_features for k in ("softmax", "unprojected")] == [256, 4]
 
 
 @pytest.mark.parametrize("schema", MODULES, ids=lambda schema: schema.__name__)
 @pytest.mark.parametrize("causal", [True, False])
 def test_causal_arrives(schema, causal):
-    assert build_mechanism(schema(), causal=causal).causal is causal
+    if ONE_WAY.get(schema, causal) is causal:
+        assert mechanism(schema(), causal=causal).causal is causal
+    else:
+        with pytest.raises(ValueError, match="causal"):
+            build_mechanisms(schema(), depth=1, heads=2, head_dim=4, causal=causal, places=LINE)
 
 
 def test_the_seed_of_hashes_arrives():
-    assert build_mechanism(LSHConfig(), causal=True, seed=9).seed == 9
+    assert mechanism(LSHConfig(), seed=9).seed == 9
+
+
+@pytest.mark.parametrize("schema", [PerformerConfig, RelativeConfig, ClippedRelativeConfig])
+def test_each_layer_has_random_directions_of_its_own(schema):
+    built = build_mechanisms(schema(n_features=8), depth=3, heads=2, head_dim=4, causal=True, places=LINE, seed=5)
+    performers = built if schema is PerformerConfig else [m.mechanism for m in built]
+    assert [m.seed for m in performers] == [5, 6, 7]
+    assert not any(torch.equal(performers[i].projection, performers[j].projection) for i, j in ((0, 1), (0, 2), (1, 2)))
+    if schema is not RelativeConfig:
+        assert torch.equal(performers[1].projection, PerformerAttention(4, n_features=8, seed=6).projection)
+
+
+def test_a_reversible_stacks_recomputation_redraws_nothing():
+    attention = {"kind": "performer", "n_features": 8, "redraw_every": 2}
+    seen = []
+    for reversible in (False, True):
+        built = build(attention=attention, reversible=reversible).train()
+        for _ in range(3):
+            built(torch.zeros(1, 4, dtype=torch.int64)).sum().backward()
+        seen.append(first(built).attention.mechanism.projection)
+    assert torch.equal(*seen)
+    assert not torch.equal(seen[0], first(build(attention=attention)).attention.mechanism.projection)
+
+
+@pytest.mark.parametrize("schema", [RelativeConfig, ClippedRelativeConfig])
+@pytest.mark.parametrize("causal", [True, False])
+def test_exact_is_full_attention_inside(schema, causal):
+    inside = mechanism(schema(kernel="exact", dropout=0.25), causal=causal).mechanism
+    assert (type(inside), inside.causal, inside.dropout) == (FullAttention, causal, 0.25)
+
+
+@pytest.mark.parametrize(("columns", "longer"), [(None, 12), (5, 20)])
+def test_relative_features_make_queries_longer(columns, longer):
+    """By a sine and a cosine for each of four frequencies, along each axis; all of these are turned."""
+    inside = mechanism(RelativeConfig(n_features=8), places=Places(21, columns)).mechanism
+    assert (inside.head_dim, inside.turned) == (longer, longer - 4)
+    assert mechanism(ClippedRelativeConfig(), places=Places(21, columns)).mechanism.turned == 0
+
+
+@pytest.mark.parametrize(
+    ("places", "longest"),
+    [
+        (Places(20), 40),
+        (Places(21, off_grid=1), 40),
+        (Places(16, 4), 8),
+        (Places(17, 4, off_grid=1), 8),
+        (Places(18, 4, off_grid=1), 10),
+        (Places(12, 6), 12),
+        (Places(1), 4),
+        (Places(2, 1, off_grid=1), 4),
+    ],
+)
+def test_wavelengths_go_up_to_twice_the_longest_side(places, longest):
+    for frequencies in (
+        mechanism(RelativeConfig(n_scales=3), places=places).frequencies,
+        build_positions(LearnedSinusoidalPositionsConfig(), dim=12, places=places).frequencies,
+    ):
+        wavelengths = 2 * math.pi / frequencies
+        assert wavelengths.shape[0] == (1 if places.columns is None else 2)
+        torch.testing.assert_close(wavelengths[:, 0], torch.full_like(wavelengths[:, 0], 4.0))
+        torch.testing.assert_close(wavelengths[:, -1], torch.full_like(wavelengths[:, -1], float(longest)))
+
+
+def test_displacements_have_classes_along_each_axis():
+    """Of each axis 3 to either side, and none."""
+    for columns, classes in ((None, 7), (5, 49)):
+        built = mechanism(ClippedRelativeConfig(distance=3), places=Places(21, columns))
+        assert built.displacements.shape == (1, 4, classes)
+
+
+# -- Linformer: which projections there are, and who shares them --
+
+KINDS = {LinformerConfig: 32, CausalLinformerConfig: 16}  # and the tokens that a projection takes
+DEPTH = 3
+
+
+def projections(schema, **settings):
+    """Three layers' (keys', values') projections; rank 4 of a sequence of 32 tokens, or of blocks of 16."""
+    settings = {"rank": 4} | ({"block_size": 16} if schema is CausalLinformerConfig else {}) | settings
+    built = build_mechanisms(schema(**settings), depth=DEPTH, heads=2, head_dim=4, causal=ONE_WAY[schema], places=LINE)
+    return built, [(m.project_keys, m.project_keys if m.project_values is None else m.project_values) for m in built]
+
+
+def partition(pairs):
+    """Who has the same module, in the order keys of layer 0, values of layer 0, keys of layer 1 and so on."""
+    modules = [p for pair in pairs for p in pair]
+    return [next(i for i, other in enumerate(modules) if other is p) for p in modules]
+
+
+ALL_APART, OF_A_LAYER, ALL_ONE = [0, 1, 2, 3, 4, 5], [0, 0, 2, 2, 4, 4], [0] * 6
+
+
+@pytest.mark.parametrize("schema", KINDS)
+@pytest.mark.parametrize(
+    ("sharing", "heads", "expected"),
+    [
+        ("none", 2, ALL_APART),
+        ("headwise", 1, ALL_APART),
+        (None, 1, ALL_APART),
+        ("key_value", 1, OF_A_LAYER),
+        ("layerwise", 1, ALL_ONE),
+    ],
+)
+def test_who_shares_a_learned_projection(schema, sharing, heads, expected):
+    built, pairs = projections(schema, sharing=sharing)
+    assert partition(pairs) == expected
+    for projection in (p for pair in pairs for p in pair):
+        assert type(projection) is LearnedProjection
+        assert projection.weight.shape == (heads, 4, KINDS[schema])
+    parameters = list(nn.ModuleList(built).parameters())
+    assert len(parameters) == len({p.data_ptr() for p in parameters}) == len(set(expected))
+    values = torch.stack([p.detach() for p in parameters])
+    assert len(values.unique(dim=0)) == len(values), "each drawn by itself"
+
+
+@pytest.mark.parametrize("schema", KINDS)
+@pytest.mark.parametrize(
+    ("sharing", "expected"),
+    [("headwise", ALL_APART), (None, ALL_APART), ("key_value", OF_A_LAYER), ("layerwise", ALL_ONE)],
+)
+def test_who_shares_a_convolution(schema, sharing, expected):
+    built, pairs = projections(schema, projection="convolution", sharing=sharing)
+    assert partition(pairs) == expected
+    assert {p.weight.shape for pair in pairs for p in pair} == {(KINDS[schema] // 4, 4, 4)}
+    assert len(list(nn.ModuleList(built).parameters())) == len(set(expected))
+
+
+@pytest.mark.parametrize("schema", KINDS)
+@pytest.mark.parametrize(("projection", "kind"), [("mean", MeanProjection), ("max", MaxProjection)])
+def test_windows_without_parameters(schema, projection, kind):
+    built, pairs = projections(schema, projection=projection)
+    assert {(type(p), p.rank, p.max_len) for pair in pairs for p in pair} == {(kind, 4, KINDS[schema])}
+    assert not list(nn.ModuleList(built).parameters())
+
+
+@pytest.mark.parametrize("schema", KINDS)
+@pytest.mark.parametrize("settings", [{}, {"sharing": "none"}, {"sharing": "key_value"}, {"projection": "convolution"}])
+def test_a_rank_a_layer(schema, settings):
+    _, pairs = projections(schema, rank=[8, 2, 4], **settings)
+    assert [(keys.rank, values.rank) for keys, values in pairs] == [(8, 8), (2, 2), (4, 4)]
+
+
+def with_shared_projections(seed=0, **changes):
+    torch.manual_seed(seed)
+    attention = {"kind": "linformer", "rank": 4, "sharing": "layerwise"}
+    return classifier({"depth": 3, "heads": 2, "attention": attention} | changes)
+
+
+def test_what_layers_share_counts_once_and_is_saved_and_loaded(tmp_path):
+    shared, apart = with_shared_projections(), with_shared_projections(attention={"kind": "linformer", "rank": 4})
+    assert count_parameters(apart) - count_parameters(shared) == 5 * 4 * 16
+    assert count_parameters(shared) - count_parameters(with_shared_projections(attention={"kind": "full"})) == 4 * 16
+    save_weights(tmp_path / "w.safetensors", shared)
+    other = with_shared_projections(seed=1)
+    images = torch.randint(256, (2, 1, 8, 8))
+    assert not torch.allclose(other(images), shared(images))
+    load_weights(tmp_path / "w.safetensors", other)
+    assert torch.equal(other(images), shared(images))
+    assert len({layer.attention.mechanism.project_keys for layer in other.stack.layers}) == 1
+
+
+@pytest.mark.parametrize("reversible", [False, True])
+def test_what_layers_share_trains_as_one(reversible):
+    """Its gradient is the sum of those that each layer's own copy of it would get."""
+    shared = with_shared_projections(reversible=reversible).double()
+    apart = with_shared_projections(attention={"kind": "linformer", "rank": 4}, reversible=reversible).double()
+    names = [f"stack.layers.{i}.attention.mechanism.project_{of}.weight" for i in range(3) for of in ("keys", "values")]
+    weight = shared.get_parameter(names[0])
+    apart.load_state_dict(shared.state_dict() | {name: weight.detach() for name in names})
+    images = torch.randint(256, (2, 1, 8, 8))
+    for built in (shared, apart):
+        built(images).square().sum().backward()
+    torch.testing.assert_close(weight.grad, sum(apart.get_parameter(name).grad for name in names))
+    optimizer = torch.optim.SGD(shared.parameters(), lr=0.1)
+    before = weight.detach().clone()
+    optimizer.step()
+    torch.testing.assert_close(weight, before - 0.1 * weight.grad)
+    assert shared.get_parameter(names[-2]) is weight
+
+
+# -- positions --
 
 
 def test_positions():
-    learned = build_positions(LearnedPositionsConfig(), dim=6, max_len=10)
+    learned = build_positions(LearnedPositionsConfig(), dim=6, places=Places(10))
     assert type(learned) is LearnedPositionalEncoding
     assert (learned.weight.shape, learned.max_len) == ((10, 6), 10)
-    sinusoidal = build_positions(SinusoidalPositionsConfig(), dim=6, max_len=10)
+    sinusoidal = build_positions(SinusoidalPositionsConfig(), dim=6, places=Places(10))
     assert type(sinusoidal) is SinusoidalPositionalEncoding
     assert sinusoidal.table().shape == (10, 6)
-    axial = build_positions(AxialPositionsConfig(shape=(3, 4)), dim=6, max_len=10)
+    axial = build_positions(AxialPositionsConfig(shape=(3, 4)), dim=6, places=Places(10))
     assert type(axial) is AxialPositionalEncoding
     assert (axial.rows.shape, axial.columns.shape, axial.max_len) == ((3, 1, 3), (1, 4, 3), 12)
-    assert build_positions(AxialPositionsConfig(shape=(2, 6)), dim=6, max_len=10).rows.shape == (2, 1, 3)
+    assert build_positions(AxialPositionsConfig(shape=(2, 6)), dim=6, places=Places(10)).rows.shape == (2, 1, 3)
+    none = build_positions(NoPositionsConfig(), dim=6, places=Places(10))
+    assert (type(none), none.max_len, list(none.parameters())) == (NoPositionalEncoding, 10, [])
+
+
+def test_learned_sines_know_the_places():
+    grid = build_positions(LearnedSinusoidalPositionsConfig(), dim=8, places=Places(13, 4, off_grid=1))
+    assert type(grid) is LearnedSinusoidalPositionalEncoding
+    assert (grid.max_len, grid.columns, grid.off_grid, grid.frequencies.shape) == (13, 4, 1, (2, 2))
+    line = build_positions(LearnedSinusoidalPositionsConfig(), dim=8, places=Places(13))
+    assert (line.max_len, line.columns, line.off_grid, line.frequencies.shape) == (13, None, 0, (1, 4))
+
+
+def where(model):
+    """Columns and tokens off the grid, as the mechanism of each layer and the positions know them; all alike."""
+    parts = [model.positions, *(layer.attention.mechanism for layer in model.stack.layers)]
+    (found,) = {(part.columns, part.off_grid) for part in parts}
+    return found
+
+
+KNOWING = {"dim": 16, "heads": 2, "depth": 2, "ffn_dim": 16, "positions": {"kind": "learned_sinusoidal"}}
+
+
+@pytest.mark.parametrize("kind", ["relative", "clipped_relative"])
+def test_a_classifiers_tokens_are_a_grid_of_patches_behind_its_own(kind):
+    model = KNOWING | {"attention": {"kind": kind}}
+    assert where(classifier(model)) == (4, 0)
+    assert where(classifier(model | {"pooling": "class_token"})) == (4, 1)
+    assert where(classifier(model, {"patch_stride": 1})) == (7, 0)
+    assert where(classifier(model, {"image_size": 12, "patch_size": 4, "patch_stride": 2})) == (5, 0)
+    assert where(classifier(model, {"dataset": "cifar10", "patch_size": 4})) == (8, 0)
+
+
+@pytest.mark.parametrize("kind", ["relative", "clipped_relative"])
+def test_a_generators_tokens_are_a_grid_of_pixels_behind_the_label(kind):
+    config = GeneratorTrainConfig.model_validate(
+        {
+            "experiment_name": "x",
+            "data": {"dataset": "digits", "max_len": 25},
+            "model": KNOWING | {"attention": {"kind": kind}},
+            "optimizer": {"lr": 0.1},
+            "train": {"max_steps": 1},
+        }
+    )
+    assert where(build_generator(config, 10)) == (5, 1)
+    assert where(build_generator(config, 0)) == (5, 0)
+
+
+@pytest.mark.parametrize("kind", ["relative", "clipped_relative"])
+def test_a_copied_words_tokens_are_a_line(kind):
+    config = SynthTrainConfig.model_validate(
+        {
+            "experiment_name": "x",
+            "model": KNOWING | {"attention": {"kind": kind}},
+            "optimizer": {"lr": 0.1},
+            "train": {"max_steps": 1},
+        }
+    )
+    built = build_copy_model(config)
+    assert where(built) == (None, 0)
+    assert built.positions.max_len == 195
+
+
+def test_tokens_of_single_channels_are_no_grid():
+    colours = {"dataset": "cifar10", "split_channels": True}
+    assert where(classifier(KNOWING | {"attention": {"kind": "relative"}}, colours)) == (None, 0)
+    built = classifier({"attention": {"kind": "linformer"}}, colours)
+    assert first(built).attention.mechanism.project_keys.max_len == 3 * 16**2
+
+
+def test_a_linformer_projects_the_class_token_too():
+    built = classifier({"pooling": "class_token", "attention": {"kind": "linformer", "rank": 17}})
+    assert first(built).attention.mechanism.project_keys.max_len == 17
 
 
 def first(model):
@@ -183,7 +553,7 @@ def test_all_layers_are_alike_but_for_their_hashes():
 def test_the_stack_and_its_causality(reversible):
     config = StackConfig(dim=16, reversible=reversible)
     for causal in (True, False):
-        stack = build_stack(config, causal=causal)
+        stack = build_stack(config, causal=causal, places=Places(12))
         assert type(stack) is (ReversibleStack if reversible else EncoderStack)
         assert stack.layers[0].attention.mechanism.causal is causal
 
@@ -193,6 +563,22 @@ def test_an_autoregressive_model_is_causal_and_as_large_as_asked():
     assert first(built).attention.mechanism.causal is True
     assert (built.embedding.num_embeddings, built.to_logits.out_features, built.positions.max_len) == (7, 7, 12)
     assert built(torch.zeros(2, 12, dtype=torch.int64)).shape == (2, 12, 7)
+
+
+@pytest.mark.parametrize(("changes", "head_dim"), [({"heads": 2}, 8), ({"heads": 2, "head_dim": 3}, 3)])
+def test_a_mechanism_knows_the_width_of_its_heads(changes, head_dim):
+    performer, relative, clipped, convolution = (
+        first(build(attention=attention, **changes)).attention.mechanism
+        for attention in (
+            {"kind": "performer"},
+            {"kind": "relative"},
+            {"kind": "clipped_relative"},
+            {"kind": "causal_linformer", "projection": "convolution"},
+        )
+    )
+    assert performer.head_dim == relative.head_dim == clipped.mechanism.head_dim == head_dim
+    assert clipped.displacements.shape[1] == head_dim
+    assert convolution.project_keys.weight.shape[1:] == (head_dim, head_dim)
 
 
 @pytest.mark.parametrize("n_labels", [1, 3])
@@ -309,12 +695,12 @@ def test_each_setting_of_lsh_changes_the_output(name):
     qk, v = torch.randn(2, 2, 2, 40, 4, dtype=torch.float64)
 
     def outputs(**changes):
-        mechanism = build_mechanism(LSHConfig(**settings | changes), causal=True, seed=1)
+        built = mechanism(LSHConfig(**settings | changes), seed=1)
         found = []
         for training in (True, False):
-            mechanism.train(training)
+            built.train(training)
             torch.manual_seed(5)
-            found.append(mechanism(qk, v))
+            found.append(built(qk, v))
         return found
 
     in_training, in_evaluation = (

@@ -1,5 +1,7 @@
 """The classifier: patches to vectors, what is pooled, which gradients there are, and images that do not mix."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,11 @@ ATTENTION = {
     "shared_qk": {"kind": "shared_qk"},
     "lsh": {"kind": "lsh", "bucket_size": 4, "n_rounds": 2},
     "lsh, chunks": {"kind": "lsh", "bucket_size": 4, "n_rounds": 2, "rule": "chunk", "window": 4},
+    "performer": {"kind": "performer", "n_features": 8},
+    "relative": {"kind": "relative", "n_features": 8, "n_scales": 2},
+    "clipped_relative": {"kind": "clipped_relative", "n_features": 8, "distance": 2},
+    "linformer": {"kind": "linformer", "rank": 5, "sharing": "layerwise"},
+    "linformer, convolution": {"kind": "linformer", "rank": 4, "projection": "convolution"},
 }
 POOLING = ["mean", "class_token"]
 DATA = ClassifierDataConfig(dataset="digits", vocab_size=17, patch_size=2)
@@ -74,6 +81,32 @@ def test_a_linear_embedding_maps_levels_between_minus_one_and_one(size, stride, 
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(("size", "stride", "split_channels"), [(1, None, False), (2, None, True), (4, 2, False)])
+def test_an_mlp_maps_them_twice_with_a_gelu_between(size, stride, split_channels):
+    embed = PatchEmbedding(
+        dim=7,
+        values=size**2 * (1 if split_channels else 3),
+        vocab_size=17,
+        kind="mlp",
+        patch_size=size,
+        patch_stride=stride,
+        split_channels=split_channels,
+    ).double()
+    images = some_images(2, channels=3)
+    hidden = embed.hidden[0]
+    nn.init.normal_(hidden.bias)
+    nn.init.normal_(embed.embed.bias)
+    assert (hidden.out_features, embed.embed.in_features, embed.embed.out_features) == (7, 7, 7)
+    w1, b1, w2, b2 = (p.tolist() for p in (hidden.weight, hidden.bias, embed.embed.weight, embed.embed.bias))
+    for image, found in zip(images.numpy(), embed(images).detach().numpy(), strict=True):
+        for token, vector in zip(naive_tokens(image, size, stride or size, split_channels), found, strict=True):
+            values = [2 * level / 16 - 1 for level in token]
+            inner = [sum(w * x for w, x in zip(row, values, strict=True)) + b for row, b in zip(w1, b1, strict=True)]
+            inner = [x * (1 + math.erf(x / math.sqrt(2))) / 2 for x in inner]
+            outer = [sum(w * x for w, x in zip(row, inner, strict=True)) + b for row, b in zip(w2, b2, strict=True)]
+            np.testing.assert_allclose(vector, outer, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_lookup_is_a_row_of_its_table(channels):
     embed = PatchEmbedding(
@@ -87,12 +120,19 @@ def test_a_lookup_is_a_row_of_its_table(channels):
         assert torch.equal(found, torch.stack(rows))
 
 
+@pytest.mark.parametrize("kind", ["linear", "mlp", "lookup"])
+def test_an_embedding_starts_as_small_as_positions(kind):
+    embed = PatchEmbedding(dim=200, values=1, vocab_size=17, kind=kind).embed
+    assert embed.weight.std().item() == pytest.approx(0.02, rel=0.2)
+    assert kind == "lookup" or not embed.bias.any()
+
+
 def test_a_lookup_refuses_patches_of_more_values():
     with pytest.raises(ValueError, match="patches of one value, these have 3"):
         PatchEmbedding(dim=7, values=3, vocab_size=17, kind="lookup")
 
 
-@pytest.mark.parametrize("embedding", ["linear", "lookup"])
+@pytest.mark.parametrize("embedding", ["linear", "mlp", "lookup"])
 def test_bytes_are_levels_like_any_other_integers(embedding):
     built = model("full", data=PIXELS, embedding=embedding)
     images = some_images(2)
@@ -145,6 +185,14 @@ def test_an_image_does_not_depend_on_those_beside_it(attention, pooling, reversi
     assert (together[0] - together[1]).abs().max() > 1e-3
 
 
+MECHANISM = "stack.layers.{}.attention.mechanism."
+IDLE = {  # what nothing depends on: where the class token, which alone is classified, looks; what is off the grid
+    ("relative", "class_token"): {MECHANISM.format(1) + name for name in ("coefficients", "by_content")},
+    ("clipped_relative", "class_token"): {MECHANISM.format(1) + "displacements"},
+    ("clipped_relative", "mean"): {MECHANISM.format(layer) + "nowhere" for layer in (0, 1)},
+}
+
+
 @pytest.mark.parametrize(("embedding", "pooling"), [("linear", "class_token"), ("lookup", "mean")])
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("reversible", [False, True])
@@ -153,7 +201,9 @@ def test_gradients_reach_every_parameter_and_are_finite_differences(embedding, p
     built = model(attention, pooling, data, embedding=embedding, reversible=reversible)
     images, labels = some_images(2), torch.tensor([0, 3])
     F.cross_entropy(built(images), labels).backward()
-    assert [name for name, p in built.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert [name for name, p in built.named_parameters() if p.grad is None] == []
+    idle = {name for name, p in built.named_parameters() if not p.grad.any()}
+    assert idle == IDLE.get((attention, pooling), set())
     for parameter in built.parameters():
         direction, step, there = torch.randn_like(parameter), 1e-6, parameter.detach().clone()
         losses = []
@@ -168,7 +218,17 @@ def test_gradients_reach_every_parameter_and_are_finite_differences(embedding, p
 
 @pytest.mark.parametrize(
     ("attention", "reversible"),
-    [("full", False), ("shared_qk", True), ("lsh", False), ("lsh", True), ("lsh, chunks", False)],
+    [
+        ("full", False),
+        ("shared_qk", True),
+        ("lsh", False),
+        ("lsh", True),
+        ("lsh, chunks", False),
+        ("performer", False),
+        ("relative", True),
+        ("clipped_relative", False),
+        ("linformer", True),
+    ],
 )
 def test_it_learns_real_digits_by_heart(attention, reversible):
     bunch = load_digits()

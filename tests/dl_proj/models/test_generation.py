@@ -18,7 +18,12 @@ ATTENTION = {
     "lsh, narrow": {"kind": "lsh", "bucket_size": 4, "n_rounds": 3, "window": 2, "deduplicate": False},
     "lsh, other rounds": {"kind": "lsh", "bucket_size": 6, "n_rounds": 1, "eval_rounds": 3},
     "lsh, fixed buckets": {"kind": "lsh", "bucket_size": 4, "n_rounds": 2, "n_buckets": 4},
+    "performer": {"kind": "performer", "n_features": 8, "chunk_size": 4},
+    "relative": {"kind": "relative", "n_features": 16, "n_scales": 2, "chunk_size": 4},
+    "clipped_relative": {"kind": "clipped_relative", "n_features": 8, "distance": 2, "chunk_size": 4},
+    "causal_linformer": {"kind": "causal_linformer", "block_size": 4, "rank": 2},
 }
+NO_BUCKETS = [name for name in ATTENTION if "lsh" not in name] + ["lsh, fixed buckets"]  # whatever the length
 STACKS = {
     "plain": {},
     "reversible": {"reversible": True},
@@ -26,17 +31,25 @@ STACKS = {
     "chunked": {"ffn_chunk_size": 4, "head_dim": 3, "activation": "relu"},
     "sinusoidal": {"positions": {"kind": "sinusoidal"}},
     "axial": {"positions": {"kind": "axial", "shape": (3, 7)}, "reversible": True},
+    "learned sines": {"positions": {"kind": "learned_sinusoidal"}},
+    "no positions": {"positions": {"kind": "none"}, "reversible": True},
 }
 
 
 def model(attention, stack, seed=0, n_labels=0):
-    """With weights large enough that what it says depends on what it saw, in float64 and eval mode."""
+    """With weights large enough that what it says depends on what it saw, in float64 and eval mode.
+
+    Behind a label, the tokens are a grid of 4 x 5.
+    """
     torch.manual_seed(seed)
     config = StackConfig.model_validate(
         {"dim": 12, "heads": 2, "depth": 2, "ffn_dim": 20, "dropout": 0.3, "attention": ATTENTION[attention]}
         | STACKS[stack]
     )
-    built = build_autoregressive(config, vocab_size=VOCAB, max_len=LENGTH, n_labels=n_labels, seed=seed)
+    columns = 5 if n_labels else None
+    built = build_autoregressive(
+        config, vocab_size=VOCAB, max_len=LENGTH, columns=columns, n_labels=n_labels, seed=seed
+    )
     built = built.double().eval()
     for name, parameter in built.named_parameters():
         if "norm" not in name:
@@ -71,7 +84,7 @@ def test_generate_equals_running_everything_again(attention, stack):
     torch.testing.assert_close(torch.stack(steps, dim=1), logits, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("attention", ["full", "shared_qk", "lsh, fixed buckets"])
+@pytest.mark.parametrize("attention", NO_BUCKETS)
 def test_generate_equals_running_the_prefix_alone(attention):
     """Where nothing depends on the sequence's length, no noise is needed."""
     built = model(attention, "plain")
@@ -244,7 +257,7 @@ def drawing(uniform):
 
 
 @pytest.mark.parametrize("given", [0, 1, 5])
-@pytest.mark.parametrize("attention", ["full", "shared_qk", "lsh, fixed buckets"])
+@pytest.mark.parametrize("attention", NO_BUCKETS)
 def test_with_labels_generate_equals_running_the_prefix_alone(attention, given):
     built = labelled(attention)
     built.to_logits.weight.data *= 0.2  # several tokens are probable
@@ -256,7 +269,7 @@ def test_with_labels_generate_equals_running_the_prefix_alone(attention, given):
     assert not torch.equal(drawn, built.generate(prompt, 12, labels=labels))
 
 
-@pytest.mark.parametrize("stack", ["post-norm", "axial"])
+@pytest.mark.parametrize("stack", ["post-norm", "axial", "learned sines"])
 @pytest.mark.parametrize("attention", ATTENTION)
 def test_with_labels_generate_equals_running_everything_again(attention, stack):
     built = labelled(attention, stack)

@@ -237,8 +237,12 @@ HARD = {
     [
         {"model.attention": {"kind": "shared_qk", "dropout": 0.1}, "model.reversible": True},
         {"model.attention": {"kind": "lsh", "bucket_size": 4, "n_rounds": 2, "dropout": 0.1}},
+        {
+            "model.attention": {"kind": "performer", "n_features": 8, "redraw_every": 3, "dropout": 0.1},
+            "model.reversible": True,
+        },
     ],
-    ids=["reversible shared_qk", "lsh"],
+    ids=["reversible shared_qk", "lsh", "reversible performer, redrawn"],
 )
 def test_interrupted_and_resumed_is_as_never_stopped(stack, script, monkeypatch):
     def contents():

@@ -1,0 +1,83 @@
+"""Schema of performance_studies.py."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dl_proj.configs.base import Strict
+from my_custom_ai.custom_train.devices import DeviceName
+
+Counts = tuple[Annotated[int, Field(ge=1)], ...]
+
+
+class ApproximationConfig(Strict):
+    """How far a Performer's output is from softmax attention (Choromanski et al. 2021, figure 4)."""
+
+    length: int = Field(4096, ge=1)
+    """approximation: tokens"""
+    head_dim: int = Field(16, ge=1)
+    """approximation: of queries, keys and values, which are normally distributed"""
+    scale: float = Field(0.3, gt=0)
+    """approximation: standard deviation of queries and keys, values have 1; larger ones need more features"""
+    n_features: Counts = (16, 32, 64, 128, 256, 512)
+    """approximation: points of the curves; even numbers"""
+    samples: int = Field(15, ge=2)
+    """approximation: draws of queries, keys, values and directions"""
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        if not self.n_features or any(m % 2 for m in self.n_features):
+            return [f"n_features {list(self.n_features)} must be even numbers: hyperbolic features come in pairs"]
+        return []
+
+
+class EquivarianceConfig(Strict):
+    """How far the output of attention with relative positions moves when all tokens move (Horn et al. 2021)."""
+
+    dim: int = Field(128, ge=1)
+    """equivariance: width of the tokens"""
+    heads: int = Field(4, ge=2)
+    """equivariance: attention heads"""
+    scale: float = Field(0.25, gt=0)
+    """equivariance: standard deviation of the tokens; larger ones need more features"""
+    side: int = Field(12, ge=1)
+    """equivariance: rows and columns of the block of tokens that moves"""
+    shift: int = Field(5, ge=1)
+    """equivariance: rows and columns that it moves by"""
+    n_features: Counts = (64, 256, 1024, 4096)
+    """equivariance: points of the curves; multiples of 4"""
+    samples: int = Field(4, ge=2)
+    """equivariance: draws of weights, tokens and directions"""
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        found = []
+        if self.dim % self.heads:
+            found.append(f"dim {self.dim} is not divisible by heads {self.heads}")
+        if not self.n_features or any(m % 4 for m in self.n_features):
+            found.append(
+                f"n_features {list(self.n_features)} must be multiples of 4: each direction is turned four times"
+            )
+        return found
+
+
+class PerformanceConfig(Strict):
+    """Measure the mechanisms."""
+
+    studies: tuple[Literal["approximation", "equivariance"], ...] = ("approximation", "equivariance")
+    """which to make"""
+    approximation: ApproximationConfig = ApproximationConfig()
+    """Performer against softmax attention, by the number of features"""
+    equivariance: EquivarianceConfig = EquivarianceConfig()
+    """what a translation changes, by the number of features"""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """of all that is drawn"""
+    device: DeviceName = "auto"
+    """where to compute; auto takes the fastest there is"""
+    output_dir: Path = Path("runs/performance_studies")
+    """where each study's CSV and pictures go"""
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        return [] if self.studies else ["studies is empty, needs one at least"]

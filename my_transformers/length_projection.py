@@ -1,0 +1,136 @@
+"""Projections of a sequence to fewer tokens, for Linformer (Wang et al. 2020, section 4)."""
+
+import abc
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LengthProjection(nn.Module, abc.ABC):
+    """From up to max_len tokens to ``rank`` of them (the paper's n to k).
+
+    Which parameters keys, values, heads and layers share is up to who makes one: whoever gets the same module, shares.
+
+    Args:
+        max_len: tokens at most; shorter inputs use the first columns of the projection.
+        rank: tokens that come out.
+
+    Raises:
+        ValueError: rank is not in [1, max_len].
+    """
+
+    def __init__(self, max_len: int, rank: int) -> None:
+        super().__init__()
+        if not 1 <= rank <= max_len:
+            raise ValueError(f"rank is {rank}, must be in [1, max_len], and max_len is {max_len}")
+        self.max_len = max_len
+        self.rank = rank
+
+    def extra_repr(self) -> str:
+        """The settings that matter when a model is printed."""
+        return f"max_len={self.max_len}, rank={self.rank}"
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """X (b, h, n, d), mask (b, n) True where a token is real -> (b, h, rank, d), and (b, rank) True where real.
+
+        The second is None if all are.
+
+        Raises:
+            ValueError: more than max_len tokens.
+        """
+        if x.shape[2] > self.max_len:
+            raise ValueError(f"{x.shape[2]} tokens, but the projection was made for max_len={self.max_len}")
+        return self.project(x, mask)
+
+    @abc.abstractmethod
+    def project(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What :meth:`forward` gives, for n <= max_len."""
+
+
+class LearnedProjection(LengthProjection):
+    """The paper's E x: a learned matrix (rank, max_len) for all heads, or one for each.
+
+    It starts as noise of variance 1 / max_len, with which a projected token is as large as a token.
+
+    Args:
+        max_len: tokens at most.
+        rank: tokens that come out.
+        heads: matrices, one a head; None: one for all.
+    """
+
+    def __init__(self, max_len: int, rank: int, *, heads: int | None = None) -> None:
+        super().__init__(max_len, rank)
+        self.weight = nn.Parameter(torch.randn(heads or 1, rank, max_len) * max_len**-0.5)
+
+    def project(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`LengthProjection.forward`; every output is real, since each mixes all tokens."""
+        if mask is not None:
+            x = x.masked_fill(~mask[:, None, :, None], 0)
+        return self.weight[:, :, : x.shape[2]].to(x.dtype) @ x, None
+
+
+class _WindowProjection(LengthProjection):
+    """Each output comes from a window of ceil(max_len / rank) tokens; one without a real token is none.
+
+    Raises:
+        ValueError: so many windows are more than max_len tokens fill.
+    """
+
+    def __init__(self, max_len: int, rank: int) -> None:
+        super().__init__(max_len, rank)
+        self.window = math.ceil(max_len / rank)
+        filled = math.ceil(max_len / self.window)
+        if filled < rank:
+            raise ValueError(
+                f"rank is {rank}, but max_len {max_len} fills only {filled} windows of {self.window} tokens"
+            )
+
+    def project(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`LengthProjection.forward`."""
+        n = x.shape[2]
+        mask = torch.ones(1, n, dtype=torch.bool, device=x.device) if mask is None else mask
+        missing = self.rank * self.window - n
+        windows = F.pad(x, (0, 0, 0, missing)).unflatten(2, (self.rank, self.window))
+        real = F.pad(mask, (0, missing)).unflatten(1, (self.rank, self.window))
+        return self.reduce(windows, real[:, None, :, :, None]), real.any(-1).expand(len(x), -1)
+
+    @abc.abstractmethod
+    def reduce(self, windows: Tensor, real: Tensor) -> Tensor:
+        """Windows (b, h, rank, window, d), real (b or 1, 1, rank, window, 1) bool -> (b, h, rank, d)."""
+
+
+class MeanProjection(_WindowProjection):
+    """The mean of each window's real tokens; no parameters."""
+
+    def reduce(self, windows: Tensor, real: Tensor) -> Tensor:
+        """See the base class."""
+        return windows.masked_fill(~real, 0).sum(3) / real.sum(3).clamp_min(1)
+
+
+class MaxProjection(_WindowProjection):
+    """Each number's maximum over a window's real tokens; no parameters."""
+
+    def reduce(self, windows: Tensor, real: Tensor) -> Tensor:
+        """See the base class."""
+        largest = windows.masked_fill(~real, torch.finfo(windows.dtype).min).amax(3)
+        return largest.masked_fill(~real.any(3), 0)
+
+
+class ConvolutionProjection(_WindowProjection):
+    """A convolution over the length whose kernel and stride are a window; the same for all heads.
+
+    Args:
+        max_len: tokens at most.
+        rank: tokens that come out.
+        head_dim: of the tokens; the kernel has window * head_dim^2 weights.
+    """
+
+    def __init__(self, max_len: int, rank: int, *, head_dim: int) -> None:
+        super().__init__(max_len, rank)
+        self.weight = nn.Parameter(torch.randn(self.window, head_dim, head_dim) * (self.window * head_dim) ** -0.5)
+
+    def reduce(self, windows: Tensor, real: Tensor) -> Tensor:
+        """See the base class."""
+        return windows.masked_fill(~real, 0).flatten(3) @ self.weight.to(windows.dtype).flatten(0, 1)

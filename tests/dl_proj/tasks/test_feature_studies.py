@@ -1,0 +1,215 @@
+"""performance_studies.py: its errors are those of the formulas, fall as the theory says, and come again."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+from tiny_scripts import files_below
+from torch import nn
+
+import dl_proj.tasks.feature_studies as feature_studies
+from dl_proj.configs.performance import ApproximationConfig, EquivarianceConfig
+from dl_proj.tasks.feature_studies import approximation, equivariance, slope
+
+CPU = torch.device("cpu")
+FOLDER = Path("runs/performance_studies")
+TINY = (
+    *("--device", "cpu", "--approximation.length", "8", "--approximation.head_dim", "4"),
+    *("--approximation.n_features", "4,8", "--approximation.samples", "2", "--equivariance.dim", "8"),
+    *("--equivariance.heads", "2", "--equivariance.side", "2", "--equivariance.shift", "1"),
+    *("--equivariance.n_features", "4,8", "--equivariance.samples", "2"),
+)
+
+
+def by_curve(rows, name):
+    """{curve: [value for each number of features]}."""
+    found = {}
+    for row in rows:
+        found.setdefault(row["curve"], []).append(row[name])
+    return found
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """What was given to the exact attention, and all Performers that were made."""
+    given, made = [], []
+
+    class Full(feature_studies.FullAttention):
+        def forward(self, q, k, v, **others):
+            given.append([x[0, 0].double().numpy() for x in (q, k, v)])
+            return super().forward(q, k, v, **others)
+
+    class Performer(feature_studies.PerformerAttention):
+        def __init__(self, *args, **settings):
+            super().__init__(*args, **settings)
+            made.append(self)
+
+    monkeypatch.setattr(feature_studies, "FullAttention", Full)
+    monkeypatch.setattr(feature_studies, "PerformerAttention", Performer)
+    return given, made
+
+
+def naive_softmax_attention(q, k, v):
+    weights = np.exp(q @ k.T / np.sqrt(q.shape[-1]))
+    return weights / weights.sum(1, keepdims=True) @ v
+
+
+def naive_performer(q, k, v, directions, both_signs):
+    """Choromanski et al. 2021, lemma 1; its features' common factor cancels."""
+    directions = np.concatenate((directions, -directions)) if both_signs else directions
+
+    def phi(x):
+        x = x / x.shape[-1] ** 0.25
+        return np.exp(x @ directions.T - (x**2).sum(1, keepdims=True) / 2)
+
+    weights = phi(q) @ phi(k).T
+    return weights / weights.sum(1, keepdims=True) @ v
+
+
+def test_the_error_of_the_approximation_is_the_formulas(watched):
+    config = ApproximationConfig(length=20, head_dim=4, scale=0.7, n_features=(4, 10), samples=3)
+    rows = approximation(config, 5, CPU)
+    given, made = watched
+    assert len(given) == 3 and len(made) == 3 * 8
+    assert len({performer.projection.numpy().tobytes() for performer in made}) > 12, "each sample draws its own"
+    errors = {}
+    for i, performer in enumerate(made):
+        directions, hyperbolic = performer.projection.double().numpy(), performer.kernel == "hyperbolic"
+        assert len(directions) == performer.n_features // (2 if hyperbolic else 1)
+        q, k, v = given[i // 8]
+        off = naive_performer(q, k, v, directions, hyperbolic) - naive_softmax_attention(q, k, v)
+        curve = f"{performer.kernel}, {'orthogonal' if performer.orthogonal else 'iid'}"
+        errors.setdefault((curve, performer.n_features), []).append((off**2).mean())
+    assert [(row["curve"], row["n_features"]) for row in rows] == list(errors)
+    for row in rows:
+        found = errors[row["curve"], row["n_features"]]
+        assert row["mse"] == pytest.approx(np.mean(found), rel=1e-3)
+        assert row["standard_error"] == pytest.approx(np.std(found, ddof=1) / np.sqrt(3), rel=1e-2)
+
+
+def test_queries_and_keys_are_as_large_as_asked_for_and_each_sample_has_its_own(watched):
+    approximation(ApproximationConfig(length=500, head_dim=16, scale=0.2, n_features=(2,), samples=2), 0, CPU)
+    given, _ = watched
+    for q, k, v in given:
+        assert [x.std() for x in (q, k, v)] == pytest.approx([0.2, 0.2, 1], rel=0.05)
+        assert abs(np.corrcoef(q.flatten(), k.flatten())[0, 1]) < 0.1
+    for one, other in zip(*given, strict=True):
+        assert abs(np.corrcoef(one.flatten(), other.flatten())[0, 1]) < 0.1
+
+
+def test_errors_fall_as_one_over_the_features_and_orthogonal_ones_are_smaller():
+    config = ApproximationConfig(length=256, head_dim=8, n_features=(8, 32, 128), samples=150)
+    rows = approximation(config, 1, CPU)
+    curves = by_curve(rows, "mse")
+    assert list(curves) == [f"{kernel}, {how}" for kernel in ("softmax", "hyperbolic") for how in ("iid", "orthogonal")]
+    for kernel in ("softmax", "hyperbolic"):
+        assert all(a < b for a, b in zip(curves[f"{kernel}, orthogonal"], curves[f"{kernel}, iid"], strict=True))
+    assert all(a < b for a, b in zip(curves["hyperbolic, orthogonal"], curves["softmax, orthogonal"], strict=True))
+    for curve in curves:
+        assert slope(rows, curve, "mse") == pytest.approx(-1, abs=0.2), curve
+
+
+SMALL = EquivarianceConfig(dim=16, heads=2, side=4, shift=2, n_features=(64, 256, 1024), samples=6)
+
+
+def test_what_a_translation_changes():
+    rows = equivariance(SMALL, 0, CPU)
+    curves = by_curve(rows, "change")
+    assert list(curves) == ["relative, exact softmax", "clipped relative", "relative, plain directions", "relative"]
+    for curve, values in curves.items():
+        if len(values) == 1:
+            assert values[0] < 1e-12, curve
+        else:
+            assert min(values) > 1e-4
+            assert slope(rows, curve, "change") == pytest.approx(-0.5, abs=0.15), curve
+    assert [row["n_features"] for row in rows] == [None, None, 64, 256, 1024, 64, 256, 1024]
+    assert not set(curves["relative"]) & set(curves["relative, plain directions"])
+
+
+class Placed(nn.Module):
+    """Gives each token a number for its place in the grid, or what it was given, and sees no other."""
+
+    shared_query_key = False
+
+    def __init__(self, by_place):
+        super().__init__()
+        self.by_place = by_place
+
+    def forward(self, q, k, v, *, mask):
+        self.masks = [*getattr(self, "masks", []), mask]
+        places = torch.arange(v.shape[2], dtype=v.dtype)[:, None]
+        return places.expand_as(v) if self.by_place else v
+
+
+@pytest.mark.parametrize("by_place", [True, False])
+def test_the_change_is_relative_to_the_output(by_place, monkeypatch):
+    """Which for numbers of places is known."""
+    mechanism = Placed(by_place)
+    monkeypatch.setattr(feature_studies, "_mechanisms", lambda config, seed: [("x", 4, mechanism)])
+    monkeypatch.setattr(
+        feature_studies.MultiHeadAttention, "_merge", lambda self, heads: heads.transpose(1, 2).flatten(2)
+    )
+    config = EquivarianceConfig(dim=2, heads=2, side=3, shift=2, n_features=(4,), samples=2)
+    (row,) = equivariance(config, 0, CPU)
+    here, there = ([0] + [1 + (r + s) * 5 + c + s for r in range(3) for c in range(3)] for s in (0, 2))
+    expected = np.linalg.norm(np.subtract(here, there)) / np.linalg.norm(here) if by_place else 0
+    assert row["change"] == pytest.approx(expected, rel=1e-12)
+    assert row["standard_error"] == 0
+    for mask, places in zip(mechanism.masks, [here, there] * 2, strict=True):
+        assert mask.shape == (1, 26)
+        assert mask[0].nonzero().flatten().tolist() == places
+
+
+def test_the_exponent_is_that_of_a_least_squares_line():
+    random = np.random.default_rng(0)
+    rows = [{"curve": "a", "n_features": m, "mse": m**-0.7 * random.uniform(0.5, 2)} for m in (4, 10, 50, 300)]
+    other = [{"curve": "b", "n_features": 3, "mse": 9.0}]
+    expected = np.polyfit(*np.log([[row["n_features"], row["mse"]] for row in rows]).T, 1)[0]
+    assert slope(other + rows, "a", "mse") == pytest.approx(expected, rel=1e-4)
+
+
+def run_of(script, *flags):
+    outcome = script("performance_studies", *TINY, *flags)
+    assert outcome.code == 0, outcome.lines
+    return outcome
+
+
+def rows_of(study):
+    with (FOLDER / f"{study}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_what_is_written(script):
+    out = run_of(script).out
+    expected = {f"{study}.{suffix}" for study in ("approximation", "equivariance") for suffix in ("csv", "png", "pdf")}
+    assert files_below(FOLDER) == expected and len(files_below(".")) == 6
+    config = ApproximationConfig(length=8, head_dim=4, n_features=(4, 8), samples=2)
+    rows = approximation(config, 0, CPU)
+    assert rows_of("approximation") == [{key: str(value) for key, value in row.items()} for row in rows]
+    assert list(by_curve(rows_of("equivariance"), "change")) == [
+        "relative, exact softmax",
+        "clipped relative",
+        "relative, plain directions",
+        "relative",
+    ]
+    assert [row["n_features"] for row in rows_of("equivariance")] == ["", "", "4", "8", "4", "8"]
+    for study in ("approximation", "equivariance"):
+        assert len(np.unique(imread(FOLDER / f"{study}.png"))) > 20, "not blank"
+        assert (FOLDER / f"{study}.pdf").read_bytes().startswith(b"%PDF-")
+    for curve in by_curve(rows, "mse"):
+        assert f"{curve}: falls as n_features^{slope(rows, curve, 'mse'):.2f}\n" in out
+
+
+@pytest.mark.parametrize("study", ["approximation", "equivariance"])
+def test_a_study_by_itself_that_comes_again(study, script, monkeypatch):
+    monkeypatch.setattr("dl_proj.tasks.performance_studying.save_figure", lambda figure, path: path.touch())
+    texts = []
+    for seed in (3, 3, 4):
+        torch.rand(1)  # what was drawn before is of no matter
+        run_of(script, "--studies", study, "--seed", seed)
+        texts.append((FOLDER / f"{study}.csv").read_text())
+    assert texts[0] == texts[1] != texts[2]
+    assert files_below(".") == {str(FOLDER / f"{study}.{suffix}") for suffix in ("csv", "png", "pdf")}

@@ -1,0 +1,457 @@
+"""Attention and positions that do not fit a training: exit code 2 and a line each, that says what would fit."""
+
+import pytest
+import yaml
+from tiny_scripts import as_yaml, assert_refused, files_below, tiny, tiny_classifier, tiny_generator
+
+import cls_train
+from dl_proj.configs.classification import ClassifierTrainConfig
+from dl_proj.configs.generation import GeneratorTrainConfig
+from dl_proj.configs.synth import SynthTrainConfig
+from dl_proj.models.build import Places, build_stack
+
+TRAININGS = {"cls_train": tiny_classifier, "generation_train": tiny_generator, "synth_train": tiny}
+SCHEMAS = {
+    "cls_train": ClassifierTrainConfig,
+    "generation_train": GeneratorTrainConfig,
+    "synth_train": SynthTrainConfig,
+}
+FILE, BOTH, FLAGS = "c.yaml: ", "c.yaml and flags: ", "flags: "
+PIXELS = {"data.patch_size": 1}  # 64 of them; the tiny classifier has 4 patches otherwise
+COLOURS = {"data.dataset": "cifar10", "data.split_channels": True}
+
+
+def attention(kind, **settings):
+    return {"model.attention": {"kind": kind, **settings}}
+
+
+def linformer(**settings):
+    return attention("linformer", **{"rank": 2} | settings)
+
+
+def blocks(**settings):
+    return attention("causal_linformer", **{"rank": 2, "block_size": 4} | settings)
+
+
+def positions(kind, **others):
+    return {"model.positions": {"kind": kind}, **others}
+
+
+# wrong in any training: (changes to the tiny file, what each line says after "c.yaml: ")
+WRONG_FEATURES = {
+    "no features": (
+        attention("performer", n_features=0),
+        [("model.attention.n_features:", "greater than or equal to 1", "got 0")],
+    ),
+    "half a feature": (
+        attention("performer", n_features=1.5),
+        [("model.attention.n_features:", "whole number", "got 1.5")],
+    ),
+    "unknown kernel": (
+        attention("performer", kernel="rbf"),
+        [("model.attention.kernel:", "'softmax', 'hyperbolic', 'relu'", "'unprojected'", "got 'rbf'")],
+    ),
+    "a performer that is exact": (
+        attention("performer", kernel="exact"),
+        [("model.attention.kernel:", "'unprojected'", "got 'exact'")],
+    ),
+    "relative without projection": (
+        attention("relative", kernel="unprojected"),
+        [("model.attention.kernel:", "'exact'", "got 'unprojected'")],
+    ),
+    "clipped without projection": (
+        attention("clipped_relative", kernel="unprojected"),
+        [("model.attention.kernel:", "'exact'", "got 'unprojected'")],
+    ),
+    "one direction both ways": (
+        attention("performer", n_features=7, kernel="hyperbolic"),
+        [("model.attention:", "n_features 7", "multiple of 2", "hyperbolic")],
+    ),
+    "clipped, one direction both ways": (
+        attention("clipped_relative", n_features=7, kernel="hyperbolic"),
+        [("model.attention:", "n_features 7", "multiple of 2", "hyperbolic")],
+    ),
+    "directions that are not turned": (
+        attention("relative", n_features=6),
+        [("model.attention:", "n_features 6", "multiple of 4", "softmax")],
+    ),
+    "directions that are not turned both ways": (
+        attention("relative", n_features=12, kernel="hyperbolic"),
+        [("model.attention:", "n_features 12", "multiple of 8", "hyperbolic")],
+    ),
+    "a negative stabiliser": (
+        attention("performer", epsilon=-1),
+        [("model.attention.epsilon:", "greater than or equal to 0", "got -1")],
+    ),
+    "features that vanish": (
+        attention("performer", kernel="relu", epsilon=0),
+        [("model.attention:", "epsilon 0", "exponential kernel", "relu")],
+    ),
+    "relative features that vanish": (
+        attention("relative", kernel="sigmoid", epsilon=0),
+        [("model.attention:", "epsilon 0", "exponential kernel", "sigmoid")],
+    ),
+    "never redrawn": (
+        attention("performer", redraw_every=0),
+        [("model.attention.redraw_every:", "greater than or equal to 1", "got 0")],
+    ),
+    "empty chunks": (
+        attention("performer", chunk_size=0),
+        [("model.attention.chunk_size:", "greater than or equal to 1", "got 0")],
+    ),
+    "features of the head itself": (
+        attention("performer", kernel="unprojected", n_features=4, redraw_every=2),
+        [
+            ("model.attention:", "n_features is for kernels with random features", "unprojected"),
+            ("model.attention:", "redraw_every is for kernels with random features", "unprojected"),
+        ],
+    ),
+    "features of what is exact": (
+        attention("relative", kernel="exact", n_features=6, redraw_every=2, epsilon=0.1),
+        [
+            ("model.attention:", "n_features is for kernels with random features", "exact"),
+            ("model.attention:", "redraw_every is for kernels with random features", "exact"),
+            ("model.attention:", "epsilon is for kernels with random features", "exact"),
+        ],
+    ),
+    "clipped features of what is exact": (
+        attention("clipped_relative", kernel="exact", n_features=8),
+        [("model.attention:", "n_features is for kernels with random features", "exact")],
+    ),
+    "no frequency": (
+        attention("relative", n_scales=0),
+        [("model.attention.n_scales:", "greater than or equal to 1", "got 0")],
+    ),
+    "no distance": (
+        attention("clipped_relative", distance=0),
+        [("model.attention.distance:", "greater than or equal to 1", "got 0")],
+    ),
+    "another kind's key": (
+        attention("performer", n_scales=2),
+        [("model.attention.n_scales:", "no such setting; there are: dropout,", "n_features", "got 2")],
+    ),
+    "one head of two kinds": (
+        attention("clipped_relative") | {"model.heads": 1},
+        [("model.heads 1", "2 at least", "model.attention.kind: clipped_relative")],
+    ),
+    "a shape of no positions": (
+        {"model.positions": {"kind": "none", "shape": [2, 2]}},
+        [("model.positions.shape:", "no such setting")],
+    ),
+    "unknown sharing": (
+        attention("linformer", sharing="all"),
+        [("model.attention.sharing:", "'none', 'headwise', 'key_value' or 'layerwise'", "got 'all'")],
+    ),
+    "unknown projection": (
+        attention("linformer", projection="median"),
+        [("model.attention.projection:", "'learned', 'mean', 'max' or 'convolution'", "got 'median'")],
+    ),
+    "no block": (
+        attention("causal_linformer", block_size=0),
+        [("model.attention.block_size:", "greater than or equal to 1", "got 0")],
+    ),
+    "an encoder's blocks": (
+        attention("linformer", block_size=4),
+        [("model.attention.block_size:", "no such setting; there are: dropout, rank, projection, sharing")],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["cls_train", "synth_train"])
+@pytest.mark.parametrize("case", WRONG_FEATURES)
+def test_what_is_wrong_in_any_training(case, name, script):
+    changes, expected = WRONG_FEATURES[case]
+    as_yaml("c.yaml", TRAININGS[name](changes))
+    assert_refused(script(name, "--config", "c.yaml"), [(FILE + e[0], *e[1:]) for e in expected])
+    assert files_below(".") == {"c.yaml"}, "found before anything is made"
+
+
+ALTERNATIVES = ("causal_linformer", "performer", "relative", "clipped_relative", "lsh", "shared_qk", "full")
+NOT_CAUSAL = [("model.attention.kind: linformer", "cannot be causal", *ALTERNATIVES)]
+SHARED = {  # sharing that cannot be, with rank 2
+    f"{projection} shared {sharing}": (
+        {"projection": projection, "sharing": sharing},
+        [("model.attention:", f"sharing: {sharing}", "learned", f"projection is {projection}")],
+    )
+    for projection in ("mean", "max")
+    for sharing in ("none", "headwise", "key_value", "layerwise")
+} | {
+    "a convolution of each head": (
+        {"projection": "convolution", "sharing": "none"},
+        [("model.attention:", "sharing: none", "projection: learned", "convolution")],
+    ),
+}
+WRONG_LINFORMERS = {
+    "linformer draws": ("generation_train", linformer(), NOT_CAUSAL),
+    "linformer copies": ("synth_train", linformer(), NOT_CAUSAL),
+    "linformer copies, whatever its rank": ("synth_train", linformer(rank=99), NOT_CAUSAL),
+    "blocks classify": (
+        "cls_train",
+        blocks(),
+        [("model.attention.kind: causal_linformer", "use linformer for both directions")],
+    ),
+    "a rank of more than all": (
+        "cls_train",
+        linformer(rank=5),
+        [("model.attention.rank 5 is more than the 4 tokens of a sequence",)],
+    ),
+    "a rank of more than all and the class token": (
+        "cls_train",
+        linformer(rank=6) | {"model.pooling": "class_token"},
+        [("model.attention.rank 6 is more than the 5 tokens of a sequence",)],
+    ),
+    "a rank of more than the default's": (
+        "cls_train",
+        {"model.attention": {"kind": "linformer"}},
+        [("model.attention.rank 32 is more than the 4 tokens of a sequence",)],
+    ),
+    "a rank of more than a block": (
+        "generation_train",
+        blocks(rank=5),
+        [("model.attention.rank 5 is more than the 4 tokens of model.attention.block_size",)],
+    ),
+    "a copied block's": (
+        "synth_train",
+        blocks(rank=5),
+        [("model.attention.rank 5 is more than the 4 tokens of model.attention.block_size",)],
+    ),
+    "two ranks of more than all": (
+        "cls_train",
+        linformer(rank=[7, 4, 6]) | {"model.depth": 3},
+        [("model.attention.rank 6 is more than the 4 tokens",), ("model.attention.rank 7 is more than the 4 tokens",)],
+    ),
+    "too few ranks": (
+        "cls_train",
+        linformer(rank=[2, 2]) | {"model.depth": 3},
+        [("model.attention.rank has 2 values, but there are 3 layers (model.depth)",)],
+    ),
+    "too many ranks": (
+        "cls_train",
+        linformer(rank=[2, 2]),
+        [("model.attention.rank has 2 values, but there are 1 layers (model.depth)",)],
+    ),
+    "no ranks": (
+        "synth_train",
+        blocks(rank=[]),
+        [("model.attention.rank has 0 values, but there are 1 layers (model.depth)",)],
+    ),
+    "layers that share but differ": (
+        "cls_train",
+        linformer(rank=[2, 3], sharing="layerwise") | {"model.depth": 2},
+        [("model.attention:", "sharing: layerwise", "same rank", "[2, 3]")],
+    ),
+    "blocks' layers that share but differ": (
+        "generation_train",
+        blocks(rank=[2, 3], sharing="layerwise") | {"model.depth": 2},
+        [("model.attention:", "sharing: layerwise", "same rank", "[2, 3]")],
+    ),
+    **{
+        f"windows by {projection}": (
+            "cls_train",
+            linformer(rank=12, projection=projection) | PIXELS,  # 64 tokens fill 11 windows of 6
+            [("model.attention.rank 12 is more than the 11 windows of 6 tokens", "64 tokens of a sequence", "take 11")],
+        )
+        for projection in ("mean", "max", "convolution")
+    },
+    "windows of a block": (
+        "synth_train",
+        blocks(rank=3, projection="mean"),
+        [
+            (
+                "model.attention.rank 3 is more than the 2 windows of 2 tokens",
+                "4 tokens of model.attention.block_size",
+                "take 2",
+            )
+        ],
+    ),
+    **{f"{case}": ("cls_train", linformer(**settings), lines) for case, (settings, lines) in SHARED.items()},
+    **{
+        f"{case}, in blocks": ("synth_train", blocks(**settings), lines)
+        for case, (settings, lines) in SHARED.items()
+        if "none" in case or "layerwise" in case or "convolution" in case
+    },
+}
+WRONG_PLACES = {
+    **{
+        f"{kind} of single channels": (
+            "cls_train",
+            attention(kind) | COLOURS,
+            [("data.split_channels: true", f"model.attention.kind: {kind}", "needs one")],
+        )
+        for kind in ("relative", "clipped_relative")
+    },
+    "learned sines of single channels": (
+        "cls_train",
+        positions("learned_sinusoidal") | COLOURS,
+        [("data.split_channels: true", "model.positions.kind: learned_sinusoidal", "needs one")],
+    ),
+    "sines in two directions": (
+        "cls_train",
+        positions("learned_sinusoidal", **{"model.dim": 6}),
+        [("model.dim 6 is not divisible by 4", "model.positions.kind: learned_sinusoidal")],
+    ),
+    "a generator's sines in two directions": (
+        "generation_train",
+        positions("learned_sinusoidal", **{"model.dim": 6}),
+        [("model.dim 6 is not divisible by 4", "model.positions.kind: learned_sinusoidal")],
+    ),
+    "sines in one direction": (
+        "synth_train",
+        positions("learned_sinusoidal", **{"model.dim": 15, "model.heads": 3}),
+        [("model.dim 15 is not divisible by 2", "model.positions.kind: learned_sinusoidal")],
+    ),
+    "all at once": (
+        "cls_train",
+        positions("learned_sinusoidal", **{"model.dim": 6, "model.heads": 1}) | attention("clipped_relative") | COLOURS,
+        [
+            ("model.heads 1",),
+            ("model.dim 6",),
+            ("data.split_channels: true", "clipped_relative"),
+            ("data.split_channels: true", "learned_sinusoidal"),
+        ],
+    ),
+}
+WRONG_IN_ONE = WRONG_LINFORMERS | WRONG_PLACES
+
+
+@pytest.mark.parametrize("case", WRONG_IN_ONE)
+def test_what_is_wrong_in_one_training(case, script):
+    name, changes, expected = WRONG_IN_ONE[case]
+    as_yaml("c.yaml", TRAININGS[name](changes))
+    assert_refused(script(name, "--config", "c.yaml"), [(FILE + e[0], *e[1:]) for e in expected])
+    assert files_below(".") == {"c.yaml"}
+
+
+RIGHT_IN_ALL = [
+    attention("performer", n_features=7),
+    attention("performer", n_features=6, kernel="hyperbolic"),
+    attention("performer", kernel="unprojected", epsilon=0, chunk_size=1),
+    *(attention("performer", kernel=kernel, epsilon=0) for kernel in ("softmax", "hyperbolic")),
+    *(attention("performer", kernel=kernel) for kernel in ("relu", "elu", "softplus", "sigmoid", "abs")),
+    attention("relative", n_features=4),
+    attention("relative", n_features=8, kernel="hyperbolic"),
+    attention("relative", kernel="exact"),
+    attention("clipped_relative", n_features=7, redraw_every=1, distance=99),
+    attention("clipped_relative", kernel="exact"),
+    positions("learned_sinusoidal", **{"model.dim": 4}),
+    positions("none"),
+]
+RIGHT = {
+    "cls_train": [
+        linformer(rank=4),
+        linformer(rank=[4]),
+        linformer(rank=5) | {"model.pooling": "class_token"},
+        linformer(rank=[1, 4]) | {"model.depth": 2},
+        linformer(rank=[3, 3], sharing="layerwise") | {"model.depth": 2},
+        *(linformer(rank=2, sharing=sharing) for sharing in ("none", "headwise", "key_value", "layerwise")),
+        *(linformer(rank=2, projection="convolution", sharing=s) for s in ("headwise", "key_value", "layerwise")),
+        *(linformer(rank=11, projection=p) | PIXELS for p in ("mean", "max", "convolution")),
+        linformer(rank=12) | PIXELS,
+        attention("performer") | COLOURS,
+        linformer(rank=192) | COLOURS,
+    ],
+    "generation_train": [blocks(rank=4), blocks(rank=16, block_size=16), blocks(rank=4, block_size=99)],
+    "synth_train": [
+        blocks(rank=[4, 2]) | {"model.depth": 2},
+        blocks(rank=2, projection="max"),
+        positions("learned_sinusoidal", **{"model.dim": 6}),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_what_is_just_right_is_accepted(name):
+    """Or the cases above could fail for a reason of their own, and the bounds be too narrow."""
+    for changes in RIGHT_IN_ALL + RIGHT[name]:
+        SCHEMAS[name].model_validate(TRAININGS[name](changes))
+
+
+# flags after --config c.yaml of a classifier with two layers, then the lines
+WRONG_FLAGS = {
+    "a kind that does not exist": (
+        ["--model.attention.kind", "lineformer"],
+        [(FLAGS + "model.attention.kind:", "'linformer'", "'causal_linformer'", "'clipped_relative'")],
+    ),
+    "too many ranks": (
+        ["--model.attention.kind", "linformer", "--model.attention.rank", "2,2,2"],
+        [(BOTH + "model.attention.rank has 3 values, but there are 2 layers",)],
+    ),
+    "layers that share but differ": (
+        ["--model.attention", '{"kind": "linformer", "rank": [2, 3]}', "--model.attention.sharing", "layerwise"],
+        [(BOTH + "model.attention: sharing: layerwise", "[2, 3]")],
+    ),
+    "features": (
+        ["--model.attention.kind", "relative", "--model.attention.n_features", "5"],
+        [(BOTH + "model.attention: n_features 5", "multiple of 4")],
+    ),
+    "an unknown embedding": (
+        ["--model.embedding", "mpl"],
+        [(FLAGS + "model.embedding:", "'linear', 'mlp' or 'lookup'", "got 'mpl'")],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_FLAGS)
+def test_a_wrong_flag(case, script):
+    flags, expected = WRONG_FLAGS[case]
+    as_yaml("c.yaml", tiny_classifier({"model.depth": 2}))
+    assert_refused(script("cls_train", "--config", "c.yaml", *flags), expected)
+    assert files_below(".") == {"c.yaml"}
+
+
+def test_one_rank_by_a_flag_is_all_layers(monkeypatch, script):
+    trained = []
+    monkeypatch.setattr(cls_train, "train_classifier", lambda config, resume: trained.append(config.model))
+    as_yaml("c.yaml", tiny_classifier({"model.depth": 3}))
+    flags = ["--model.attention.kind", "linformer", "--model.attention.rank", "2"]
+    assert script("cls_train", "--config", "c.yaml", *flags).code == 0
+    assert [
+        layer.attention.mechanism.project_keys.rank
+        for layer in build_stack(trained[0], causal=False, places=Places(4)).layers
+    ] == [2, 2, 2]
+
+
+WRONG_RANKS = {
+    "no token": 0,
+    "half a token": 2.5,
+    "a word": "x",
+    "nothing": None,
+    "true": True,
+    "one of several": [2, 0],
+}
+
+
+@pytest.mark.parametrize("case", WRONG_RANKS)
+def test_a_rank_that_is_no_number_of_tokens(case, script):
+    as_yaml("c.yaml", tiny_classifier(linformer(rank=WRONG_RANKS[case])))
+    outcome = script("cls_train", "--config", "c.yaml")
+    assert_refused(outcome, [(FILE + "model.attention.rank",)])
+    assert "constrained" not in outcome.lines[0]
+
+
+IGNORED = {
+    "relative, exact": attention("relative", kernel="exact", orthogonal=False, chunk_size=4),
+    "clipped, exact": attention("clipped_relative", kernel="exact", orthogonal=False, chunk_size=4),
+    "unprojected": attention("performer", kernel="unprojected", orthogonal=False),
+}
+
+
+@pytest.mark.parametrize("case", IGNORED)
+def test_directions_that_are_not_drawn(case, script):
+    as_yaml("c.yaml", tiny(IGNORED[case]))
+    keys = [key for key in ("orthogonal", "chunk_size") if key in IGNORED[case]["model.attention"]]
+    outcome = script("synth_train", "--config", "c.yaml")
+    assert_refused(outcome, [(FILE + f"model.attention: {key} is for kernels with random features",) for key in keys])
+
+
+@pytest.mark.parametrize("kind", ["performer", "relative", "clipped_relative", "causal_linformer"])
+def test_comparing_models_without_shared_keys(kind, script, trained):
+    """Their weights are not those that LSH evaluates."""
+    best = trained["shared_qk"] / "checkpoints/best"
+    config = SynthTrainConfig.model_validate(tiny(attention(kind)))
+    (best / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    before = files_below(".")
+    flags = ["--checkpoints", trained["shared_qk"], "--lsh.bucket_size", "2", "--device", "cpu"]
+    expected = [(f"{best}: trained with kind: {kind}", "LSH cannot evaluate", "use kind: shared_qk")]
+    assert_refused(script("synth_models_comparison", *flags), expected)
+    assert files_below(".") == before
