@@ -102,7 +102,7 @@ class ClippedRelativeAttention(nn.Module):
             q, k, exact = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v))
             gate = self._gate(k)
             if mask is not None:
-                gate = gate * (mask | ~mask.any(-1, keepdim=True))[:, None, :, None]
+                gate = gate * mask[:, None, :, None]
             seen = torch.cat((gate * exact, gate), dim=-1)  # the last column adds up the weights
             off, on = seen.tensor_split((self.off_grid,), dim=2)
             q_off, q_on = q.tensor_split((self.off_grid,), dim=2)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from my_transformers.length_projection import LengthProjection
-from my_transformers.modules.full import FullAttention, check_dropout
+from my_transformers.modules.full import FullAttention, causal_mask, check_dropout
 
 
 class LinformerAttention(nn.Module):
@@ -153,8 +153,7 @@ class BlockCausalLinformerAttention(nn.Module):
         """(b, 1, blocks, B, B + blocks * rank), True where a query sees a key of its block or a projected one."""
         blocks, rank = real.shape[1:]
         size = self.block_size
-        itself = torch.eye(size, dtype=torch.bool, device=mask.device)  # also if padded: no row may be empty
-        near = (mask.unsqueeze(-2) & torch.ones_like(itself).tril()) | itself
+        near = mask.unsqueeze(-2) & causal_mask(size, mask.device)
         finished = torch.ones(blocks, blocks, dtype=torch.bool, device=mask.device).tril(-1)
         far = (real.unsqueeze(1) & finished[None, :, :, None]).flatten(2).unsqueeze(2)
         return torch.cat((near, far.expand(-1, -1, size, blocks * rank)), dim=-1).unsqueeze(1)

@@ -61,9 +61,9 @@ def test_it_is_complete(name):
     files |= {"samples.png"} if TASKS[name] == "generation" else set()
     assert files <= {path.name for path in folder.iterdir()}
     tensors = load_file(folder / "model.safetensors")
-    assert figures(name)["parameters"] == sum(tensor.numel() for tensor in tensors.values())
+    parameters = {parameter for parameter, _ in loaded(name).named_parameters()}  # random directions are none
+    assert figures(name)["parameters"] == sum(tensor.numel() for key, tensor in tensors.items() if key in parameters)
     assert all(tensor.isfinite().all() for tensor in tensors.values())
-    loaded(name)
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -133,7 +133,9 @@ def test_it_classifies_as_well_as_it_says(name, mnist):
     images, labels = mnist
     model = loaded(name)
     said = in_batches(lambda some, _: model(some), prepared(configured(name).data, images), labels).argmax(-1)
-    assert (said == labels).double().mean().item() == pytest.approx(figures(name)["test/accuracy"], abs=0.015)
+    told = figures(name)["test/accuracy"]
+    chance = 3 * (told * (1 - told) / len(labels)) ** 0.5  # these are a part of the test images
+    assert (said == labels).double().mean().item() == pytest.approx(told, abs=max(0.015, chance))
 
 
 @pytest.mark.parametrize("name", of("generation"))
