@@ -189,10 +189,11 @@ class _Causal(torch.autograd.Function):
             with torch.enable_grad():
                 own_q, own_k = (_part(x, i, size).detach().requires_grad_() for x in (q, k))
                 log_q, log_k = ctx.log_phi(own_q), _masked(ctx.log_phi(own_k), _part_of_mask(mask, i, size))
-            own_v, own_grad = _part(v, i, size), _part(grad, i, size)
             sums, largest = starts[2 * i : 2 * i + 2]
-            chunk = _Chunk.of(log_q.detach(), log_k.detach(), own_v, largest)
-            grad_q, grad_k, grad_v, after = _backward_of_chunk(chunk, sums, after, own_v, _part(out, i, size), own_grad)
+            chunk = _Chunk.of(log_q.detach(), log_k.detach(), _part(v, i, size), largest)
+            grad_q, grad_k, grad_v, after = _backward_of_chunk(
+                chunk, sums, after, _part(out, i, size), _part(grad, i, size)
+            )
             found = torch.autograd.grad([log_q, log_k], [own_q, own_k], [grad_q, grad_k])
             for of_all, of_chunk in zip(grads, (*found, grad_v), strict=True):
                 of_all.append(of_chunk)
@@ -200,7 +201,7 @@ class _Causal(torch.autograd.Function):
 
 
 def _backward_of_chunk(
-    chunk: _Chunk, sums: Tensor, after: Tensor | None, v: Tensor, out: Tensor, grad: Tensor
+    chunk: _Chunk, sums: Tensor, after: Tensor | None, out: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of log q, log k, v and of the sums before the chunk, given those of its output and the sums after."""
     total = chunk.weights.sum(-1, keepdim=True) + chunk.from_start * (chunk.q @ sums[..., -1:])
