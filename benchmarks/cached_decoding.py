@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the packages lie beside th
 
 from dl_proj.checkpoint_folder import find_checkpoint, read_config
 from dl_proj.configs.generation import GeneratorTrainConfig
-from dl_proj.evaluation import markdown
 from dl_proj.models.generation import AutoregressiveModel
 from dl_proj.models.sampling import sampler
+from dl_proj.tables import markdown
 from dl_proj.tasks.digit_drawing import known_classes
 from dl_proj.tasks.generator_training import build_generator
 from my_custom_ai.custom_train import load_weights

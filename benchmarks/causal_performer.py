@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the packages lie beside this folder
 
-from dl_proj.evaluation import markdown
+from dl_proj.tables import markdown
 from my_custom_ai.utils.files import write_text
 from my_transformers import PerformerAttention
 

@@ -1,7 +1,5 @@
 """evaluate.py: the test figures of trained models of any kind, one row each."""
 
-import csv
-import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from dl_proj.configs.load import ConfigError, read_yaml, shown
 from dl_proj.configs.synth import SynthTrainConfig
 from dl_proj.configs.training import ExperimentConfig
 from dl_proj.experiment import Experiment
+from dl_proj.tables import csv_text, markdown
 from dl_proj.tasks.classifier_training import classification_experiment, leave_confusion
 from dl_proj.tasks.copy_training import copy_experiment
 from dl_proj.tasks.generator_training import generation_experiment
@@ -58,7 +57,7 @@ def evaluate_checkpoints(config: EvaluateConfig) -> None:
             mistakes += str(error).splitlines()
     if rows:
         path = config.output_dir / "evaluation.csv"
-        write_text(path, _csv(rows))
+        write_text(path, csv_text(rows))
         print(markdown(rows))
         print(f"written: {path}")
     if mistakes:
@@ -102,26 +101,3 @@ def _training_seconds(folder: Path) -> float | None:
         return json.loads(path.read_text(encoding="utf-8")).get("seconds")
     except (ValueError, AttributeError):
         raise CheckpointError(f"{path}: not the figures of a training") from None
-
-
-def markdown(rows: list[dict]) -> str:
-    """A table of the figures that all examples make together; those of single classes are in the CSV."""
-    columns = [name for name in dict.fromkeys(key for row in rows for key in row) if "/" not in name]
-    lines = [columns, *([_short(row.get(name)) for name in columns] for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
-
-
-def _short(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.0f}" if value >= 100 else f"{value:.4f}"
-    return "" if value is None else str(value)
-
-
-def _csv(rows: list[dict]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -1,14 +1,12 @@
 """performance_studies.py: make the chosen studies; each ends in a table, a CSV and a picture as PNG and PDF."""
 
-import csv
-import io
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from dl_proj.configs.performance import PerformanceConfig
-from dl_proj.evaluation import markdown
 from dl_proj.pictures import save_figure
+from dl_proj.tables import csv_text, markdown
 from dl_proj.tasks.feature_studies import approximation, equivariance, slope
 from my_custom_ai.custom_train import start
 from my_custom_ai.utils.files import write_text
@@ -38,18 +36,10 @@ def _report(rows: list[dict], figure: str, study: str, meaning: str, folder: Pat
     points = {row["n_features"] for row in rows if row["n_features"]}
     for curve in curves if len(points) > 1 else []:
         print(f"{curve}: falls as n_features^{slope(rows, curve, figure):.2f}")
-    write_text(folder / f"{study}.csv", _csv(rows))
+    write_text(folder / f"{study}.csv", csv_text(rows))
     for suffix in ("png", "pdf"):
         _draw(rows, curves, figure, meaning, folder / f"{study}.{suffix}")
     print(f"written: {folder / study}.csv, .png, .pdf")
-
-
-def _csv(rows: list[dict]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _draw(rows: list[dict], curves: list[str], figure: str, meaning: str, path: Path) -> None:

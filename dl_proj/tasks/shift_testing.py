@@ -1,7 +1,5 @@
 """shift_test.py: what classifiers say of images that move sideways (Horn et al. 2021, the shift experiment)."""
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +15,8 @@ from dl_proj.configs.load import ConfigError
 from dl_proj.configs.shift import ShiftConfig
 from dl_proj.data.image_sets import chosen_classes, classes_of
 from dl_proj.data.images import load_test_pixels, prepared
-from dl_proj.evaluation import markdown
 from dl_proj.pictures import save_figure
+from dl_proj.tables import csv_text, markdown
 from dl_proj.tasks.classifier_training import build_classification_model
 from my_custom_ai.custom_train import load_weights, start
 from my_custom_ai.utils.files import write_text
@@ -57,7 +55,7 @@ def measure_shifts(config: ShiftConfig) -> None:
                     }
                 )
                 bar.update()
-    write_text(config.output_dir / "shifts.csv", _csv(rows))
+    write_text(config.output_dir / "shifts.csv", csv_text(rows))
     _draw(rows, config.output_dir / "shifts.png")
     print(markdown(_one_row_a_model(rows)))
     print(f"written: {config.output_dir / 'shifts.csv'}, {config.output_dir / 'shifts.png'}")
@@ -127,14 +125,6 @@ def _one_row_a_model(rows: list[dict]) -> list[dict]:
         start_of_line = {"checkpoint": row["checkpoint"], "images": row["images"]}
         table.setdefault(row["checkpoint"], start_of_line)[f"{row['shift']:+d}"] = f"{100 * row['accuracy']:.1f}"
     return list(table.values())
-
-
-def _csv(rows: list[dict]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _draw(rows: list[dict], path: Path) -> None:

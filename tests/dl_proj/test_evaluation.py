@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tiny_scripts import as_yaml, call, files_below, one_thread, tiny, tiny_classifier, tiny_generator
 
 import dl_proj.evaluation
-from dl_proj.evaluation import markdown
+from dl_proj.tables import markdown
 
 TABLE = Path("runs/evaluation/evaluation.csv")
 RUNS = ("tiny/version_0", "tiny-cls/version_0", "tiny-gen/version_0")

@@ -1,0 +1,28 @@
+"""Rows of figures, as a table to read and as CSV."""
+
+import csv
+import io
+
+
+def markdown(rows: list[dict]) -> str:
+    """A table of the figures that all examples make together; those of single classes are in the CSV."""
+    columns = [name for name in dict.fromkeys(key for row in rows for key in row) if "/" not in name]
+    lines = [columns, *([_short(row.get(name)) for name in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.0f}" if value >= 100 else f"{value:.4f}"
+    return "" if value is None else str(value)
+
+
+def csv_text(rows: list[dict]) -> str:
+    """The same as CSV, with every column that any row has."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
