@@ -15,11 +15,12 @@ One word a thing, everywhere:
     columns, off_grid                      of the grid that a sequence goes through; tokens before it without a place
     causal                                 a token sees none behind it
     mask                                   (batch, length), True where a token is real
+    context, cross-attention               what a decoder's tokens attend to beside themselves: the encoder's output
 
 Activations are (batch, length, dim), heads (batch, heads, length, head_dim).
 """
 
-from my_transformers.layers import EncoderLayer, EncoderStack
+from my_transformers.layers import DecoderLayer, DecoderStack, EncoderLayer, EncoderStack
 from my_transformers.length_projection import (
     ConvolutionProjection,
     LearnedProjection,
@@ -45,7 +46,7 @@ from my_transformers.positional_encoding import (
     NoPositionalEncoding,
     SinusoidalPositionalEncoding,
 )
-from my_transformers.rev_layers import ReversibleStack
+from my_transformers.rev_layers import ReversibleDecoderStack, ReversibleStack
 from my_transformers.sublayers import FeedForward, MultiHeadAttention
 
 __all__ = [
@@ -53,6 +54,8 @@ __all__ = [
     "BlockCausalLinformerAttention",
     "ClippedRelativeAttention",
     "ConvolutionProjection",
+    "DecoderLayer",
+    "DecoderStack",
     "EncoderLayer",
     "EncoderStack",
     "FeedForward",
@@ -69,6 +72,7 @@ __all__ = [
     "NoPositionalEncoding",
     "PerformerAttention",
     "RelativeAttention",
+    "ReversibleDecoderStack",
     "ReversibleStack",
     "SharedQKAttention",
     "SinusoidalPositionalEncoding",

@@ -1,24 +1,21 @@
-"""The encoder layer and the stack of them. With a causal mechanism they are a decoder-only model's."""
+"""Encoder and decoder layers and stacks of them. With a causal mechanism, encoder layers make a decoder-only model."""
 
-from typing import Literal
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from my_transformers.sublayers import FeedForward, MultiHeadAttention
 
+Branch = Callable[[Tensor], Tensor]
+"""What a sublayer adds to the residual: (b, n, dim) -> (b, n, dim)."""
 
-class EncoderLayer(nn.Module):
-    """Attention and feed-forward, each with a residual connection and layer normalisation.
 
-    ``norm="pre"`` is x + f(norm(x)), ``norm="post"`` is norm(x + f(x)) (Vaswani et al. 2017, section 3.1).
-
-    Args:
-        attention: from (b, n, dim) to the same.
-        feed_forward: likewise.
-        dim: of the activations.
-        norm: "pre" or "post".
-        dropout: on each sublayer's output.
-    """
+class _Layer(nn.Module, abc.ABC):
+    """What both kinds of layers have: self-attention and feed-forward, and how a sublayer joins the residual."""
 
     def __init__(
         self,
@@ -39,51 +36,203 @@ class EncoderLayer(nn.Module):
         self.norm = norm
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """X (b, n, dim), mask (b, n) True where a token is real -> (b, n, dim)."""
-        if self.norm == "pre":
-            x = x + self.attend(x, mask=mask)
-            return x + self.transform(x)
-        x = self.norm_attention(x + self.dropout(self.attention(x, mask=mask)))
-        return self.norm_feed_forward(x + self.dropout(self.feed_forward(x)))
-
     def attend(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """The attention branch of a pre-norm layer: what is added to the residual."""
-        return self.dropout(self.attention(self.norm_attention(x), mask=mask))
+        """What the self-attention adds to the residual x."""
+        return self.dropout(self.attention(self._before(x, self.norm_attention), mask=mask))
+
+    def attend_step(self, x: Tensor, cache: object) -> Tensor:
+        """:meth:`attend` for one more token."""
+        return self.dropout(self.attention.step(self._before(x, self.norm_attention), cache))
 
     def transform(self, x: Tensor) -> Tensor:
-        """The feed-forward branch of a pre-norm layer."""
-        return self.dropout(self.feed_forward(self.norm_feed_forward(x)))
+        """What the feed-forward network adds."""
+        return self.dropout(self.feed_forward(self._before(x, self.norm_feed_forward)))
+
+    def _before(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        return norm(x) if self.norm == "pre" else x
+
+    def _through(self, x: Tensor, branches: list[Branch]) -> Tensor:
+        for branch, norm in zip(branches, self._norms(), strict=True):
+            x = x + branch(x)
+            x = norm(x) if self.norm == "post" else x
+        return x
+
+    def step(self, x: Tensor, cache: Any) -> Tensor:
+        """One more token x (b, 1, dim) -> (b, 1, dim); the cache takes it in."""
+        return self._through(x, self.step_branches(cache))
+
+    @abc.abstractmethod
+    def step_branches(self, cache: Any) -> list[Branch]:
+        """What each sublayer adds for one more token, in order."""
+
+    @abc.abstractmethod
+    def _norms(self) -> list[nn.LayerNorm]:
+        """Each sublayer's, in order."""
+
+
+class EncoderLayer(_Layer):
+    """Attention and feed-forward, each with a residual connection and layer normalisation.
+
+    ``norm="pre"`` is x + f(norm(x)), ``norm="post"`` is norm(x + f(x)) (Vaswani et al. 2017, section 3.1).
+
+    Args:
+        attention: from (b, n, dim) to the same.
+        feed_forward: likewise.
+        dim: of the activations.
+        norm: "pre" or "post".
+        dropout: on each sublayer's output.
+    """
+
+    def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """X (b, n, dim), mask (b, n) True where a token is real -> (b, n, dim)."""
+        return self._through(x, self.branches(mask=mask))
+
+    def branches(self, *, mask: Tensor | None = None) -> list[Branch]:
+        """What each sublayer adds, in order, for a stack with another residual than this layer's own."""
+        return [partial(self.attend, mask=mask), self.transform]
 
     def new_cache(self, batch: int, max_len: int) -> object:
         """The attention's empty cache for decoding up to ``max_len`` tokens."""
         return self.attention.new_cache(batch, max_len)
 
-    def step(self, x: Tensor, cache: object) -> Tensor:
-        """One more token x (b, 1, dim) -> (b, 1, dim); the cache takes it in."""
-        if self.norm == "pre":
-            x = x + self.attend_step(x, cache)
-            return x + self.transform(x)
-        x = self.norm_attention(x + self.dropout(self.attention.step(x, cache)))
-        return self.norm_feed_forward(x + self.dropout(self.feed_forward(x)))
+    def step_branches(self, cache: object) -> list[Branch]:
+        """:meth:`branches` for one more token."""
+        return [partial(self.attend_step, cache=cache), self.transform]
 
-    def attend_step(self, x: Tensor, cache: object) -> Tensor:
-        """:meth:`attend` for one more token."""
-        return self.dropout(self.attention.step(self.norm_attention(x), cache))
+    def _norms(self) -> list[nn.LayerNorm]:
+        return [self.norm_attention, self.norm_feed_forward]
 
 
-class EncoderStack(nn.Module):
-    """Layers one after the other; a pre-norm stack ends with the normalisation that its last residual lacks.
+@dataclass
+class DecoderCache:
+    """What decoding knows: the target's tokens so far, and the context, projected once."""
+
+    tokens: object  # the self-attention's cache
+    context: tuple[Tensor, Tensor]  # keys and values, (b, h, m, head_dim)
+    context_mask: Tensor | None  # (b, m), True where a token of the context is real
+
+
+class DecoderLayer(_Layer):
+    """Causal self-attention, attention to a context and feed-forward (Vaswani et al. 2017, section 3.1, figure 1).
+
+    Each has its residual connection and layer normalisation as in :class:`EncoderLayer`.
 
     Args:
-        layers: one or more, all with the same ``norm``.
+        attention: from (b, n, dim) to the same, with a causal mechanism.
+        cross_attention: from (b, n, dim) to a context (b, m, dim), with FullAttention, LinformerAttention or
+            PerformerAttention.
+        feed_forward: from (b, n, dim) to the same.
         dim: of the activations.
+        norm: "pre" or "post".
+        dropout: on each sublayer's output.
+
+    Raises:
+        ValueError: self-attention that is not causal, or cross-attention that is, or that shares queries and keys.
     """
 
-    def __init__(self, layers: list[EncoderLayer], *, dim: int) -> None:
+    def __init__(
+        self,
+        attention: MultiHeadAttention,
+        cross_attention: MultiHeadAttention,
+        feed_forward: FeedForward,
+        *,
+        dim: int,
+        norm: Literal["pre", "post"] = "pre",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(attention, feed_forward, dim=dim, norm=norm, dropout=dropout)
+        own, cross = attention.mechanism, cross_attention.mechanism
+        if not own.causal:
+            raise ValueError(
+                f"{type(own).__name__} lets a token of the target see those to come; use a mechanism with causal=True"
+            )
+        if cross.shared_query_key or cross.causal:
+            why = "shares queries and keys" if cross.shared_query_key else "is causal"
+            raise ValueError(
+                f"{type(cross).__name__} {why}, so it cannot attend to a context; use FullAttention, "
+                "LinformerAttention or PerformerAttention, with causal=False"
+            )
+        self.cross_attention = cross_attention
+        self.norm_cross_attention = nn.LayerNorm(dim)
+
+    def forward(
+        self, x: Tensor, context: Tensor, *, mask: Tensor | None = None, context_mask: Tensor | None = None
+    ) -> Tensor:
+        """One layer of the decoder.
+
+        Args:
+            x: (b, n, dim).
+            context: (b, m, dim), the encoder's output.
+            mask: (b, n), True where a token of x is real.
+            context_mask: (b, m), True where a token of the context is real.
+
+        Returns:
+            (b, n, dim).
+        """
+        return self._through(x, self.branches(context, mask=mask, context_mask=context_mask))
+
+    def branches(
+        self, context: Tensor, *, mask: Tensor | None = None, context_mask: Tensor | None = None
+    ) -> list[Branch]:
+        """As :meth:`EncoderLayer.branches`."""
+        return [
+            partial(self.attend, mask=mask),
+            partial(self.attend_across, context=context, context_mask=context_mask),
+            self.transform,
+        ]
+
+    def attend_across(
+        self, x: Tensor, *, context: Tensor | tuple[Tensor, Tensor], context_mask: Tensor | None = None
+    ) -> Tensor:
+        """What the cross-attention adds to the residual x; the context, or its keys and values."""
+        x = self._before(x, self.norm_cross_attention)
+        return self.dropout(self.cross_attention(x, context=context, mask=context_mask))
+
+    def new_cache(self, batch: int, max_len: int, context: Tensor, context_mask: Tensor | None = None) -> DecoderCache:
+        """The self-attention's empty cache for up to ``max_len`` tokens, and the context's keys and values.
+
+        Raises:
+            ValueError: not as many contexts as sequences.
+        """
+        if len(context) != batch:
+            raise ValueError(f"{batch} sequences, but {len(context)} contexts: repeat a context for each that has it")
+        projected = self.cross_attention.keys_and_values(context)
+        return DecoderCache(self.attention.new_cache(batch, max_len), projected, context_mask)
+
+    def step_branches(self, cache: DecoderCache) -> list[Branch]:
+        """:meth:`branches` for one more token."""
+        return [
+            partial(self.attend_step, cache=cache.tokens),
+            partial(self.attend_across, context=cache.context, context_mask=cache.context_mask),
+            self.transform,
+        ]
+
+    def _norms(self) -> list[nn.LayerNorm]:
+        return [self.norm_attention, self.norm_cross_attention, self.norm_feed_forward]
+
+
+class _Stack(nn.Module):
+    """Layers one after the other; a pre-norm stack ends with the normalisation that its last residual lacks."""
+
+    def __init__(self, layers: list[Any], *, dim: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.final_norm = nn.LayerNorm(dim) if layers[-1].norm == "pre" else nn.Identity()
+
+    def step(self, x: Tensor, caches: list[Any]) -> Tensor:
+        """One more token x (b, 1, dim) -> (b, 1, dim); the caches take it in."""
+        for layer, cache in zip(self.layers, caches, strict=True):
+            x = layer.step(x, cache)
+        return self.final_norm(x)
+
+
+class EncoderStack(_Stack):
+    """Layers one after the other; a pre-norm stack ends with the normalisation that its last residual lacks.
+
+    Args:
+        layers: one or more EncoderLayer, all with the same ``norm``.
+        dim: of the activations.
+    """
 
     def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """X (b, n, dim), mask (b, n) True where a token is real -> (b, n, dim)."""
@@ -95,8 +244,25 @@ class EncoderStack(nn.Module):
         """A cache for each layer."""
         return [layer.new_cache(batch, max_len) for layer in self.layers]
 
-    def step(self, x: Tensor, caches: list[object]) -> Tensor:
-        """One more token x (b, 1, dim) -> (b, 1, dim); the caches take it in."""
-        for layer, cache in zip(self.layers, caches, strict=True):
-            x = layer.step(x, cache)
+
+class DecoderStack(_Stack):
+    """As :class:`EncoderStack`, of decoder layers that all attend to one context.
+
+    Args:
+        layers: one or more DecoderLayer, all with the same ``norm``.
+        dim: of the activations.
+    """
+
+    def forward(
+        self, x: Tensor, context: Tensor, *, mask: Tensor | None = None, context_mask: Tensor | None = None
+    ) -> Tensor:
+        """As :meth:`DecoderLayer.forward`."""
+        for layer in self.layers:
+            x = layer(x, context, mask=mask, context_mask=context_mask)
         return self.final_norm(x)
+
+    def new_cache(
+        self, batch: int, max_len: int, context: Tensor, context_mask: Tensor | None = None
+    ) -> list[DecoderCache]:
+        """A cache for each layer; see :meth:`DecoderLayer.new_cache`."""
+        return [layer.new_cache(batch, max_len, context, context_mask) for layer in self.layers]

@@ -1,23 +1,56 @@
-"""The reversible residual stack: activation memory that does not grow with depth.
+"""The reversible residual stacks: activation memory that does not grow with depth.
 
-Gomez et al. 2017; Kitaev et al. 2020, section 3, equations 7 to 9. Each layer maps two streams,
+Gomez et al. 2017; Kitaev et al. 2020, section 3, equations 7 to 9. There are two streams, and the sublayers of all
+layers add to them in turn: a sublayer f maps
+
+    (x1, x2) to (x2, x1 + f(x2)),
+
+and can be inverted: of the result (y1, y2), x2 is y1 and x1 is y2 - f(y1). Two sublayers, an encoder layer's, give
 
     y1 = x1 + attention(x2),    y2 = x2 + feed_forward(y1),
 
-and can be inverted: x2 = y2 - feed_forward(y1), x1 = y1 - attention(x2). So backward needs only the last layer's
-output; it walks down the stack, reconstructs each layer's input and runs the layer once more.
+and a decoder layer's three are attention, cross-attention, feed-forward. So backward needs only the last layer's
+output; it walks down the stack, reconstructs each sublayer's input and runs it once more.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from my_transformers.layers import EncoderLayer
+from my_transformers.layers import Branch, DecoderCache
 from my_transformers.replay import Recording
 
+_BranchesOf = Callable[[Any, Tensor | None], list[Branch]]
+"""(layer, context) -> its sublayers."""
 
-class ReversibleStack(nn.Module):
+
+class _TwoStreams(nn.Module):
+    """What both reversible stacks have; both streams start as x, their mean is normalised at the end."""
+
+    def __init__(self, layers: list[Any], *, dim: int) -> None:
+        super().__init__()
+        if any(layer.norm != "pre" for layer in layers):
+            raise ValueError("a reversible stack needs layers with norm='pre': norm='post' cannot be inverted")
+        self.layers = nn.ModuleList(layers)
+        self.final_norm = nn.LayerNorm(dim)
+
+    def _through(self, x: Tensor, context: Tensor | None, branches_of: _BranchesOf) -> Tensor:
+        layers = list(self.layers)
+        x1, x2 = _Reversible.apply(layers, branches_of, x, context, *_trainable(layers))
+        return self.final_norm((x1 + x2) / 2)
+
+    def step(self, x: Tensor, caches: list[Any]) -> Tensor:
+        """One more token x (b, 1, dim) -> (b, 1, dim); the caches take it in."""
+        x1, x2 = x, x
+        for layer, cache in zip(self.layers, caches, strict=True):
+            for branch in layer.step_branches(cache):
+                x1, x2 = x2, x1 + branch(x2)
+        return self.final_norm((x1 + x2) / 2)
+
+
+class ReversibleStack(_TwoStreams):
     """Pre-norm layers as a reversible stack; both streams start as x, their mean is normalised at the end.
 
     Dropout, LSH buckets and autocast are replayed exactly (replay.py), which keeps one int32 a token, head and round
@@ -26,95 +59,112 @@ class ReversibleStack(nn.Module):
     First derivatives only. Use autocast around the whole model, not inside it.
 
     Args:
-        layers: one or more, with norm="pre".
+        layers: one or more EncoderLayer, with norm="pre".
         dim: of the activations.
 
     Raises:
         ValueError: a layer has norm="post": normalising the residual itself cannot be undone.
     """
 
-    def __init__(self, layers: list[EncoderLayer], *, dim: int) -> None:
-        super().__init__()
-        if any(layer.norm != "pre" for layer in layers):
-            raise ValueError("a reversible stack needs layers with norm='pre': norm='post' cannot be inverted")
-        self.layers = nn.ModuleList(layers)
-        self.final_norm = nn.LayerNorm(dim)
-
     @torch.compiler.disable  # generator states and recomputation are for eager autograd
     def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """X (b, n, dim), mask (b, n) True where a token is real -> (b, n, dim)."""
-        layers = list(self.layers)
-        y1, y2 = _Reversible.apply(layers, mask, x, *_trainable(layers))
-        return self.final_norm((y1 + y2) / 2)
+        return self._through(x, None, lambda layer, _: layer.branches(mask=mask))
 
     def new_cache(self, batch: int, max_len: int) -> list[object]:
         """A cache for each layer."""
         return [layer.new_cache(batch, max_len) for layer in self.layers]
 
-    def step(self, x: Tensor, caches: list[object]) -> Tensor:
-        """One more token x (b, 1, dim) -> (b, 1, dim); the caches take it in."""
-        x1, x2 = x, x
-        for layer, cache in zip(self.layers, caches, strict=True):
-            x1 = x1 + layer.attend_step(x2, cache)
-            x2 = x2 + layer.transform(x1)
-        return self.final_norm((x1 + x2) / 2)
+
+class ReversibleDecoderStack(_TwoStreams):
+    """:class:`ReversibleStack` of decoder layers that all attend to one context, which gets its gradient too.
+
+    Args:
+        layers: one or more DecoderLayer, with norm="pre".
+        dim: of the activations.
+
+    Raises:
+        ValueError: a layer has norm="post".
+    """
+
+    @torch.compiler.disable
+    def forward(
+        self, x: Tensor, context: Tensor, *, mask: Tensor | None = None, context_mask: Tensor | None = None
+    ) -> Tensor:
+        """As :meth:`~my_transformers.layers.DecoderLayer.forward`."""
+        return self._through(
+            x, context, lambda layer, given: layer.branches(given, mask=mask, context_mask=context_mask)
+        )
+
+    def new_cache(
+        self, batch: int, max_len: int, context: Tensor, context_mask: Tensor | None = None
+    ) -> list[DecoderCache]:
+        """A cache for each layer; see :meth:`~my_transformers.layers.DecoderLayer.new_cache`."""
+        return [layer.new_cache(batch, max_len, context, context_mask) for layer in self.layers]
 
 
 class _Reversible(torch.autograd.Function):
-    """The whole stack as one node, that saves its last output alone."""
+    """The whole stack as one node, that saves its last output alone (and what it was given: the context)."""
 
     @staticmethod
-    def forward(ctx: Any, layers: list[EncoderLayer], mask: Tensor | None, x: Tensor, *parameters: Tensor) -> Any:
+    def forward(
+        ctx: Any,
+        layers: list[Any],
+        branches_of: _BranchesOf,
+        x: Tensor,
+        context: Tensor | None,
+        *parameters: Tensor,
+    ) -> Any:
         x1, x2 = x, x
-        ctx.layers, ctx.mask, ctx.recordings = layers, mask, []
+        ctx.layers, ctx.branches_of, ctx.recordings = layers, branches_of, []
         for layer in layers:
-            attended = Recording(like=x)
-            with attended.record():
-                x1 = x1 + layer.attend(x2, mask=mask)
-            transformed = Recording(like=x)
-            with transformed.record():
-                x2 = x2 + layer.transform(x1)
-            ctx.recordings.append((attended, transformed))
-        ctx.save_for_backward(x1, x2)
+            for branch in branches_of(layer, context):
+                recording = Recording(like=x)
+                with recording.record():
+                    x1, x2 = x2, x1 + branch(x2)
+                ctx.recordings.append(recording)
+        ctx.save_for_backward(x1, x2, context)
         return x1, x2
 
     @staticmethod
     def backward(ctx: Any, grad1: Tensor, grad2: Tensor) -> Any:
-        y1, y2 = ctx.saved_tensors
-        found: dict[nn.Parameter, Tensor] = {}
-        for layer, (attended, transformed) in zip(reversed(ctx.layers), reversed(ctx.recordings), strict=True):
-            own = _trainable([layer])
-            with transformed.replay():
-                x2, grad1 = _undo(layer.transform, y1, y2, grad1, grad2, own, found)
-            with attended.replay():
-                x1, grad2 = _undo(lambda x, run=layer: run.attend(x, mask=ctx.mask), x2, y1, grad2, grad1, own, found)
-            y1, y2 = x1, x2
-        return None, None, grad1 + grad2, *(found.get(p) for p in _trainable(ctx.layers))
+        y1, y2, context = ctx.saved_tensors
+        if context is not None:
+            context = context.detach().requires_grad_(ctx.needs_input_grad[3])
+        found: dict[Tensor, Tensor] = {}
+        recordings = reversed(ctx.recordings)
+        for layer in reversed(ctx.layers):
+            wanted = _trainable([layer]) + ([context] if ctx.needs_input_grad[3] else [])
+            for branch in reversed(ctx.branches_of(layer, context)):
+                with next(recordings).replay():
+                    x1, grad1 = _undo(branch, y1, y2, grad1, grad2, wanted, found)
+                y1, y2, grad1, grad2 = x1, y1, grad2, grad1
+        return None, None, grad1 + grad2, found.get(context), *(found.get(p) for p in _trainable(ctx.layers))
 
 
-def _trainable(layers: list[EncoderLayer]) -> list[nn.Parameter]:
+def _trainable(layers: list[nn.Module]) -> list[Tensor]:
     """Parameters that want a gradient, each once, also where layers share some."""
     return list(dict.fromkeys(p for layer in layers for p in layer.parameters() if p.requires_grad))
 
 
 def _undo(
-    branch: Any,
+    branch: Branch,
     source: Tensor,
     target: Tensor,
     grad_source: Tensor,
     grad_target: Tensor,
-    parameters: list[nn.Parameter],
-    found: dict[nn.Parameter, Tensor],
+    wanted: list[Tensor],
+    found: dict[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor]:
     """Undo target = x + branch(source): gives x and the gradient that source gets by both ways.
 
-    The parameters' gradients are added to ``found``.
+    The gradients of the ``wanted`` tensors, on which the branch depends too, are added to ``found``.
     """
     with torch.enable_grad():
         source = source.detach().requires_grad_()
         added = branch(source)
-        gradients = torch.autograd.grad(added, [source, *parameters], grad_target, allow_unused=True)
-    for parameter, gradient in zip(parameters, gradients[1:], strict=True):
+        gradients = torch.autograd.grad(added, [source, *wanted], grad_target, allow_unused=True)
+    for tensor, gradient in zip(wanted, gradients[1:], strict=True):
         if gradient is not None:
-            found[parameter] = found[parameter] + gradient if parameter in found else gradient
+            found[tensor] = found[tensor] + gradient if tensor in found else gradient
     return target - added.detach(), grad_source + gradients[0]

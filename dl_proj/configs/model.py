@@ -9,8 +9,10 @@ from dl_proj.configs.attention import (
     AttentionConfig,
     CausalLinformerConfig,
     ClippedRelativeConfig,
+    FullConfig,
     LinformerConfig,
     LSHConfig,
+    PerformerConfig,
     RelativeConfig,
 )
 from dl_proj.configs.base import Strict
@@ -64,17 +66,13 @@ PositionsConfig = Annotated[
 ]
 
 
-class StackConfig(Strict):
-    """A stack of encoder layers around any attention."""
-
+class _LayersConfig(Strict):
     dim: int = Field(128, ge=1)
     """width of the activations"""
     heads: int = Field(4, ge=1)
     """attention heads"""
     head_dim: int | None = Field(None, ge=1)
     """width of a head; null: dim / heads"""
-    depth: int = Field(1, ge=1)
-    """layers"""
     ffn_dim: int = Field(512, ge=1)
     """hidden width of the feed-forward network"""
     ffn_chunk_size: int = Field(0, ge=0)
@@ -87,8 +85,6 @@ class StackConfig(Strict):
     """layer normalisation before or after each sublayer"""
     reversible: bool = False
     """reversible residual streams: activation memory that does not grow with depth"""
-    attention: AttentionConfig = LSHConfig()
-    """the attention mechanism, chosen by kind"""
     positions: PositionsConfig = LearnedPositionsConfig()
     """the positional encoding, chosen by kind"""
 
@@ -101,9 +97,18 @@ class StackConfig(Strict):
             found.append("reversible: true needs norm: pre (norm: post cannot be inverted)")
         return found
 
+
+class StackConfig(_LayersConfig):
+    """A stack of encoder layers around any attention."""
+
+    depth: int = Field(1, ge=1)
+    """layers"""
+    attention: AttentionConfig = LSHConfig()
+    """the attention mechanism, chosen by kind"""
+
     def mistakes_at(self, length: int, *, causal: bool, grid: bool) -> list[str]:
         """What does not fit sequences of ``length`` tokens, which are the places of a grid or of a line."""
-        found = self._attention_mistakes(length, causal)
+        found = self.attention_mistakes(length, causal=causal)
         positions = self.positions
         if isinstance(positions, AxialPositionsConfig) and math.prod(positions.shape) < length:
             rows, columns = positions.shape
@@ -115,7 +120,8 @@ class StackConfig(Strict):
             )
         return found
 
-    def _attention_mistakes(self, length: int, causal: bool) -> list[str]:
+    def attention_mistakes(self, length: int, *, causal: bool) -> list[str]:
+        """What of it is the attention's."""
         match self.attention:
             case LSHConfig(n_buckets=None, bucket_size=size) if size > length:
                 return [
@@ -136,6 +142,67 @@ class StackConfig(Strict):
             case CausalLinformerConfig(block_size=size):
                 return self.attention.mistakes_at(self.depth, size, "model.attention.block_size")
         return []
+
+
+class EncoderDecoderConfig(_LayersConfig):
+    """An encoder of the source and a decoder of the target, that attends to it."""
+
+    encoder_depth: int = Field(1, ge=1)
+    """layers of the encoder"""
+    decoder_depth: int = Field(1, ge=1)
+    """layers of the decoder"""
+    encoder_attention: AttentionConfig = FullConfig()
+    """the encoder's attention mechanism, chosen by kind"""
+    decoder_attention: AttentionConfig = FullConfig()
+    """the decoder's causal self-attention, chosen by kind"""
+    cross_attention: AttentionConfig = FullConfig()
+    """from the decoder to the encoder's output, chosen by kind: full, linformer or performer"""
+    tied: bool = False
+    """one matrix embeds the tokens of both sides and maps to logits; both sides then have one vocabulary"""
+
+    @property
+    def encoder(self) -> StackConfig:
+        """The encoder's stack."""
+        return self._stack(self.encoder_depth, self.encoder_attention)
+
+    @property
+    def decoder(self) -> StackConfig:
+        """The decoder's stack, but for the cross-attention."""
+        return self._stack(self.decoder_depth, self.decoder_attention)
+
+    @property
+    def across(self) -> StackConfig:
+        """The decoder's stack with its cross-attention for an attention."""
+        return self._stack(self.decoder_depth, self.cross_attention)
+
+    def _stack(self, depth: int, attention: AttentionConfig) -> StackConfig:
+        common = {name: getattr(self, name) for name in _LayersConfig.model_fields}
+        return StackConfig(**common, depth=depth, attention=attention)
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        found = super().mistakes()
+        if not isinstance(self.cross_attention, FullConfig | LinformerConfig | PerformerConfig):
+            found.append(
+                f"cross_attention.kind: {self.cross_attention.kind} cannot attend to another sequence; use full, "
+                "linformer or performer"
+            )
+        return found
+
+    def mistakes_at(self, source_length: int, target_length: int) -> list[str]:
+        """What does not fit sources and targets of so many tokens."""
+        found = _with_keys(self.encoder.mistakes_at(source_length, causal=False, grid=False), "encoder", "encoder")
+        found += _with_keys(self.decoder.mistakes_at(target_length, causal=True, grid=False), "decoder", "decoder")
+        found += _with_keys(self.across.attention_mistakes(source_length, causal=False), "decoder", "cross")
+        return list(dict.fromkeys(found))  # both sides have the same positions, so some are found twice
+
+
+def _with_keys(mistakes: list[str], stack: str, attention: str) -> list[str]:
+    """A stack's mistakes with the keys that it has in an EncoderDecoderConfig."""
+    return [
+        line.replace("model.attention", f"model.{attention}_attention").replace("model.depth", f"model.{stack}_depth")
+        for line in mistakes
+    ]
 
 
 class ClassifierConfig(StackConfig):

@@ -20,6 +20,7 @@ from dl_proj.configs.images import ClassifierDataConfig
 from dl_proj.configs.model import (
     AxialPositionsConfig,
     ClassifierConfig,
+    EncoderDecoderConfig,
     LearnedPositionsConfig,
     LearnedSinusoidalPositionsConfig,
     NoPositionsConfig,
@@ -29,11 +30,14 @@ from dl_proj.configs.model import (
 )
 from dl_proj.models.classification import ClassificationModel, PatchEmbedding
 from dl_proj.models.generation import AutoregressiveModel
+from dl_proj.models.translation import EncoderDecoderModel
 from my_transformers import (
     AxialPositionalEncoding,
     BlockCausalLinformerAttention,
     ClippedRelativeAttention,
     ConvolutionProjection,
+    DecoderLayer,
+    DecoderStack,
     EncoderLayer,
     EncoderStack,
     FeedForward,
@@ -50,6 +54,7 @@ from my_transformers import (
     NoPositionalEncoding,
     PerformerAttention,
     RelativeAttention,
+    ReversibleDecoderStack,
     ReversibleStack,
     SharedQKAttention,
     SinusoidalPositionalEncoding,
@@ -178,32 +183,40 @@ def build_positions(config: PositionsConfig, *, dim: int, places: Places) -> Pos
 
 def build_stack(config: StackConfig, *, causal: bool, places: Places, seed: int = 0) -> EncoderStack | ReversibleStack:
     """Layers with the configured attention."""
-    mechanisms = build_mechanisms(
+    layers = [
+        EncoderLayer(
+            _around(mechanism, config), _feed_forward(config), dim=config.dim, norm=config.norm, dropout=config.dropout
+        )
+        for mechanism in _mechanisms_of(config, causal, places, seed)
+    ]
+    return (ReversibleStack if config.reversible else EncoderStack)(layers, dim=config.dim)
+
+
+def _mechanisms_of(config: StackConfig, causal: bool, places: Places, seed: int) -> list[nn.Module]:
+    head_dim = config.head_dim or config.dim // config.heads
+    return build_mechanisms(
         config.attention,
         depth=config.depth,
         heads=config.heads,
-        head_dim=config.head_dim or config.dim // config.heads,
+        head_dim=head_dim,
         causal=causal,
         places=places,
         seed=seed,
     )
-    layers = [
-        EncoderLayer(
-            MultiHeadAttention(mechanism, dim=config.dim, heads=config.heads, head_dim=config.head_dim),
-            FeedForward(
-                config.dim,
-                config.ffn_dim,
-                activation=config.activation,
-                dropout=config.dropout,
-                chunk_size=config.ffn_chunk_size,
-            ),
-            dim=config.dim,
-            norm=config.norm,
-            dropout=config.dropout,
-        )
-        for mechanism in mechanisms
-    ]
-    return (ReversibleStack if config.reversible else EncoderStack)(layers, dim=config.dim)
+
+
+def _around(mechanism: nn.Module, config: StackConfig) -> MultiHeadAttention:
+    return MultiHeadAttention(mechanism, dim=config.dim, heads=config.heads, head_dim=config.head_dim)
+
+
+def _feed_forward(config: StackConfig) -> FeedForward:
+    return FeedForward(
+        config.dim,
+        config.ffn_dim,
+        activation=config.activation,
+        dropout=config.dropout,
+        chunk_size=config.ffn_chunk_size,
+    )
 
 
 def build_classifier(
@@ -244,3 +257,49 @@ def build_autoregressive(
         n_labels=n_labels,
         dropout=config.dropout,
     )
+
+
+def build_encoder_decoder(
+    config: EncoderDecoderConfig,
+    *,
+    source_vocab_size: int,
+    target_vocab_size: int,
+    max_source_len: int,
+    max_target_len: int,
+    seed: int = 0,
+) -> EncoderDecoderModel:
+    """A model of target sequences given source sequences."""
+    source, target = Places(max_source_len), Places(max_target_len)
+    return EncoderDecoderModel(
+        build_stack(config.encoder, causal=False, places=source, seed=seed),
+        _decoder(config, source, target, seed + config.encoder_depth),
+        build_positions(config.positions, dim=config.dim, places=source),
+        build_positions(config.positions, dim=config.dim, places=target),
+        dim=config.dim,
+        source_vocab_size=source_vocab_size,
+        target_vocab_size=target_vocab_size,
+        tied=config.tied,
+        dropout=config.dropout,
+    )
+
+
+def _decoder(
+    config: EncoderDecoderConfig, source: Places, target: Places, seed: int
+) -> DecoderStack | ReversibleDecoderStack:
+    own, across = config.decoder, config.across
+    layers = [
+        DecoderLayer(
+            _around(self_attention, own),
+            _around(cross_attention, across),
+            _feed_forward(own),
+            dim=config.dim,
+            norm=config.norm,
+            dropout=config.dropout,
+        )
+        for self_attention, cross_attention in zip(
+            _mechanisms_of(own, True, target, seed),
+            _mechanisms_of(across, False, source, seed + config.decoder_depth),
+            strict=True,
+        )
+    ]
+    return (ReversibleDecoderStack if config.reversible else DecoderStack)(layers, dim=config.dim)
