@@ -3,13 +3,18 @@
 Both forms take log phi (see random_features.py) and divide out whatever scale the features have.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from my_transformers.memory import Scratch, at_once, empty_heads
+
+_FEATURES_IN_WORK, _FEATURES_ON_DEVICE = 2**20, 2**26  # that exist at one time, on a CPU and elsewhere
 
 LogFeatures = Callable[[Tensor], Tensor]
 """(..., d) -> (..., f), the logarithm of the features."""
@@ -34,6 +39,12 @@ def bidirectional_kernel_attention(
     Returns:
         (b, h, n, e).
     """
+    if torch.compiler.is_compiling():  # whose own partitioner chooses what to keep and what to compute again
+        return _at_once(q, k, v, log_phi, mask)
+    return _Bidirectional.apply(q, k, v, log_phi, mask)
+
+
+def _at_once(q: Tensor, k: Tensor, v: Tensor, log_phi: LogFeatures, mask: Tensor | None) -> Tensor:
     log_k = _masked(log_phi(k), mask)
     largest = log_k.detach().amax(dim=-2, keepdim=True)
     features = (log_k - largest).exp()
@@ -41,6 +52,127 @@ def bidirectional_kernel_attention(
     means = (features.mT @ v) / z.unsqueeze(-1)
     mixture = (log_phi(q) + (largest + z.log().unsqueeze(-2))).softmax(dim=-1)
     return mixture @ means
+
+
+class _Bidirectional(torch.autograd.Function):
+    """The same a piece at a time, as one node that keeps no features: backward computes them again."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_phi: LogFeatures, mask: Tensor | None) -> Tensor:
+        n_features = log_phi(q[:1, :1, :1]).shape[-1]
+        out = empty_heads(v[:, :, :1].expand(-1, -1, q.shape[2], -1))
+        log_total = q.new_empty((*q.shape[:3], 1))  # of each query's weights
+        kept, scratch = [], Scratch(q.device)
+        for own, n_tokens in _pieces(k, n_features):
+            summary = _Summary.of(k[own], v[own], log_phi, None if mask is None else mask[own], n_tokens)
+            means, log_mass = summary.means(), summary.log_mass()
+            for piece in _spans(q.shape[2], n_tokens):
+                log_q = log_phi(q[own][:, :, piece])
+                logits = torch.add(log_q, log_mass, out=scratch.like("weights", log_q))
+                largest = logits.amax(dim=-1, keepdim=True)
+                weights = _exp_(logits.sub_(largest))
+                total = weights.sum(dim=-1, keepdim=True)
+                out[own][:, :, piece] = (weights @ means).div_(total)
+                log_total[own][:, :, piece] = largest + total.log()
+            kept += [summary.largest, summary.mass, summary.sums]
+        ctx.save_for_backward(q, k, v, out, log_total, mask, *kept)
+        ctx.log_phi, ctx.n_features = log_phi, n_features
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        q, k, v, out, log_total, mask, *kept = ctx.saved_tensors
+        grad_q, grad_k, grad_v = (empty_heads(x) for x in (q, k, v))
+        scratch = Scratch(q.device)
+        for number, (own, n_tokens) in enumerate(_pieces(k, ctx.n_features)):
+            summary = _Summary(*kept[3 * number : 3 * number + 3])
+            means, log_mass = summary.means(), summary.log_mass()
+            of_means, of_mass = torch.zeros_like(means), torch.zeros_like(log_mass)
+            for piece in _spans(q.shape[2], n_tokens):
+                of_out, own_out, own_total = (x[own][:, :, piece] for x in (grad, out, log_total))
+                queries, log_q = _again(ctx.log_phi, q[own][:, :, piece])
+                weights = torch.add(log_q.detach(), log_mass, out=scratch.like("weights", log_q))
+                _exp_(weights.sub_(own_total))
+                of_logits = torch.matmul(of_out, means.mT, out=scratch.like("gradients", log_q))
+                of_logits.sub_((of_out * own_out).sum(-1, keepdim=True)).mul_(weights)
+                of_means += weights.mT @ of_out
+                of_mass += of_logits.sum(dim=-2, keepdim=True)
+                grad_q[own][:, :, piece] = torch.autograd.grad(log_q, queries, of_logits)[0]
+            # means_r = sum_j W_jr v_j and log_mass_r, with W_jr = phi_r(k_j) / mass_r = d log_mass_r / d log phi_r(k_j)
+            of_each = (of_mass - (of_means * means).sum(-1).unsqueeze(-2)) / summary.mass
+            of_means /= summary.mass.mT
+            for piece in _spans(k.shape[2], n_tokens):
+                keys, log_k = _again(ctx.log_phi, k[own][:, :, piece])
+                with torch.enable_grad():
+                    log_k = _masked(log_k, None if mask is None else mask[own][:, piece])
+                features = torch.sub(log_k.detach(), summary.largest, out=scratch.like("weights", log_k))
+                _exp_(features)
+                of_log_k = torch.matmul(v[own][:, :, piece], of_means.mT, out=scratch.like("gradients", log_k))
+                of_log_k.add_(of_each).mul_(features)
+                grad_k[own][:, :, piece] = torch.autograd.grad(log_k, keys, of_log_k)[0]
+                grad_v[own][:, :, piece] = features @ of_means
+        return grad_q, grad_k, grad_v, None, None
+
+
+def _again(log_phi: LogFeatures, x: Tensor) -> tuple[Tensor, Tensor]:
+    """X, and its features with their graph."""
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        return x, log_phi(x)
+
+
+@dataclass
+class _Summary:
+    """What the keys and values of some samples add up to, for each feature."""
+
+    largest: Tensor  # (b, h, 1, f), the largest log feature of any key
+    mass: Tensor  # (b, h, 1, f), sum_j phi(k_j) / exp(largest)
+    sums: Tensor  # (b, h, f, e), sum_j phi(k_j) v_j^T / exp(largest)
+
+    @classmethod
+    def of(cls, k: Tensor, v: Tensor, log_phi: LogFeatures, mask: Tensor | None, n_tokens: int) -> "_Summary":
+        """Over pieces of n_tokens; the sums so far are scaled anew when a larger feature comes."""
+        found = None
+        for piece in _spans(k.shape[2], n_tokens):
+            log_k = _masked(log_phi(k[:, :, piece]), None if mask is None else mask[:, piece])
+            highest = log_k.amax(dim=-2, keepdim=True)
+            largest = highest if found is None else torch.maximum(found.largest, highest)
+            features = _exp_(log_k - largest)
+            now = cls(largest, features.sum(dim=-2, keepdim=True), features.mT @ v[:, :, piece])
+            if found is not None:
+                scale = (found.largest - largest).exp()
+                now.mass += found.mass * scale
+                now.sums += found.sums * scale.mT
+            found = now
+        return found
+
+    def means(self) -> Tensor:
+        """(b, h, f, e)."""
+        return self.sums / self.mass.mT
+
+    def log_mass(self) -> Tensor:
+        """(b, h, 1, f)."""
+        return self.largest + self.mass.log()
+
+
+def _pieces(k: Tensor, n_features: int) -> Iterator[tuple[slice, int]]:
+    """Samples that are worked on together, and how many of their tokens at a time."""
+    batch, heads, n = k.shape[:3]
+    in_work = at_once(k.device, _FEATURES_IN_WORK, _FEATURES_ON_DEVICE) // (heads * n_features)
+    n_samples, n_tokens = max(1, in_work // n), max(1, min(n, in_work))
+    for first in range(0, batch, n_samples):
+        yield slice(first, first + n_samples), n_tokens
+
+
+def _spans(n: int, size: int) -> Iterator[slice]:
+    """Slices of ``size`` of n tokens."""
+    return (slice(first, first + size) for first in range(0, n, size))
+
+
+def _exp_(x: Tensor) -> Tensor:
+    """e^x in place, as a power of two: several times as fast on a CPU."""
+    return x.mul_(math.log2(math.e)).exp2_()
 
 
 def causal_kernel_attention(

@@ -68,7 +68,13 @@ class LearnedProjection(LengthProjection):
         """See :meth:`LengthProjection.forward`; every output is real, since each mixes all tokens."""
         if mask is not None:
             x = x.masked_fill(~mask[:, None, :, None], 0)
-        return self.weight[:, :, : x.shape[2]].to(x.dtype) @ x, None
+        batch, heads, n, dim = x.shape
+        weight = self.weight[:, :, :n].to(x.dtype)
+        if len(weight) > 1:
+            return weight @ x, None
+        # one matrix for all heads: side by side, as they come from their linear map, they make one larger product
+        beside = x.transpose(1, 2).reshape(batch, n, heads * dim)
+        return torch.bmm(weight.expand(batch, -1, -1), beside).unflatten(-1, (heads, dim)).transpose(1, 2), None
 
 
 class _WindowProjection(LengthProjection):

@@ -7,6 +7,10 @@ Letters in shapes: b batch, h heads, n length, d head_dim, r rounds.
 import torch
 from torch import Tensor
 
+from my_transformers.memory import at_once
+
+_PROJECTIONS_IN_WORK, _PROJECTIONS_ON_DEVICE = 2**19, 2**26  # that exist at one time, on a CPU and elsewhere
+
 
 def choose_n_buckets(length: int, bucket_size: int) -> int:
     """Number of buckets in which the expected bucket holds at most ``bucket_size`` of ``length`` tokens.
@@ -59,15 +63,18 @@ def bucket_of(qk: Tensor, rotations: Tensor) -> Tensor:
     """
     batch, heads, length, _ = qk.shape
     n_rounds, half = rotations.shape[1], rotations.shape[-1]
-    if half == 0:
-        return torch.zeros((batch, heads, n_rounds, length), dtype=torch.int32, device=qk.device)
-    buckets = torch.empty((batch, heads, n_rounds, length), dtype=torch.int32, device=qk.device)
-    for r in range(n_rounds):  # one round's projections at a time: they are n_buckets / 2 wide
-        projected = qk @ rotations[:, r].to(qk.dtype)
-        highest, at_highest = projected.max(dim=-1)
-        lowest, at_lowest = projected.min(dim=-1)
-        buckets[:, :, r] = torch.where(highest >= -lowest, at_highest, at_lowest + half)
-    return buckets
+    rows = qk.transpose(0, 1).flatten(1, 2)  # (h, b * n, d)
+    buckets = torch.zeros((heads, n_rounds, batch * length), dtype=torch.int32, device=qk.device)
+    if half:
+        directions = rotations.to(qk.dtype).transpose(1, 2).flatten(2)  # (h, d, r * half)
+        in_work = at_once(qk.device, _PROJECTIONS_IN_WORK, _PROJECTIONS_ON_DEVICE)
+        tokens = max(1, in_work // (heads * n_rounds * half))
+        for few, found in zip(rows.split(tokens, dim=1), buckets.split(tokens, dim=2), strict=True):
+            projected = torch.bmm(few, directions).unflatten(-1, (n_rounds, half))
+            at_largest = projected.abs().argmax(dim=-1, keepdim=True)
+            opposite = projected.gather(-1, at_largest) < 0
+            found.copy_((at_largest + half * opposite).squeeze(-1).mT)
+    return buckets.unflatten(-1, (batch, length)).permute(2, 0, 1, 3)
 
 
 @torch.no_grad()

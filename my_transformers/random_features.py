@@ -94,13 +94,16 @@ def log_features(x: Tensor, projection: Tensor | None, *, kernel: Kernel = "soft
     """
     if kernel == "unprojected":
         return _raised(x, epsilon)
-    x = x * x.shape[-1] ** -0.25
-    projected = x @ projection.to(x.dtype).mT
+    scale = x.shape[-1] ** -0.25
+    projection = projection.to(x.dtype) * scale
     if kernel in _GENERALISED:
-        return (_GENERALISED[kernel](projected) + epsilon).log()
+        return (_GENERALISED[kernel](x @ projection.mT) + epsilon).log()
     if kernel == "hyperbolic":
-        projected = torch.cat((projected, -projected), dim=-1)
-    return _raised(projected - (x.square().sum(-1, keepdim=True) + math.log(projected.shape[-1])) / 2, epsilon)
+        projection = torch.cat((projection, -projection), dim=-2)
+    # omega . x' - (|x'|^2 + log m) / 2 as one product of vectors that are longer by one number
+    constant = (x.square().sum(-1, keepdim=True) * scale**2 + math.log(projection.shape[-2])) / -2
+    longer = torch.cat((projection, torch.ones_like(projection[..., :1])), dim=-1)
+    return _raised(torch.cat((x, constant), dim=-1) @ longer.mT, epsilon)
 
 
 def _raised(logs: Tensor, epsilon: float) -> Tensor:

@@ -43,12 +43,14 @@ class MultiHeadAttention(nn.Module):
         self.to_heads = nn.Linear(dim, self.n_projections * heads * head_dim, bias=bias)
         self.to_out = nn.Linear(heads * head_dim, dim, bias=bias)
 
-    def forward(self, x: Tensor, *, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, *, context: Tensor | tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Attend among the tokens of x or, with a context, from x to the context's (cross-attention).
 
         Args:
             x: (b, n, dim).
-            context: (b, m, dim), from which keys and values come; None: x.
+            context: (b, m, dim), from which keys and values come, or these, of :meth:`keys_and_values`; None: x.
             mask: (b, m), True where a token of the context, or of x, is real.
 
         Returns:
@@ -60,6 +62,16 @@ class MultiHeadAttention(nn.Module):
         heads = self._split(x) if context is None else self._split_apart(x, context)
         return self._merge(self.mechanism(*heads, mask=mask))
 
+    def keys_and_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of a context (b, m, dim), each (b, h, m, head_dim): once for many calls with the same context.
+
+        Raises:
+            ValueError: the mechanism shares queries and keys.
+        """
+        if self.mechanism.shared_query_key:
+            raise ValueError("shared queries and keys cannot attend to a context: its tokens have no queries")
+        return self._project(context, 1), self._project(context, 2)
+
     def new_cache(self, batch: int, max_len: int) -> object:
         """The mechanism's empty cache for decoding up to ``max_len`` tokens."""
         return self.mechanism.new_cache(self.to_out.weight.new_empty(batch, self.heads, 0, self.head_dim), max_len)
@@ -69,20 +81,26 @@ class MultiHeadAttention(nn.Module):
         return self._merge(self.mechanism.step(*self._split(x), cache))
 
     def _split(self, x: Tensor) -> tuple[Tensor, ...]:
-        heads = self.to_heads(x).unflatten(-1, (self.n_projections, self.heads, self.head_dim))
-        parts = heads.permute(2, 0, 3, 1, 4).unbind(0)  # each (b, h, n, head_dim)
-        return (parts[0] * self.head_dim**0.5, parts[1]) if self.mechanism.shared_query_key else parts
+        return tuple(self._project(x, number) for number in range(self.n_projections))
 
-    def _split_apart(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _split_apart(self, x: Tensor, context: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of x, keys and values of the context."""
-        if self.mechanism.shared_query_key:
-            raise ValueError("shared queries and keys cannot attend to a context: its tokens have no queries")
+        k, v = context if isinstance(context, tuple) else self.keys_and_values(context)
+        return self._project(x, 0), k, v
+
+    def _project(self, x: Tensor, number: int) -> Tensor:
+        """(b, n, dim) -> (b, h, n, head_dim), by one of the projections.
+
+        They are made one by one, so that each one's memory, and its gradient's, is free as soon as it is used.
+        """
         width = self.heads * self.head_dim
-        weight, bias = self.to_heads.weight, self.to_heads.bias
-        q = F.linear(x, weight[:width], None if bias is None else bias[:width])
-        kv = F.linear(context, weight[width:], None if bias is None else bias[width:])
-        k, v = kv.unflatten(-1, (2, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
-        return q.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2), k, v
+        of_it = slice(number * width, (number + 1) * width)
+        weight, bias = self.to_heads.weight[of_it], self.to_heads.bias
+        bias = None if bias is None else bias[of_it]
+        if number == 0 and self.mechanism.shared_query_key:  # here it costs less than on the activations
+            scale = self.head_dim**0.5
+            weight, bias = weight * scale, None if bias is None else bias * scale
+        return F.linear(x, weight, bias).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
 
     def _merge(self, heads: Tensor) -> Tensor:
         return self.to_out(heads.transpose(1, 2).flatten(2))

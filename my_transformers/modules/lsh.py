@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from my_transformers.bucketed_attention import Reach, bucketed_attention, unit
+from my_transformers.bucketed_attention import Reach, Sight, bucketed_attention, unit
 from my_transformers.local_sensitive_hashing import (
     bucket_of,
     choose_n_buckets,
@@ -202,45 +202,31 @@ def attend_in_buckets(
     Returns:
         (b, h, n, e).
     """
-    batch, heads, n, _ = qk.shape
-    reach = _reach(n, window, causal, rule)
-    missing = reach.length - n
-    if missing:  # to whole blocks, in a bucket behind all others
-        qk, v = F.pad(qk, (0, 0, 0, missing)), F.pad(v, (0, 0, 0, missing))
-        buckets = F.pad(buckets, (0, missing), value=n_buckets)
-    buckets = buckets.permute(2, 0, 1, 3).flatten(1, 2)  # (r, b * h, n)
+    n = qk.shape[2]
+    reach = _reach(n, window, causal, by_position=causal and attend_across_buckets, rule=rule)
+    buckets = F.pad(buckets, (0, reach.length - n), value=n_buckets)  # to whole blocks, behind all others
+    buckets = buckets.permute(2, 0, 1, 3)  # (r, b, h, L)
     order = sort_by_bucket(buckets)
     if attend_across_buckets:  # chunks alone decide: one bucket of all real tokens, padding stays apart
-        buckets, n_buckets = buckets // n_buckets, 1
-    codes = _place_codes(buckets, order, n_buckets, reach, chunk_rule=rule == "chunk")
-    rows = order + torch.arange(batch * heads, device=order.device).unsqueeze(-1) * reach.length
-    seeds = _draw_seeds(codes[0].numel(), qk.device) if dropout > 0 else None
-    out = bucketed_attention(
-        qk.flatten(0, 2),
-        v.flatten(0, 2),
-        rows.flatten(1).int(),
-        codes.flatten(1).int(),
-        reach,
-        deduplicate=deduplicate,
-        dropout=dropout,
-        seeds=seeds,
-    )
-    return out.view(batch, heads, reach.length, -1)[:, :, :n]
+        buckets = buckets // n_buckets
+    first, last = _seen_places(buckets, order, min(window, n), causal and not reach.by_position, rule)
+    sight = Sight(order.int(), first.int(), last.int())
+    seeds = _draw_seeds(order.shape[1:], qk.device) if dropout > 0 else None
+    return bucketed_attention(qk, v, sight, reach, deduplicate=deduplicate, dropout=dropout, seeds=seeds)
 
 
-def _draw_seeds(n_rows: int, device: torch.device) -> Tensor:
+def _draw_seeds(shape: torch.Size, device: torch.device) -> Tensor:
     limits = torch.iinfo(torch.int32)
-    return torch.randint(limits.min, limits.max, (2, n_rows), dtype=torch.int32, device=device)
+    return torch.randint(limits.min, limits.max, (2, *shape), dtype=torch.int32, device=device)
 
 
-def _reach(length: int, window: int, causal: bool, rule: str) -> Reach:
-    """The rule in numbers: how far codes may differ, and blocks that hold all within that distance."""
+def _reach(length: int, window: int, causal: bool, *, by_position: bool, rule: str) -> Reach:
+    """Blocks that hold all that a query may see."""
     window = min(window, length)
     if rule == "chunk":
-        return Reach(_round_up(length, window), window, back=1, ahead=0, nearest=0, furthest=1, causal=int(causal))
+        return Reach(_round_up(length, window), window, back=1, ahead=0, by_position=int(by_position))
     block = -(-window // 2)  # two blocks back hold a window: 2/3 of the scores are used, 1/2 would be with one
-    ahead, nearest = (0, 1) if causal else (2, -window)
-    return Reach(_round_up(length, block), block, 2, ahead, nearest, furthest=window, causal=int(causal))
+    return Reach(_round_up(length, block), block, back=2, ahead=0 if causal else 2, by_position=0)
 
 
 def _round_up(length: int, multiple: int) -> int:
@@ -248,18 +234,23 @@ def _round_up(length: int, multiple: int) -> int:
 
 
 @torch.no_grad()
-def _place_codes(buckets: Tensor, order: Tensor, n_buckets: int, reach: Reach, *, chunk_rule: bool) -> Tensor:
-    """An integer for each token whose differences say who is in reach of whom, of buckets' shape (r, b * h, n).
+def _seen_places(buckets: Tensor, order: Tensor, window: int, causal: bool, rule: str) -> tuple[Tensor, Tensor]:
+    """The first and the last place in sorted order that each token sees, of buckets' shape (r, b, h, L).
 
-    Bucket rule: the token's place in sorted order; chunk rule: its chunk. Plus more than the reach for each bucket,
-    so that another bucket's tokens are too far, and more than a whole sequence for the next sequence.
+    Bucket rule: ``window`` places around it; chunk rule: its chunk and the one before. Of these its own bucket's, and
+    if causal those before it (where the sort keeps the order inside a bucket).
     """
-    apart = reach.furthest + 1
-    place = undo_sort(order) // (reach.block if chunk_rule else 1)
-    code = place + buckets.long() * apart
-    sequence = torch.arange(code.shape[1], device=code.device).unsqueeze(-1)
-    # a window reaches no further than into the neighbouring sequence, so it is enough to tell odd from even ones
-    return code + sequence % 2 * (reach.length + (n_buckets + 2) * apart)
+    in_order, buckets = buckets.gather(-1, order), buckets.contiguous()
+    place = undo_sort(order)
+    if rule == "chunk":
+        first = place // window * window - window
+        last = first + 2 * window - 1
+    else:
+        first, last = place - window, place + window
+    first = torch.maximum(first, torch.searchsorted(in_order, buckets))
+    if causal:
+        return first, place - 1
+    return first, torch.minimum(last, torch.searchsorted(in_order, buckets, right=True) - 1)
 
 
 @dataclass

@@ -25,17 +25,24 @@ def draw(n: int, seed: int, n_rounds: int = 3, n_buckets: int = 4) -> tuple[torc
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("deduplicate", [False, True])
 @settings(max_examples=12, deadline=None)
-@given(n=st.integers(1, 40), window=st.integers(1, 50), seed=st.integers(0, 999), in_work=st.sampled_from([1, 2000]))
+@given(
+    n=st.integers(1, 40),
+    window=st.integers(1, 50),
+    seed=st.integers(0, 999),
+    scores=st.sampled_from([1, 2000]),
+    rows=st.sampled_from([1, 90, 10_000]),
+)
 def test_equals_the_naive_formula(
-    rule: str, across: bool, causal: bool, deduplicate: bool, n: int, window: int, seed: int, in_work: int
+    rule: str, across: bool, causal: bool, deduplicate: bool, n: int, window: int, seed: int, scores: int, rows: int
 ) -> None:
-    """Output and gradients, padding included, also where the work is cut into runs of one block."""
+    """Output and gradients, padding included, also where the work is cut into single blocks and sequences."""
     qk, v, buckets = draw(n, seed)
     padding = torch.rand(2, n, generator=torch.Generator().manual_seed(seed)) < 0.2
     padding[:, 0] = False
     marked = buckets.masked_fill(padding[:, None, None, :], 4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernel, "_SCORES_IN_WORK_CPU", in_work)
+        patch.setattr(kernel, "_SCORES_IN_WORK", scores)
+        patch.setattr(kernel, "_ROWS_IN_WORK", rows)
         ours = attend_in_buckets(
             qk,
             v,
@@ -84,15 +91,15 @@ def saved_bytes(n: int, window: int, n_rounds: int, dropout: float = 0.0) -> int
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_backward_keeps_no_probabilities(dropout: float) -> None:
-    """What is saved grows with length x dim: not with the window, and by two integers a round."""
+    """What is saved grows with length x dim: not with the window, and by three integers a round."""
     n = 1024
     small = saved_bytes(n, window=16, n_rounds=2, dropout=dropout)
     assert saved_bytes(n, window=512, n_rounds=2, dropout=dropout) == small
     assert saved_bytes(2 * n, window=16, n_rounds=2, dropout=dropout) == 2 * small
     rows = 2 * n  # of two heads
-    assert saved_bytes(n, window=16, n_rounds=3, dropout=dropout) == small + rows * (4 + 4)
-    qk_v_out, total, order_and_codes, seeds = rows * 3 * 16 * 4, rows * 4, rows * 2 * (4 + 4), rows * 8 * bool(dropout)
-    assert small == qk_v_out + total + order_and_codes + seeds
+    assert saved_bytes(n, window=16, n_rounds=3, dropout=dropout) == small + rows * 3 * 4
+    qk_v_out, total, sight, seeds = rows * 3 * 16 * 4, rows * 4, rows * 2 * 3 * 4, rows * 8 * bool(dropout)
+    assert small == qk_v_out + total + sight + seeds
 
 
 def test_dropout_equals_the_naive_formula_with_the_same_pairs_dropped() -> None:
