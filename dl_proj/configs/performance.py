@@ -1,14 +1,22 @@
 """Schema of performance_studies.py."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from dl_proj.configs.base import Strict
+from dl_proj.configs.costs import (
+    Counts,
+    DepthConfig,
+    LengthConfig,
+    LinformerStudyConfig,
+    ModelStudyConfig,
+    lists_mistakes,
+)
 from my_custom_ai.custom_train.devices import DeviceName
 
-Counts = tuple[Annotated[int, Field(ge=1)], ...]
+Study = Literal["approximation", "equivariance", "reconstruction", "length", "linformer", "depth", "model"]
 
 
 class ApproximationConfig(Strict):
@@ -62,22 +70,71 @@ class EquivarianceConfig(Strict):
         return found
 
 
+class ReconstructionConfig(Strict):
+    """What LSH attention sees of full attention with shared queries and keys (Kitaev et al. 2020, section 2)."""
+
+    length: int = Field(512, ge=2)
+    """reconstruction: tokens"""
+    head_dim: int = Field(64, ge=1)
+    """reconstruction: of the queries"""
+    heads: int = Field(4, ge=1)
+    """reconstruction: attention heads, each with queries and hashes of its own"""
+    scale: float = Field(8.0, gt=0)
+    """reconstruction: standard deviation of the queries' entries; larger ones make attention sharper. A score is at
+    most about this times the queries' cosine"""
+    memory: float = Field(16.0, gt=0)
+    """reconstruction: queries walk at random and are drawn back to 0 (an autoregressive process of order 1): tokens
+    after which their correlation has fallen to 1/e"""
+    bucket_sizes: Counts = (16, 32, 64, 128, 512)
+    """reconstruction: rows of the picture; with one that is the length nothing is missed"""
+    rounds: Counts = (1, 2, 4, 8)
+    """reconstruction: columns of the picture; hash rounds"""
+    causal: bool = False
+    """reconstruction: a token sees none behind it"""
+    samples: int = Field(10, ge=2)
+    """reconstruction: draws of queries and hashes"""
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        found = lists_mistakes(self, "bucket_sizes", "rounds")
+        return found + [
+            f"bucket_sizes: {size} is larger than length {self.length}; with {self.length} nothing is missed already"
+            for size in self.bucket_sizes
+            if size > self.length
+        ]
+
+
 class PerformanceConfig(Strict):
     """Measure the mechanisms."""
 
-    studies: tuple[Literal["approximation", "equivariance"], ...] = ("approximation", "equivariance")
-    """which to make"""
+    studies: tuple[Study, ...] = ("approximation", "equivariance")
+    """which to make, in this order"""
     approximation: ApproximationConfig = ApproximationConfig()
     """Performer against softmax attention, by the number of features"""
     equivariance: EquivarianceConfig = EquivarianceConfig()
     """what a translation changes, by the number of features"""
+    reconstruction: ReconstructionConfig = ReconstructionConfig()
+    """LSH attention against full attention, by bucket size and rounds"""
+    length: LengthConfig = LengthConfig()
+    """time and memory of a layer, by length"""
+    linformer: LinformerStudyConfig = LinformerStudyConfig()
+    """what a Linformer saves, by length and rank"""
+    depth: DepthConfig = DepthConfig()
+    """memory of a stack, by layers"""
+    model: ModelStudyConfig = ModelStudyConfig()
+    """time and memory of whole models, by length"""
     seed: int = Field(0, ge=0, lt=2**31)
     """of all that is drawn"""
     device: DeviceName = "auto"
     """where to compute; auto takes the fastest there is"""
     output_dir: Path = Path("runs/performance_studies")
-    """where each study's CSV and pictures go"""
+    """where each study's CSV, JSON and pictures go"""
 
     def mistakes(self) -> list[str]:
         """See Strict."""
-        return [] if self.studies else ["studies is empty, needs one at least"]
+        found = lists_mistakes(self, "studies")
+        return found + [
+            f"{study}.variants is empty, needs one at least"
+            for study in self.studies
+            if not getattr(getattr(self, study), "variants", True)
+        ]

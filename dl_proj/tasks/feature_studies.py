@@ -39,7 +39,7 @@ def approximation(config: ApproximationConfig, seed: int, device: torch.device) 
                 config.head_dim, n_features=m, kernel=kernel, orthogonal=orthogonal, seed=drawn
             ).to(device)
             found.append((performer(q, k, v) - exact).square().mean().item())
-    return [{"curve": name, "n_features": m} | _mean_and_error(found, "mse") for (name, m), found in errors.items()]
+    return [{"curve": name, "n_features": m} | mean_and_error(found, "mse") for (name, m), found in errors.items()]
 
 
 @torch.no_grad()
@@ -56,7 +56,7 @@ def equivariance(config: EquivarianceConfig, seed: int, device: torch.device) ->
             tokens = config.scale * torch.randn(1, 1 + config.side**2, config.dim, dtype=torch.float64).to(device)
             here, there = (_output_at(layer, tokens, config, shift) for shift in (0, config.shift))
             errors.setdefault((name, m), []).append(((here - there).norm() / here.norm()).item())
-    return [{"curve": name, "n_features": m} | _mean_and_error(found, "change") for (name, m), found in errors.items()]
+    return [{"curve": name, "n_features": m} | mean_and_error(found, "change") for (name, m), found in errors.items()]
 
 
 def _mechanisms(config: EquivarianceConfig, seed: int) -> Iterator[tuple[str, int | None, nn.Module]]:
@@ -88,7 +88,7 @@ def _output_at(layer: nn.Module, tokens: Tensor, config: EquivarianceConfig, shi
     return layer(grid, mask=mask)[:, places]
 
 
-def _mean_and_error(values: list[float], name: str) -> dict[str, float]:
+def mean_and_error(values: list[float], name: str) -> dict[str, float]:
     """Mean, and its standard error."""
     mean = sum(values) / len(values)
     variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)

@@ -1,59 +1,130 @@
-"""performance_studies.py: make the chosen studies; each ends in a table, a CSV and a picture as PNG and PDF."""
+"""performance_studies.py: make the chosen studies; each ends in a table, CSV, JSON and pictures as PNG and PDF."""
 
-from pathlib import Path
+import json
 
+import torch
 from matplotlib.figure import Figure
 
-from dl_proj.configs.performance import PerformanceConfig
+from dl_proj.configs.performance import PerformanceConfig, Study
 from dl_proj.pictures import save_figure
 from dl_proj.tables import csv_text, markdown
+from dl_proj.tasks.cost_studies import by_depth, by_length, by_rank, of_models
 from dl_proj.tasks.feature_studies import approximation, equivariance, slope
-from my_custom_ai.custom_train import start
+from dl_proj.tasks.reconstruction import reconstruction
+from dl_proj.tasks.study_pictures import Panel, curves, heat_tables, matrices
+from my_custom_ai.custom_train import SetupError, start
 from my_custom_ai.utils.files import write_text
+from my_custom_ai.utils.measure import machine
+
+_COSTS = ("length", "linformer", "depth", "model")
+_SECONDS, _ALLOCATED = "seconds", "MiB, allocated at the peak"
 
 
 def make_studies(config: PerformanceConfig) -> None:
-    """Measure, print, write."""
+    """Measure, print, write; each study's files are there before the next begins.
+
+    Raises:
+        SetupError: a study of memory, on a device that does not tell its memory's peak.
+    """
     device = start(config.device).device
+    if device.type == "mps" and set(config.studies) & set(_COSTS):
+        raise SetupError(f"torch does not tell the peak of memory on {device.type}; use --device cpu")
     for study in config.studies:
-        match study:
-            case "approximation":
-                rows = approximation(config.approximation, config.seed, device)
-                _report(rows, "mse", study, "mean squared error of the output", config.output_dir)
-            case "equivariance":
-                rows = equivariance(config.equivariance, config.seed, device)
-                _report(rows, "change", study, "change of the output / output", config.output_dir)
+        rows, pictures = _make(study, config, device)
+        _write(study, rows, pictures, config, device)
 
 
-def _report(rows: list[dict], figure: str, study: str, meaning: str, folder: Path) -> None:
-    """Table on the screen; CSV and pictures in the folder."""
-    curves = list(dict.fromkeys(row["curve"] for row in rows if row["n_features"]))
-    print(
-        markdown(
-            [row | {figure: f"{row[figure]:.3g}", "standard_error": f"{row['standard_error']:.1g}"} for row in rows]
+def _make(study: Study, config: PerformanceConfig, device: torch.device) -> tuple[list[dict], dict[str, Figure]]:
+    """Rows, and pictures by name."""
+    own, seed = getattr(config, study), config.seed
+    match study:
+        case "approximation":
+            rows = approximation(own, seed, device)
+            return rows, _features(study, rows, "mse", "mean squared error of the output")
+        case "equivariance":
+            rows = equivariance(own, seed, device)
+            return rows, _features(study, rows, "change", "change of the output / output")
+        case "reconstruction":
+            rows, seen = reconstruction(own, seed, device)
+            return rows, {study: matrices(seen), f"{study}_error": _errors(rows)}
+        case "length":
+            rows = by_length(own, seed, device)
+            return rows, {f"{study}_{mode}": curves(*_costs(rows, mode)) for mode in ("train", "forward")}
+        case "linformer":
+            rows = by_rank(own, seed, device)
+            return rows, {study: _savings(rows)}
+        case "depth":
+            rows = by_depth(own, seed, device)
+            return rows, {study: _memory_by_depth(rows)}
+        case "model":
+            rows = of_models(own, seed, device)
+            return rows, {f"{study}_{name}": _of_architecture(rows, name) for name in own.architectures}
+
+
+def _features(study: str, rows: list[dict], figure: str, meaning: str) -> dict[str, Figure]:
+    """A curve each against the number of features; prints how fast they fall."""
+    drawn = [row for row in rows if row["n_features"]]
+    if len({row["n_features"] for row in drawn}) > 1:
+        for curve in dict.fromkeys(row["curve"] for row in drawn):
+            print(f"{curve}: falls as n_features^{slope(drawn, curve, figure):.2f}")
+    return {study: curves(Panel(rows, "n_features", figure, "random features", meaning, error="standard_error"))}
+
+
+def _errors(rows: list[dict]) -> Figure:
+    meaning = "RMSE of the attention matrix"
+    return curves(Panel(rows, "rounds", "rmse", "hash rounds", meaning, error="standard_error", log="x"))
+
+
+def _costs(rows: list[dict], mode: str, title: str = "") -> list[Panel]:
+    """Panels of time and memory by length."""
+    own = [row for row in rows if row["mode"] == mode]
+    measures = {"seconds": _SECONDS, "allocated_mib": _ALLOCATED, "process_mib": "MiB, growth of the process"}
+    told = [name for name in measures if any(row.get(name) is not None for row in own)]
+    return [Panel(own, "length", name, "tokens a sequence", measures[name], title) for name in told]
+
+
+def _of_architecture(rows: list[dict], architecture: str) -> Figure:
+    own = [row for row in rows if row["architecture"] == architecture]
+    return curves(*_costs(own, "forward", "inference"), *_costs(own, "train", "training"))
+
+
+def _savings(rows: list[dict]) -> Figure:
+    titles = {"speed_up": "times as fast as full attention", "memory_saving": "times less memory"}
+    return heat_tables([row for row in rows if row["rank"]], "rank", "length", titles)
+
+
+def _memory_by_depth(rows: list[dict]) -> Figure:
+    """A panel a length; the parameters' gradients are a curve of their own."""
+    panels = []
+    for length in dict.fromkeys(row["length"] for row in rows):
+        own = [row for row in rows if row["length"] == length]
+        first = [row for row in own if row["curve"] == own[0]["curve"]]
+        gradients = [
+            {"curve": f"parameters' gradients ({row['curve']})"}
+            | {"depth": row["depth"], "allocated_mib": row["gradients_mib"]}
+            for row in first
+        ]
+        panels.append(
+            Panel(own + gradients, "depth", "allocated_mib", "layers", _ALLOCATED, f"{length} tokens", log="")
         )
-    )
-    points = {row["n_features"] for row in rows if row["n_features"]}
-    for curve in curves if len(points) > 1 else []:
-        print(f"{curve}: falls as n_features^{slope(rows, curve, figure):.2f}")
-    write_text(folder / f"{study}.csv", csv_text(rows))
-    for suffix in ("png", "pdf"):
-        _draw(rows, curves, figure, meaning, folder / f"{study}.{suffix}")
-    print(f"written: {folder / study}.csv, .png, .pdf")
+    return curves(*panels)
 
 
-def _draw(rows: list[dict], curves: list[str], figure: str, meaning: str, path: Path) -> None:
-    """A curve each against the number of features, both axes logarithmic; bars are standard errors."""
-    picture = Figure(figsize=(6, 4), layout="constrained")
-    panel = picture.add_subplot()
-    for curve in curves:
-        own = [row for row in rows if row["curve"] == curve]
-        x, y, error = ([row[key] for row in own] for key in ("n_features", figure, "standard_error"))
-        panel.errorbar(x, y, yerr=error, marker="o", markersize=3, capsize=2, label=curve)
-    panel.set(xscale="log", yscale="log", xlabel="random features", ylabel=meaning)
-    points = sorted({row["n_features"] for row in rows if row["n_features"]})
-    panel.set_xticks(points, [str(point) for point in points])
-    panel.set_xticks([], minor=True)
-    panel.grid(alpha=0.3, which="both")
-    panel.legend()
-    save_figure(picture, path)
+def _write(
+    study: Study, rows: list[dict], pictures: dict[str, Figure], config: PerformanceConfig, device: torch.device
+) -> None:
+    """Table on the screen; CSV, JSON and pictures in the folder."""
+    print(markdown([{name: _short(value) for name, value in row.items()} for row in rows]))
+    path = config.output_dir / study
+    settings = {"seed": config.seed} | getattr(config, study).model_dump(mode="json")
+    whole = {"study": study, "machine": machine(device), "settings": settings, "rows": rows}
+    write_text(path.with_suffix(".csv"), csv_text(rows))
+    write_text(path.with_suffix(".json"), json.dumps(whole, indent=2) + "\n")
+    for name, picture in pictures.items():
+        for suffix in (".png", ".pdf"):
+            save_figure(picture, path.with_name(name).with_suffix(suffix))
+    print(f"written: {path}.csv, .json; pictures, .png and .pdf: {', '.join(pictures)}")
+
+
+def _short(value: object) -> object:
+    return f"{value:.3g}" if isinstance(value, float) else value

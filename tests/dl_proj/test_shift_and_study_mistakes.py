@@ -1,5 +1,6 @@
 """A user's mistakes with shift_test.py and performance_studies.py: exit code 2 and a line each, nothing written."""
 
+import json
 from pathlib import Path
 from urllib.error import URLError
 
@@ -132,6 +133,11 @@ def test_a_checkpoint_that_is_no_classifier(name, task, script):
     assert not Path("runs").exists()
 
 
+def variants(*given):
+    return json.dumps(given, separators=(",", ":"))
+
+
+FULL = {"label": "full", "attention": {"kind": "full"}}
 PRESET = places("perf_study.yaml")
 STUDIES = {
     "odd features": (
@@ -173,8 +179,131 @@ STUDIES = {
         [("flags: approximation.scale:", "greater than 0"), ("flags: equivariance.scale:", "greater than 0")],
     ),
     "no study": ("--studies []", [(PRESET + "studies is empty", "one at least")]),
-    "unknown study": ("--studies speed", [("flags: studies.0:", "'approximation' or 'equivariance'", "'speed'")]),
+    "unknown study": (
+        "--studies speed",
+        [("flags: studies.0:", "'approximation', 'equivariance', 'reconstruction', 'length',", "'speed'")],
+    ),
+    "a study twice": ("--studies depth,length,depth", [(PRESET + "studies: depth is there twice",)]),
+    "no variant": (
+        "--length.variants [] --model.variants []",
+        [(PRESET + "length.variants is empty",), (PRESET + "model.variants is empty",)],
+    ),
+    "lists without points": (
+        "--reconstruction.rounds [] --linformer.ranks [] --depth.depths [] --model.architectures []",
+        [
+            (PRESET + f"{name} is empty, needs one at least",)
+            for name in (*("reconstruction: rounds", "linformer: ranks", "depth: depths", "model: architectures"),)
+        ],
+    ),
+    "points twice": (
+        "--reconstruction.bucket_sizes 8,16,8 --length.lengths 512,512",
+        [
+            (PRESET + "reconstruction: bucket_sizes: 8 is there twice",),
+            (PRESET + "length: lengths: 512 is there twice",),
+        ],
+    ),
+    "a bucket larger than the sequence": (
+        "--reconstruction.length 64 --reconstruction.bucket_sizes 64,65",
+        [(PRESET + "reconstruction: bucket_sizes: 65 is larger than length 64; with 64",)],
+    ),
+    "sizes that do not divide": (
+        "--length.lengths 512,1000 --length.heads 3 --depth.tokens 100",
+        [
+            (PRESET + "length: dim 256 is not divisible by heads 3",),
+            (PRESET + "length: tokens 16384 is not a multiple of length 1000",),
+            (PRESET + "depth: tokens 100 is not a multiple of length 1024",),
+        ],
+    ),
+    "a rank for no length": (
+        "--linformer.lengths 64,128 --linformer.ranks 64,65",
+        [(PRESET + "linformer: ranks: 65 is more than half of the longest sequence, 128 tokens",)],
+    ),
+    "variants of the wrong kind, direction and size": (
+        "--length.lengths 64,128 --length.variants "
+        + variants(
+            {"label": "a", "attention": {"kind": "linformer", "rank": 64}, "causal": True},
+            {"label": "b", "attention": {"kind": "causal_linformer"}},
+            {"label": "c", "attention": {"kind": "linformer", "rank": 65}},
+            {"label": "d", "attention": {"kind": "lsh", "bucket_size": 65}},
+            {"label": "e", "attention": {"kind": "linformer", "rank": 64}},
+        ),
+        [
+            (PRESET + "length: variants: a: attention.kind: linformer mixes all positions",),
+            (PRESET + "length: variants: b: attention.kind: causal_linformer looks back alone",),
+            (PRESET + "length: variants: c: attention.rank 65 is more than the 64 tokens",),
+            (PRESET + "length: variants: d: attention.bucket_size 65 is larger",),
+        ],
+    ),
+    "a variant of no depth": (
+        "--depth.variants "
+        + variants(
+            {"label": "a", "attention": {"kind": "lsh", "bucket_size": 1025}},
+            {"label": "b", "attention": {"kind": "linformer", "rank": [8, 4]}},
+        ),
+        [(PRESET + "depth: variants: a: attention.bucket_size 1025 is larger",)]
+        + [
+            (PRESET + f"depth: variants: b: attention.rank has 2 values, but there are {n} layers (depth)",)
+            for n in (1, 4, 8)
+        ],
+    ),
+    "labels": (
+        "--depth.variants "
+        + variants(FULL, FULL, {"label": "long", "attention": {"kind": "full"}, "max_length": 1000}),
+        [
+            (PRESET + "depth: variants: full is there twice",),
+            (PRESET + "depth: variants: long: max_length 1000 leaves out all lengths [1024]",),
+        ],
+    ),
+    "settings of a variant": (
+        "--depth.variants "
+        + variants(
+            {"label": "a", "attention": {"kind": "nothing"}},
+            {"label": "b", "attention": {"kind": "lsh", "bucket_size": 0, "size": 3}},
+            {"label": "", "attention": {"kind": "full"}, "casual": True},
+            {"attention": {"kind": "full"}},
+            {"label": "c", "attention": {"kind": "lsh", "n_buckets": 3, "attend_across_buckets": True}},
+        ),
+        [
+            ("flags: depth.variants: a: attention:", "'nothing'", "'full', 'shared_qk', 'lsh'"),
+            ("flags: depth.variants: b: attention.lsh.bucket_size: must be greater than or equal to 1",),
+            ("flags: depth.variants: b: attention.lsh.size: Extra",),
+            ("flags: depth.variants: label: String should have at least 1",),
+            ("flags: depth.variants: casual: Extra",),
+            ("flags: depth.variants: 3: label: Field required",),
+            ("flags: depth.variants: c: attention.lsh: n_buckets 3 must be 1 or even",),
+            ("flags: depth.variants: c: attention.lsh: attend_across_buckets: true needs rule: chunk",),
+        ],
+    ),
+    "no list of variants": ("--depth.variants 3", [("flags: depth.variants",)]),
+    "a model that cannot be": (
+        "--model.lengths 64 --model.tokens 64 --model.variants "
+        + variants(
+            {"label": "a", "encoder_attention": {"kind": "causal_linformer"}},
+            {"label": "b", "decoder_attention": {"kind": "linformer"}},
+            {"label": "c", "cross_attention": {"kind": "linformer", "rank": 65}},
+        ),
+        [
+            (PRESET + "model: variants: a: encoder_attention.kind: causal_linformer looks back",),
+            (PRESET + "model: variants: b: decoder_attention.kind: linformer mixes all",),
+            (PRESET + "model: variants: c: cross_attention.rank 65 is more than the 64 tokens",),
+        ],
+    ),
+    "what cannot attend across": (
+        "--model.variants " + variants({"label": "a", "cross_attention": {"kind": "lsh"}}),
+        [("flags: model.variants: a: cross_attention.kind: lsh cannot attend to another sequence",)],
+    ),
 }
+
+
+def test_an_encoder_alone_has_no_mistakes_of_a_decoder(refused):
+    """Of the two variants, that would both be refused with a decoder, one is."""
+    made = variants(
+        {"label": "a", "decoder_attention": {"kind": "linformer"}},
+        {"label": "b", "encoder_attention": {"kind": "causal_linformer"}},
+    )
+    flags = "--model.architectures encoder_only --model.variants " + made
+    complaint = "model: variants: b: encoder_attention.kind: causal_linformer looks back"
+    refused("performance_studies", flags, [(PRESET + complaint,)])
 
 
 @pytest.mark.parametrize("case", STUDIES)

@@ -1,6 +1,7 @@
 """Every file under configs/ is valid for its script and builds the model that its numbers say."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from dl_proj.configs.classification import ClassifierTrainConfig
 from dl_proj.configs.evaluation import EvaluateConfig
 from dl_proj.configs.generation import DrawConfig, GeneratorTrainConfig
 from dl_proj.configs.load import load_config
-from dl_proj.configs.performance import PerformanceConfig
+from dl_proj.configs.performance import PerformanceConfig, Study
 from dl_proj.configs.shift import ShiftConfig
 from dl_proj.configs.synth import SynthComparisonConfig, SynthTrainConfig
+from dl_proj.models.build import Places, build_mechanisms
 from dl_proj.tasks.classifier_training import build_classification_model
 from dl_proj.tasks.classifying import ClassificationTask
 from dl_proj.tasks.copy_training import build_copy_model, copy_dataset
@@ -293,3 +295,16 @@ def test_positions_of_odd_width():
     )
     model = build_copy_model(config)
     assert count(model.positions) == 4 * 4 + 4 * 3
+
+
+@pytest.mark.parametrize("path", of(PerformanceConfig), ids=name_of)
+def test_a_preset_of_studies_has_all_of_them_and_their_layers_are_built(path):
+    config = load_config(PerformanceConfig, path)
+    assert set(config.studies) == set(get_args(Study))
+    assert config.reconstruction.length in config.reconstruction.bucket_sizes, "where nothing is missed"
+    for own in (config.length, config.depth):
+        for variant in own.variants:
+            for length in variant.at(own.lengths):
+                made = {"causal": variant.causal, "heads": own.heads, "head_dim": own.dim // own.heads}
+                (mechanism,) = build_mechanisms(variant.attention, depth=1, places=Places(length), **made)
+                assert getattr(mechanism, "causal", False) == variant.causal

@@ -1,21 +1,26 @@
 """performance_studies.py: its errors are those of the formulas, fall as the theory says, and come again."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from matplotlib.image import imread
-from tiny_scripts import files_below
+from tiny_scripts import as_yaml, changed, files_below
 from torch import nn
 
 import dl_proj.tasks.feature_studies as feature_studies
+from dl_proj.cli import CONFIGS
 from dl_proj.configs.performance import ApproximationConfig, EquivarianceConfig
+from dl_proj.pictures import save_figure
 from dl_proj.tasks.feature_studies import approximation, equivariance, slope
 
 CPU = torch.device("cpu")
 FOLDER = Path("runs/performance_studies")
+ALL = ("csv", "json", "png", "pdf")
 TINY = (
     *("--device", "cpu", "--approximation.length", "8", "--approximation.head_dim", "4"),
     *("--approximation.n_features", "4,8", "--approximation.samples", "2", "--equivariance.dim", "8"),
@@ -183,9 +188,9 @@ def rows_of(study):
 
 
 def test_what_is_written(script):
-    out = run_of(script).out
-    expected = {f"{study}.{suffix}" for study in ("approximation", "equivariance") for suffix in ("csv", "png", "pdf")}
-    assert files_below(FOLDER) == expected and len(files_below(".")) == 6
+    out = run_of(script, "--studies", "approximation,equivariance").out
+    assert files_below(FOLDER) == {f"{study}.{suffix}" for study in ("approximation", "equivariance") for suffix in ALL}
+    assert len(files_below(".")) == 8
     config = ApproximationConfig(length=8, head_dim=4, n_features=(4, 8), samples=2)
     rows = approximation(config, 0, CPU)
     assert rows_of("approximation") == [{key: str(value) for key, value in row.items()} for row in rows]
@@ -212,4 +217,90 @@ def test_a_study_by_itself_that_comes_again(study, script, monkeypatch):
         run_of(script, "--studies", study, "--seed", seed)
         texts.append((FOLDER / f"{study}.csv").read_text())
     assert texts[0] == texts[1] != texts[2]
-    assert files_below(".") == {str(FOLDER / f"{study}.{suffix}") for suffix in ("csv", "png", "pdf")}
+    assert files_below(".") == {str(FOLDER / f"{study}.{suffix}") for suffix in ALL}
+
+
+SMALLER = {  # than perf_study_small.yaml
+    "device": "cpu",
+    "approximation.length": 8,
+    "approximation.samples": 2,
+    "equivariance.n_features": [4, 8],
+    "reconstruction.length": 16,
+    "reconstruction.bucket_sizes": [4, 16],
+    "reconstruction.rounds": [1, 2],
+    "length.lengths": [512],
+    "length.tokens": 4096,
+    "length.calls": 1,
+    "linformer.lengths": [256],
+    "linformer.tokens": 256,
+    "linformer.calls": 1,
+    "depth.lengths": [64],
+    "depth.tokens": 64,
+    "depth.depths": [1, 2],
+    "model.lengths": [64, 128],
+    "model.tokens": 128,
+    "model.calls": 1,
+}
+PICTURES = {
+    "approximation": ["approximation"],
+    "equivariance": ["equivariance"],
+    "reconstruction": ["reconstruction", "reconstruction_error"],
+    "length": ["length_train", "length_forward"],
+    "linformer": ["linformer"],
+    "depth": ["depth"],
+    "model": ["model_encoder_only", "model_encoder_decoder"],
+}
+
+
+def smaller(changes=None):
+    config = yaml.safe_load((CONFIGS / "perf_study_small.yaml").read_text())
+    config["length"]["variants"] = config["length"]["variants"][1:2]  # each has a process
+    return as_yaml("small.yaml", changed(changed(config, SMALLER), changes))
+
+
+def test_every_study_leaves_its_files(script, forkserver, monkeypatch):
+    figures = {}
+
+    def save(figure, path):  # one format of the two: drawing is what takes its time here
+        figures[path.stem] = figure
+        save_figure(figure, path) if path.suffix == ".png" else path.touch()
+
+    monkeypatch.setattr("dl_proj.tasks.performance_studying.save_figure", save)
+    outcome = script("performance_studies", "--config", smaller(), "--seed", 4)
+    assert outcome.code == 0, outcome.lines
+    assert list(yaml.safe_load(Path("small.yaml").read_text())["studies"]) == list(PICTURES)
+    names = {f"{study}.{suffix}" for study in PICTURES for suffix in ("csv", "json")}
+    names |= {f"{name}.{suffix}" for own in PICTURES.values() for name in own for suffix in ("png", "pdf")}
+    assert files_below(FOLDER) == names
+    for study, own in PICTURES.items():
+        whole = json.loads((FOLDER / f"{study}.json").read_text())
+        assert [
+            {key: "" if value is None else str(value) for key, value in row.items()} for row in whole["rows"]
+        ] == rows_of(study)
+        assert whole["settings"]["seed"] == 4
+        assert whole["machine"]["threads"] == 1 and whole["machine"]["torch"] == torch.__version__
+        for name in own:
+            assert len(np.unique(imread(FOLDER / f"{name}.png"))) > 20, "not blank"
+    assert json.loads((FOLDER / "length.json").read_text())["settings"]["lengths"] == [512]
+    for row in rows_of("length"):
+        assert -2 < float(row["process_mib"]) - float(row["allocated_mib"]) < 30
+    for name, modes in (("length_train", ["train"]), ("model_encoder_only", ["forward", "train"])):
+        rows = [row for row in rows_of(name.split("_")[0]) if row.get("architecture") in (None, "encoder_only")]
+        shown = [y for axes in figures[name].axes for bars in axes.containers for y in bars.lines[0].get_ydata()]
+        told = [measure for measure in ("seconds", "allocated_mib", "process_mib") if measure in rows[0]]
+        assert shown == [float(row[m]) for mode in modes for m in told for row in rows if row["mode"] == mode]
+    bars = "\n".join(outcome.lines)
+    assert all(f"{study}: 100%" in bars for study in PICTURES)
+    assert not any(word in bars for word in ("USDT", "Warning", "ERROR"))
+
+
+def test_a_study_that_fails_takes_no_other_with_it(script, monkeypatch):
+    def fail(*_):
+        raise OSError("no memory")
+
+    monkeypatch.setattr("dl_proj.tasks.performance_studying.by_rank", fail)
+    config = smaller({"studies": ["reconstruction", "linformer", "depth"]})
+    outcome = script("performance_studies", "--config", config)
+    assert outcome.code == 1
+    assert outcome.lines[-1] == "stopped: no memory"
+    assert {Path(name).stem for name in files_below(FOLDER)} == {"reconstruction", "reconstruction_error"}

@@ -1,0 +1,120 @@
+"""performance_studies.py: what its studies draw."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A curve for each value of ``curve`` in the rows.
+
+    Args:
+        rows: those without a number for ``x`` or ``y`` are left out.
+        x: column; its values are the axis' ticks.
+        y: column.
+        xlabel: of the axis.
+        ylabel: of the axis.
+        title: above the panel.
+        error: column of the error bars.
+        log: the axes that are logarithmic; another y axis starts at 0.
+    """
+
+    rows: list[dict]
+    x: str
+    y: str
+    xlabel: str
+    ylabel: str
+    title: str = ""
+    error: str | None = None
+    log: Literal["xy", "x", ""] = "xy"
+
+
+def curves(*panels: Panel) -> Figure:
+    """Panels beside each other, with one legend."""
+    figure = Figure(figsize=(5 * len(panels) + 1.5, 4), layout="constrained")
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, panel in zip(all_axes, panels, strict=True):
+        _draw(axes, panel)
+    named = {}
+    for axes in all_axes:
+        handles, labels = axes.get_legend_handles_labels()
+        named = dict(zip(labels, handles, strict=True)) | named
+    figure.legend(named.values(), named.keys(), loc="outside right center", fontsize="small")
+    return figure
+
+
+def _draw(axes: Axes, panel: Panel) -> None:
+    rows = [row for row in panel.rows if row[panel.x] is not None and row[panel.y] is not None]
+    for number, curve in enumerate(dict.fromkeys(row["curve"] for row in rows)):
+        own = sorted((row for row in rows if row["curve"] == curve), key=lambda row: row[panel.x])
+        x, y = ([row[key] for row in own] for key in (panel.x, panel.y))
+        error = [row[panel.error] for row in own] if panel.error else None
+        style = ("-", "--", ":")[number // 10 % 3]  # there are ten colours
+        axes.errorbar(x, y, yerr=error, linestyle=style, marker="o", markersize=3, capsize=2, label=curve)
+    axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel, title=panel.title)
+    for axis in panel.log:
+        axes.set(**{f"{axis}scale": "log"})
+    points = sorted({row[panel.x] for row in rows})
+    axes.set_xticks(points, [str(point) for point in points], rotation=45 if len(points) > 6 else 0)
+    axes.xaxis.set_minor_locator(NullLocator())
+    if "y" not in panel.log:
+        axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3, which="both")
+
+
+def matrices(pictures: dict[tuple[int | None, int | None], Tensor]) -> Figure:
+    """Attention matrices: bucket sizes down, the exact one and then hash rounds across, all in the same colours.
+
+    Args:
+        pictures: (n, n) by bucket size and rounds; (None, None) has the exact one.
+    """
+    exact = pictures[None, None]
+    sizes = sorted({size for size, _ in pictures if size is not None})
+    rounds = sorted({n_rounds for _, n_rounds in pictures if n_rounds is not None})
+    shape = (len(sizes), 1 + len(rounds))
+    figure = Figure(figsize=(2 * shape[1] + 1, 2 * shape[0] + 0.5), layout="constrained")
+    grid = figure.subplots(*shape, squeeze=False)
+    for line, size in zip(grid, sizes, strict=True):
+        for axes, n_rounds in zip(line, (None, *rounds), strict=True):
+            picture = exact if n_rounds is None else pictures[size, n_rounds]
+            norm = PowerNorm(0.5, vmin=0, vmax=exact.max().item(), clip=True)
+            image = axes.imshow(picture.numpy(), norm=norm, cmap="magma", interpolation="nearest")
+            axes.set(xticks=[], yticks=[], title=_name(n_rounds) if size == sizes[0] else "")
+        line[0].set_ylabel(f"bucket size {size}")
+    figure.colorbar(image, ax=grid, shrink=0.6, label="weight of a key (across) for a query (down)")
+    return figure
+
+
+def _name(n_rounds: int | None) -> str:
+    return "full attention" if n_rounds is None else f"{n_rounds} round{'s' * (n_rounds > 1)}"
+
+
+def heat_tables(rows: list[dict], x: str, y: str, measures: dict[str, str]) -> Figure:
+    """A table for each measure with its numbers written in: values of ``y`` down, of ``x`` across, blank where none is.
+
+    Args:
+        rows: one for each cell.
+        x: column.
+        y: column.
+        measures: title of each column that is shown.
+    """
+    across, down = (sorted({row[key] for row in rows}) for key in (x, y))
+    figure = Figure(figsize=((1.1 * len(across) + 1.5) * len(measures), 0.6 * len(down) + 1.5), layout="constrained")
+    for axes, (measure, title) in zip(
+        figure.subplots(1, len(measures), squeeze=False)[0], measures.items(), strict=True
+    ):
+        cells = {(row[y], row[x]): row[measure] for row in rows}
+        numbers = [[cells.get((a, b), float("nan")) for b in across] for a in down]
+        axes.imshow(numbers, cmap="Blues", norm="log", aspect="auto", alpha=0.6)
+        for (a, b), value in cells.items():
+            axes.text(across.index(b), down.index(a), f"{value:.2g}", ha="center", va="center")
+        axes.set_xticks(range(len(across)), across)
+        axes.set_yticks(range(len(down)), down)
+        axes.set(xlabel=x, ylabel=y, title=title)
+    return figure

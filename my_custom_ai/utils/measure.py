@@ -1,0 +1,136 @@
+"""What a call costs: its time, the memory it allocates, and what the process needs for it."""
+
+import json
+import multiprocessing.context
+import os
+import platform
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+_CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read at torch's first profile, which would tell of itself on stderr
+
+
+def seconds_of(call: Callable[[], Any], device: torch.device, *, calls: int = 5, warm_up: int = 1) -> list[float]:
+    """Wall time of each of ``calls`` calls, after ``warm_up`` ones; the device has finished each."""
+    found = []
+    for _ in range(warm_up + calls):
+        _wait_for(device)
+        start = time.perf_counter()
+        call()
+        _wait_for(device)
+        found.append(time.perf_counter() - start)
+    return found[warm_up:]
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize(device)
+
+
+def allocated_peak(call: Callable[[], Any], device: torch.device) -> int:
+    """Bytes that torch's allocator had given out at the worst instant of a call, above what it had before.
+
+    What torch allocates, and nothing else: the same call gives the same number. On a CPU, libraries' own work space is
+    not in it (:func:`process_peak` has that), and it is not seen if a call frees what was there before.
+
+    Raises:
+        ValueError: neither a CPU nor a CUDA device, so torch does not tell.
+    """
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        return torch.cuda.max_memory_allocated(device) - before
+    if device.type != "cpu":
+        raise ValueError(f"torch does not tell the peak of memory on {device.type}")
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        call()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        recorded.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    now = peak = 0
+    for event in sorted((e for e in events if e["name"] == "[memory]"), key=lambda e: e["ts"]):
+        now += event["args"]["Bytes"]
+        peak = max(peak, now)
+    return peak
+
+
+def process_peak(call: Callable[[], Any]) -> int | None:
+    """Bytes by which this process grew at the worst instant of a call: the high-water mark of its resident memory.
+
+    All that a call really takes, on a CPU: also what a library allocates by itself, and pages that the allocator does
+    not give back. Memory that earlier calls left to the allocator may be reused, and is then not counted; so ask a
+    fresh process (:func:`in_fresh_process`), once.
+
+    Returns:
+        None where the system, which is not Linux, does not tell.
+    """
+    if not _CLEAR_REFS.exists():
+        call()
+        return None
+    _CLEAR_REFS.write_text("5")  # the mark starts again from here
+    before = _status("VmRSS")
+    call()
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    return 1024 * int(re.search(rf"{name}:\s+(\d+) kB", _STATUS.read_text())[1])
+
+
+def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
+    """``function(*args)`` in a process of its own, so that no earlier measurement left anything behind.
+
+    It computes with as many threads as this one. Function, arguments and result travel by pickle: give a function of a
+    module.
+
+    Raises:
+        ChildProcessError: the process was killed. What the function raises comes through.
+    """
+    threads = (torch.get_num_threads(),)
+    context = _context(function.__module__.partition(".")[0])
+    with ProcessPoolExecutor(1, mp_context=context, initializer=torch.set_num_threads, initargs=threads) as pool:
+        try:
+            return pool.submit(function, *args).result()
+        except BrokenProcessPool:
+            raise ChildProcessError("the measuring process was killed, perhaps for want of memory") from None
+
+
+def _context(package: str) -> multiprocessing.context.BaseContext:
+    """Of processes that are forked off one which has imported what this one has of a package, and done nothing else."""
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")  # each imports for seconds
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", *(name for name in sys.modules if name.partition(".")[0] == package)])
+    return context
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, fastest and slowest."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def machine(device: torch.device) -> dict[str, str | int]:
+    """What measurements were made on."""
+    name = _processor() if device.type == "cpu" else torch.get_device_module(device).get_device_name(device)
+    found = {"device": name, "python": platform.python_version(), "torch": torch.__version__}
+    return found | ({"threads": torch.get_num_threads(), "cores": os.cpu_count() or 0} if device.type == "cpu" else {})
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())

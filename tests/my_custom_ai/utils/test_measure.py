@@ -1,0 +1,147 @@
+"""Costs are those of calls whose cost is known."""
+
+import os
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from my_custom_ai.utils import measure
+from my_custom_ai.utils.measure import (
+    allocated_peak,
+    in_fresh_process,
+    machine,
+    process_peak,
+    seconds_of,
+    spread,
+)
+
+CPU = torch.device("cpu")
+KIB, MIB = 2**10, 2**20
+
+
+def floats(kib):
+    return torch.empty(256 * kib)
+
+
+def test_each_call_has_its_time_and_those_before_have_none(monkeypatch):
+    now, lasts = [100.0], iter([50, 40, 1, 2, 3])
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def call():
+        now[0] += next(lasts)
+
+    assert seconds_of(call, CPU, calls=3, warm_up=2) == [1, 2, 3]
+    assert next(lasts, None) is None
+
+
+def test_as_many_calls_as_asked_for():
+    calls = []
+    assert len(seconds_of(lambda: calls.append(1), CPU, calls=4)) == 4
+    assert len(calls) == 5
+    assert len(seconds_of(lambda: calls.append(1), CPU, calls=2, warm_up=0)) == 2
+    assert len(calls) == 7
+
+
+def kept():
+    return [floats(4), floats(8)]
+
+
+def one_after_the_other():
+    for kib in (16, 64, 32):
+        floats(kib)
+
+
+def together():
+    first = floats(64)
+    second = floats(16)
+    del first
+    return second, floats(32)
+
+
+def backward():
+    """The square of x is freed last; its gradient and that of the sum meet it."""
+    x = torch.ones(256 * 16, requires_grad=True)
+    y = x.exp()  # 16 KiB, kept for backward
+    del x
+    y.backward(floats(8).repeat(2))  # 8 KiB, 16 KiB, and the gradient of x
+
+
+@pytest.mark.parametrize(
+    ("call", "kib"),
+    [(kept, 12), (one_after_the_other, 64), (together, 80), (lambda: None, 0), (backward, 16 + 16 + 16 + 16)],
+    ids=["kept", "one after the other", "together", "nothing", "backward"],
+)
+def test_the_allocators_peak_is_known(call, kib):
+    assert allocated_peak(call, CPU) == kib * KIB
+    assert allocated_peak(call, CPU) == kib * KIB, "and again"
+
+
+def test_what_was_there_before_does_not_count():
+    before = floats(64)
+    assert allocated_peak(lambda: floats(16), CPU) == 16 * KIB
+    assert before.nbytes == 64 * KIB
+
+
+def test_a_device_that_does_not_tell():
+    with pytest.raises(ValueError, match="memory on meta"):
+        allocated_peak(lambda: None, torch.device("meta"))
+
+
+def test_profiling_says_nothing(capfd):
+    allocated_peak(lambda: floats(1), CPU)
+    assert capfd.readouterr() == ("", "")
+
+
+linux = pytest.mark.skipif(not measure._CLEAR_REFS.exists(), reason="the system does not tell")
+
+
+def fill(mib):
+    return np.ones(mib * MIB, dtype=np.uint8)
+
+
+@linux
+def test_the_process_grows_by_what_is_touched():
+    assert process_peak(lambda: fill(64)) == pytest.approx(64 * MIB, abs=3 * MIB)
+    assert process_peak(lambda: np.empty(64 * MIB, dtype=np.uint8)) < 3 * MIB, "nothing was written"
+    assert process_peak(lambda: fill(32)) == pytest.approx(32 * MIB, abs=3 * MIB), "no peak of before"
+    held = fill(48)
+    assert process_peak(lambda: fill(32)) == pytest.approx(32 * MIB, abs=3 * MIB), "above what there is"
+    assert held.nbytes == 48 * MIB
+
+
+def test_where_the_system_does_not_tell(monkeypatch, tmp_path):
+    monkeypatch.setattr(measure, "_CLEAR_REFS", tmp_path / "none")
+    calls = []
+    assert process_peak(lambda: calls.append(1)) is None
+    assert calls == [1]
+
+
+def where(*given):
+    return os.getpid(), torch.get_num_threads(), given
+
+
+def test_a_process_of_its_own(forkserver):
+    torch.set_num_threads(2)
+    process, threads, given = in_fresh_process(where, 1, "a")
+    assert process != os.getpid()
+    assert threads == 2
+    assert given == (1, "a")
+
+
+def test_a_process_that_is_killed(forkserver):
+    with pytest.raises(ChildProcessError, match="was killed"):
+        in_fresh_process(os._exit, 9)
+
+
+def test_the_spread():
+    assert spread([5.0, 1.0, 9.0, 2.0]) == {"median": 3.5, "min": 1.0, "max": 9.0}
+
+
+def test_the_machine():
+    torch.set_num_threads(2)
+    found = machine(CPU)
+    assert found["device"]
+    assert found["torch"] == torch.__version__
+    assert (found["threads"], found["cores"]) == (2, os.cpu_count())
