@@ -25,6 +25,8 @@ def bidirectional_kernel_attention(
 ) -> Tensor:
     """sum_j A_ij v_j / sum_j A_ij over all keys (Choromanski et al. 2021, equation 4), in O((n + m) f e).
 
+    Kept for backward: q, k, v, the output, a sum for each query and f (e + 2) numbers; features are computed again.
+
     Written so that it cannot overflow or vanish: each feature r has its mean of the values, weighed by
     softmax_j(log phi_r(k_j)), and a query mixes these means with weights softmax_r(log phi_r(q_i) + log z_r), where
     z_r = sum_j phi_r(k_j).

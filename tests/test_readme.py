@@ -16,7 +16,7 @@ from dl_proj.configs.synth import SynthComparisonConfig, SynthTrainConfig
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "performance.md"]
 
 
 def test_python_blocks_run_in_order() -> None:

@@ -38,7 +38,7 @@ class LSHAttention(nn.Module):
     Rounds are combined by their log-sum-exp; a key seen in several rounds counts once (the paper's N_ij). One bucket
     and a window of at least the length make it equal to :class:`~my_transformers.SharedQKAttention`.
 
-    Saved for backward: qk, v, the output and (2 * n_rounds + 1) integers and sums a token, no scores.
+    Saved for backward: qk, v, the output and (3 * n_rounds + 1) integers and sums a token, no scores.
 
     Args:
         bucket_size: expected tokens a bucket; the number of buckets follows from it and the sequence's length.

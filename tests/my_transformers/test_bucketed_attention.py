@@ -74,6 +74,26 @@ def test_equals_the_naive_formula(
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("layout", ["heads side by side", "heads in front", "part of a larger one", "features apart"])
+@pytest.mark.parametrize("n", [16, 13])
+def test_the_layout_in_memory_makes_no_difference(layout: str, n: int) -> None:
+    """Rows are gathered from where they lie; 13 tokens do not fill their blocks."""
+    qk, v, buckets = draw(n, 0)
+    arranged = {
+        "heads side by side": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+        "heads in front": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+        "part of a larger one": lambda x: torch.cat((x, x), dim=-1)[..., : x.shape[-1]],
+        "features apart": lambda x: x.mT.contiguous().mT,
+    }[layout]
+    settings = {"n_buckets": 4, "window": 8, "causal": False}
+    outs = [attend_in_buckets(*inputs, buckets, **settings) for inputs in ((qk, v), (arranged(qk), arranged(v)))]
+    weights = torch.randn_like(v)
+    for grad_out in (weights, arranged(weights)):
+        for a, b in zip(*(torch.autograd.grad(out, (qk, v), grad_out, retain_graph=True) for out in outs), strict=True):
+            assert torch.equal(a, b)
+    assert torch.equal(*outs)
+
+
 def saved_bytes(n: int, window: int, n_rounds: int, dropout: float = 0.0) -> int:
     """What a forward keeps for backward."""
     qk, v, _ = (torch.randn(1, 2, n, 16, requires_grad=True) for _ in range(3))

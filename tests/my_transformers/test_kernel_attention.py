@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from my_transformers import kernel_attention
 from my_transformers.kernel_attention import (
     LogFeatures,
     PrefixSum,
@@ -67,14 +68,47 @@ def assert_same(ours: Tensor, theirs: Tensor, inputs: list[Tensor], *, only: Ten
 @pytest.mark.parametrize("kernel", ["softmax", "relu"])
 @pytest.mark.parametrize("masked", [False, True])
 @few
-@given(n=st.integers(1, 30), m=st.integers(1, 30), seed=st.integers(0, 999))
-def test_bidirectional_equals_the_naive_formula(kernel: str, masked: bool, n: int, m: int, seed: int) -> None:
-    """As many keys as queries, or not; with gradients."""
+@given(
+    n=st.integers(1, 30),
+    m=st.integers(1, 30),
+    seed=st.integers(0, 999),
+    in_work=st.sampled_from([1, 300, 2000, 2**20]),
+)
+def test_bidirectional_equals_the_naive_formula(
+    kernel: str, masked: bool, n: int, m: int, seed: int, in_work: int
+) -> None:
+    """As many keys as queries, or not; with gradients; also where samples and tokens are worked on one by one."""
     qkv, mask = draw(seed, n, m)
     mask = mask if masked else None
     visible = torch.ones(2, n, m, dtype=torch.bool) if mask is None else mask.unsqueeze(1).expand(-1, n, -1)
-    ours = bidirectional_kernel_attention(*qkv, features(kernel), mask=mask)
-    assert_same(ours, naive(*qkv, features(kernel), visible), qkv)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel_attention, "_FEATURES_IN_WORK", in_work)
+        ours = bidirectional_kernel_attention(*qkv, features(kernel), mask=mask)
+        assert_same(ours, naive(*qkv, features(kernel), visible), qkv)
+
+
+def test_bidirectional_keeps_no_features() -> None:
+    """What forward keeps does not grow with length x features."""
+    (q, k, v), _ = draw(0, 400, 400)
+    kept: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        out = bidirectional_kernel_attention(q, k, v, features("softmax"))
+    sums = sum(kept.values()) - sum(x.untyped_storage().nbytes() for x in (q, k, v, out))
+    assert sums < 0.3 * q.shape[0] * q.shape[1] * 400 * features("softmax")(q).shape[-1] * 8
+
+
+def test_a_large_key_in_a_later_piece_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sums so far are scaled to the largest feature of all, whichever piece it is in."""
+    (q, k, v), _ = draw(0, 12)
+    k = (k.detach() * torch.linspace(0.1, 30, 12).view(-1, 1)).requires_grad_()
+    monkeypatch.setattr(kernel_attention, "_FEATURES_IN_WORK", 1)
+    ours = bidirectional_kernel_attention(q, k, v, features("softmax"))
+    assert_same(ours, naive(q, k, v, features("softmax"), torch.ones(2, 12, 12, dtype=torch.bool)), (q, k, v))
 
 
 @pytest.mark.parametrize("kernel", ["softmax", "relu"])

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from my_transformers import local_sensitive_hashing
 from my_transformers.local_sensitive_hashing import (
     bucket_of,
     choose_n_buckets,
@@ -25,6 +26,15 @@ def test_bucket_is_the_argmax_of_the_papers_formula() -> None:
     qk, r = torch.randn(2, 2, 50, 8, dtype=torch.float64), rotations()
     projected = torch.einsum("bhnd,hrdk->bhrnk", qk, r)
     assert torch.equal(bucket_of(qk, r).long(), torch.cat((projected, -projected), dim=-1).argmax(-1))
+
+
+def test_the_same_in_pieces_and_in_any_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    qk, r = torch.randn(3, 2, 17, 8, dtype=torch.float64), rotations()
+    whole = bucket_of(qk, r)
+    beside = qk.transpose(1, 2).contiguous().transpose(1, 2)  # heads side by side, as they come from a linear map
+    monkeypatch.setattr(local_sensitive_hashing, "_PROJECTIONS_IN_WORK", 100)
+    assert torch.equal(bucket_of(qk, r), whole)
+    assert torch.equal(bucket_of(beside, r), whole)
 
 
 def test_only_the_direction_counts() -> None:

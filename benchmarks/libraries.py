@@ -1,0 +1,225 @@
+"""Attention layers side by side, forward and backward: python benchmarks/libraries.py.
+
+16,384 tokens in sequences of one length after the other, width 256, 4 heads, float32 on a CPU and bfloat16 on CUDA.
+Every case is a process of its own. All cases of a comparison live at the same time and are asked for two calls in
+turn, ``--rounds`` times after a warm-up, so that what slows the machine slows them alike; the median counts. Memory is
+the peak of torch's allocator in one more call. Ratios are to the better of the libraries named "against".
+
+Prints tables and writes benchmarks/results/libraries_<device>.json, which holds every time, after each comparison.
+
+    --only NAME   comparisons whose name contains this; the others' results are kept
+    --rounds N    pairs of timed calls a case
+
+Needs requirements-dev.txt.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the packages lie beside this folder
+
+from benchmarks import layers
+from dl_proj.tables import markdown
+from my_custom_ai.utils.files import write_text
+from my_custom_ai.utils.measure import allocated_peak, machine, seconds_of
+
+TOKENS = 16_384
+LENGTHS = (1024, 2048, 4096, 8192, 16_384)
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+RESULTS = Path(__file__).parent / "results"
+
+
+class Comparison(NamedTuple):
+    """Cases that do the same work."""
+
+    lengths: tuple[int, ...]
+    cases: dict[str, Any]  # length -> layer; ours first
+    against: tuple[str, ...]  # those to beat
+    rounds: int | None = None  # where a call takes so long that few must do
+
+
+def _lsh(n_rounds: int) -> Comparison:
+    return Comparison(
+        LENGTHS if n_rounds < 8 else LENGTHS[::2],
+        {
+            "ours": partial(layers.lsh, n_rounds=n_rounds),
+            "ours, de-duplicated": partial(layers.lsh, n_rounds=n_rounds, deduplicate=True),
+            "ours, default (window 128, de-duplicated)": partial(
+                layers.lsh, n_rounds=n_rounds, window=128, deduplicate=True
+            ),
+            "reformer-pytorch": partial(layers.reformer_pytorch, n_rounds=n_rounds),
+            "transformers": partial(layers.transformers_reformer, n_rounds=n_rounds),
+        },
+        against=("reformer-pytorch", "transformers"),
+    )
+
+
+def _linformer(rank: int) -> Comparison:
+    return Comparison(
+        (1024, 4096, 16_384),
+        {
+            "ours": partial(layers.linformer, rank=rank),
+            "linformer": partial(layers.linformer_library, rank=rank),
+            "linformer-pytorch": partial(layers.linformer_pytorch, rank=rank),
+        },
+        against=("linformer", "linformer-pytorch"),
+    )
+
+
+def _performer(causal: bool) -> Comparison:
+    return Comparison(
+        (16_384,) if causal else (1024, 4096, 16_384),
+        {
+            "ours": partial(layers.performer, causal=causal),
+            "performer-pytorch": partial(layers.performer_pytorch, causal=causal),
+        },
+        against=("performer-pytorch",),
+        rounds=1 if causal else None,
+    )
+
+
+def _full(causal: bool) -> Comparison:
+    cases = {"ours": partial(layers.full, causal=causal), "sdpa": partial(layers.sdpa, causal=causal)}
+    explicit = {"explicit softmax": partial(layers.explicit_softmax, causal=causal)}
+    return Comparison((1024, 4096), cases | explicit, against=("sdpa",))
+
+
+COMPARISONS = {
+    "LSH, 4 rounds": _lsh(4),
+    "LSH, 8 rounds": _lsh(8),
+    "Linformer, k = 128": _linformer(128),
+    "Linformer, k = 256": _linformer(256),
+    "Performer": _performer(causal=False),
+    "full": _full(causal=False),
+    "full, causal": _full(causal=True),
+    "Performer, causal": _performer(causal=True),
+    "overtaking causal sdpa": Comparison(
+        (512, *LENGTHS[:-1]),
+        {
+            **{f"LSH-{r}": partial(layers.lsh, n_rounds=r) for r in (1, 2, 4, 8)},
+            "Performer": partial(layers.performer, causal=True),
+            "sdpa": partial(layers.sdpa, causal=True),
+        },
+        against=("sdpa",),
+    ),
+}
+
+
+def serve(comparison: str, case: str, length: int) -> None:
+    """Answer "time" and "memory" on standard input until it ends."""
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    dtype = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
+    layer = COMPARISONS[comparison].cases[case](length).to(DEVICE, dtype)
+    shape = (TOKENS // length, length, layers.DIM)
+    x, gradient = (torch.randn(shape, device=DEVICE, dtype=dtype) for _ in range(2))
+    x.requires_grad_()
+
+    def call() -> None:
+        layer(x).backward(gradient)
+        x.grad = None
+
+    for line in sys.stdin:
+        found = seconds_of(call, DEVICE, calls=2, warm_up=0) if line == "time\n" else [allocated_peak(call, DEVICE)]
+        print("measured", *found, flush=True)
+
+
+class Process:
+    """One case."""
+
+    def __init__(self, *arguments: str) -> None:
+        command = [sys.executable, __file__, "--serve", *arguments]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+
+    def ask(self, question: str) -> list[float]:
+        """Seconds for "time", bytes for "memory"."""
+        print(question, file=self.process.stdin, flush=True)
+        for line in self.process.stdout:
+            if line.startswith("measured "):
+                return [float(value) for value in line.split()[1:]]
+        raise RuntimeError(f"{' '.join(self.process.args)} ended with {self.process.wait()}")
+
+    def end(self) -> None:
+        """Let it go."""
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def compare(name: str, length: int, rounds: int) -> dict[str, Any]:
+    """All cases of a comparison at one length."""
+    comparison = COMPARISONS[name]
+    processes = {case: Process(name, case, str(length)) for case in comparison.cases}
+    try:
+        for process in processes.values():
+            process.ask("time")  # warms up
+        seconds: dict[str, list[float]] = {case: [] for case in processes}
+        for _ in range(comparison.rounds or rounds):
+            for case, process in processes.items():
+                seconds[case] += process.ask("time")
+        mebibytes = {case: process.ask("memory")[0] / 2**20 for case, process in processes.items()}
+    finally:
+        for process in processes.values():
+            process.end()
+    cases = {case: {"seconds": seconds[case], "MiB": mebibytes[case]} for case in processes}
+    return {"comparison": name, "length": length, "against": comparison.against, "cases": cases}
+
+
+def rows_of(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row a case, with its ratios to the fastest and to the leanest of those to beat."""
+    cases = found["cases"]
+    medians = {case: statistics.median(measured["seconds"]) for case, measured in cases.items()}
+    fastest = min(medians[case] for case in found["against"])
+    leanest = min(cases[case]["MiB"] for case in found["against"])
+    return [
+        {
+            "length": found["length"],
+            "case": case,
+            "seconds": f"{medians[case]:.3f}",
+            "spread": f"{min(measured['seconds']):.3f} to {max(measured['seconds']):.3f}",
+            "time ratio": f"{medians[case] / fastest:.2f}",
+            "MiB": f"{measured['MiB']:.0f}",
+            "memory ratio": f"{measured['MiB'] / leanest:.2f}",
+        }
+        for case, measured in cases.items()
+    ]
+
+
+def main() -> None:
+    """Measure, write, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--serve", nargs=3)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        serve(arguments.serve[0], arguments.serve[1], int(arguments.serve[2]))
+        return
+    path = RESULTS / f"libraries_{DEVICE.type}.json"
+    results = json.loads(path.read_text())["results"] if path.exists() else []
+    todo = [(name, n) for name, one in COMPARISONS.items() if arguments.only in name for n in one.lengths]
+    for name, length in tqdm(todo, desc="comparisons"):
+        found = compare(name, length, arguments.rounds)
+        same = [i for i, old in enumerate(results) if (old["comparison"], old["length"]) == (name, length)]
+        results[slice(same[0], same[0] + 1) if same else slice(len(results), None)] = [found]
+        today = time.strftime("%Y-%m-%d")
+        write_text(path, json.dumps({"date": today, "machine": machine(DEVICE), "results": results}, indent=1) + "\n")
+    for name in dict.fromkeys(one["comparison"] for one in results):
+        print(f"\n{name}\n")
+        print(markdown([row for one in results if one["comparison"] == name for row in rows_of(one)]))
+    print(f"\nwritten: {path}")
+
+
+if __name__ == "__main__":
+    main()
