@@ -3,6 +3,7 @@
 Both forms take log phi (see random_features.py) and divide out whatever scale the features have.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -56,6 +57,17 @@ def _at_once(q: Tensor, k: Tensor, v: Tensor, log_phi: LogFeatures, mask: Tensor
     return mixture @ means
 
 
+def _without_autocast(backward: Callable[[Any, Tensor], Any]) -> Callable[[Any, Tensor], Any]:
+    """Features are computed again as forward computed them, also where backward runs under autocast (a replay does)."""
+
+    @functools.wraps(backward)
+    def exactly(ctx: Any, grad: Tensor) -> Any:
+        with torch.autocast(grad.device.type, enabled=False):
+            return backward(ctx, grad)
+
+    return exactly
+
+
 class _Bidirectional(torch.autograd.Function):
     """The same a piece at a time, as one node that keeps no features: backward computes them again."""
 
@@ -83,6 +95,7 @@ class _Bidirectional(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @_without_autocast
     def backward(ctx: Any, grad: Tensor) -> Any:
         q, k, v, out, log_total, mask, *kept = ctx.saved_tensors
         grad_q, grad_k, grad_v = (empty_heads(x) for x in (q, k, v))
@@ -315,6 +328,7 @@ class _Causal(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @_without_autocast
     def backward(ctx: Any, grad: Tensor) -> Any:
         q, k, v, out, mask, *starts = ctx.saved_tensors
         size, grads = ctx.size, ([], [], [])

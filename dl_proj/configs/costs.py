@@ -214,7 +214,7 @@ class ModelStudyConfig(TimedConfig):
     architectures: tuple[Literal["encoder_only", "encoder_decoder"], ...] = ("encoder_only", "encoder_decoder")
     """model: pictures; an encoder-decoder's source and target are equally long"""
     variants: Annotated[tuple, _list_of(ModelVariant)] = ()
-    """model: two curves each, a list of {label, encoder, decoder, cross, max_length}"""
+    """model: two curves each, a list of {label, encoder_attention, decoder_attention, cross_attention, max_length}"""
     depth: int = Field(2, ge=1)
     """model: layers, of the encoder and of the decoder"""
     vocab_size: int = Field(32, ge=2)

@@ -396,3 +396,16 @@ def test_causal_attention_needs_as_many_keys_as_queries() -> None:
         PerformerAttention(8, causal=True)(q, k[:, :, :5], v[:, :, :5])
     across = PerformerAttention(8)(q, k[:, :, :5], v[:, :, :5])
     torch.testing.assert_close(across, naive(q, k[:, :, :5], v[:, :, :5], PerformerAttention(8).projection, False))
+
+
+@causal_or_not
+@pytest.mark.parametrize("kernel", ["softmax", "relu"])
+def test_backward_under_autocast_is_that_outside(causal: bool, kernel: str) -> None:
+    """A reversible stack's replay runs backward under the forward's autocast; features stay in float32."""
+    attention = PerformerAttention(8, n_features=32, causal=causal, kernel=kernel)
+    qkv = heads(20, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = attention(*qkv).square().sum()
+        inside = torch.autograd.grad(loss, qkv, retain_graph=True)
+    for a, b in zip(inside, torch.autograd.grad(loss, qkv), strict=True):
+        assert torch.equal(a, b)
