@@ -51,7 +51,7 @@ class Comparison(NamedTuple):
 
 def _lsh(n_rounds: int) -> Comparison:
     return Comparison(
-        LENGTHS if n_rounds < 8 else LENGTHS[::2],
+        LENGTHS,
         {
             "ours": partial(layers.lsh, n_rounds=n_rounds),
             "ours, de-duplicated": partial(layers.lsh, n_rounds=n_rounds, deduplicate=True),

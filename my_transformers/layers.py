@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from my_transformers.sublayers import FeedForward, MultiHeadAttention
+from my_transformers.sublayers import Context, FeedForward, MultiHeadAttention
 
 Branch = Callable[[Tensor], Tensor]
 """What a sublayer adds to the residual: (b, n, dim) -> (b, n, dim)."""
@@ -108,8 +108,7 @@ class DecoderCache:
     """What decoding knows: the target's tokens so far, and the context, projected once."""
 
     tokens: object  # the self-attention's cache
-    context: tuple[Tensor, Tensor]  # keys and values, (b, h, m, head_dim)
-    context_mask: Tensor | None  # (b, m), True where a token of the context is real
+    context: Context  # keys and values
 
 
 class DecoderLayer(_Layer):
@@ -181,9 +180,7 @@ class DecoderLayer(_Layer):
             self.transform,
         ]
 
-    def attend_across(
-        self, x: Tensor, *, context: Tensor | tuple[Tensor, Tensor], context_mask: Tensor | None = None
-    ) -> Tensor:
+    def attend_across(self, x: Tensor, *, context: Tensor | Context, context_mask: Tensor | None = None) -> Tensor:
         """What the cross-attention adds to the residual x; the context, or its keys and values."""
         x = self._before(x, self.norm_cross_attention)
         return self.dropout(self.cross_attention(x, context=context, mask=context_mask))
@@ -196,14 +193,14 @@ class DecoderLayer(_Layer):
         """
         if len(context) != batch:
             raise ValueError(f"{batch} sequences, but {len(context)} contexts: repeat a context for each that has it")
-        projected = self.cross_attention.keys_and_values(context)
-        return DecoderCache(self.attention.new_cache(batch, max_len), projected, context_mask)
+        projected = self.cross_attention.keys_and_values(context, context_mask)
+        return DecoderCache(self.attention.new_cache(batch, max_len), projected)
 
     def step_branches(self, cache: DecoderCache) -> list[Branch]:
         """:meth:`branches` for one more token."""
         return [
             partial(self.attend_step, cache=cache.tokens),
-            partial(self.attend_across, context=cache.context, context_mask=cache.context_mask),
+            partial(self.attend_across, context=cache.context),
             self.transform,
         ]
 

@@ -21,6 +21,9 @@ class LengthProjection(nn.Module, abc.ABC):
         ValueError: rank is not in [1, max_len].
     """
 
+    commutes = False
+    """Every number of a token is treated alike, and linearly, so linear maps of tokens may come before or after."""
+
     def __init__(self, max_len: int, rank: int) -> None:
         super().__init__()
         if not 1 <= rank <= max_len:
@@ -63,6 +66,7 @@ class LearnedProjection(LengthProjection):
     def __init__(self, max_len: int, rank: int, *, heads: int | None = None) -> None:
         super().__init__(max_len, rank)
         self.weight = nn.Parameter(torch.randn(heads or 1, rank, max_len) * max_len**-0.5)
+        self.commutes = heads is None
 
     def project(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """See :meth:`LengthProjection.forward`; every output is real, since each mixes all tokens."""
@@ -109,6 +113,8 @@ class _WindowProjection(LengthProjection):
 
 class MeanProjection(_WindowProjection):
     """The mean of each window's real tokens; no parameters."""
+
+    commutes = True
 
     def reduce(self, windows: Tensor, real: Tensor) -> Tensor:
         """See the base class."""

@@ -1,12 +1,21 @@
 """What an attention mechanism and a feed-forward network need around them to be a sublayer on (b, n, dim)."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
+
+
+class Context(NamedTuple):
+    """What queries of other tokens, or of later steps, attend to."""
+
+    keys: Tensor  # (b, h, m, head_dim)
+    values: Tensor  # (b, h, m, head_dim)
+    mask: Tensor | None  # (b, m), True where a key is real; None: all
 
 
 class MultiHeadAttention(nn.Module):
@@ -16,6 +25,10 @@ class MultiHeadAttention(nn.Module):
     mechanism can run with another. Its keys have length 1, where separate ones grow with the root of head_dim; so the
     projection is multiplied by sqrt(head_dim), without which the scores, and their gradients, would be that much
     smaller and training slower (q . k / ||k|| is also what Kitaev et al.'s own implementation takes).
+
+    A mechanism that makes fewer keys and values of the tokens (Linformer) has two methods of its own for that,
+    ``shorten(x, linear, mask)`` and ``attend(q, k, v, mask=)``: see
+    :meth:`~my_transformers.modules.linformer.LinformerAttention.shorten`.
 
     Args:
         mechanism: called with heads (b, h, n, head_dim) and ``mask``: q, k, v or, sharing, qk, v.
@@ -43,15 +56,14 @@ class MultiHeadAttention(nn.Module):
         self.to_heads = nn.Linear(dim, self.n_projections * heads * head_dim, bias=bias)
         self.to_out = nn.Linear(heads * head_dim, dim, bias=bias)
 
-    def forward(
-        self, x: Tensor, *, context: Tensor | tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, *, context: Tensor | Context | None = None, mask: Tensor | None = None) -> Tensor:
         """Attend among the tokens of x or, with a context, from x to the context's (cross-attention).
 
         Args:
             x: (b, n, dim).
             context: (b, m, dim), from which keys and values come, or these, of :meth:`keys_and_values`; None: x.
-            mask: (b, m), True where a token of the context, or of x, is real.
+            mask: (b, m), True where a token of the context, or of x, is real; of no use beside keys and values, which
+                have their own.
 
         Returns:
             (b, n, dim).
@@ -59,18 +71,25 @@ class MultiHeadAttention(nn.Module):
         Raises:
             ValueError: a context for a mechanism that shares queries and keys.
         """
-        heads = self._split(x) if context is None else self._split_apart(x, context)
-        return self._merge(self.mechanism(*heads, mask=mask))
+        if context is None and not self._shortens:
+            return self._merge(self.mechanism(*self._project(x, 0, self.n_projections), mask=mask))
+        if not isinstance(context, Context):
+            context = self.keys_and_values(x if context is None else context, mask)
+        (q,) = self._project(x, 0, 1)
+        attend = self.mechanism.attend if self._shortens else self.mechanism
+        return self._merge(attend(q, context.keys, context.values, mask=context.mask))
 
-    def keys_and_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of a context (b, m, dim), each (b, h, m, head_dim): once for many calls with the same context.
+    def keys_and_values(self, context: Tensor, mask: Tensor | None = None) -> Context:
+        """Those of a context (b, m, dim), its mask (b, m): once for many calls with the same context.
 
         Raises:
             ValueError: the mechanism shares queries and keys.
         """
         if self.mechanism.shared_query_key:
             raise ValueError("shared queries and keys cannot attend to a context: its tokens have no queries")
-        return self._project(context, 1), self._project(context, 2)
+        if self._shortens:
+            return Context(*self.mechanism.shorten(context, self._linear, mask))
+        return Context(*self._project(context, 1, 3), mask)
 
     def new_cache(self, batch: int, max_len: int) -> object:
         """The mechanism's empty cache for decoding up to ``max_len`` tokens."""
@@ -78,29 +97,39 @@ class MultiHeadAttention(nn.Module):
 
     def step(self, x: Tensor, cache: object) -> Tensor:
         """One more token x (b, 1, dim) -> (b, 1, dim); the cache takes it in."""
-        return self._merge(self.mechanism.step(*self._split(x), cache))
+        return self._merge(self.mechanism.step(*self._project(x, 0, self.n_projections), cache))
 
-    def _split(self, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self._project(x, number) for number in range(self.n_projections))
+    @property
+    def _shortens(self) -> bool:
+        return hasattr(self.mechanism, "shorten")
 
-    def _split_apart(self, x: Tensor, context: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries of x, keys and values of the context."""
-        k, v = context if isinstance(context, tuple) else self.keys_and_values(context)
-        return self._project(x, 0), k, v
+    def _project(self, x: Tensor, first: int, end: int) -> tuple[Tensor, ...]:
+        """(b, n, dim) -> (b, h, n, head_dim) by each of some neighbouring projections, in one product."""
+        weight, bias = self._rows(first, end)
+        heads = F.linear(x, weight, bias).unflatten(-1, (end - first, self.heads, self.head_dim))
+        return tuple(one.transpose(1, 2) for one in heads.unbind(2))
 
-    def _project(self, x: Tensor, number: int) -> Tensor:
-        """(b, n, dim) -> (b, h, n, head_dim), by one of the projections.
+    def _linear(self, x: Tensor, number: int, share: Tensor | None = None) -> Tensor:
+        """One projection, with ``share`` (b or 1, n, 1) of its bias: 1 is a token's, None too."""
+        weight, bias = self._rows(number, number + 1)
+        x = F.linear(x, weight, bias if share is None else None)
+        x = x if share is None or bias is None else x + share * bias
+        return x.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
 
-        They are made one by one, so that each one's memory, and its gradient's, is free as soon as it is used.
-        """
+    def _rows(self, first: int, end: int) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of projections first to end - 1."""
         width = self.heads * self.head_dim
-        of_it = slice(number * width, (number + 1) * width)
-        weight, bias = self.to_heads.weight[of_it], self.to_heads.bias
-        bias = None if bias is None else bias[of_it]
-        if number == 0 and self.mechanism.shared_query_key:  # here it costs less than on the activations
-            scale = self.head_dim**0.5
-            weight, bias = weight * scale, None if bias is None else bias * scale
-        return F.linear(x, weight, bias).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+        rows = slice(first * width, end * width)
+        weight, bias = self.to_heads.weight[rows], self.to_heads.bias
+        bias = None if bias is None else bias[rows]
+        if first == 0 and self.mechanism.shared_query_key:  # here it costs less than on the activations
+            weight, bias = self._scaled(weight), None if bias is None else self._scaled(bias)
+        return weight, bias
+
+    def _scaled(self, rows: Tensor) -> Tensor:
+        """Shared queries and keys, which are the first of some projections, times sqrt(head_dim)."""
+        width = self.heads * self.head_dim
+        return torch.cat((rows[:width] * self.head_dim**0.5, rows[width:]))
 
     def _merge(self, heads: Tensor) -> Tensor:
         return self.to_out(heads.transpose(1, 2).flatten(2))

@@ -1,6 +1,8 @@
 """Linformer: attention over a projection of the keys and values to few tokens (Wang et al. 2020, equation 7)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +64,30 @@ class LinformerAttention(nn.Module):
         values, _ = (self.project_values or self.project_keys)(v, mask)
         return self.attend(q, keys, values, mask=real)
 
+    def shorten(
+        self, x: Tensor, linear: Callable[..., Tensor], mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keys and values to :attr:`attend` to, of tokens of which linear maps have yet to make heads.
+
+        A projection of the length that treats all numbers of a token alike commutes with those maps,
+        E (x W + 1 b^T) = (E x) W + (E 1) b^T. It goes first, so that they meet ``rank`` tokens instead of m.
+
+        Args:
+            x: (b, m, dim).
+            linear: (tokens (b, ·, dim), 1 for keys or 2 for values, share of the bias (b or 1, ·, 1)) -> heads
+                (b, h, ·, d).
+            mask: (b, m), True where a token is real.
+
+        Returns:
+            Keys (b, h, rank, d), values (b, h, rank, e), and (b, rank) True where they are real, None if all are.
+
+        Raises:
+            ValueError: m is more than the projections' max_len.
+        """
+        keys, real = _linear_and_short(x, partial(linear, number=1), self.project_keys, mask)
+        values, _ = _linear_and_short(x, partial(linear, number=2), self.project_values or self.project_keys, mask)
+        return keys, values, real
+
     def new_cache(self, like: Tensor, max_len: int) -> object:
         """There is none.
 
@@ -69,6 +95,17 @@ class LinformerAttention(nn.Module):
             ValueError: always.
         """
         raise ValueError("step-by-step decoding needs causal=True, which linformer cannot be")
+
+
+def _linear_and_short(
+    x: Tensor, linear: Callable[..., Tensor], projection: LengthProjection, mask: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Both maps, the length's first if it may be: (b, m, dim) -> (b, h, rank, d), and which are real."""
+    if not projection.commutes:
+        return projection(linear(x), mask)
+    short, real = projection(x.unsqueeze(1), mask)
+    ones = x.new_ones(1 if mask is None else len(x), 1, x.shape[1], 1)
+    return linear(short.squeeze(1), share=projection(ones, mask)[0].squeeze(1)), real
 
 
 class BlockCausalLinformerAttention(nn.Module):

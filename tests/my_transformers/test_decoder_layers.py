@@ -163,15 +163,18 @@ def test_a_step_does_not_project_the_context_again(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("across", ACROSS)
 def test_keys_and_values_stand_for_their_context(across: str) -> None:
-    attention = MultiHeadAttention(ACROSS[across](0, 0.0), dim=10, heads=3, head_dim=4, bias=False).double()
+    attention = MultiHeadAttention(ACROSS[across](0, 0.0), dim=10, heads=3, head_dim=4).double()
     x, context = torch.randn(2, 3, 10, dtype=torch.float64), torch.randn(2, 8, 10, dtype=torch.float64)
     mask = torch.arange(8) < torch.tensor([[5], [8]])
-    keys, values = attention.keys_and_values(context)
-    for found, rows in ((keys, slice(12, 24)), (values, slice(24, 36))):
-        expected = (context @ attention.to_heads.weight[rows].T).view(2, 8, 3, 4).transpose(1, 2)
-        torch.testing.assert_close(found, expected)
-    out = attention(x, context=(keys, values), mask=mask)
-    torch.testing.assert_close(out, attention(x, context=context, mask=mask))
+    q, k, v = (
+        (tokens @ weight.T + bias).view(2, -1, 3, 4).transpose(1, 2)
+        for tokens, weight, bias in zip(
+            (x, context, context), attention.to_heads.weight.chunk(3), attention.to_heads.bias.chunk(3), strict=True
+        )
+    )
+    expected = attention.to_out(attention.mechanism(q, k, v, mask=mask).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(attention(x, context=attention.keys_and_values(context, mask)), expected)
+    torch.testing.assert_close(attention(x, context=context, mask=mask), expected)
 
 
 @norms

@@ -110,6 +110,39 @@ def test_linformer_of_scattered_real_tokens() -> None:
     torch.testing.assert_close(attend(q, k, v, mask=mask), FullAttention()(q, keys, values))
 
 
+@kinds
+@pytest.mark.parametrize("own_values", [False, True], ids=["key-value", "headwise"])
+@pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
+@pytest.mark.parametrize("bias", [False, True], ids=["linear", "affine"])
+def test_lengths_are_projected_before_heads_are_made_to_the_same_end(
+    kind: str, own_values: bool, padded: bool, bias: bool
+) -> None:
+    attention = MultiHeadAttention(
+        mechanisms(LinformerAttention, kind, 12, 4, own_values=own_values), dim=6, heads=2, head_dim=4, bias=bias
+    ).double()
+    x = torch.randn(3, 10, 6, dtype=torch.float64, requires_grad=True)
+    mask = torch.arange(10) < torch.tensor([[10], [7], [1]]) if padded else None
+    q, k, v = attention.to_heads(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+    expected = attention.to_out(attention.mechanism(q, k, v, mask=mask).transpose(1, 2).flatten(2))
+    out = attention(x, mask=mask)
+    torch.testing.assert_close(out, expected)
+    weighed = torch.randn_like(out)
+    wanted = [x, *attention.parameters()]
+    torch.testing.assert_close(
+        torch.autograd.grad(out, wanted, weighed), torch.autograd.grad(expected, wanted, weighed)
+    )
+
+
+@pytest.mark.parametrize("kind", ["learned", "mean"])
+def test_linear_maps_of_keys_and_values_meet_projected_tokens_alone(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    attention = MultiHeadAttention(mechanisms(LinformerAttention, kind, 12, 3, own_values=True), dim=8, heads=2)
+    lengths = []
+    linear = nn.functional.linear
+    monkeypatch.setattr(nn.functional, "linear", lambda y, *rest: lengths.append(y.shape[1]) or linear(y, *rest))
+    attention.double()(torch.randn(1, 12, 8, dtype=torch.float64))
+    assert sorted(lengths) == [3, 3, 12, 12]  # keys, values; queries, output
+
+
 def test_identity_projections_make_linformer_full_attention() -> None:
     q, k, v = random(7, 9, 9)
     for projections in ([identity(9)], [identity(9), identity(9)], [MeanProjection(9, 9)], [MaxProjection(9, 9)]):
