@@ -22,7 +22,7 @@ LogFeatures = Callable[[Tensor], Tensor]
 
 
 def bidirectional_kernel_attention(
-    q: Tensor, k: Tensor, v: Tensor, log_phi: LogFeatures, *, mask: Tensor | None = None
+    q: Tensor, k: Tensor, v: Tensor, log_phi_q: LogFeatures, log_phi_k: LogFeatures, *, mask: Tensor | None = None
 ) -> Tensor:
     """sum_j A_ij v_j / sum_j A_ij over all keys (Choromanski et al. 2021, equation 4), in O((n + m) f e).
 
@@ -36,24 +36,27 @@ def bidirectional_kernel_attention(
         q: (b, h, n, d).
         k: (b, h, m, d).
         v: (b, h, m, e), of the features' dtype.
-        log_phi: the features.
+        log_phi_q: the features of queries, but for a factor of each query, which is divided out.
+        log_phi_k: the features of keys.
         mask: (b, m), True where a key is real; a sample without any sees all.
 
     Returns:
         (b, h, n, e).
     """
     if torch.compiler.is_compiling():  # whose own partitioner chooses what to keep and what to compute again
-        return _at_once(q, k, v, log_phi, mask)
-    return _Bidirectional.apply(q, k, v, log_phi, mask)
+        return _at_once(q, k, v, log_phi_q, log_phi_k, mask)
+    return _Bidirectional.apply(q, k, v, log_phi_q, log_phi_k, mask)
 
 
-def _at_once(q: Tensor, k: Tensor, v: Tensor, log_phi: LogFeatures, mask: Tensor | None) -> Tensor:
-    log_k = _masked(log_phi(k), mask)
+def _at_once(
+    q: Tensor, k: Tensor, v: Tensor, log_phi_q: LogFeatures, log_phi_k: LogFeatures, mask: Tensor | None
+) -> Tensor:
+    log_k = _masked(log_phi_k(k), mask)
     largest = log_k.detach().amax(dim=-2, keepdim=True)
     features = (log_k - largest).exp()
     z = features.sum(dim=-2)
     means = (features.mT @ v) / z.unsqueeze(-1)
-    mixture = (log_phi(q) + (largest + z.log().unsqueeze(-2))).softmax(dim=-1)
+    mixture = (log_phi_q(q) + (largest + z.log().unsqueeze(-2))).softmax(dim=-1)
     return mixture @ means
 
 
@@ -72,16 +75,24 @@ class _Bidirectional(torch.autograd.Function):
     """The same a piece at a time, as one node that keeps no features: backward computes them again."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_phi: LogFeatures, mask: Tensor | None) -> Tensor:
-        n_features = log_phi(q[:1, :1, :1]).shape[-1]
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        log_phi_q: LogFeatures,
+        log_phi_k: LogFeatures,
+        mask: Tensor | None,
+    ) -> Tensor:
+        n_features = log_phi_q(q[:1, :1, :1]).shape[-1]
         out = empty_heads(v[:, :, :1].expand(-1, -1, q.shape[2], -1))
         log_total = q.new_empty((*q.shape[:3], 1))  # of each query's weights
         kept, scratch = [], Scratch(q.device)
         for own, n_tokens in _pieces(k, n_features):
-            summary = _Summary.of(k[own], v[own], log_phi, None if mask is None else mask[own], n_tokens)
+            summary = _Summary.of(k[own], v[own], log_phi_k, None if mask is None else mask[own], n_tokens)
             means, log_mass = summary.means(), summary.log_mass()
             for piece in _spans(q.shape[2], n_tokens):
-                log_q = log_phi(q[own][:, :, piece])
+                log_q = log_phi_q(q[own][:, :, piece])
                 logits = torch.add(log_q, log_mass, out=scratch.like("weights", log_q))
                 largest = logits.amax(dim=-1, keepdim=True)
                 weights = _exp_(logits.sub_(largest))
@@ -90,7 +101,7 @@ class _Bidirectional(torch.autograd.Function):
                 log_total[own][:, :, piece] = largest + total.log()
             kept += [summary.largest, summary.mass, summary.sums]
         ctx.save_for_backward(q, k, v, out, log_total, mask, *kept)
-        ctx.log_phi, ctx.n_features = log_phi, n_features
+        ctx.log_phi, ctx.n_features = (log_phi_q, log_phi_k), n_features
         return out
 
     @staticmethod
@@ -99,14 +110,14 @@ class _Bidirectional(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         q, k, v, out, log_total, mask, *kept = ctx.saved_tensors
         grad_q, grad_k, grad_v = (empty_heads(x) for x in (q, k, v))
-        scratch = Scratch(q.device)
+        scratch, (log_phi_q, log_phi_k) = Scratch(q.device), ctx.log_phi
         for number, (own, n_tokens) in enumerate(_pieces(k, ctx.n_features)):
             summary = _Summary(*kept[3 * number : 3 * number + 3])
             means, log_mass = summary.means(), summary.log_mass()
             of_means, of_mass = torch.zeros_like(means), torch.zeros_like(log_mass)
             for piece in _spans(q.shape[2], n_tokens):
                 of_out, own_out, own_total = (x[own][:, :, piece] for x in (grad, out, log_total))
-                queries, log_q = _again(ctx.log_phi, q[own][:, :, piece])
+                queries, log_q = _again(log_phi_q, q[own][:, :, piece])
                 weights = torch.add(log_q.detach(), log_mass, out=scratch.like("weights", log_q))
                 _exp_(weights.sub_(own_total))
                 of_logits = torch.matmul(of_out, means.mT, out=scratch.like("gradients", log_q))
@@ -118,7 +129,7 @@ class _Bidirectional(torch.autograd.Function):
             of_each = (of_mass - (of_means * means).sum(-1).unsqueeze(-2)) / summary.mass
             of_means /= summary.mass.mT
             for piece in _spans(k.shape[2], n_tokens):
-                keys, log_k = _again(ctx.log_phi, k[own][:, :, piece])
+                keys, log_k = _again(log_phi_k, k[own][:, :, piece])
                 with torch.enable_grad():
                     log_k = _masked(log_k, None if mask is None else mask[own][:, piece])
                 features = torch.sub(log_k.detach(), summary.largest, out=scratch.like("weights", log_k))
@@ -127,7 +138,7 @@ class _Bidirectional(torch.autograd.Function):
                 of_log_k.add_(of_each).mul_(features)
                 grad_k[own][:, :, piece] = torch.autograd.grad(log_k, keys, of_log_k)[0]
                 grad_v[own][:, :, piece] = features @ of_means
-        return grad_q, grad_k, grad_v, None, None
+        return grad_q, grad_k, grad_v, None, None, None
 
 
 def _again(log_phi: LogFeatures, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,7 +205,8 @@ def causal_kernel_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    log_phi: LogFeatures,
+    log_phi_q: LogFeatures,
+    log_phi_k: LogFeatures,
     *,
     mask: Tensor | None = None,
     chunk_size: int = 128,
@@ -211,7 +223,8 @@ def causal_kernel_attention(
         q: (b, h, n, d).
         k: (b, h, n, d).
         v: (b, h, n, e), of the features' dtype.
-        log_phi: the features.
+        log_phi_q: see :func:`bidirectional_kernel_attention`, as the next.
+        log_phi_k: see there.
         mask: (b, n), True where a key is real.
         chunk_size: tokens a chunk.
 
@@ -219,8 +232,8 @@ def causal_kernel_attention(
         (b, h, n, e).
     """
     if torch.compiler.is_compiling():  # whose own partitioner chooses what to keep and what to compute again
-        return _chunk_by_chunk(q, k, v, log_phi, mask, chunk_size)[0]
-    return _Causal.apply(q, k, v, log_phi, mask, chunk_size)
+        return _chunk_by_chunk(q, k, v, log_phi_q, log_phi_k, mask, chunk_size)[0]
+    return _Causal.apply(q, k, v, log_phi_q, log_phi_k, mask, chunk_size)
 
 
 @dataclass
@@ -293,12 +306,19 @@ def _masked(log_k: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _chunk_by_chunk(
-    q: Tensor, k: Tensor, v: Tensor, log_phi: LogFeatures, mask: Tensor | None, size: int
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_phi_q: LogFeatures,
+    log_phi_k: LogFeatures,
+    mask: Tensor | None,
+    size: int,
 ) -> tuple[Tensor, list[PrefixSum]]:
     """The output, and the sum at the start of each chunk."""
     outs, starts, start = [], [], None
     for i, own in enumerate(v.split(size, dim=2)):
-        log_q, log_k = log_phi(_part(q, i, size)), _masked(log_phi(_part(k, i, size)), _part_of_mask(mask, i, size))
+        log_q, log_k = log_phi_q(_part(q, i, size)), log_phi_k(_part(k, i, size))
+        log_k = _masked(log_k, _part_of_mask(mask, i, size))
         start = start or PrefixSum.empty(v, log_k.shape[-1])
         starts.append(start)
         seen, start = start.attend(log_q, log_k, own)
@@ -319,11 +339,18 @@ class _Causal(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_phi: LogFeatures, mask: Tensor | None, size: int
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        log_phi_q: LogFeatures,
+        log_phi_k: LogFeatures,
+        mask: Tensor | None,
+        size: int,
     ) -> Tensor:
-        out, starts = _chunk_by_chunk(q, k, v, log_phi, mask, size)
+        out, starts = _chunk_by_chunk(q, k, v, log_phi_q, log_phi_k, mask, size)
         ctx.save_for_backward(q, k, v, out, mask, *(s for start in starts for s in (start.sums, start.largest)))
-        ctx.log_phi, ctx.size = log_phi, size
+        ctx.log_phi, ctx.size = (log_phi_q, log_phi_k), size
         return out
 
     @staticmethod
@@ -331,12 +358,12 @@ class _Causal(torch.autograd.Function):
     @_without_autocast
     def backward(ctx: Any, grad: Tensor) -> Any:
         q, k, v, out, mask, *starts = ctx.saved_tensors
-        size, grads = ctx.size, ([], [], [])
+        size, grads, (log_phi_q, log_phi_k) = ctx.size, ([], [], []), ctx.log_phi
         after = None  # gradient of the sum at the chunk's end
         for i in reversed(range(len(starts) // 2)):
             with torch.enable_grad():
                 own_q, own_k = (_part(x, i, size).detach().requires_grad_() for x in (q, k))
-                log_q, log_k = ctx.log_phi(own_q), _masked(ctx.log_phi(own_k), _part_of_mask(mask, i, size))
+                log_q, log_k = log_phi_q(own_q), _masked(log_phi_k(own_k), _part_of_mask(mask, i, size))
             sums, largest = starts[2 * i : 2 * i + 2]
             chunk = _Chunk.of(log_q.detach(), log_k.detach(), _part(v, i, size), largest)
             grad_q, grad_k, grad_v, after = _backward_of_chunk(
@@ -345,7 +372,7 @@ class _Causal(torch.autograd.Function):
             found = torch.autograd.grad([log_q, log_k], [own_q, own_k], [grad_q, grad_k])
             for of_all, of_chunk in zip(grads, (*found, grad_v), strict=True):
                 of_all.append(of_chunk)
-        return *(torch.cat(parts[::-1], dim=2) for parts in grads), None, None, None
+        return *(torch.cat(parts[::-1], dim=2) for parts in grads), None, None, None, None
 
 
 def _backward_of_chunk(

@@ -70,7 +70,14 @@ def _turned(directions: Tensor, turned: int) -> Tensor:
     return torch.cat([torch.cat((kept, *quarter), dim=-1) for quarter in quarters])
 
 
-def log_features(x: Tensor, projection: Tensor | None, *, kernel: Kernel = "softmax", epsilon: float = 0.0) -> Tensor:
+def log_features(
+    x: Tensor,
+    projection: Tensor | None,
+    *,
+    kernel: Kernel = "softmax",
+    epsilon: float = 0.0,
+    up_to_a_factor: bool = False,
+) -> Tensor:
     """Log phi(x), where phi(q) . phi(k) estimates, or is, the kernel.
 
     With x' = x / d^(1/4), m features and directions omega_r:
@@ -88,6 +95,8 @@ def log_features(x: Tensor, projection: Tensor | None, *, kernel: Kernel = "soft
         kernel: which map.
         epsilon: the numerical stabiliser. The generalised maps need it, for their features can vanish; the
             exponential ones do not, and there it is a share of the token's own largest feature, added to each.
+        up_to_a_factor: leave out exp(-|x'|^2 / 2) / sqrt(m), which all features of a token have in common: attention
+            divides a query's out again.
 
     Returns:
         (..., m), m = p, or 2 p for hyperbolic, or d for unprojected.
@@ -100,6 +109,8 @@ def log_features(x: Tensor, projection: Tensor | None, *, kernel: Kernel = "soft
         return (_GENERALISED[kernel](x @ projection.mT) + epsilon).log()
     if kernel == "hyperbolic":
         projection = torch.cat((projection, -projection), dim=-2)
+    if up_to_a_factor:
+        return _raised(x @ projection.mT, epsilon)
     # omega . x' - (|x'|^2 + log m) / 2 as one product of vectors that are longer by one number
     constant = (x.square().sum(-1, keepdim=True) * scale**2 + math.log(projection.shape[-2])) / -2
     longer = torch.cat((projection, torch.ones_like(projection[..., :1])), dim=-1)
@@ -110,4 +121,4 @@ def _raised(logs: Tensor, epsilon: float) -> Tensor:
     """Add to each feature ``epsilon`` times its token's largest."""
     if epsilon == 0:
         return logs
-    return torch.logaddexp(logs, logs.detach().amax(-1, keepdim=True) + math.log(epsilon))
+    return torch.logaddexp(logs, logs.amax(-1, keepdim=True) + math.log(epsilon))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from my_transformers.kernel_attention import (
+    LogFeatures,
     PrefixSum,
     bidirectional_kernel_attention,
     causal_kernel_attention,
@@ -123,11 +124,11 @@ class PerformerAttention(nn.Module):
         v = drop_values(v, self.dropout if self.training else 0.0)
         with torch.autocast(q.device.type, enabled=False):
             exact = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v)]
-            log_phi = partial(log_features, projection=projection, kernel=self.kernel, epsilon=self.epsilon)
+            log_phi = self._log_features(projection)
             if self.causal:
-                out = causal_kernel_attention(*exact, log_phi, mask=mask, chunk_size=self.chunk_size)
+                out = causal_kernel_attention(*exact, *log_phi, mask=mask, chunk_size=self.chunk_size)
             else:
-                out = bidirectional_kernel_attention(*exact, log_phi, mask=mask)
+                out = bidirectional_kernel_attention(*exact, *log_phi, mask=mask)
         return out.to(v.dtype)
 
     def _current_projection(self) -> Tensor | None:
@@ -174,8 +175,13 @@ class PerformerAttention(nn.Module):
         """Attend with one more token, each (b, h, 1, ·) -> (b, h, 1, e), and add it to the sum."""
         with torch.autocast(q.device.type, enabled=False):
             q, k, exact = (x.to(cache.so_far.sums.dtype) for x in (q, k, v))
-            log_phi = partial(log_features, projection=self.projection, kernel=self.kernel, epsilon=self.epsilon)
-            return cache.attend(log_phi(q), log_phi(k), exact).to(v.dtype)
+            log_phi_q, log_phi_k = self._log_features(self.projection)
+            return cache.attend(log_phi_q(q), log_phi_k(k), exact).to(v.dtype)
+
+    def _log_features(self, projection: Tensor | None) -> tuple[LogFeatures, LogFeatures]:
+        """Of queries and of keys."""
+        of_keys = partial(log_features, projection=projection, kernel=self.kernel, epsilon=self.epsilon)
+        return partial(of_keys, up_to_a_factor=True), of_keys
 
 
 @dataclass

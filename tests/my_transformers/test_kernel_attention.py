@@ -37,6 +37,11 @@ def features(kernel: str) -> LogFeatures:
     return partial(log_features, projection=projection, kernel=kernel, epsilon=1e-3)
 
 
+def of_queries(kernel: str) -> LogFeatures:
+    """The same but for a factor of each query."""
+    return partial(features(kernel), up_to_a_factor=True)
+
+
 def naive(q: Tensor, k: Tensor, v: Tensor, log_phi: LogFeatures, visible: Tensor) -> Tensor:
     """A = phi(q) phi(k)^T where visible (b, n, m), each row divided by its sum; 0 where nothing is visible."""
     weights = (log_phi(q).exp() @ log_phi(k).exp().mT) * visible.unsqueeze(1)
@@ -83,7 +88,7 @@ def test_bidirectional_equals_the_naive_formula(
     visible = torch.ones(2, n, m, dtype=torch.bool) if mask is None else mask.unsqueeze(1).expand(-1, n, -1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernel_attention, "_FEATURES_IN_WORK", in_work)
-        ours = bidirectional_kernel_attention(*qkv, features(kernel), mask=mask)
+        ours = bidirectional_kernel_attention(*qkv, of_queries(kernel), features(kernel), mask=mask)
         assert_same(ours, naive(*qkv, features(kernel), visible), qkv)
 
 
@@ -97,7 +102,7 @@ def test_bidirectional_keeps_no_features() -> None:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        out = bidirectional_kernel_attention(q, k, v, features("softmax"))
+        out = bidirectional_kernel_attention(q, k, v, *2 * [features("softmax")])
     sums = sum(kept.values()) - sum(x.untyped_storage().nbytes() for x in (q, k, v, out))
     assert sums < 0.3 * q.shape[0] * q.shape[1] * 400 * features("softmax")(q).shape[-1] * 8
 
@@ -107,7 +112,7 @@ def test_a_large_key_in_a_later_piece_takes_over(monkeypatch: pytest.MonkeyPatch
     (q, k, v), _ = draw(0, 12)
     k = (k.detach() * torch.linspace(0.1, 30, 12).view(-1, 1)).requires_grad_()
     monkeypatch.setattr(kernel_attention, "_FEATURES_IN_WORK", 1)
-    ours = bidirectional_kernel_attention(q, k, v, features("softmax"))
+    ours = bidirectional_kernel_attention(q, k, v, *2 * [features("softmax")])
     assert_same(ours, naive(q, k, v, features("softmax"), torch.ones(2, 12, 12, dtype=torch.bool)), (q, k, v))
 
 
@@ -120,7 +125,7 @@ def test_causal_equals_the_naive_formula(kernel: str, masked: bool, n: int, chun
     qkv, mask = draw(seed, n)
     mask = mask if masked else None
     visible = torch.ones(2, n, n, dtype=torch.bool).tril() & (True if mask is None else mask.unsqueeze(1))
-    ours = causal_kernel_attention(*qkv, features(kernel), mask=mask, chunk_size=chunk_size)
+    ours = causal_kernel_attention(*qkv, of_queries(kernel), features(kernel), mask=mask, chunk_size=chunk_size)
     assert ours.isfinite().all()
     assert_same(ours, naive(*qkv, features(kernel), visible), qkv, only=visible.any(-1))
 
@@ -128,7 +133,7 @@ def test_causal_equals_the_naive_formula(kernel: str, masked: bool, n: int, chun
 def test_a_sample_without_real_keys_sees_all() -> None:
     (q, k, v), mask = draw(0, 6, 9)
     mask[1] = False
-    out = bidirectional_kernel_attention(q, k, v, features("softmax"), mask=mask)
+    out = bidirectional_kernel_attention(q, k, v, *2 * [features("softmax")], mask=mask)
     torch.testing.assert_close(out[1], v[1].mean(-2, keepdim=True).expand(-1, 6, -1))
 
 
@@ -137,7 +142,7 @@ def test_scale_of_features_is_divided_out(attend: object) -> None:
     """A constant added to the logarithms, one for each query, one for all keys of a head, changes nothing."""
     (q, k, v), mask = draw(0, 11)
     of_queries, of_heads = 1e5 * torch.randn(2, 3, 11, 1), 1e5 * torch.randn(2, 3, 1, 1)
-    out, moved = (attend(*qk, v, itself, mask=mask) for qk in ((q, k), (q + of_queries, k + of_heads)))
+    out, moved = (attend(*qk, v, itself, itself, mask=mask) for qk in ((q, k), (q + of_queries, k + of_heads)))
     torch.testing.assert_close(moved, out, rtol=1e-9, atol=1e-10)
 
 
@@ -151,7 +156,7 @@ def test_a_huge_later_key_changes_no_earlier_output(chunk_size: int, place: int)
     results = []
     for k in (qkv[1], raised.requires_grad_()):
         inputs = [qkv[0], k, qkv[2]]
-        out = causal_kernel_attention(*inputs, itself, chunk_size=chunk_size)
+        out = causal_kernel_attention(*inputs, *2 * [itself], chunk_size=chunk_size)
         assert out.isfinite().all()
         gradients = torch.autograd.grad(out[:, :, :place], inputs, torch.ones_like(out[:, :, :place]))
         results.append([x[:, :, :place] for x in (out, *gradients)])
@@ -163,8 +168,8 @@ def test_a_huge_earlier_key_takes_all_weight(chunk_size: int) -> None:
     q, k, v = (x.detach().float().requires_grad_() for x in draw(0, 21)[0])
     raised = k.detach().clone()
     raised[:, :, 9] += HUGE
-    before = causal_kernel_attention(q, k, v, itself, chunk_size=chunk_size)[:, :, :9]
-    out = causal_kernel_attention(q, raised.requires_grad_(), v, itself, chunk_size=chunk_size)
+    before = causal_kernel_attention(q, k, v, *2 * [itself], chunk_size=chunk_size)[:, :, :9]
+    out = causal_kernel_attention(q, raised.requires_grad_(), v, *2 * [itself], chunk_size=chunk_size)
     torch.testing.assert_close(out[:, :, :9], before)
     torch.testing.assert_close(out[:, :, 9:], v[:, :, 9:10].expand(-1, -1, 12, -1))
     gradients = torch.autograd.grad(out, (q, raised, v), torch.ones_like(out))
@@ -181,7 +186,7 @@ def test_bidirectional_is_exact_where_weights_leave_the_range_of_numbers(seed: i
     q, k = (size * torch.randn(1, 1, n, 6, generator=generator) for n in (7, 9))
     v = torch.randn(1, 1, 9, 3, generator=generator)
     expected = by_logarithms(q, k, v, torch.ones(7, 9, dtype=torch.bool))
-    ours = bidirectional_kernel_attention(q, k, v, itself)
+    ours = bidirectional_kernel_attention(q, k, v, *2 * [itself])
     torch.testing.assert_close(ours.double(), expected, rtol=0, atol=1e-6 * size + 1e-5)
 
 
@@ -194,7 +199,7 @@ def test_where_all_weights_vanish_a_query_sees_itself(chunk_size: int, masked: b
     v = torch.randn(1, 1, 5, 3)
     inputs = [x.requires_grad_() for x in (q, k, v)]
     mask = torch.tensor([[True, True, True, True, False]]) if masked else None
-    out = causal_kernel_attention(*inputs, itself, mask=mask, chunk_size=chunk_size)
+    out = causal_kernel_attention(*inputs, *2 * [itself], mask=mask, chunk_size=chunk_size)
     torch.testing.assert_close(out, v[:, :, [0, 1, 2, 1, 4]])
     weights = torch.randn_like(out)
     of_q, of_k, of_v = torch.autograd.grad(out, inputs, weights)
@@ -230,10 +235,10 @@ def test_another_sample_changes_nothing(causal: bool) -> None:
     attend = partial(causal_kernel_attention, chunk_size=8) if causal else bidirectional_kernel_attention
     q, k, v = (torch.randn(3, 2, 21, 8) for _ in range(3))
     log_phi = partial(log_features, projection=draw_projection(16, 8))
-    out = attend(q, k, v, log_phi)
+    out = attend(q, k, v, log_phi, log_phi)
     k[1] *= 1000
     k[:, 1] += 100
-    changed = attend(q, k, v, log_phi)
+    changed = attend(q, k, v, log_phi, log_phi)
     assert torch.equal(changed[::2, 0], out[::2, 0])
     assert not torch.isclose(changed[1], out[1]).all()
     assert not torch.isclose(changed[:, 1], out[:, 1]).all()
@@ -250,7 +255,8 @@ def saved_numbers(n: int, f: int, chunk_size: int, masked: bool = False) -> int:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        causal_kernel_attention(q, k, v, partial(log_features, projection=projection), mask=mask, chunk_size=chunk_size)
+        log_phi = partial(log_features, projection=projection)
+        causal_kernel_attention(q, k, v, log_phi, log_phi, mask=mask, chunk_size=chunk_size)
     return sum(kept.values())
 
 
@@ -265,7 +271,7 @@ def test_backward_keeps_no_features(masked: bool) -> None:
 
 def test_second_derivatives_of_the_causal_form_are_refused_rather_than_wrong() -> None:
     qkv, _ = draw(0, 9)
-    out = causal_kernel_attention(*qkv, features("softmax"), chunk_size=4)
+    out = causal_kernel_attention(*qkv, *2 * [features("softmax")], chunk_size=4)
     (gradient,) = torch.autograd.grad(out.square().sum(), qkv[:1], create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()

@@ -88,7 +88,7 @@ def test_parity_with_reformer_pytorch(
 def _never_in_the_first_chunk(
     attention: MultiHeadAttention, x: torch.Tensor, rotations: torch.Tensor, chunk: int
 ) -> torch.Tensor:
-    qk = attention._split(x)[0]
+    (qk,) = attention._project(x, 0, 1)
     projected = torch.einsum("bhnd,drk->bhrnk", qk, rotations[0])
     buckets = torch.cat((projected, -projected), -1).argmax(-1)
     place = buckets.argsort(dim=-1, stable=True).argsort(dim=-1)
