@@ -201,11 +201,10 @@ def _tokenizer(config: TextDataConfig, name: str, spans: list[Span], saved: Path
 
 
 def _learn(settings: BPEConfig | WordPieceConfig, name: str, spans: list[Span]) -> SubwordTokenizer:
-    with _progress(f"learning subwords of {name}", spans) as bar:
-        lines = _Lines(spans, bar)
-        if isinstance(settings, BPEConfig):
-            return train_bpe(lines, settings.vocab_size)
-        return train_wordpiece(lines, settings.vocab_size, lowercase=settings.lowercase)
+    lines = _Lines(spans, f"learning subwords of {name}")
+    if isinstance(settings, BPEConfig):
+        return train_bpe(lines, settings.vocab_size)
+    return train_wordpiece(lines, settings.vocab_size, lowercase=settings.lowercase)
 
 
 def _token_file(config: TextDataConfig, name: str, spans: list[Span], tokenizer: Tokenizer) -> TokenFile:
@@ -219,30 +218,32 @@ def _token_file(config: TextDataConfig, name: str, spans: list[Span], tokenizer:
 
 
 def _write_tokens(part: Path, name: str, spans: list[Span], tokenizer: Tokenizer, dtype: np.dtype) -> None:
-    with part.open("wb") as file, _progress(f"tokens of {name}", spans) as bar:
+    what = f"tokens of {name}"
+    with part.open("wb") as file:
         if isinstance(tokenizer, SubwordTokenizer):
-            for lines in _batches(_Lines(spans, bar)):
+            for lines in _batches(_Lines(spans, what)):
                 file.write(np.array(tokenizer.encode_lines(lines), dtype=dtype).tobytes())
             return
-        for span in spans:
-            for piece in span.pieces():
-                file.write(piece)
-                bar.update(len(piece))
+        with _progress(what, spans) as bar:
+            for span in spans:
+                for piece in span.pieces():
+                    file.write(piece)
+                    bar.update(len(piece))
 
 
 @dataclass
 class _Lines:
-    """A text's lines, from the start each time that they are asked for; a bar shows how far they are."""
+    """A text's lines, from its start each time that they are asked for; a bar shows how far they are."""
 
     spans: list[Span]
-    bar: tqdm
+    what: str
 
     def __iter__(self) -> Iterator[str]:
-        self.bar.reset()
-        for span in self.spans:
-            for line in span.lines():
-                self.bar.update(len(line))  # characters, which in most texts are about as many as bytes
-                yield line
+        with _progress(self.what, self.spans) as bar:
+            for span in self.spans:
+                for line in span.lines():
+                    bar.update(len(line))  # characters, which in most texts are about as many as bytes
+                    yield line
 
 
 def _batches(lines: Iterable[str]) -> Iterator[list[str]]:
