@@ -3,7 +3,6 @@
 import codecs
 import hashlib
 import io
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,9 +14,6 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from my_custom_ai.utils.files import write_text
-
-# The library encodes in threads, and warns at each process forked after that, as a loader does, unless it is told so.
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 _MASK = b"[MASK]"
 _UNKNOWN = "[UNK]"
