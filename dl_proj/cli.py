@@ -74,7 +74,7 @@ def training_config(schema: type[Config], argv: list[str], preset: str) -> tuple
 
 
 def other_settings(run: RunDirectory, config: BaseModel) -> list[str]:
-    """Where a run's settings are not those of ``config``, but for what changes nothing that is computed: a line each."""
+    """A line for each setting of a run that ``config`` has otherwise, but for what changes nothing that is computed."""
     saved = load_config(type(config), run.config)
     return [
         f"{run.config}: {key}: the run has {shown(old)}, asked for is {shown(new)}"

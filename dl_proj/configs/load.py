@@ -26,9 +26,7 @@ class ConfigError(Exception):
         self.lines = lines
 
 
-def load_config(
-    schema: type[Config], path: Path, overrides: dict | None = None, *, origin: str = "flags"
-) -> Config:
+def load_config(schema: type[Config], path: Path, overrides: dict | None = None, *, origin: str = "flags") -> Config:
     """Read a YAML file, lay ``overrides``, which ``origin`` gave, over it and check the result.
 
     Raises:
@@ -162,9 +160,7 @@ _PLAIN = {  # pydantic's words where they mean nothing to who writes a file
 }
 
 
-def _lines(
-    path: Path, overrides: dict, origin: str, schema: type[BaseModel], mistake: dict[str, Any]
-) -> list[str]:
+def _lines(path: Path, overrides: dict, origin: str, schema: type[BaseModel], mistake: dict[str, Any]) -> list[str]:
     """One mistake, or all that a rule over several settings found: where, the key, what is allowed, what came."""
     steps, parent = _walk(schema, mistake["loc"])
     kind, message, got = mistake["type"], mistake["msg"], mistake["input"]

@@ -21,8 +21,9 @@ _OWN = ("experiment_name", "runs_dir")  # a sweep gives its runs names and a fol
 class SweepConfig(Strict):
     """Train variants of one configuration and compare them."""
 
-    config: Path
-    """a training's YAML file, whose task (there, or in common) says which training it is"""
+    base: Path
+    """a training's YAML file, or the name of one in dl_proj/configs; its task (there, or in common) says which training
+    it is"""
     variants: dict[str, Settings] = {}
     """settings that differ, at dotted keys, by the name of the variant; give this or values"""
     values: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
@@ -62,7 +63,9 @@ class SweepConfig(Strict):
             f"{place}: {key} is the sweep's own to give" for place, key in self._keys() if key.split(".")[0] in _OWN
         ]
         known = ", ".join(self.all_variants)
-        return found + [f"only: there is no variant {n!r}, only {known}" for n in self.only if n not in self.all_variants]
+        return found + [
+            f"only: there is no variant {n!r}, only {known}" for n in self.only if n not in self.all_variants
+        ]
 
     def _keys(self) -> list[tuple[str, str]]:
         """Every dotted key, and where it stands."""

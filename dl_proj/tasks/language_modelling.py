@@ -11,7 +11,7 @@ _NOT_COUNTED = -100  # cross_entropy's word for a target without a loss
 
 
 class LanguageTask:
-    """Cross-entropy (nats a token) and accuracy, of those targets that count; the perplexity is exp of the mean loss."""
+    """Cross-entropy (nats a token) and accuracy of those targets that count; perplexity is exp of the mean loss."""
 
     def derived(self, means: dict[str, float]) -> dict[str, float]:
         """See :class:`~my_custom_ai.custom_train.task.Task`."""

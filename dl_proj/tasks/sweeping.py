@@ -8,7 +8,7 @@ from pathlib import Path
 from accelerate import PartialState
 from matplotlib.figure import Figure
 
-from dl_proj.cli import other_settings
+from dl_proj.cli import CONFIGS, other_settings
 from dl_proj.configs.load import ConfigError, load_config, merge, read_yaml, shown
 from dl_proj.configs.sweep import Settings, SweepConfig, nested
 from dl_proj.configs.training import ExperimentConfig
@@ -16,6 +16,7 @@ from dl_proj.evaluation import KINDS, Kind
 from dl_proj.pictures import save_figure
 from dl_proj.tables import csv_text, markdown
 from my_custom_ai.custom_train import NonFiniteLoss, RunDirectory
+from my_custom_ai.custom_train.checkpoint import load_tensors
 from my_custom_ai.utils.files import write_text
 
 
@@ -61,9 +62,8 @@ def sweep(config: SweepConfig) -> None:
             continue
         try:
             kind.train(variant.config, variant.run)
-            run = RunDirectory.newest(config.output_dir, variant.name)
             if PartialState().is_main_process:
-                write_text(_mark(run), "")
+                write_text(_mark(RunDirectory.newest(config.output_dir, variant.name)), "")
         except NonFiniteLoss as error:
             failed.append(f"{variant.name}: {error}")
         except KeyboardInterrupt:
@@ -75,12 +75,18 @@ def sweep(config: SweepConfig) -> None:
 
 
 def _kind(config: SweepConfig) -> Kind:
-    task = merge(read_yaml(config.config), nested(config.common)).get("task")
+    task = merge(read_yaml(_base(config)), nested(config.common)).get("task")
     if not isinstance(task, str) or task not in KINDS:
         raise ConfigError(
-            f"{config.config}: task: must be one of {', '.join(KINDS)} (got {shown(task)}); common may give it"
+            f"{config.base}: task: must be one of {', '.join(KINDS)} (got {shown(task)}); common may give it"
         )
     return KINDS[task]
+
+
+def _base(config: SweepConfig) -> Path:
+    """The training's file."""
+    shipped = CONFIGS / config.base
+    return config.base if config.base.is_file() or not shipped.is_file() else shipped
 
 
 def _variants(config: SweepConfig, kind: Kind) -> list[Variant]:
@@ -90,7 +96,7 @@ def _variants(config: SweepConfig, kind: Kind) -> list[Variant]:
         own = {"runs_dir": str(config.output_dir), "experiment_name": name}
         overrides = merge(nested(config.common), nested(changes)) | own
         try:
-            trained = load_config(kind.schema, config.config, overrides, origin=f"variant {name}")
+            trained = load_config(kind.schema, _base(config), overrides, origin=f"variant {name}")
         except ConfigError as error:
             mistakes += error.lines
             continue
@@ -98,7 +104,7 @@ def _variants(config: SweepConfig, kind: Kind) -> list[Variant]:
         mistakes += _does_not_fit(trained, run, config)
         found.append(Variant(name, changes, trained, run))
     if mistakes:
-        raise ConfigError(*mistakes)
+        raise ConfigError(*dict.fromkeys(mistakes))
     return found
 
 
@@ -112,41 +118,44 @@ def _does_not_fit(trained: ExperimentConfig, run: RunDirectory | None, config: S
 def _compare(config: SweepConfig, variants: list[Variant]) -> None:
     """sweep.csv, sweep.png and a printed table of the variants that are trained."""
     done = [variant for variant in variants if variant.finished]
-    rows = [_row(variant) for variant in done]
+    settings = list(dict.fromkeys(key for variant in done for key in _leaves(variant.changes)))
+    rows = [_row(variant, settings) for variant in done]
     if rows:
         table, picture = config.output_dir / "sweep.csv", config.output_dir / "sweep.png"
         write_text(table, csv_text(rows))
         _draw({variant.name: _history(variant, config.metric) for variant in done}, config.metric, picture)
-        settings = {key for variant in done for key in variant.changes}
         print(markdown([{k.replace("/", " ", 1): v for k, v in row.items() if k not in settings} for row in rows]))
         print(f"written: {table}, {picture}")
     if left := [variant.name for variant in variants if not variant.finished]:
         print(f"not trained yet: {', '.join(left)}")
 
 
-def _row(variant: Variant) -> dict[str, object]:
-    """What it changes, what it cost, its best validation figures and those of the test."""
-    changes = {key: v if isinstance(v, str) else json.dumps(v) for key, v in variant.changes.items()}
+def _row(variant: Variant, settings: list[str]) -> dict[str, object]:
+    """What it changes of those settings, what it cost, its best validation figures and those of the test."""
+    own = _leaves(variant.changes)
+    changes = {key: own.get(key) for key in settings}
     figures = json.loads((variant.run.path / "metrics.json").read_text(encoding="utf-8"))
     cost = {name: figures.pop(name) for name in ("parameters", "seconds", "steps")}
     return {"variant": variant.name} | changes | cost | _best(variant) | figures
 
 
+def _leaves(settings: Settings) -> dict[str, object]:
+    """With the dotted keys of single values."""
+    found: dict[str, object] = {}
+    for key, value in settings.items():
+        found |= _leaves({f"{key}.{k}": v for k, v in value.items()}) if isinstance(value, dict) else {key: value}
+    return found
+
+
 def _best(variant: Variant) -> dict[str, float]:
     """The validation figures of the best weights, and their step."""
-    monitor = variant.config.train.monitor
-    rows = [row for row in _rows(variant.run) if row.get(monitor.metric)]
-    best = (min if monitor.mode == "min" else max)(rows, key=lambda row: float(row[monitor.metric]))
-    return {"best step": int(best["step"])} | {k: float(v) for k, v in best.items() if k.startswith("val/") and v}
+    _, note = load_tensors(variant.run.best_weights)
+    return {"best step": note.pop("step")} | note
 
 
 def _history(variant: Variant, metric: str) -> list[tuple[int, float]]:
-    return [(int(row["step"]), float(row[metric])) for row in _rows(variant.run) if row.get(metric)]
-
-
-def _rows(run: RunDirectory) -> list[dict[str, str]]:
-    with run.metrics.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    with variant.run.metrics.open(newline="", encoding="utf-8") as file:
+        return [(int(row["step"]), float(row[metric])) for row in csv.DictReader(file) if row.get(metric)]
 
 
 def _draw(curves: dict[str, list[tuple[int, float]]], metric: str, path: Path) -> None:
