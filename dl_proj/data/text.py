@@ -3,23 +3,23 @@
 import hashlib
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from dl_proj.configs.load import ConfigError
-from dl_proj.configs.text import TextDataConfig
-from dl_proj.data.text_sets import Span, files_corpus
-from dl_proj.data.tokenizers import Tokenizer
-from my_custom_ai.utils.files import whole_file
+from dl_proj.configs.text import BPEConfig, BytesConfig, TextDataConfig, WordPieceConfig
+from dl_proj.data.text_sets import Corpus, Span, enwik8_corpus, files_corpus, wikitext_corpus
+from dl_proj.data.tokenizers import SubwordTokenizer, Tokenizer, load_tokenizer, train_bpe, train_wordpiece
+from my_custom_ai.utils.files import write_once
 
+_BATCH = 2**18  # characters that are tokenised at once
 _SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 Window = tuple[Tensor, Tensor, Tensor]
@@ -146,21 +146,24 @@ class TextData:
     tokenizer: Tokenizer
 
 
-def load_text(config: TextDataConfig, *, seed: int, ahead: int = 1) -> TextData:
-    """The windows of a text, tokenised once into ``root/tokens``.
+def load_text(config: TextDataConfig, *, seed: int, ahead: int = 1, saved_tokenizer: Path | None = None) -> TextData:
+    """The windows of a text, tokenised once into ``root/tokens``; a single file of bytes is read as it is.
 
     Args:
         config: which text, tokens and windows.
         seed: of the random training windows.
         ahead: see :class:`Windows`.
+        saved_tokenizer: file of the subwords to use, instead of learning them from the training text.
 
     Raises:
-        ConfigError: files that are not there, are empty or too short.
+        ConfigError: files that are not there and cannot be downloaded, or are empty, too short, or no text.
     """
-    corpus = files_corpus(config.path, val_share=config.val_share, test_share=config.test_share)
-    tokenizer = Tokenizer()
-    name = config.path.resolve().stem
-    files = {split: _token_file(config.root / "tokens", f"{name}-{split}", spans) for split, spans in corpus.items()}
+    try:
+        corpus, name = _corpus(config)
+        tokenizer = _tokenizer(config, name, corpus["train"], saved_tokenizer)
+        files = {split: _token_file(config, f"{name}-{split}", spans, tokenizer) for split, spans in corpus.items()}
+    except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise ConfigError(f"data: {error.filename}: {error.strerror.lower()}") from None
     _check_lengths(files, config, ahead)
     window, stride = config.window, config.eval_stride or config.window
     if config.sampling == "random":
@@ -171,51 +174,104 @@ def load_text(config: TextDataConfig, *, seed: int, ahead: int = 1) -> TextData:
     return TextData(train, val, test, tokenizer)
 
 
-def _check_lengths(files: dict[str, TokenFile], config: TextDataConfig, ahead: int) -> None:
-    needed = config.window + ahead
-    lines = [
-        f"data.window: a window of {config.window} tokens{' and the one after it' * ahead} does not fit into the "
-        f"{_SPLIT_NAMES[split]} text, which has {file.length}; lower window to {file.length - ahead} at most"
-        + (f" or raise data.{split}_share" if config.source == "files" and split != "train" else "")
-        for split, file in files.items()
-        if file.length < needed
-    ]
-    if lines:
-        raise ConfigError(*lines)
+def _corpus(config: TextDataConfig) -> tuple[Corpus, str]:
+    """The text, and a name for files made of it."""
+    if config.source == "files":
+        corpus = files_corpus(config.path, val_share=config.val_share, test_share=config.test_share)
+        return corpus, config.path.resolve().stem
+    if config.source == "enwik8":
+        return enwik8_corpus(config.root), config.source
+    return wikitext_corpus(config.source, config.root), config.source
 
 
-def _token_file(folder: Path, name: str, spans: list[Span]) -> TokenFile:
+def _tokenizer(config: TextDataConfig, name: str, spans: list[Span], saved: Path | None) -> Tokenizer:
+    settings = config.tokenizer
+    if isinstance(settings, BytesConfig):
+        return Tokenizer()
+    if saved is None:
+        key = _key(spans, settings.model_dump_json())
+        path = config.root / "tokens" / f"{name}-{settings.kind}-{key}.json"
+        saved = write_once(path, lambda part: _learn(settings, name, spans).save(part))
+    try:
+        return load_tokenizer(saved)
+    except FileNotFoundError:
+        raise ConfigError(f"data.tokenizer: {saved} is not there: without it nobody knows the model's tokens") from None
+    except ValueError as error:
+        raise ConfigError(f"data.tokenizer: {saved} is no tokenizer of this project's ({error})") from None
+
+
+def _learn(settings: BPEConfig | WordPieceConfig, name: str, spans: list[Span]) -> SubwordTokenizer:
+    with _progress(f"learning subwords of {name}", spans) as bar:
+        lines = _counted_lines(spans, bar)
+        if isinstance(settings, BPEConfig):
+            return train_bpe(lines, settings.vocab_size)
+        return train_wordpiece(lines, settings.vocab_size, lowercase=settings.lowercase)
+
+
+def _token_file(config: TextDataConfig, name: str, spans: list[Span], tokenizer: Tokenizer) -> TokenFile:
     n_bytes = sum(map(len, spans))
-    if len(spans) == 1:  # a file is its own tokens
+    if not isinstance(tokenizer, SubwordTokenizer) and len(spans) == 1:
         return TokenFile(spans[0].path, "uint8", spans[0].start, n_bytes, n_bytes)
-    path = made_once(folder / f"{name}-{_key(spans)}.bin", lambda part: _write_tokens(part, spans, name))
-    return TokenFile(path, "uint8", 0, n_bytes, n_bytes)
+    path = config.root / "tokens" / f"{name}-{config.tokenizer.kind}-{_key(spans, tokenizer.digest)}.bin"
+    dtype = np.min_scalar_type(tokenizer.n_symbols - 1)
+    write_once(path, lambda part: _write_tokens(part, name, spans, tokenizer, dtype))
+    return TokenFile(path, dtype.name, 0, path.stat().st_size // dtype.itemsize, n_bytes)
 
 
-def _write_tokens(part: Path, spans: list[Span], name: str) -> None:
-    total = sum(map(len, spans))
-    with (
-        part.open("wb") as file,
-        tqdm(desc=name, total=total, unit="B", unit_scale=True, delay=1, dynamic_ncols=True, leave=False) as bar,
-    ):
+def _write_tokens(part: Path, name: str, spans: list[Span], tokenizer: Tokenizer, dtype: np.dtype) -> None:
+    with part.open("wb") as file, _progress(f"tokens of {name}", spans) as bar:
+        if isinstance(tokenizer, SubwordTokenizer):
+            for lines in _batches(_counted_lines(spans, bar)):
+                file.write(np.array(tokenizer.encode_lines(lines), dtype=dtype).tobytes())
+            return
         for span in spans:
             for piece in span.pieces():
                 file.write(piece)
                 bar.update(len(piece))
 
 
+def _counted_lines(spans: list[Span], bar: tqdm) -> Iterator[str]:
+    for span in spans:
+        for line in span.lines():
+            bar.update(len(line))  # characters, which in most texts are about as many as bytes
+            yield line
+
+
+def _batches(lines: Iterator[str]) -> Iterator[list[str]]:
+    """Lines, so many together as are worth sharing out among threads."""
+    batch, size = [], 0
+    for line in lines:
+        batch.append(line)
+        size += len(line)
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _progress(what: str, spans: list[Span]) -> tqdm:
+    total = sum(map(len, spans))
+    return tqdm(desc=what, total=total, unit="B", unit_scale=True, delay=1, dynamic_ncols=True, leave=False)
+
+
 def _key(spans: list[Span], *others: str) -> str:
-    """A name for what is made of parts of files: another one as soon as a file changes."""
+    """A word for what is made of parts of files: another one as soon as a file changes."""
     parts = [(str(span.path.resolve()), span.path.stat().st_mtime_ns, span.start, span.end) for span in spans]
     return hashlib.sha256(json.dumps([parts, others]).encode()).hexdigest()[:12]
 
 
-def made_once(path: Path, write: Callable[[Path], None]) -> Path:
-    """``path``, written by ``write`` if it is not there: whole or not at all, by one process while others wait."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
-            if not path.exists():
-                with whole_file(path) as part:
-                    write(part)
-    return path
+def _check_lengths(files: dict[str, TokenFile], config: TextDataConfig, ahead: int) -> None:
+    lines = []
+    for split, file in files.items():
+        if file.length >= config.window + ahead:
+            continue
+        most = file.length - ahead
+        raised = f" or raise data.{split}_share" if config.source == "files" and split != "train" else ""
+        lowered = f"lower data.window to {most} at most{raised}" if most >= 2 else f"take a longer text{raised}"
+        lines.append(
+            f"data.window: {config.window} tokens{' and the one after them' if ahead else ''} are more than the "
+            f"{file.length} of the {_SPLIT_NAMES[split]} text; {lowered}"
+        )
+    if lines:
+        raise ConfigError(*lines)
