@@ -1,4 +1,4 @@
-"""Let a trained language model continue a text: python lm_generate.py --prompt "It was" --temperature 0.8."""
+"""Let a trained language model continue a text: python lm_generate.py --length 200 --temperature 0.8."""
 
 from dl_proj.cli import config_from, run_script
 from dl_proj.configs.language import ContinueTextConfig

@@ -94,6 +94,6 @@ def _check_length(n_prompt: int, length: int, window: int) -> None:
     if n_prompt + length > window + 1:
         possible = f"length can be {window + 1 - n_prompt} at most" if n_prompt <= window else "shorten the prompt"
         raise ConfigError(
-            f"length: {n_prompt} tokens of the prompt and {length} new ones are more than the {window + 1} that the model "
-            f"can hold, which was trained on data.window {window}; {possible}"
+            f"length: {n_prompt} tokens of the prompt and {length} new ones are more than the {window + 1} of a model "
+            f"with data.window {window}; {possible}"
         )
