@@ -6,6 +6,7 @@ import pytest
 from tiny_scripts import GONE, TEXT, as_yaml, assert_refused, files_below, tiny_language
 
 MASKED = {"objective": {"kind": "masked"}}
+WARM_UP = {"kind": "constant", "warmup_steps": 999}
 FILE = "c.yaml: "
 WRONG = {
     "no text": ({"data": GONE}, [("data:", "needed")]),
@@ -66,8 +67,8 @@ WRONG = {
         [("data.tokenizer.kind: wordpiece loses white space", "bpe or bytes")],
     ),
     "three at once": (
-        {"model.attention": {"kind": "linformer"}, "train.monitor.metric": "x", "schedule.warmup_steps": 9},
-        [("model.attention.kind: linformer",), ("train.monitor.metric 'x'",), ("schedule.warmup_steps 9",)],
+        {"model.attention": {"kind": "linformer"}, "train.monitor.metric": "x", "schedule": WARM_UP},
+        [("model.attention.kind: linformer",), ("train.monitor.metric 'x'",), ("schedule.warmup_steps 999",)],
     ),
 }
 
@@ -83,11 +84,15 @@ def test_a_wrong_setting(case, script):
 
 IN_THE_DATA = {
     "no such file": ({}, None, ["data.path: text.txt is not there"]),
-    "too short": ({}, TEXT[:100], ["data.window: a window of 16 tokens", "data.window: a window of 16 tokens"]),
-    "no text": ({"data.tokenizer": {"kind": "bpe"}}, TEXT.encode("latin-1"), ["data.path: text.txt"]),
+    "too short": ({}, TEXT[:100], ["data.window: 16 tokens and the one after"] * 2),
+    "no text": (
+        {"data.tokenizer": {"kind": "bpe"}},
+        TEXT.encode("latin-1"),
+        ["data.tokenizer: text.txt is not UTF-8 at byte 36"],
+    ),
     "a batch of more than all": ({"train.batch_size": 10**6}, TEXT, ["train.batch_size: 1000000 on each of 1 "]),
     "warm-up longer than the epochs": (
-        {"train.max_steps": GONE, "train.epochs": 1, "schedule.warmup_steps": 999},
+        {"train.max_steps": GONE, "train.epochs": 1, "schedule": WARM_UP},
         TEXT,
         ["schedule.warmup_steps 999 must be less than the "],
     ),

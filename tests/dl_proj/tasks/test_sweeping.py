@@ -314,7 +314,7 @@ MISTAKES = {
         [
             ("variant a: model.dimm:", "did you mean dim"),
             ("base.yaml and variant b: model: dim 16", "heads 3"),
-            ("variant c: seed:", "whole number"),
+            ("base.yaml and variant c: seed:", "whole number"),
         ],
     ),
 }

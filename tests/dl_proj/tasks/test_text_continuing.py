@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 from tiny_scripts import TEXT, as_yaml, assert_refused, call, one_thread, tiny_language
 
@@ -20,7 +19,7 @@ from dl_proj.tasks.text_continuing import continuation
 
 LSH = {"kind": "lsh", "bucket_size": 4, "n_rounds": 2}
 TRAININGS = {
-    "bytes": {"model.attention": LSH},
+    "bytes": {"model.attention": LSH, "model.positions": {"kind": "axial", "shape": [4, 8]}},  # more than the window
     "bpe": {"data.tokenizer": {"kind": "bpe", "vocab_size": 300}, "data.window": 12},
     "masked": {"objective": {"kind": "masked"}},
     "chunks": {"model.attention": LSH | {"rule": "chunk"}},
@@ -64,8 +63,14 @@ def generated(run, prompt, length, *, seed=0, temperature=1.0, top_k=None, top_p
     return tokenizer.decode(tokens[given:])
 
 
+def started(script, run, *flags):
+    """From a file that says no more than which model it is."""
+    as_yaml("own.yaml", {"checkpoint": str(run)})
+    return script("lm_generate", "--config", "own.yaml", "--device", "cpu", *flags)
+
+
 def text_of(script, run, *flags):
-    outcome = script("lm_generate", "--checkpoint", run, "--device", "cpu", *flags)
+    outcome = started(script, run, *flags)
     assert outcome.code == 0, outcome.lines
     return outcome.out
 
@@ -113,36 +118,32 @@ def test_a_prompt_from_standard_input(runs, script, monkeypatch):
     assert text_of(script, runs["bytes"], "--prompt", "-", "--length", 4) == f"café\n{expected}\n"
 
 
-def refused(script, run, *flags):
-    return script("lm_generate", "--checkpoint", run, "--device", "cpu", *flags)
-
-
 @pytest.mark.parametrize(
     ("given", "line"),
     [(b"", ("prompt: standard input is empty",)), (b"ab\xff", ("prompt: standard input is not UTF-8 at byte 2",))],
 )
 def test_standard_input_that_is_no_prompt(given, line, runs, script, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
-    assert_refused(refused(script, runs["bytes"], "--prompt", "-"), [line])
+    assert_refused(started(script, runs["bytes"], "--prompt", "-"), [line])
 
 
 def test_too_long_says_what_is_possible(runs, script):
     line = ("length: 5 tokens of the prompt and 13 new ones", "more than the 17", "window 16; length can be 12 at most")
-    assert_refused(refused(script, runs["bytes"], "--prompt", "12345", "--length", 13), [line])
+    assert_refused(started(script, runs["bytes"], "--prompt", "12345", "--length", 13), [line])
     text_of(script, runs["bytes"], "--prompt", "12345", "--length", 12)
     line = ("length: 17 tokens of the prompt and 1 new ones", "shorten the prompt")
-    assert_refused(refused(script, runs["bytes"], "--prompt", "x" * 17, "--length", 1), [line])
+    assert_refused(started(script, runs["bytes"], "--prompt", "x" * 17, "--length", 1), [line])
     text_of(script, runs["bytes"], "--prompt", "x" * 16, "--length", 1)
 
 
 def test_what_cannot_continue_text(runs, script):
     for name, parts in {"masked": ("a masked model", "objective: causal"), "chunks": ("rule: chunk",)}.items():
-        assert_refused(refused(script, runs[name]), [(f"checkpoint: {runs[name]}: ", *parts)])
+        assert_refused(started(script, runs[name]), [(f"checkpoint: {runs[name]}: ", *parts)])
 
 
 def test_checkpoints_that_are_none(runs, script, tmp_path):
-    assert_refused(refused(script, "nowhere"), [("'nowhere' is neither a folder",)])
-    outcome = refused(script, "synth-gen-full")
+    assert_refused(started(script, "nowhere"), [("'nowhere' is neither a folder",)])
+    outcome = started(script, "synth-gen-full")
     assert outcome.code == 2 and "task: must be 'language' (got 'copy')" in outcome.lines[0]
 
 
@@ -151,7 +152,7 @@ def test_a_checkpoint_without_its_subwords(runs, script, tmp_path):
         if file.name != "tokenizer.json":
             Path("lame").mkdir(exist_ok=True)
             (Path("lame") / file.name).write_bytes(file.read_bytes())
-    assert_refused(refused(script, "lame"), [("data.tokenizer: lame/tokenizer.json is not there",)])
+    assert_refused(started(script, "lame"), [("data.tokenizer: lame/tokenizer.json is not there",)])
 
 
 WRONG = {
@@ -165,5 +166,4 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_settings(case, runs, script):
     flags, start = WRONG[case]
-    Path("c.yaml").write_text(yaml.safe_dump({"checkpoint": str(runs["bytes"])}))
-    assert_refused(script("lm_generate", "--config", "c.yaml", *flags), [(start,)])
+    assert_refused(started(script, runs["bytes"], *flags), [(start,)])
