@@ -14,6 +14,7 @@ from my_transformers import (
     LearnedProjection,
     LengthProjection,
     LinformerAttention,
+    LocalAttention,
     LSHAttention,
     MaxProjection,
     MeanProjection,
@@ -143,6 +144,9 @@ def _linformers() -> list[Case]:
 CASES = [
     Case("full", _plain(FullAttention)),
     Case("shared_qk", _plain(SharedQKAttention)),
+    Case("local", _plain(LocalAttention, chunk_size=5)),
+    Case("local-far", _plain(LocalAttention, chunk_size=3, back=2), compiled=False),
+    Case("local-circle", _plain(LocalAttention, chunk_size=4, circle=12), directions=(False,), instead="causal=False"),
     Case("lsh-1", _plain(LSHAttention, bucket_size=4, n_rounds=1)),
     Case("lsh-3", _plain(LSHAttention, bucket_size=4, n_rounds=3)),
     Case("lsh-narrow", _plain(LSHAttention, bucket_size=8, n_rounds=2, window=3)),  # buckets overflow their window
