@@ -19,6 +19,13 @@ class _AttentionConfig(Strict):
         return self.kind
 
 
+def circle_mistakes(circle: int | None, name: str, chunk: int) -> list[str]:
+    """A circle that chunks of ``name`` tokens cannot fill."""
+    if circle is None or circle % chunk == 0:
+        return []
+    return [f"circle {circle} must be a multiple of {name} {chunk}"]
+
+
 class FullConfig(_AttentionConfig):
     """Softmax over all keys."""
 
@@ -70,6 +77,25 @@ class LSHConfig(_AttentionConfig):
         if self.attend_across_buckets and self.rule != "chunk":
             found.append(f"attend_across_buckets: true needs rule: chunk (got {self.rule!r})")
         return found
+
+
+class LocalConfig(_AttentionConfig):
+    """Softmax over a query's own chunk of the sequence and its neighbours."""
+
+    kind: Literal["local"] = "local"
+    """attention mechanism"""
+    chunk_size: int = Field(64, ge=1)
+    """local: tokens a chunk"""
+    back: int = Field(1, ge=0)
+    """local: chunks before its own that a query sees"""
+    ahead: int | None = Field(None, ge=0)
+    """local: chunks behind it; null: as many as back, or none in causal models"""
+    circle: int | None = Field(None, ge=1)
+    """local: not for causal models: pad to a multiple of so many tokens and let the ends meet; null: they do not"""
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        return circle_mistakes(self.circle, "chunk_size", self.chunk_size)
 
 
 class _PerformerSettings(_AttentionConfig):
@@ -258,6 +284,7 @@ AttentionConfig = Annotated[
     FullConfig
     | SharedQKConfig
     | LSHConfig
+    | LocalConfig
     | PerformerConfig
     | RelativeConfig
     | ClippedRelativeConfig

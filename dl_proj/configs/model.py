@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from dl_proj.configs.attention import (
     AttentionConfig,
@@ -11,11 +11,12 @@ from dl_proj.configs.attention import (
     ClippedRelativeConfig,
     FullConfig,
     LinformerConfig,
+    LocalConfig,
     LSHConfig,
     PerformerConfig,
     RelativeConfig,
 )
-from dl_proj.configs.base import Strict
+from dl_proj.configs.base import Strict, null_is_none
 from dl_proj.configs.images import ClassifierDataConfig
 
 
@@ -105,6 +106,36 @@ class StackConfig(_LayersConfig):
     """layers"""
     attention: AttentionConfig = LSHConfig()
     """the attention mechanism, chosen by kind"""
+    attentions: Annotated[tuple[AttentionConfig, ...] | None, BeforeValidator(null_is_none)] = None
+    """a list of mechanisms, one a layer, begun again when there are more layers, such as [{kind: local}, {kind: lsh}];
+    null: attention in all layers"""
+
+    @property
+    def mechanisms(self) -> tuple[AttentionConfig, ...]:
+        """The attention of the first layers, with which the others begin again."""
+        return (self.attention,) if self.attentions is None else self.attentions
+
+    @property
+    def attention_title(self) -> str:
+        """A short name for tables."""
+        return ", ".join(dict.fromkeys(mechanism.title for mechanism in self.mechanisms))
+
+    def layers_of(self, number: int) -> range:
+        """The numbers of the layers that have the mechanism of this number."""
+        return range(number, self.depth, len(self.mechanisms))
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        found = super().mistakes()
+        if self.attentions is None:
+            return found
+        if self.attention != StackConfig.model_fields["attention"].default:
+            found.append(f"attentions is given, so attention.kind: {self.attention.kind} has no effect; leave it out")
+        if not self.attentions:
+            found.append("attentions is empty, needs one at least")
+        elif len(self.attentions) > self.depth:
+            found.append(f"attentions has {len(self.attentions)} mechanisms, but there are {self.depth} layers (depth)")
+        return found
 
     def mistakes_at(self, length: int, *, causal: bool, grid: bool) -> list[str]:
         """What does not fit sequences of ``length`` tokens, which are the places of a grid or of a line."""
@@ -121,8 +152,17 @@ class StackConfig(_LayersConfig):
         return found
 
     def attention_mistakes(self, length: int, *, causal: bool) -> list[str]:
-        """What of it is the attention's."""
-        match self.attention:
+        """What of it is the attention's, in any layer."""
+        found = []
+        for number, attention in enumerate(self.mechanisms):
+            key = "model.attention" if self.attentions is None else f"model.attentions.{number}"
+            lines = self._attention_mistakes(attention, len(self.layers_of(number)), length, causal)
+            found += [line.replace("model.attention", key) for line in lines]
+        return found
+
+    def _attention_mistakes(self, attention: AttentionConfig, depth: int, length: int, causal: bool) -> list[str]:
+        """Of one mechanism, that ``depth`` layers have."""
+        match attention:
             case LSHConfig(n_buckets=None, bucket_size=size) if size > length:
                 return [
                     f"model.attention.bucket_size {size} is larger than the sequence of {length} tokens, so everything "
@@ -133,14 +173,18 @@ class StackConfig(_LayersConfig):
             case LinformerConfig() if causal:
                 return [
                     "model.attention.kind: linformer mixes all positions, so it cannot be causal; use "
-                    "causal_linformer, performer, relative, clipped_relative, lsh, shared_qk or full"
+                    "causal_linformer, performer, relative, clipped_relative, local, lsh, shared_qk or full"
                 ]
             case LinformerConfig():
-                return self.attention.mistakes_at(self.depth, length, "a sequence")
+                return attention.mistakes_at(depth, length, "a sequence")
             case CausalLinformerConfig() if not causal:
                 return ["model.attention.kind: causal_linformer looks back alone; use linformer for both directions"]
             case CausalLinformerConfig(block_size=size):
-                return self.attention.mistakes_at(self.depth, size, "model.attention.block_size")
+                return attention.mistakes_at(depth, size, "model.attention.block_size")
+            case LocalConfig(ahead=ahead) if causal and ahead:
+                return [f"model.attention.ahead {ahead} must be 0 or null in a causal model: those tokens are to come"]
+            case LocalConfig(circle=circle) if causal and circle:
+                return [f"model.attention.circle {circle} must be null in a causal model: its end is still to come"]
         return []
 
 
@@ -221,11 +265,13 @@ class ClassifierConfig(StackConfig):
     def mistakes_on(self, data: ClassifierDataConfig) -> list[str]:
         """What does not fit these images."""
         found = self.mistakes_at(self.length(data), causal=False, grid=True)
-        if data.split_channels and isinstance(self.attention, RelativeConfig | ClippedRelativeConfig):
-            found.append(
-                f"data.split_channels: true puts several tokens at one place, but model.attention.kind: "
-                f"{self.attention.kind} needs one"
-            )
+        kinds = [a.kind for a in self.mechanisms if isinstance(a, RelativeConfig | ClippedRelativeConfig)]
+        if data.split_channels:
+            found += [
+                "data.split_channels: true puts several tokens at one place, but model.attention.kind: "
+                f"{kind} needs one"
+                for kind in dict.fromkeys(kinds)
+            ]
         if data.split_channels and isinstance(self.positions, LearnedSinusoidalPositionsConfig):
             found.append(
                 "data.split_channels: true puts several tokens at one place, but model.positions.kind: "

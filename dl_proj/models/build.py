@@ -11,6 +11,7 @@ from dl_proj.configs.attention import (
     ClippedRelativeConfig,
     FullConfig,
     LinformerConfig,
+    LocalConfig,
     LSHConfig,
     PerformerConfig,
     RelativeConfig,
@@ -47,6 +48,7 @@ from my_transformers import (
     LearnedSinusoidalPositionalEncoding,
     LengthProjection,
     LinformerAttention,
+    LocalAttention,
     LSHAttention,
     MaxProjection,
     MeanProjection,
@@ -85,12 +87,23 @@ class Places:
 
 
 def build_mechanisms(
-    config: AttentionConfig, *, depth: int, heads: int, head_dim: int, causal: bool, places: Places, seed: int = 0
+    config: AttentionConfig,
+    *,
+    depth: int,
+    heads: int,
+    head_dim: int,
+    causal: bool,
+    places: Places,
+    seed: int = 0,
+    every: int = 1,
 ) -> list[nn.Module]:
-    """The attention mechanism of a configuration for each layer; layer i's random numbers come from seed + i."""
+    """The attention mechanism of a configuration for each of its layers; number i's random numbers: seed + i * every.
+
+    ``every`` so many layers of a model is one of these, so that no two layers of it have the same seed.
+    """
     if isinstance(config, LinformerConfig | CausalLinformerConfig):
         return _linformers(config, depth, heads, head_dim, causal, places)
-    return [_mechanism(config, heads, head_dim, causal, places, seed + i) for i in range(depth)]
+    return [_mechanism(config, heads, head_dim, causal, places, seed + i * every) for i in range(depth)]
 
 
 def _mechanism(
@@ -104,6 +117,8 @@ def _mechanism(
             return SharedQKAttention(causal=causal, dropout=config.dropout)
         case LSHConfig():
             return LSHAttention(**config.model_dump(exclude={"kind"}), causal=causal, seed=seed)
+        case LocalConfig():
+            return LocalAttention(**config.model_dump(exclude={"kind"}), causal=causal)
         case PerformerConfig():
             return _performer(config, head_dim, causal, seed)
         case RelativeConfig(n_scales=n_scales, content=content):
@@ -193,16 +208,22 @@ def build_stack(config: StackConfig, *, causal: bool, places: Places, seed: int 
 
 
 def _mechanisms_of(config: StackConfig, causal: bool, places: Places, seed: int) -> list[nn.Module]:
-    head_dim = config.head_dim or config.dim // config.heads
-    return build_mechanisms(
-        config.attention,
-        depth=config.depth,
-        heads=config.heads,
-        head_dim=head_dim,
-        causal=causal,
-        places=places,
-        seed=seed,
-    )
+    """Each layer's."""
+    of_layer = {}
+    for number, attention in enumerate(config.mechanisms):
+        layers = config.layers_of(number)
+        built = build_mechanisms(
+            attention,
+            depth=len(layers),
+            heads=config.heads,
+            head_dim=config.head_dim or config.dim // config.heads,
+            causal=causal,
+            places=places,
+            seed=seed + number,
+            every=layers.step,
+        )
+        of_layer |= dict(zip(layers, built, strict=True))
+    return [of_layer[i] for i in range(config.depth)]
 
 
 def _around(mechanism: nn.Module, config: StackConfig) -> MultiHeadAttention:

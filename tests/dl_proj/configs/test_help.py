@@ -159,7 +159,8 @@ def test_help_wins_over_a_file_that_is_not_there(script):
 def test_kinds_are_listed(script):
     out = " ".join(script("synth_train", "--help").out.split())
     for choices in (
-        "--model.attention.kind {causal_linformer,clipped_relative,full,linformer,lsh,performer,relative,shared_qk}",
+        "--model.attention.kind {causal_linformer,clipped_relative,full,linformer,local,lsh,performer,relative,"
+        "shared_qk}",
         "--schedule.kind {constant,noam,one_cycle,warmup_cosine}",
         "--model.positions.kind {axial,learned,learned_sinusoidal,none,sinusoidal}",
     ):

@@ -11,6 +11,7 @@ from dl_proj.configs.attention import (
     ClippedRelativeConfig,
     FullConfig,
     LinformerConfig,
+    LocalConfig,
     LSHConfig,
     PerformerConfig,
     RelativeConfig,
@@ -51,6 +52,7 @@ from my_transformers import (
     LearnedProjection,
     LearnedSinusoidalPositionalEncoding,
     LinformerAttention,
+    LocalAttention,
     LSHAttention,
     MaxProjection,
     MeanProjection,
@@ -89,6 +91,7 @@ OTHER_VALUES = {
         "deduplicate": False,
         "fresh_rotations": False,
     },
+    LocalConfig: {"dropout": 0.25, "chunk_size": 6, "back": 2, "ahead": 3, "circle": 128},
     PerformerConfig: RANDOM_FEATURES,
     RelativeConfig: RANDOM_FEATURES | {"n_scales": 2, "content": False},
     ClippedRelativeConfig: RANDOM_FEATURES | {"distance": 3},
@@ -99,6 +102,7 @@ MODULES = {
     FullConfig: FullAttention,
     SharedQKConfig: SharedQKAttention,
     LSHConfig: LSHAttention,
+    LocalConfig: LocalAttention,
     PerformerConfig: PerformerAttention,
     RelativeConfig: RelativeAttention,
     ClippedRelativeConfig: ClippedRelativeAttention,
@@ -150,15 +154,24 @@ LOOKS = {
     LinformerConfig: OF_PROJECTIONS | {"dropout": lambda m: m.attend.dropout},
     CausalLinformerConfig: OF_PROJECTIONS,
 }
-NEEDS = {"attend_across_buckets": {"rule": "chunk"}}
-FOLLOWS = {"bucket_size": {"window"}, "n_rounds": {"eval_rounds"}, "projection": {"sharing"}}  # from the setting
+NEEDS = {
+    (LSHConfig, "attend_across_buckets"): {"rule": "chunk"},
+    (LocalConfig, "circle"): {"ahead": 2},  # which says that it is not causal
+}
+FOLLOWS = {
+    "back": {"ahead"},
+    "bucket_size": {"window"},
+    "n_rounds": {"eval_rounds"},
+    "projection": {"sharing"},
+}  # from the setting
 
 LINE = Places(32)
 
 
 def mechanism(config, *, causal=True, seed=0, places=LINE):
     """Of the one layer of a model with two heads of four numbers."""
-    causal = ONE_WAY.get(type(config), causal)
+    both_ways = any(getattr(config, name, None) for name in ("ahead", "circle"))
+    causal = ONE_WAY.get(type(config), causal and not both_ways)
     (built,) = build_mechanisms(config, depth=1, heads=2, head_dim=4, causal=causal, places=places, seed=seed)
     return built
 
@@ -174,7 +187,7 @@ def test_the_table_is_complete(schema):
     ("schema", "name"), [(schema, name) for schema, values in OTHER_VALUES.items() for name in values]
 )
 def test_each_setting_of_an_attention_arrives(schema, name):
-    value, needs = OTHER_VALUES[schema][name], NEEDS.get(name, {})
+    value, needs = OTHER_VALUES[schema][name], NEEDS.get((schema, name), {})
     default, built = mechanism(schema(**needs)), mechanism(schema(**{name: value} | needs))
     assert type(built) is MODULES[schema]
 
@@ -520,6 +533,11 @@ STACK_FIELDS = {
         lambda m: (type(first(m).attention.mechanism), first(m).attention.mechanism.dropout),
         (FullAttention, 0.5),
     ),
+    "attentions": (
+        [{"kind": "full"}],
+        lambda m: type(first(m).attention.mechanism),
+        FullAttention,
+    ),
     "positions": ({"kind": "sinusoidal"}, lambda m: type(m.positions), SinusoidalPositionalEncoding),
 }
 
@@ -547,6 +565,29 @@ def test_all_layers_are_alike_but_for_their_hashes():
         assert (layer.norm, layer.attention.heads, layer.feed_forward.chunk_size) == ("post", 2, 2)
         assert layer.feed_forward.activation == "relu"
     assert [layer.attention.mechanism.seed for layer in built.stack.layers] == [3, 4, 5]
+
+
+MIXED = [{"kind": "local", "chunk_size": 4}, {"kind": "lsh", "bucket_size": 4}, {"kind": "performer", "n_features": 8}]
+
+
+@pytest.mark.parametrize("reversible", [True, False])
+def test_layers_of_different_kinds_begin_again_where_the_list_ends(reversible):
+    built = build(depth=5, attentions=MIXED, reversible=reversible).eval()
+    mechanisms = [layer.attention.mechanism for layer in built.stack.layers]
+    kinds = [LocalAttention, LSHAttention, PerformerAttention, LocalAttention, LSHAttention]
+    assert [type(m) for m in mechanisms] == kinds
+    assert [m.seed for m in mechanisms if hasattr(m, "seed")] == [4, 5, 7], "the model's and the layer's number"
+    tokens = torch.randint(7, (2, 12))
+    steps = built.generate(tokens[:, :3], 9)
+    whole = built(torch.cat((tokens[:, :3], steps), dim=1)[:, :11])
+    assert torch.equal(whole[:, 2:].argmax(-1), steps)
+
+
+def test_the_ranks_of_a_mechanism_in_a_list_are_those_of_its_own_layers():
+    attentions = [{"kind": "full"}, {"kind": "linformer", "rank": [3, 5], "sharing": "key_value"}]
+    config = StackConfig.model_validate({"dim": 16, "depth": 4, "attentions": attentions})
+    stack = build_stack(config, causal=False, places=Places(12))
+    assert [m.project_keys.rank for m in stack.modules() if isinstance(m, LinformerAttention)] == [3, 5]
 
 
 @pytest.mark.parametrize("reversible", [True, False])
