@@ -108,7 +108,7 @@ def test_a_list_of_kinds():
     config = loaded(file, *flags)
     assert config.model.attentions == (LocalConfig(back=2), FullConfig())
     assert SynthTrainConfig.model_validate(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))) == config
-    flags = ["--model.attentions", "null", "--model.attention.bucket_size", "4"]
+    flags = ["--model.attentions", "null", "--model.attention.kind", "lsh", "--model.attention.bucket_size", "4"]
     assert loaded(file, *flags).model.mechanisms == (LSHConfig(bucket_size=4),)
 
 
