@@ -11,6 +11,7 @@ from my_custom_ai.custom_train import CheckpointError
 Config = TypeVar("Config", bound=BaseModel)
 
 SHIPPED = Path(__file__).parent / "checkpoints"
+TOKENIZER = "tokenizer.json"  # beside the weights of a model of text, if its tokenizer was trained
 
 
 def find_checkpoint(name: str) -> Path:

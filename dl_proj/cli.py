@@ -39,8 +39,8 @@ def run_script(main: Callable[[list[str]], None]) -> None:
     except (NonFiniteLoss, OSError) as error:
         complain((f"stopped: {error}",))
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        complain(("interrupted; --resume last continues from the last saved state",))
+    except KeyboardInterrupt as error:
+        complain((str(error) or "interrupted; --resume last continues from the last saved state",))
         raise SystemExit(130) from None
 
 
@@ -67,16 +67,20 @@ def training_config(schema: type[Config], argv: list[str], preset: str) -> tuple
     if options.resume is None:
         return load_config(schema, path, overrides), None
     run = _run_to_resume(schema, options.resume, path, overrides)
-    saved = load_config(schema, run.config)
     config = load_config(schema, options.config or run.config, overrides)
-    changed = [
-        f"--resume: {run.config}: {key}: the run has {shown(old)}, asked for is {shown(new)}; start a new run for that"
+    if changed := other_settings(run, config):
+        raise ConfigError(*(f"--resume: {line}; start a new run for that" for line in changed))
+    return config, run
+
+
+def other_settings(run: RunDirectory, config: BaseModel) -> list[str]:
+    """A line for each setting of a run that ``config`` has otherwise, but for what changes nothing that is computed."""
+    saved = load_config(type(config), run.config)
+    return [
+        f"{run.config}: {key}: the run has {shown(old)}, asked for is {shown(new)}"
         for key, old, new in differences(saved.model_dump(mode="json"), config.model_dump(mode="json"))
         if key not in _MAY_CHANGE
     ]
-    if changed:
-        raise ConfigError(*changed)
-    return config, run
 
 
 def _run_to_resume(schema: type[BaseModel], resume: str, path: Path, overrides: dict) -> RunDirectory:

@@ -12,15 +12,17 @@ from dl_proj.checkpoint_folder import config_path, find_checkpoints, read_config
 from dl_proj.configs.classification import ClassifierTrainConfig
 from dl_proj.configs.evaluation import EvaluateConfig
 from dl_proj.configs.generation import GeneratorTrainConfig
+from dl_proj.configs.language import LanguageTrainConfig
 from dl_proj.configs.load import ConfigError, read_yaml, shown
 from dl_proj.configs.synth import SynthTrainConfig
 from dl_proj.configs.training import ExperimentConfig
 from dl_proj.experiment import Experiment
 from dl_proj.tables import csv_text, markdown
-from dl_proj.tasks.classifier_training import classification_experiment, leave_confusion
-from dl_proj.tasks.copy_training import copy_experiment
-from dl_proj.tasks.generator_training import generation_experiment
-from my_custom_ai.custom_train import CheckpointError, evaluate, load_weights, start
+from dl_proj.tasks.classifier_training import classification_experiment, leave_confusion, train_classifier
+from dl_proj.tasks.copy_training import copy_experiment, train_to_copy
+from dl_proj.tasks.generator_training import generation_experiment, train_generator
+from dl_proj.tasks.language_training import language_experiment, train_language_model
+from my_custom_ai.custom_train import CheckpointError, RunDirectory, evaluate, load_weights, start
 from my_custom_ai.custom_train.checkpoint import count_parameters
 from my_custom_ai.custom_train.data import evaluation_batches
 from my_custom_ai.utils.files import write_text
@@ -28,16 +30,18 @@ from my_custom_ai.utils.files import write_text
 
 @dataclass(frozen=True)
 class Kind:
-    """What is needed to measure one kind of training's models."""
+    """What is needed to train one kind of model and to measure it."""
 
     schema: type[ExperimentConfig]
     experiment: Callable[[ExperimentConfig], Experiment]
+    train: Callable[[ExperimentConfig, RunDirectory | None], None]
 
 
 KINDS = {
-    "copy": Kind(SynthTrainConfig, copy_experiment),
-    "classification": Kind(ClassifierTrainConfig, classification_experiment),
-    "generation": Kind(GeneratorTrainConfig, generation_experiment),
+    "copy": Kind(SynthTrainConfig, copy_experiment, train_to_copy),
+    "classification": Kind(ClassifierTrainConfig, classification_experiment, train_classifier),
+    "generation": Kind(GeneratorTrainConfig, generation_experiment, train_generator),
+    "language": Kind(LanguageTrainConfig, language_experiment, train_language_model),
 }
 
 
@@ -68,7 +72,8 @@ def _measure(name: str, folder: Path, config: EvaluateConfig, accelerator: Accel
     """One model's row."""
     kind = _kind(folder)
     trained = with_root(read_config(kind.schema, folder), config.data_root)
-    experiment = kind.experiment(trained)
+    of_text = isinstance(trained, LanguageTrainConfig)
+    experiment = language_experiment(trained, folder) if of_text else kind.experiment(trained)
     load_weights(folder / "model.safetensors", experiment.model)
     model = experiment.model.to(accelerator.device)
     batches = evaluation_batches(experiment.test_data, batch_size=config.batch_size)

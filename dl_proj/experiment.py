@@ -7,6 +7,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import Dataset
 
+from dl_proj.checkpoint_folder import TOKENIZER
 from dl_proj.configs.load import ConfigError
 from dl_proj.configs.training import (
     ConstantConfig,
@@ -16,6 +17,7 @@ from dl_proj.configs.training import (
     ScheduleConfig,
     WarmupCosineConfig,
 )
+from dl_proj.data.tokenizers import Tokenizer
 from dl_proj.pictures import draw_curves
 from my_custom_ai.custom_train import (
     Monitor,
@@ -34,7 +36,10 @@ from my_custom_ai.custom_train.schedules import Schedule
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a script hands over: a model, a task, three datasets and the names of their classes, if they have any."""
+    """What a script hands over: a model, a task and three datasets.
+
+    And the names of their classes, or the tokenizer of their text, if they have any.
+    """
 
     model: nn.Module
     task: Task
@@ -42,6 +47,7 @@ class Experiment:
     val_data: Dataset
     test_data: Dataset
     classes: tuple[str, ...] = ()
+    tokenizer: Tokenizer | None = None
 
 
 def train(config: ExperimentConfig, experiment: Experiment, dim: int, resume: RunDirectory | None) -> Trainer:
@@ -68,6 +74,9 @@ def train(config: ExperimentConfig, experiment: Experiment, dim: int, resume: Ru
     if mistakes := config.schedule_mistakes(there, accelerator.num_processes):
         raise ConfigError(*mistakes)
     run = resume or _new_run(config, accelerator.is_main_process)
+    if experiment.tokenizer is not None and accelerator.is_main_process:
+        for folder in (run.path, run.best):
+            experiment.tokenizer.save(folder / TOKENIZER)
     steps = settings.steps(len(experiment.train_data), accelerator.num_processes)
     trainer = Trainer(
         accelerator,

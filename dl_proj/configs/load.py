@@ -26,8 +26,8 @@ class ConfigError(Exception):
         self.lines = lines
 
 
-def load_config(schema: type[Config], path: Path, overrides: dict | None = None) -> Config:
-    """Read a YAML file, lay ``overrides`` (which flags gave) over it and check the result.
+def load_config(schema: type[Config], path: Path, overrides: dict | None = None, *, origin: str = "flags") -> Config:
+    """Read a YAML file, lay ``overrides``, which ``origin`` gave, over it and check the result.
 
     Raises:
         ConfigError: one line a mistake.
@@ -36,7 +36,7 @@ def load_config(schema: type[Config], path: Path, overrides: dict | None = None)
     try:
         return schema.model_validate(merge(read_yaml(path), overrides))
     except ValidationError as error:
-        lines = [line for mistake in error.errors() for line in _lines(path, overrides, schema, mistake)]
+        lines = [line for mistake in error.errors() for line in _lines(path, overrides, origin, schema, mistake)]
         raise ConfigError(*lines) from None
 
 
@@ -160,7 +160,7 @@ _PLAIN = {  # pydantic's words where they mean nothing to who writes a file
 }
 
 
-def _lines(path: Path, overrides: dict, schema: type[BaseModel], mistake: dict[str, Any]) -> list[str]:
+def _lines(path: Path, overrides: dict, origin: str, schema: type[BaseModel], mistake: dict[str, Any]) -> list[str]:
     """One mistake, or all that a rule over several settings found: where, the key, what is allowed, what came."""
     steps, parent, here = _walk(schema, mistake["loc"])
     kind, message, got = mistake["type"], mistake["msg"], mistake["input"]
@@ -168,7 +168,7 @@ def _lines(path: Path, overrides: dict, schema: type[BaseModel], mistake: dict[s
         allowed = _kinds(here)
         kind, message = "missing" if "kind" not in got else kind, f"must be one of {allowed}"
         steps, got = [*steps, "kind"], got.get("kind")
-    source = _source(path, overrides, steps[:-1] if kind == "missing" else steps)
+    source = _source(path, overrides, origin, steps[:-1] if kind == "missing" else steps)
     place = ": ".join(part for part in (source, ".".join(steps)) if part)
     if kind == "value_error":  # its message names the settings
         return [f"{place}: {line}" for line in str(mistake["ctx"]["error"]).splitlines()]
@@ -182,7 +182,7 @@ def _lines(path: Path, overrides: dict, schema: type[BaseModel], mistake: dict[s
     return [f"{place}: {message[0].lower()}{message[1:]} (got {shown(got)})"]
 
 
-def _source(path: Path, overrides: dict, steps: list[str]) -> str:
+def _source(path: Path, overrides: dict, origin: str, steps: list[str]) -> str:
     """Where the value at a key came from; a rule over several settings may have met some from the file and flags."""
     here: Any = overrides
     for step in steps:
@@ -192,8 +192,8 @@ def _source(path: Path, overrides: dict, steps: list[str]) -> str:
             return str(path)
         here = here[step]
     if isinstance(here, dict):
-        return f"{path} and flags" if here else str(path)
-    return "flags"
+        return f"{path} and {origin}" if here else str(path)
+    return origin
 
 
 def _walk(schema: type[BaseModel], loc: tuple) -> tuple[list[str], type[BaseModel], Any]:

@@ -188,6 +188,13 @@ class StackConfig(_LayersConfig):
         return []
 
 
+class LanguageModelConfig(StackConfig):
+    """A stack between embedded tokens and logits."""
+
+    tied: bool = False
+    """one matrix embeds tokens and maps to logits"""
+
+
 class EncoderDecoderConfig(_LayersConfig):
     """An encoder of the source and a decoder of the target, that attends to it."""
 

@@ -19,7 +19,8 @@ class OptimizerConfig(Strict):
     name: OptimizerName = "adam"
     """which one"""
     lr: float = Field(3e-3, gt=0)
-    """the schedule's highest learning rate"""
+    """the schedule's highest learning rate; adafactor: of its relative steps, which also fall as 1 / sqrt(update), and
+    the paper's is 0.01"""
     weight_decay: float = Field(0.0, ge=0)
     """of matrices; vectors are not decayed"""
     betas: tuple[_Beta, _Beta] = (0.9, 0.98)
@@ -161,13 +162,18 @@ class ExperimentConfig(Strict):
     train: TrainConfig
     """the pace of training"""
 
+    @property
+    def metrics(self) -> dict[str, MonitorMode]:
+        """What this training can be monitored by, and the better direction."""
+        return self.METRICS
+
     def monitor_mistakes(self) -> list[str]:
         """A metric that the training does not give, or the worse direction."""
         monitor = self.train.monitor
-        if monitor.metric not in self.METRICS:
-            return [f"train.monitor.metric {monitor.metric!r} is unknown, must be {' or '.join(self.METRICS)}"]
-        if monitor.mode != self.METRICS[monitor.metric]:
-            better = self.METRICS[monitor.metric]
+        if monitor.metric not in self.metrics:
+            return [f"train.monitor.metric {monitor.metric!r} is unknown, must be {' or '.join(self.metrics)}"]
+        if monitor.mode != self.metrics[monitor.metric]:
+            better = self.metrics[monitor.metric]
             return [f"train.monitor.mode {monitor.mode} must be {better} for {monitor.metric}"]
         return []
 

@@ -22,6 +22,7 @@ from dl_proj.configs.model import (
     AxialPositionsConfig,
     ClassifierConfig,
     EncoderDecoderConfig,
+    LanguageModelConfig,
     LearnedPositionsConfig,
     LearnedSinusoidalPositionsConfig,
     NoPositionsConfig,
@@ -31,6 +32,7 @@ from dl_proj.configs.model import (
 )
 from dl_proj.models.classification import ClassificationModel, PatchEmbedding
 from dl_proj.models.generation import AutoregressiveModel
+from dl_proj.models.language import LanguageModel
 from dl_proj.models.translation import EncoderDecoderModel
 from my_transformers import (
     AxialPositionalEncoding,
@@ -266,7 +268,14 @@ def build_classifier(
 
 
 def build_autoregressive(
-    config: StackConfig, *, vocab_size: int, max_len: int, columns: int | None = None, n_labels: int = 0, seed: int = 0
+    config: StackConfig,
+    *,
+    vocab_size: int,
+    max_len: int,
+    columns: int | None = None,
+    n_labels: int = 0,
+    tied: bool = False,
+    seed: int = 0,
 ) -> AutoregressiveModel:
     """A causal model of token sequences, conditional on a label if there are any; ``columns``: of a grid of tokens."""
     places = Places(max_len, columns, off_grid=1 if n_labels else 0)  # the label comes first
@@ -276,6 +285,24 @@ def build_autoregressive(
         dim=config.dim,
         vocab_size=vocab_size,
         n_labels=n_labels,
+        tied=tied,
+        dropout=config.dropout,
+    )
+
+
+def build_language_model(
+    config: LanguageModelConfig, *, causal: bool, vocab_size: int, max_len: int, seed: int = 0
+) -> LanguageModel:
+    """A model of text: one that continues it, if causal, else one that fills in what is masked."""
+    if causal:
+        return build_autoregressive(config, vocab_size=vocab_size, max_len=max_len, tied=config.tied, seed=seed)
+    places = Places(max_len)
+    return LanguageModel(
+        build_stack(config, causal=False, places=places, seed=seed),
+        build_positions(config.positions, dim=config.dim, places=places),
+        dim=config.dim,
+        vocab_size=vocab_size,
+        tied=config.tied,
         dropout=config.dropout,
     )
 

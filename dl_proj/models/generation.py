@@ -1,18 +1,19 @@
 """Autoregressive models: p(x) = prod_t p(x_t | x_1 ... x_(t-1)), or the same given a label."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dl_proj.models.language import LanguageModel
 from dl_proj.models.sampling import Choice, most_probable
 from my_transformers import EncoderStack, ReversibleStack
 from my_transformers.positional_encoding import PositionalEncoding
 
 
-class AutoregressiveModel(nn.Module):
-    """Embedding, positions, a causal stack and a linear map to logits.
+class AutoregressiveModel(LanguageModel):
+    """A language model with a causal stack, that can continue sequences, perhaps given a label.
 
     With labels, the sequence starts with the label's vector alone, in the place of the token that the first one lacks,
     and the vector is added to every later token too: a mechanism that sees few tokens still knows the label.
@@ -23,6 +24,7 @@ class AutoregressiveModel(nn.Module):
         dim: of the activations.
         vocab_size: symbols.
         n_labels: labels that condition the model; 0 for none.
+        tied: one matrix embeds tokens and maps to logits.
         dropout: on the embedded input.
     """
 
@@ -34,18 +36,13 @@ class AutoregressiveModel(nn.Module):
         dim: int,
         vocab_size: int,
         n_labels: int = 0,
+        tied: bool = False,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(vocab_size, dim)
-        nn.init.normal_(self.embedding.weight, std=0.02)  # torch's 1 would drown the positions, which start at 0.02
+        super().__init__(stack, positions, dim=dim, vocab_size=vocab_size, tied=tied, dropout=dropout)
         self.label_embedding = nn.Embedding(n_labels, dim) if n_labels else None
         if n_labels:
             nn.init.normal_(self.label_embedding.weight, std=0.02)
-        self.positions = positions
-        self.dropout = nn.Dropout(dropout)
-        self.stack = stack
-        self.to_logits = nn.Linear(dim, vocab_size)
 
     def forward(self, tokens: Tensor, *, labels: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Logits of each next token.
@@ -66,9 +63,8 @@ class AutoregressiveModel(nn.Module):
         if label is not None:
             x = torch.cat((label, x + label), dim=1)
             mask = None if mask is None else F.pad(mask, (1, 0), value=True)
-        return self.to_logits(self.stack(self.dropout(self.positions(x)), mask=mask))
+        return self.logits(x, mask)
 
-    @torch.no_grad()
     def generate(
         self,
         prompt: Tensor,
@@ -79,7 +75,23 @@ class AutoregressiveModel(nn.Module):
         max_len: int | None = None,
         progress: Callable[[range], Iterable[int]] = iter,
     ) -> Tensor:
-        """Continue sequences token by token, with a cache.
+        """What :meth:`stream` gives, as one tensor (b, length) int64."""
+        stream = self.stream(prompt, length, labels=labels, choose=choose, max_len=max_len, progress=progress)
+        new = list(stream)
+        return torch.stack(new, dim=1) if new else prompt[:, :0]
+
+    @torch.no_grad()
+    def stream(
+        self,
+        prompt: Tensor,
+        length: int,
+        *,
+        labels: Tensor | None = None,
+        choose: Choice = most_probable,
+        max_len: int | None = None,
+        progress: Callable[[range], Iterable[int]] = iter,
+    ) -> Iterator[Tensor]:
+        """Continue sequences token by token, with a cache; each token is given as soon as it is drawn.
 
         Args:
             prompt: (b, n) int64; n may be 0 for a model with labels.
@@ -90,8 +102,8 @@ class AutoregressiveModel(nn.Module):
                 buckets; default the positional encoding's.
             progress: wraps the steps, for a progress bar.
 
-        Returns:
-            (b, length) int64, without the prompt.
+        Yields:
+            (b,) int64, ``length`` times, without the prompt.
 
         Raises:
             ValueError: the sequence would outgrow max_len; nothing to start from; labels as in :meth:`forward`.
@@ -106,14 +118,16 @@ class AutoregressiveModel(nn.Module):
         if start + given == 0:
             raise ValueError("an empty prompt: a model without labels needs one token to start from")
         caches = self.stack.new_cache(prompt.shape[0], max_len)
-        tokens = list(prompt.unbind(1))
+        token = None
         for t in progress(range(n_inputs)):
-            x = label if t < start else self.embedding(tokens[t - start].unsqueeze(1))
-            x = x + label if label is not None and t >= start else x
+            place = t - start  # of the token that goes in
+            token = prompt[:, place] if 0 <= place < given else token
+            x = label if place < 0 else self.embedding(token.unsqueeze(1))
+            x = x + label if label is not None and place >= 0 else x
             x = self.stack.step(self.dropout(self.positions(x, first=t)), caches)
-            if t - start + 1 == len(tokens):
-                tokens.append(choose(self.to_logits(x[:, -1]), len(tokens) - given))
-        return torch.stack(tokens[given:], dim=1) if length else prompt[:, given:]
+            if place + 1 >= given:
+                token = choose(self.to_logits(x[:, -1]), place + 1 - given)
+                yield token
 
     def _embed_labels(self, labels: Tensor | None) -> Tensor | None:
         """(b,) -> (b, 1, dim)."""

@@ -20,6 +20,8 @@ def build_optimizer(
     """Adam, AdamW or Adafactor over the parameters that want a gradient.
 
     Biases, normalisations and other vectors are not decayed. Adafactor has no betas or eps to set: it keeps torch's.
+    Its steps are relative: max(0.001, root mean square of the weights) min(lr, 1 / sqrt(t)) at update t; the paper's lr
+    is 0.01 (Shazeer and Stern 2018, algorithms 4 and 5).
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [

@@ -19,7 +19,7 @@ from my_custom_ai.custom_train.data import TrainingBatches, evaluation_batches
 from my_custom_ai.custom_train.monitor import Monitor
 from my_custom_ai.custom_train.run_directory import RunDirectory
 from my_custom_ai.custom_train.schedules import Schedule
-from my_custom_ai.custom_train.task import Task
+from my_custom_ai.custom_train.task import Task, all_figures
 from my_custom_ai.utils.meters import Meter, Ratio
 from my_custom_ai.utils.seeding import generator_states, seed_everything, set_generator_states
 from my_custom_ai.utils.trackers import Curves, MetricsFile
@@ -209,7 +209,7 @@ class Trainer:
         bar.set_postfix_str(", ".join(filter(None, (bar.postfix_text, shown))))
 
     def _log_training(self, since: float, bar: tqdm) -> float:
-        means = self._meter.means()
+        means = all_figures(self.task, self._meter.means())
         self._meter.reset()
         now = time.perf_counter()
         rate = self.optimizer.param_groups[0]["lr"]
@@ -293,7 +293,10 @@ class Trainer:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, task: Task, batches: Any, accelerator: Accelerator) -> dict[str, float]:
-    """Each of the task's metrics over all batches; sums and counts are added before dividing, and over processes."""
+    """Each of the task's metrics over all batches; sums and counts are added before dividing, and over processes.
+
+    With what the task derives from them.
+    """
     was_training = model.training
     model.eval()
     meter = Meter()
@@ -301,8 +304,9 @@ def evaluate(model: nn.Module, task: Task, batches: Any, accelerator: Accelerato
         meter.add(task.measure(model, send_to_device(batch, accelerator.device)))
     model.train(was_training)
     if accelerator.num_processes == 1:
-        return meter.means()
+        return all_figures(task, meter.means())
     everyones: list[dict[str, list[float]]] = gather_object([{k: v.tolist() for k, v in meter.sums().items()}])
     names = dict.fromkeys(name for sums in everyones for name in sums)
     totals = {n: [sum(sums[n][i] for sums in everyones if n in sums) for i in (0, 1)] for n in names}
-    return {name: total / count if count else math.nan for name, (total, count) in totals.items()}
+    means = {name: total / count if count else math.nan for name, (total, count) in totals.items()}
+    return all_figures(task, means)

@@ -2,8 +2,10 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from filelock import FileLock
 
 
 @contextlib.contextmanager
@@ -30,3 +32,18 @@ def write_text(path: Path, text: str) -> None:
     """Write a whole text file."""
     with whole_file(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def write_once(path: Path, write: Callable[[Path], None]) -> Path:
+    """Let ``write`` make a file that is not there: whole or not at all, by one process while others wait.
+
+    Returns:
+        ``path``. A ``.lock`` stays beside it.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                with whole_file(path) as part:
+                    write(part)
+    return path

@@ -1,0 +1,239 @@
+"""Text as tokens and back: bytes, or subwords that the ``tokenizers`` library learns from the training text."""
+
+import codecs
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import tokenizers
+import torch
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
+
+from my_custom_ai.utils.files import write_text
+
+# The library encodes in threads, and warns at each process forked after that, as a loader does, unless it is told so.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+_MASK = b"[MASK]"
+_UNKNOWN = "[UNK]"
+_LINE = 2**16  # bytes after which a line is cut: what a text without line ends is tokenised by
+_ALPHABET = 1000  # characters that WordPiece knows at most; words with others are unknown
+
+
+class Tokenizer:
+    """Bytes as tokens: token t is the byte t; the mask is one symbol more, which no text contains.
+
+    Args:
+        pieces: bytes of text that each token stands for; a subclass may give others than the 256.
+        n_special: so many tokens, the first ones, stand for no text.
+    """
+
+    def __init__(self, pieces: list[bytes] | None = None, n_special: int = 0) -> None:
+        self._pieces = [bytes([byte]) for byte in range(256)] if pieces is None else pieces
+        self._n_special = n_special
+
+    @property
+    def n_symbols(self) -> int:
+        """Tokens that text may become, 0 to n_symbols - 1: the vocabulary of a causal model."""
+        return len(self._pieces)
+
+    @property
+    def mask_token(self) -> int:
+        """The mask: the last symbol."""
+        return self.n_symbols
+
+    @property
+    def vocab_size(self) -> int:
+        """Symbols with the mask: the vocabulary of a masked model."""
+        return self.n_symbols + 1
+
+    @property
+    def ordinary(self) -> range:
+        """Tokens that stand for text: no special ones, no mask."""
+        return range(self._n_special, self.n_symbols)
+
+    @property
+    def starts_word(self) -> Tensor:
+        """(vocab_size,) bool: whether a token begins a word, which is letters and digits and what leads them.
+
+        A space begins the word after it; a mark of punctuation and a line end each begin one, too. Bytes of other
+        alphabets than ASCII's count as letters.
+        """
+        return torch.tensor([not (piece[:1].isalnum() or piece[:1] >= b"\x80") for piece in self._pieces] + [True])
+
+    @property
+    def digest(self) -> str:
+        """A word for all that decides which tokens a text becomes."""
+        return "bytes"
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text, each below n_symbols."""
+        return list(text.encode())
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of tokens; bytes that are no UTF-8 become U+FFFD, the mask ``[MASK]``."""
+        return "".join(self.decode_stream(tokens))
+
+    def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
+        """Whole characters, each as soon as its last token came; together what :meth:`decode` gives."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for token in tokens:
+            if text := decoder.decode(_MASK if token == self.mask_token else self._pieces[token]):
+                yield text
+        if text := decoder.decode(b"", final=True):
+            yield text
+
+    def save(self, path: Path) -> None:
+        """Write what :func:`load_tokenizer` reads; bytes need no file, and write none."""
+
+
+class SubwordTokenizer(Tokenizer):
+    """Subwords, found line by line.
+
+    Byte-level BPE spells any text exactly. WordPiece loses white space (decoded, words have one space before them) and
+    perhaps case; words that it cannot spell become its token 0, ``[UNK]``.
+
+    Args:
+        subwords: a byte-level BPE or a WordPiece tokenizer as :func:`train_bpe` and :func:`train_wordpiece` make them.
+
+    Raises:
+        ValueError: it is another one.
+    """
+
+    def __init__(self, subwords: tokenizers.Tokenizer) -> None:
+        numbers = subwords.get_vocab()
+        symbols = sorted(numbers, key=numbers.get)
+        if not symbols or sorted(numbers.values()) != list(range(len(symbols))):
+            raise ValueError("its symbols are not numbered from 0 on")
+        if isinstance(subwords.model, models.BPE):
+            if set("".join(symbols)) - _BYTE_OF.keys():
+                raise ValueError("it is no byte-level BPE")
+            super().__init__([bytes(_BYTE_OF[character] for character in symbol) for symbol in symbols])
+        elif isinstance(subwords.model, models.WordPiece):
+            pieces = [symbol[2:] if symbol.startswith("##") else f" {symbol}" for symbol in symbols]
+            super().__init__([piece.encode() for piece in pieces], n_special=1)
+        else:
+            raise ValueError(f"its model is {type(subwords.model).__name__}, must be BPE or WordPiece")
+        self._subwords = subwords
+
+    @property
+    def digest(self) -> str:
+        """See Tokenizer."""
+        return hashlib.sha256(self._subwords.to_str().encode()).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text: the same, one by one, as in a token file."""
+        data = text.encode()
+        return self.encode_lines(list(text_lines(io.BytesIO(data), len(data))))
+
+    def encode_lines(self, lines: list[str]) -> list[int]:
+        """Tokens of lines as :func:`text_lines` gives them."""
+        encodings = self._subwords.encode_batch_fast(lines, add_special_tokens=False)
+        return [token for encoding in encodings for token in encoding.ids]
+
+    def save(self, path: Path) -> None:
+        """Write what :func:`load_tokenizer` reads: the library's tokenizer.json."""
+        write_text(path, self._subwords.to_str(pretty=True))
+
+
+def load_tokenizer(path: Path) -> SubwordTokenizer:
+    """Subwords that were saved.
+
+    Raises:
+        ValueError: not a tokenizer that was saved here.
+        OSError: no such file.
+    """
+    text = path.read_text(encoding="utf-8")
+    try:
+        subwords = tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # the library raises nothing more particular
+        raise ValueError(str(error)) from None
+    return SubwordTokenizer(subwords)
+
+
+def train_bpe(lines: Iterable[str], vocab_size: int) -> SubwordTokenizer:
+    """Byte-level byte-pair encoding (Sennrich et al. 2016, section 3.2, on bytes as Radford et al. 2019, section 2.2).
+
+    The 256 bytes are symbols, so that any text can be spelled; the most frequent pair of symbols becomes a symbol,
+    again and again, inside of words, which a space leads.
+
+    Args:
+        lines: a text, read once, never held as a whole.
+        vocab_size: symbols; fewer if the text has no more pairs.
+    """
+    subwords = tokenizers.Tokenizer(models.BPE())
+    subwords.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    subwords.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
+    subwords.train_from_iterator(lines, trainer)
+    return SubwordTokenizer(subwords)
+
+
+def train_wordpiece(lines: Iterable[str], vocab_size: int, *, lowercase: bool) -> SubwordTokenizer:
+    """Subwords as BERT has them (Devlin et al. 2019, section 3): words and marks of punctuation, divided where needed.
+
+    Args:
+        lines: a text, read once, never held as a whole.
+        vocab_size: symbols, ``[UNK]`` included; fewer if the text has no more pairs.
+        lowercase: without case and accents.
+    """
+    subwords = tokenizers.Tokenizer(models.WordPiece(unk_token=_UNKNOWN))
+    subwords.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    subwords.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    subwords.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[_UNKNOWN],
+        limit_alphabet=min(_ALPHABET, vocab_size // 4),  # each is up to two symbols: at a word's start, and inside
+        show_progress=False,
+    )
+    subwords.train_from_iterator(lines, trainer)
+    # The trainer also made [UNK] a word of its own, as which a text could contain it: a fresh model does not.
+    plain = tokenizers.Tokenizer(models.WordPiece(vocab=subwords.get_vocab(), unk_token=_UNKNOWN))
+    plain.normalizer, plain.pre_tokenizer = subwords.normalizer, subwords.pre_tokenizer
+    plain.decoder = subwords.decoder
+    return SubwordTokenizer(plain)
+
+
+class NotUTF8(ValueError):
+    """Bytes that are no text; ``offset`` counts the bytes before them."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"byte {offset} is not UTF-8")
+        self.offset = offset
+
+
+def text_lines(file: BinaryIO, size: int) -> Iterator[str]:
+    """The next ``size`` bytes of a file as text, a line at a time, each with its end; lines of 64 KiB are cut.
+
+    Raises:
+        NotUTF8: they are no text.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    done = 0
+    while done < size and (line := file.readline(min(size - done, _LINE))):
+        done += len(line)
+        try:
+            text = decoder.decode(line, final=done == size)
+        except UnicodeDecodeError as error:  # which starts with what was left of the line before
+            raise NotUTF8(done - len(error.object) + error.start) from None
+        if text:
+            yield text
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """The byte that each character of the library's byte-level symbols stands for (Radford et al. 2019).
+
+    Bytes that are visible characters of Latin-1 stand for themselves, the others, in order, for U+0100 and so on.
+    """
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_level_alphabet()

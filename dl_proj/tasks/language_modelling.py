@@ -1,0 +1,51 @@
+"""Language modelling: what a prediction of tokens is measured by."""
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from my_custom_ai.utils.meters import Ratio
+
+_NOT_COUNTED = -100  # cross_entropy's word for a target without a loss
+
+
+class LanguageTask:
+    """Cross-entropy (nats a token) and accuracy of those targets that count; perplexity is exp of the mean loss."""
+
+    def derived(self, means: dict[str, float]) -> dict[str, float]:
+        """See :class:`~my_custom_ai.custom_train.task.Task`."""
+        loss = means["loss"]
+        return {"perplexity": math.exp(loss) if loss < 700 else math.inf}  # beyond which exp raises
+
+    def predicted(self, logits: Tensor, targets: Tensor, counted: Tensor) -> dict[str, Ratio]:
+        """Logits (b, n, vocab) of targets (b, n), of which those count that are True in counted (b, n).
+
+        No other tensor as large as the logits is made but those of the cross-entropy.
+        """
+        number = counted.sum()
+        aim = targets.masked_fill(~counted, _NOT_COUNTED)
+        loss = F.cross_entropy(logits.flatten(0, 1), aim.flatten(), ignore_index=_NOT_COUNTED, reduction="sum")
+        right = (logits.detach().argmax(-1) == aim).sum()
+        return {"loss": Ratio(loss, number), "accuracy": Ratio(right, number)}
+
+
+class CausalTask(LanguageTask):
+    """Each token given those before it. With bits per byte: -log2 p of the text by its bytes, whatever a token is."""
+
+    def measure(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Ratio]:
+        """Batch of tokens (b, n + 1), counted (b, n) targets and bytes a token (b,); see Task."""
+        tokens, counted, bytes_per_token = batch
+        found = self.predicted(model(tokens[:, :-1]), tokens[:, 1:], counted)
+        bits = found["loss"].total.detach() / math.log(2)
+        n_bytes = (counted.sum(1) * bytes_per_token).sum()
+        return found | {"bits_per_byte": Ratio(bits, n_bytes)}
+
+
+class MaskedTask(LanguageTask):
+    """The tokens at the chosen places, of which most are hidden (Devlin et al. 2019, section 3.1)."""
+
+    def measure(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Ratio]:
+        """Batch of inputs, targets and which places are chosen, each (b, n); see Task."""
+        inputs, targets, chosen = batch
+        return self.predicted(model(inputs), targets, chosen)

@@ -1,0 +1,49 @@
+"""lm_train.py: train a language model."""
+
+from pathlib import Path
+
+import torch
+
+from dl_proj.configs.language import LanguageTrainConfig, MaskedConfig
+from dl_proj.data.text import load_text
+from dl_proj.data.tokenizers import Tokenizer
+from dl_proj.experiment import Experiment, train
+from dl_proj.models.build import build_language_model
+from dl_proj.models.language import LanguageModel
+from dl_proj.tasks.language_modelling import CausalTask, MaskedTask
+from my_custom_ai.custom_train import RunDirectory
+
+
+def build_configured(config: LanguageTrainConfig, tokenizer: Tokenizer) -> LanguageModel:
+    """The model, its initial weights drawn from the configuration's seed."""
+    torch.manual_seed(config.seed)
+    return build_language_model(
+        config.model,
+        causal=config.causal,
+        vocab_size=tokenizer.n_symbols if config.causal else tokenizer.vocab_size,  # a causal model knows no mask
+        max_len=config.data.window,
+        seed=config.seed,
+    )
+
+
+def language_experiment(config: LanguageTrainConfig, folder: Path | None = None) -> Experiment:
+    """Model, task and text.
+
+    Args:
+        config: the training's.
+        folder: of a run or a checkpoint, whose tokenizer is taken, if it has one.
+    """
+    text = load_text(config.data, seed=config.seed, ahead=1 if config.causal else 0)
+    splits = {"train_data": text.train, "val_data": text.val, "test_data": text.test}
+    if isinstance(config.objective, MaskedConfig):
+        rule = {"share": config.objective.share, "whole_word": config.objective.whole_word}
+        splits = {name: MaskedWindows(windows, text.tokenizer, config.seed, **rule) for name, windows in splits.items()}
+    model = build_configured(config, text.tokenizer)
+    task = CausalTask() if config.causal else MaskedTask()
+    return Experiment(model, task, **splits, tokenizer=text.tokenizer)
+
+
+def train_language_model(config: LanguageTrainConfig, resume: RunDirectory | None = None) -> None:
+    """Train and test."""
+    experiment = language_experiment(config, None if resume is None else resume.path)
+    train(config, experiment, config.model.dim, resume)
