@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from dl_proj.configs.base import Strict
+from dl_proj.configs.base import Strict, null_is_none
 from my_transformers.random_features import Kernel
 
 
@@ -40,6 +40,9 @@ class SharedQKConfig(_AttentionConfig):
     """attention mechanism"""
 
 
+Factors = Annotated[tuple[Annotated[int, Field(ge=2)], ...] | None, BeforeValidator(null_is_none)]
+
+
 class LSHConfig(_AttentionConfig):
     """Shared query-key attention inside hash buckets (Reformer)."""
 
@@ -63,6 +66,16 @@ class LSHConfig(_AttentionConfig):
     """lsh: count a key once that several rounds show"""
     fresh_rotations: bool = True
     """lsh: new rotations in each training forward; evaluation keeps one set"""
+    bucket_factors: Factors = None
+    """lsh: even numbers whose product is n_buckets, each hashed by itself, with fewer rotations; null: one hash"""
+    circle: int | None = Field(None, ge=1)
+    """lsh: chunk rule across buckets without deduplication only: pad to a multiple of so many tokens, and let the first
+    chunk of a round look back at the last one of the round before, and of the first round at the last of all, as
+    transformers does; null: the first chunk looks back at nothing"""
+    epsilon: float = Field(0.0, ge=0)
+    """lsh: with a circle: added to a vector's squared length before a key is made of it"""
+    keep_rotations: bool = False
+    """lsh: draw rotations once and keep them with the weights; with fixed n_buckets and fresh_rotations: false"""
 
     @property
     def title(self) -> str:
@@ -76,6 +89,17 @@ class LSHConfig(_AttentionConfig):
             found.append(f"n_buckets {self.n_buckets} must be 1 or even: a rotation gives two buckets")
         if self.attend_across_buckets and self.rule != "chunk":
             found.append(f"attend_across_buckets: true needs rule: chunk (got {self.rule!r})")
+        factors = self.bucket_factors
+        if factors is not None and (math.prod(factors) != self.n_buckets or any(f % 2 for f in factors)):
+            found.append(f"bucket_factors {list(factors)} must be even numbers of product n_buckets ({self.n_buckets})")
+        if self.circle is not None:
+            if self.rule != "chunk" or not self.attend_across_buckets or self.deduplicate:
+                found.append("circle needs rule: chunk, attend_across_buckets: true and deduplicate: false")
+            found += circle_mistakes(self.circle, "window", self.window or 2 * self.bucket_size)
+        elif self.epsilon:
+            found.append(f"epsilon {self.epsilon} has no effect without circle")
+        if self.keep_rotations and (self.n_buckets is None or self.fresh_rotations or self.eval_rounds is not None):
+            found.append("keep_rotations: true needs n_buckets, fresh_rotations: false and eval_rounds: null")
         return found
 
 

@@ -19,6 +19,8 @@ from dl_proj.configs.attention import (
 from dl_proj.configs.base import Strict, null_is_none
 from dl_proj.configs.images import ClassifierDataConfig
 
+Width = Annotated[int, Field(ge=1)]
+
 
 class LearnedPositionsConfig(Strict):
     """A learned vector for each position."""
@@ -41,6 +43,8 @@ class AxialPositionsConfig(Strict):
     """positional encoding"""
     shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
     """axial: rows,columns; their product is the number of positions"""
+    dims: Annotated[tuple[Width, Width] | None, BeforeValidator(null_is_none)] = None
+    """axial: widths of the rows' and the columns' vectors, which add up to dim; null: halves"""
 
 
 class LearnedSinusoidalPositionsConfig(Strict):
@@ -72,6 +76,8 @@ class _LayersConfig(Strict):
     """width of the activations"""
     heads: int = Field(4, ge=1)
     """attention heads"""
+    attention_bias: bool = True
+    """biases in the projections around attention"""
     head_dim: int | None = Field(None, ge=1)
     """width of a head; null: dim / heads"""
     ffn_dim: int = Field(512, ge=1)
@@ -84,6 +90,8 @@ class _LayersConfig(Strict):
     """on the embedding, in the feed-forward network and on each sublayer's output"""
     norm: Literal["pre", "post"] = "pre"
     """layer normalisation before or after each sublayer"""
+    norm_epsilon: float = Field(1e-5, gt=0)
+    """added to the variance in layer normalisation"""
     reversible: bool = False
     """reversible residual streams: activation memory that does not grow with depth"""
     positions: PositionsConfig = LearnedPositionsConfig()
@@ -96,6 +104,9 @@ class _LayersConfig(Strict):
             found.append(f"dim {self.dim} is not divisible by heads {self.heads}; change one, or set head_dim")
         if self.reversible and self.norm == "post":
             found.append("reversible: true needs norm: pre (norm: post cannot be inverted)")
+        dims = getattr(self.positions, "dims", None)
+        if dims is not None and sum(dims) != self.dim:
+            found.append(f"positions.dims {dims[0]} + {dims[1]} must be dim {self.dim}")
         return found
 
 
@@ -109,6 +120,8 @@ class StackConfig(_LayersConfig):
     attentions: Annotated[tuple[AttentionConfig, ...] | None, BeforeValidator(null_is_none)] = None
     """a list of mechanisms, one a layer, begun again when there are more layers, such as [{kind: local}, {kind: lsh}];
     null: attention in all layers"""
+    streams: Literal["mean", "concatenate"] = "mean"
+    """reversible: what is made of the two streams at the end: their mean, or both side by side, twice as wide"""
 
     @property
     def mechanisms(self) -> tuple[AttentionConfig, ...]:
@@ -127,6 +140,8 @@ class StackConfig(_LayersConfig):
     def mistakes(self) -> list[str]:
         """See Strict."""
         found = super().mistakes()
+        if self.streams == "concatenate" and not self.reversible:
+            found.append("streams: concatenate needs reversible: true: there is one stream without it")
         if self.attentions is None:
             return found
         if self.attention != StackConfig.model_fields["attention"].default:
@@ -193,6 +208,13 @@ class LanguageModelConfig(StackConfig):
 
     tied: bool = False
     """one matrix embeds tokens and maps to logits"""
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        found = super().mistakes()
+        if self.tied and self.streams == "concatenate":
+            found.append("tied: true needs streams: mean, as wide as the embedding")
+        return found
 
 
 class EncoderDecoderConfig(_LayersConfig):

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import assert_never
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from dl_proj.configs.attention import (
     AttentionConfig,
@@ -64,6 +65,7 @@ from my_transformers import (
     SinusoidalPositionalEncoding,
     extended_dim,
 )
+from my_transformers.local_sensitive_hashing import draw_rotations
 from my_transformers.positional_encoding import PositionalEncoding
 
 
@@ -118,7 +120,9 @@ def _mechanism(
         case SharedQKConfig():
             return SharedQKAttention(causal=causal, dropout=config.dropout)
         case LSHConfig():
-            return LSHAttention(**config.model_dump(exclude={"kind"}), causal=causal, seed=seed)
+            rotations = _kept_rotations(config, heads, head_dim, seed) if config.keep_rotations else None
+            settings = config.model_dump(exclude={"kind", "keep_rotations"})
+            return LSHAttention(**settings, causal=causal, seed=seed, rotations=rotations)
         case LocalConfig():
             return LocalAttention(**config.model_dump(exclude={"kind"}), causal=causal)
         case PerformerConfig():
@@ -132,6 +136,12 @@ def _mechanism(
             return ClippedRelativeAttention(inner, **grid, distance=distance, dropout=config.dropout)
         case _:
             assert_never(config)
+
+
+def _kept_rotations(config: LSHConfig, heads: int, head_dim: int, seed: int) -> Tensor:
+    directions = sum(config.bucket_factors or (config.n_buckets,))
+    generator = torch.Generator().manual_seed(seed)
+    return draw_rotations(heads, config.n_rounds, head_dim, directions, like=torch.empty(0), generator=generator)
 
 
 def _performer(
@@ -187,7 +197,7 @@ def build_positions(config: PositionsConfig, *, dim: int, places: Places) -> Pos
         case SinusoidalPositionsConfig():
             return SinusoidalPositionalEncoding(dim, places.max_len)
         case AxialPositionsConfig():
-            return AxialPositionalEncoding(dim, config.shape)
+            return AxialPositionalEncoding(dim, config.shape, dims=config.dims)
         case LearnedSinusoidalPositionsConfig():
             return LearnedSinusoidalPositionalEncoding(
                 dim, places.max_len, columns=places.columns, off_grid=places.off_grid, longest=places.longest
@@ -202,11 +212,19 @@ def build_stack(config: StackConfig, *, causal: bool, places: Places, seed: int 
     """Layers with the configured attention."""
     layers = [
         EncoderLayer(
-            _around(mechanism, config), _feed_forward(config), dim=config.dim, norm=config.norm, dropout=config.dropout
+            _around(mechanism, config),
+            _feed_forward(config),
+            dim=config.dim,
+            norm=config.norm,
+            norm_epsilon=config.norm_epsilon,
+            dropout=config.dropout,
         )
         for mechanism in _mechanisms_of(config, causal, places, seed)
     ]
-    return (ReversibleStack if config.reversible else EncoderStack)(layers, dim=config.dim)
+    sizes = {"dim": config.dim, "norm_epsilon": config.norm_epsilon}
+    return (
+        ReversibleStack(layers, **sizes, streams=config.streams) if config.reversible else EncoderStack(layers, **sizes)
+    )
 
 
 def _mechanisms_of(config: StackConfig, causal: bool, places: Places, seed: int) -> list[nn.Module]:
@@ -229,7 +247,8 @@ def _mechanisms_of(config: StackConfig, causal: bool, places: Places, seed: int)
 
 
 def _around(mechanism: nn.Module, config: StackConfig) -> MultiHeadAttention:
-    return MultiHeadAttention(mechanism, dim=config.dim, heads=config.heads, head_dim=config.head_dim)
+    sizes = {"dim": config.dim, "heads": config.heads, "head_dim": config.head_dim}
+    return MultiHeadAttention(mechanism, **sizes, bias=config.attention_bias)
 
 
 def _feed_forward(config: StackConfig) -> FeedForward:
@@ -342,6 +361,7 @@ def _decoder(
             _feed_forward(own),
             dim=config.dim,
             norm=config.norm,
+            norm_epsilon=config.norm_epsilon,
             dropout=config.dropout,
         )
         for self_attention, cross_attention in zip(
@@ -350,4 +370,5 @@ def _decoder(
             strict=True,
         )
     ]
-    return (ReversibleDecoderStack if config.reversible else DecoderStack)(layers, dim=config.dim)
+    kind = ReversibleDecoderStack if config.reversible else DecoderStack
+    return kind(layers, dim=config.dim, norm_epsilon=config.norm_epsilon)
