@@ -8,7 +8,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from dl_proj.checkpoint_folder import config_path, find_checkpoints, read_config, with_root
+from dl_proj.checkpoint_folder import TOKENIZER, config_path, find_checkpoints, read_config, with_root
 from dl_proj.configs.classification import ClassifierTrainConfig
 from dl_proj.configs.evaluation import EvaluateConfig
 from dl_proj.configs.generation import GeneratorTrainConfig
@@ -73,7 +73,7 @@ def _measure(name: str, folder: Path, config: EvaluateConfig, accelerator: Accel
     kind = _kind(folder)
     trained = with_root(read_config(kind.schema, folder), config.data_root)
     of_text = isinstance(trained, LanguageTrainConfig)
-    experiment = language_experiment(trained, folder) if of_text else kind.experiment(trained)
+    experiment = language_experiment(trained, folder / TOKENIZER) if of_text else kind.experiment(trained)
     load_weights(folder / "model.safetensors", experiment.model)
     model = experiment.model.to(accelerator.device)
     batches = evaluation_batches(experiment.test_data, batch_size=config.batch_size)

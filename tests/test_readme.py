@@ -9,9 +9,11 @@ from dl_proj.cli import CONFIGS
 from dl_proj.configs.classification import ClassifierTrainConfig
 from dl_proj.configs.evaluation import EvaluateConfig
 from dl_proj.configs.generation import DrawConfig, GeneratorTrainConfig
+from dl_proj.configs.language import ContinueTextConfig, LanguageTrainConfig
 from dl_proj.configs.load import load_config, parse_flags
 from dl_proj.configs.performance import PerformanceConfig
 from dl_proj.configs.shift import ShiftConfig
+from dl_proj.configs.sweep import SweepConfig
 from dl_proj.configs.synth import SynthComparisonConfig, SynthTrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -62,6 +64,9 @@ SCRIPTS = {  # each script's schema and preset
     "evaluate.py": (EvaluateConfig, "evaluate.yaml"),
     "shift_test.py": (ShiftConfig, "shift_test.yaml"),
     "performance_studies.py": (PerformanceConfig, "perf_study.yaml"),
+    "lm_train.py": (LanguageTrainConfig, "lm_books.yaml"),
+    "lm_generate.py": (ContinueTextConfig, "lm_generate.yaml"),
+    "sweep.py": (SweepConfig, "sweep_lm_books.yaml"),
 }
 
 

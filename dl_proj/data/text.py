@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from dl_proj.configs.load import ConfigError
-from dl_proj.configs.text import BPEConfig, BytesConfig, TextDataConfig, WordPieceConfig
+from dl_proj.configs.text import BPEConfig, BytesConfig, TextDataConfig, TokenizerConfig, WordPieceConfig
 from dl_proj.data.text_sets import Corpus, Span, enwik8_corpus, files_corpus, wikitext_corpus
 from dl_proj.data.tokenizers import SubwordTokenizer, Tokenizer, load_tokenizer, train_bpe, train_wordpiece
 from my_custom_ai.utils.files import write_once
@@ -192,6 +192,17 @@ def _tokenizer(config: TextDataConfig, name: str, spans: list[Span], saved: Path
         key = _key(spans, settings.model_dump_json())
         path = config.root / "tokens" / f"{name}-{settings.kind}-{key}.json"
         saved = write_once(path, lambda part: _learn(settings, name, spans).save(part))
+    return saved_tokenizer(settings, saved)
+
+
+def saved_tokenizer(settings: TokenizerConfig, saved: Path) -> Tokenizer:
+    """The tokenizer that a model was trained with; for bytes there need not be a file.
+
+    Raises:
+        ConfigError: no such file, or not a tokenizer.
+    """
+    if isinstance(settings, BytesConfig):
+        return Tokenizer()
     try:
         return load_tokenizer(saved)
     except FileNotFoundError:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import torch
 
+from dl_proj.checkpoint_folder import TOKENIZER
 from dl_proj.configs.language import LanguageTrainConfig, MaskedConfig
+from dl_proj.data.masking import MaskedWindows
 from dl_proj.data.text import load_text
 from dl_proj.data.tokenizers import Tokenizer
 from dl_proj.experiment import Experiment, train
@@ -26,14 +28,10 @@ def build_configured(config: LanguageTrainConfig, tokenizer: Tokenizer) -> Langu
     )
 
 
-def language_experiment(config: LanguageTrainConfig, folder: Path | None = None) -> Experiment:
-    """Model, task and text.
-
-    Args:
-        config: the training's.
-        folder: of a run or a checkpoint, whose tokenizer is taken, if it has one.
-    """
-    text = load_text(config.data, seed=config.seed, ahead=1 if config.causal else 0)
+def language_experiment(config: LanguageTrainConfig, saved_tokenizer: Path | None = None) -> Experiment:
+    """Model, task and text; subwords are those of a file, if it is given, or else learnt from the training text."""
+    ahead = 1 if config.causal else 0
+    text = load_text(config.data, seed=config.seed, ahead=ahead, saved_tokenizer=saved_tokenizer)
     splits = {"train_data": text.train, "val_data": text.val, "test_data": text.test}
     if isinstance(config.objective, MaskedConfig):
         rule = {"share": config.objective.share, "whole_word": config.objective.whole_word}
@@ -45,5 +43,6 @@ def language_experiment(config: LanguageTrainConfig, folder: Path | None = None)
 
 def train_language_model(config: LanguageTrainConfig, resume: RunDirectory | None = None) -> None:
     """Train and test."""
-    experiment = language_experiment(config, None if resume is None else resume.path)
+    saved = None if resume is None else resume.path / TOKENIZER
+    experiment = language_experiment(config, saved if saved and saved.is_file() else None)  # a kill may have come first
     train(config, experiment, config.model.dim, resume)

@@ -2,15 +2,16 @@
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dl_proj.checkpoint_folder import TOKENIZER, find_checkpoint, read_config
 from dl_proj.configs.attention import LSHConfig
 from dl_proj.configs.language import ContinueTextConfig, LanguageTrainConfig
 from dl_proj.configs.load import ConfigError
-from dl_proj.data.tokenizers import Tokenizer, load_tokenizer
+from dl_proj.data.text import saved_tokenizer
+from dl_proj.data.tokenizers import Tokenizer
 from dl_proj.models.generation import AutoregressiveModel
 from dl_proj.models.sampling import sampler
 from dl_proj.tasks.language_training import build_configured
@@ -23,7 +24,7 @@ def continue_text(config: ContinueTextConfig) -> None:
     trained = read_config(LanguageTrainConfig, folder)
     if mistakes := _cannot_continue(trained):
         raise ConfigError(*(f"checkpoint: {config.checkpoint}: {line}" for line in mistakes))
-    tokenizer = load_tokenizer(trained.data.tokenizer, folder / TOKENIZER)
+    tokenizer = saved_tokenizer(trained.data.tokenizer, folder / TOKENIZER)
     text = _prompt(config.prompt)
     prompt = tokenizer.encode(text)
     _check_length(len(prompt), config.length, trained.data.window)
@@ -43,7 +44,7 @@ def continue_text(config: ContinueTextConfig) -> None:
 def continuation(
     model: AutoregressiveModel,
     tokenizer: Tokenizer,
-    prompt: torch.Tensor,
+    prompt: Tensor,
     window: int,
     config: ContinueTextConfig,
     number: int,
@@ -63,3 +64,36 @@ def continuation(
     choose = sampler(uniform, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
     new = model.stream(prompt.unsqueeze(0), config.length, choose=choose, max_len=window)
     return tokenizer.decode_stream(token.item() for token in new)
+
+
+def _cannot_continue(trained: LanguageTrainConfig) -> list[str]:
+    if not trained.causal:
+        return ["a masked model fills in tokens between others and continues nothing; take one with objective: causal"]
+    if isinstance(trained.model.attention, LSHConfig) and trained.model.attention.rule == "chunk":
+        return ["model.attention.rule: chunk cannot continue text: later tokens move its chunks; take rule: bucket"]
+    return []
+
+
+def _prompt(given: str) -> str:
+    """The text itself, or what stands on standard input."""
+    if given != "-":
+        return given
+    try:
+        text = sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"prompt: standard input is not UTF-8 at byte {error.start}") from None
+    if not text:
+        raise ConfigError("prompt: standard input is empty, a model needs one token to start from")
+    return text
+
+
+def _check_length(n_prompt: int, length: int, window: int) -> None:
+    """The last token that is drawn goes into the model no more."""
+    if n_prompt == 0:
+        raise ConfigError("prompt: has no tokens, a model needs one to start from")
+    if n_prompt + length > window + 1:
+        possible = f"length can be {window + 1 - n_prompt} at most" if n_prompt <= window else "shorten the prompt"
+        raise ConfigError(
+            f"length: {n_prompt} tokens of the prompt and {length} new ones are more than the {window + 1} of a model "
+            f"with data.window {window}; {possible}"
+        )

@@ -37,6 +37,9 @@ def test_there_is_something_to_look_at():
         "evaluate",
         "shift_test",
         "performance_studies",
+        "lm_train",
+        "lm_generate",
+        "sweep",
     }
 
 

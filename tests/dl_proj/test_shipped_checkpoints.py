@@ -13,10 +13,12 @@ from dl_proj.cli import CONFIGS
 from dl_proj.configs.load import differences, load_config, read_yaml
 from dl_proj.configs.synth import SynthComparisonConfig
 from dl_proj.data.images import quantised
+from dl_proj.data.tokenizers import Tokenizer
 from dl_proj.evaluation import KINDS
 from dl_proj.tasks.classifier_training import build_classification_model
 from dl_proj.tasks.copy_training import build_copy_model, copy_dataset
 from dl_proj.tasks.generator_training import build_generator
+from dl_proj.tasks.language_training import build_configured
 from my_custom_ai.custom_train import load_weights
 
 N_SEQUENCES = 64
@@ -25,6 +27,7 @@ BUILD = {
     "copy": build_copy_model,
     "classification": lambda config: build_classification_model(config, 10),
     "generation": lambda config: build_generator(config, 10),
+    "language": lambda config: build_configured(config, Tokenizer()),
 }
 TASKS = {
     path.parent.name: read_yaml(path.with_name("config.yaml"))["task"]

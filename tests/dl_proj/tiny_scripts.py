@@ -14,9 +14,12 @@ from safetensors.torch import load_file
 import cls_train
 import evaluate
 import generation_train
+import lm_generate
+import lm_train
 import mnist_generator
 import performance_studies
 import shift_test
+import sweep
 import synth_models_comparison
 import synth_train
 from dl_proj.cli import run_script
@@ -32,6 +35,9 @@ SCRIPTS = {
         evaluate,
         shift_test,
         performance_studies,
+        lm_train,
+        lm_generate,
+        sweep,
     )
 }
 
@@ -58,6 +64,17 @@ TINY_GENERATOR = {
     "optimizer": {"lr": 0.01},
     "train": {"max_steps": 3, "batch_size": 8, "eval_batch_size": 400, "eval_every": 2, "device": "cpu"},
 }
+TINY_LANGUAGE = {
+    "experiment_name": "tiny-lm",
+    "data": {"path": "text.txt", "root": "tokens", "window": 16, "val_share": 0.1, "test_share": 0.1},
+    "model": {"dim": 16, "heads": 2, "ffn_dim": 16, "attention": {"kind": "full"}},
+    "optimizer": {"lr": 0.01},
+    "train": {"max_steps": 3, "batch_size": 4, "eval_every": 2, "device": "cpu"},
+}
+TEXT = "".join(
+    f"The {word} sat on the mat, said the caf\u00e9's {i % 7} owls.\n"
+    for i, word in enumerate(["cat", "dog", "hen", "ox", "elk", "newt", "wren"] * 6)
+)
 GONE = object()  # as a value: leave this key out
 
 
@@ -89,6 +106,11 @@ def tiny_classifier(changes=None):
 def tiny_generator(changes=None):
     """A tiny generator of 4 x 4 digits, likewise."""
     return changed(TINY_GENERATOR, changes)
+
+
+def tiny_language(changes=None):
+    """A tiny model of the bytes of text.txt, likewise."""
+    return changed(TINY_LANGUAGE, changes)
 
 
 def as_yaml(path, config):

@@ -11,8 +11,10 @@ from dl_proj.configs.classification import ClassifierTrainConfig
 from dl_proj.configs.evaluation import EvaluateConfig
 from dl_proj.configs.generation import DrawConfig, GeneratorTrainConfig
 from dl_proj.configs.help import models_in
+from dl_proj.configs.language import ContinueTextConfig, LanguageTrainConfig
 from dl_proj.configs.performance import PerformanceConfig
 from dl_proj.configs.shift import ShiftConfig
+from dl_proj.configs.sweep import SweepConfig
 from dl_proj.configs.synth import SynthComparisonConfig, SynthTrainConfig
 
 SCRIPTS = {
@@ -24,6 +26,9 @@ SCRIPTS = {
     "evaluate": EvaluateConfig,
     "shift_test": ShiftConfig,
     "performance_studies": PerformanceConfig,
+    "lm_train": LanguageTrainConfig,
+    "lm_generate": ContinueTextConfig,
+    "sweep": SweepConfig,
 }
 TRAINING = {"experiment_name": "x", "train.max_steps": 9}
 NEEDED = {  # what a configuration must be given, at dotted keys
@@ -35,8 +40,11 @@ NEEDED = {  # what a configuration must be given, at dotted keys
     "evaluate": {},
     "shift_test": {"checkpoints": ["x"]},
     "performance_studies": {},
+    "lm_train": TRAINING | {"data.path": "x"},
+    "lm_generate": {"checkpoint": "x"},
+    "sweep": {"base": "x", "variants": {"x": {}}, "output_dir": "x"},
 }
-TRAININGS = ["synth_train", "cls_train", "generation_train"]
+TRAININGS = ["synth_train", "cls_train", "generation_train", "lm_train"]
 PRESETS = {
     "synth_train": "synth_train.yaml",
     "synth_models_comparison": "synth_comparison.yaml",
@@ -46,6 +54,9 @@ PRESETS = {
     "evaluate": "evaluate.yaml",
     "shift_test": "shift_test.yaml",
     "performance_studies": "perf_study.yaml",
+    "lm_train": "lm_books.yaml",
+    "lm_generate": "lm_generate.yaml",
+    "sweep": "sweep_lm_books.yaml",
 }
 
 
@@ -165,4 +176,5 @@ def test_kinds_are_listed(script):
         "--model.positions.kind {axial,learned,learned_sinusoidal,none,sinusoidal}",
     ):
         assert choices in out
+    assert "--objective.kind {causal,masked}" in " ".join(script("lm_train", "--help").out.split())
     assert "--loss.kind {cross_entropy,focal}" in " ".join(script("generation_train", "--help").out.split())

@@ -6,22 +6,26 @@ from typing import get_args
 import pytest
 import torch
 import yaml
-from tiny_scripts import tiny, tiny_classifier, tiny_generator
+from tiny_scripts import tiny, tiny_classifier, tiny_generator, tiny_language
 
 from dl_proj.checkpoint_folder import SHIPPED
 from dl_proj.cli import CONFIGS
 from dl_proj.configs.classification import ClassifierTrainConfig
 from dl_proj.configs.evaluation import EvaluateConfig
 from dl_proj.configs.generation import DrawConfig, GeneratorTrainConfig
-from dl_proj.configs.load import load_config
+from dl_proj.configs.language import ContinueTextConfig, LanguageTrainConfig
+from dl_proj.configs.load import load_config, merge, read_yaml
 from dl_proj.configs.performance import PerformanceConfig, Study
 from dl_proj.configs.shift import ShiftConfig
+from dl_proj.configs.sweep import SweepConfig, nested
 from dl_proj.configs.synth import SynthComparisonConfig, SynthTrainConfig
+from dl_proj.data.tokenizers import Tokenizer
 from dl_proj.models.build import Places, build_mechanisms
 from dl_proj.tasks.classifier_training import build_classification_model
 from dl_proj.tasks.classifying import ClassificationTask
 from dl_proj.tasks.copy_training import build_copy_model, copy_dataset
 from dl_proj.tasks.generator_training import build_generator
+from dl_proj.tasks.language_training import build_configured
 
 SCHEMAS = {  # by the beginning of a file's name; the first that fits
     "synth_comparison": SynthComparisonConfig,
@@ -33,8 +37,17 @@ SCHEMAS = {  # by the beginning of a file's name; the first that fits
     "mnist_generator": DrawConfig,
     "shift_test": ShiftConfig,
     "perf_study": PerformanceConfig,
+    "lm_generate": ContinueTextConfig,
+    "lm_": LanguageTrainConfig,
+    "mlm_": LanguageTrainConfig,
+    "sweep_": SweepConfig,
 }
-TRAININGS = {SynthTrainConfig: tiny, ClassifierTrainConfig: tiny_classifier, GeneratorTrainConfig: tiny_generator}
+TRAININGS = {
+    SynthTrainConfig: tiny,
+    ClassifierTrainConfig: tiny_classifier,
+    GeneratorTrainConfig: tiny_generator,
+    LanguageTrainConfig: tiny_language,
+}
 PRESETS = {
     path: next((schema for start, schema in SCHEMAS.items() if path.stem.startswith(start)), None)
     for path in sorted(CONFIGS.rglob("*.yaml"))
@@ -120,12 +133,15 @@ def length(config):
             across = (side - data.patch_size) // (data.patch_stride or data.patch_size) + 1
             patches = across**2 * (channels(data) if data.split_channels else 1)
             return patches + (config.model.pooling == "class_token")
+        case LanguageTrainConfig():
+            return data.window
 
 
 def expected_parameters(config):
     """Stack, what is embedded, and the linear map to logits."""
     data, dim = config.data, config.model.dim
-    stack = stack_parameters(config.model, length(config), axes=1 if isinstance(config, SynthTrainConfig) else 2)
+    on_a_line = isinstance(config, SynthTrainConfig | LanguageTrainConfig)
+    stack = stack_parameters(config.model, length(config), axes=1 if on_a_line else 2)
     match config:
         case SynthTrainConfig():
             return data.vocab_size * dim + stack + (dim + 1) * data.vocab_size
@@ -136,6 +152,10 @@ def expected_parameters(config):
             embedded = data.vocab_size * dim if config.model.embedding == "lookup" else (values + 1) * dim
             class_token = dim if config.model.pooling == "class_token" else 0
             return embedded + class_token + stack + (dim + 1) * n_classes(data)
+        case LanguageTrainConfig():
+            assert data.tokenizer.kind == "bytes"
+            symbols = 256 + (config.objective.kind == "masked")
+            return symbols * dim + stack + symbols * ((0 if config.model.tied else dim) + 1)
 
 
 def built(config):
@@ -146,6 +166,8 @@ def built(config):
             return build_generator(config, n_classes(config.data))
         case ClassifierTrainConfig():
             return build_classification_model(config, n_classes(config.data))
+        case LanguageTrainConfig():
+            return build_configured(config, Tokenizer())
 
 
 def check_output(config, model):
@@ -164,9 +186,17 @@ def check_output(config, model):
                 side = data.image_size or COLOURS_AND_SIDE[data.dataset][1]
                 images = torch.randint(data.vocab_size, (1, channels(data), side, side), dtype=torch.uint8)
                 logits, shape = model(images), (1, n_classes(data))
+            case LanguageTrainConfig():
+                symbols = 257 if config.objective.kind == "masked" else 256
+                logits, shape = model(torch.randint(256, (1, data.window))), (1, data.window, symbols)
     assert inputs == [length(config)]
     assert logits.shape == shape
     assert logits.isfinite().all()
+
+
+def large(config):
+    """Whether it takes a GPU to run."""
+    return config.model.dim * length(config) > 2**20
 
 
 def count(model):
@@ -188,10 +218,28 @@ def test_a_file_is_valid_and_survives_being_dumped(path):
 @pytest.mark.parametrize("path", of(*TRAININGS), ids=name_of)
 def test_a_training_builds_its_model(path):
     config = load_config(PRESETS[path], path)
-    model = built(config)
+    with torch.device("meta" if large(config) else "cpu"):
+        model = built(config)
     assert count(model) == expected_parameters(config)
     assert len(model.stack.layers) == config.model.depth
-    check_output(config, model.eval())
+    if not large(config):
+        check_output(config, model.eval())
+
+
+@pytest.mark.parametrize("path", of(SweepConfig), ids=name_of)
+def test_a_sweep_builds_the_models_that_its_variants_say(path):
+    sweep = load_config(SweepConfig, path)
+    base = read_yaml(CONFIGS / sweep.base)
+    schema = next(schema for schema in TRAININGS if schema.model_fields["task"].default == base["task"])
+    models = []
+    for changes in sweep.all_variants.values():
+        config = schema.model_validate(merge(merge(base, nested(sweep.common)), nested(changes)))
+        assert sweep.metric in config.metrics
+        with torch.device("meta"):
+            model = built(config)
+        assert count(model) == expected_parameters(config)
+        models.append(config.model)
+    assert len(models) == len({model.model_dump_json() for model in models}) > 1, "no two are one"
 
 
 TRANSLATED = [path for path in of(ClassifierTrainConfig) if path.stem.startswith(("cls_mnist14", "cls_mnist28"))]
@@ -250,6 +298,11 @@ STACKS = [
     {"model.attention": {"kind": "clipped_relative", "distance": 2}, "model.heads": 3, "model.head_dim": 5},
     {"model.attention": {"kind": "clipped_relative", "distance": 3, "kernel": "exact"}, "model.reversible": True},
 ]
+LANGUAGE = [
+    {"objective": {"kind": "masked"}},
+    {"model.tied": True},
+    {"model.tied": True, "objective": {"kind": "masked"}, "model.reversible": True},
+]
 LINFORMERS = [
     {"rank": 3},
     {"rank": 2, "sharing": "none"},
@@ -273,11 +326,12 @@ GENERATORS = [{"data.max_len": 9, "data.vocab_size": 5}, {"data.labels": ["8", "
 OTHERS = [(schema, changes) for schema in TRAININGS for changes in STACKS]
 OTHERS += [(ClassifierTrainConfig, changes) for changes in CLASSIFIERS]
 OTHERS += [(GeneratorTrainConfig, changes) for changes in GENERATORS]
+OTHERS += [(LanguageTrainConfig, changes) for changes in LANGUAGE]
 for settings in LINFORMERS:
     deep = {"model.depth": 2, "model.attention": {"kind": "linformer", **settings}}
     OTHERS.append((ClassifierTrainConfig, {**deep, "data.patch_size": 2, "model.pooling": "class_token"}))
     deep = {**deep, "model.attention": {"kind": "causal_linformer", "block_size": 5, **settings}}
-    OTHERS += [(SynthTrainConfig, deep), (GeneratorTrainConfig, deep)]
+    OTHERS += [(SynthTrainConfig, deep), (GeneratorTrainConfig, deep), (LanguageTrainConfig, deep)]
 
 
 @pytest.mark.parametrize(("schema", "changes"), OTHERS, ids=lambda value: getattr(value, "__name__", str(value)))
