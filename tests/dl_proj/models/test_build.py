@@ -90,6 +90,10 @@ OTHER_VALUES = {
         "attend_across_buckets": True,
         "deduplicate": False,
         "fresh_rotations": False,
+        "bucket_factors": (2, 4),
+        "circle": 18,
+        "epsilon": 0.5,
+        "keep_rotations": True,
     },
     LocalConfig: {"dropout": 0.25, "chunk_size": 6, "back": 2, "ahead": 3, "circle": 128},
     PerformerConfig: RANDOM_FEATURES,
@@ -148,14 +152,20 @@ OF_PROJECTIONS = {
     "sharing": lambda m: "key_value" if m.project_values is None else "headwise",
 }
 LOOKS = {
+    LSHConfig: {"keep_rotations": lambda m: m.rotations is not None},
     RelativeConfig: INSIDE
     | {"n_scales": lambda m: m.frequencies.shape[1], "content": lambda m: m.by_content is not None},
     ClippedRelativeConfig: INSIDE | {"dropout": the_same(INSIDE["dropout"], attribute("dropout"))},
     LinformerConfig: OF_PROJECTIONS | {"dropout": lambda m: m.attend.dropout},
     CausalLinformerConfig: OF_PROJECTIONS,
 }
+ACROSS = {"rule": "chunk", "attend_across_buckets": True, "deduplicate": False, "window": 3}
 NEEDS = {
     (LSHConfig, "attend_across_buckets"): {"rule": "chunk"},
+    (LSHConfig, "bucket_factors"): {"n_buckets": 8},
+    (LSHConfig, "circle"): ACROSS,
+    (LSHConfig, "epsilon"): ACROSS | {"circle": 18},
+    (LSHConfig, "keep_rotations"): {"n_buckets": 8, "fresh_rotations": False},
     (LocalConfig, "circle"): {"ahead": 2},  # which says that it is not causal
 }
 FOLLOWS = {
@@ -215,6 +225,18 @@ def test_causal_arrives(schema, causal):
     else:
         with pytest.raises(ValueError, match="causal"):
             build_mechanisms(schema(), depth=1, heads=2, head_dim=4, causal=causal, places=LINE)
+
+
+def test_rotations_that_are_kept_are_the_seeds_and_saved():
+    settings = {"n_buckets": 8, "bucket_factors": (2, 4), "fresh_rotations": False}
+    drawn, kept = (mechanism(LSHConfig(**settings, keep_rotations=keep), seed=9) for keep in (False, True))
+    qk, v = torch.randn(2, 2, 2, 40, 4).unbind(0)
+    assert torch.equal(drawn(qk, v), kept(qk, v))
+    assert list(kept.state_dict()) == ["rotations"]
+    assert kept.rotations.shape == (2, 4, 4, 3)
+    kept.rotations.neg_()
+    kept.rotations[..., 0] *= 3
+    assert not torch.equal(drawn(qk, v), kept(qk, v)), "it is those that are used"
 
 
 def test_the_seed_of_hashes_arrives():
@@ -413,6 +435,8 @@ def test_positions():
     assert type(axial) is AxialPositionalEncoding
     assert (axial.rows.shape, axial.columns.shape, axial.max_len) == ((3, 1, 3), (1, 4, 3), 12)
     assert build_positions(AxialPositionsConfig(shape=(2, 6)), dim=6, places=Places(10)).rows.shape == (2, 1, 3)
+    apart = build_positions(AxialPositionsConfig(shape=(3, 4), dims=(5, 1)), dim=6, places=Places(10))
+    assert (apart.rows.shape, apart.columns.shape) == ((3, 1, 5), (1, 4, 1))
     none = build_positions(NoPositionsConfig(), dim=6, places=Places(10))
     assert (type(none), none.max_len, list(none.parameters())) == (NoPositionalEncoding, 10, [])
 
@@ -526,6 +550,16 @@ STACK_FIELDS = {
     "ffn_chunk_size": (4, lambda m: first(m).feed_forward.chunk_size, 4),
     "activation": ("relu", lambda m: first(m).feed_forward.activation, "relu"),
     "dropout": (0.25, dropouts, [0.25, 0.25, 0.25]),
+    "attention_bias": (
+        False,
+        lambda m: [name for name, _ in first(m).attention.named_parameters()],
+        ["to_heads.weight", "to_out.weight"],
+    ),
+    "norm_epsilon": (
+        0.25,
+        lambda m: {norm.eps for norm in m.stack.modules() if isinstance(norm, nn.LayerNorm)},
+        {0.25},
+    ),
     "norm": ("post", lambda m: (first(m).norm, type(m.stack.final_norm)), ("post", nn.Identity)),
     "reversible": (True, lambda m: type(m.stack), ReversibleStack),
     "attention": (
@@ -542,13 +576,16 @@ STACK_FIELDS = {
 }
 
 
+SIDE_BY_SIDE = {"streams": ("concatenate", lambda m: (m.stack.out_dim, m.to_logits.in_features), (32, 32))}
+
+
 def build(**changes):
     config = StackConfig.model_validate({"dim": 16, "ffn_dim": 32} | changes)
     return build_autoregressive(config, vocab_size=7, max_len=12, seed=3)
 
 
 def test_the_table_of_the_stack_is_complete():
-    assert set(STACK_FIELDS) == set(StackConfig.model_fields)
+    assert set(STACK_FIELDS) | set(SIDE_BY_SIDE) == set(StackConfig.model_fields)
 
 
 @pytest.mark.parametrize("name", STACK_FIELDS)
@@ -556,6 +593,17 @@ def test_each_setting_of_the_stack_arrives(name):
     value, look, expected = STACK_FIELDS[name]
     assert look(build(**{name: value})) == expected
     assert look(build()) != expected
+
+
+@pytest.mark.parametrize("norm_epsilon", [1e-5, 0.25])
+def test_streams_side_by_side(norm_epsilon):
+    value, look, expected = SIDE_BY_SIDE["streams"]
+    settings = {"reversible": True, "norm_epsilon": norm_epsilon}
+    for make in (lambda changes: build(**changes), classifier):
+        assert look(make(settings)) != expected
+        model = make(settings | {"streams": value})
+        assert look(model) == expected
+        assert {norm.eps for norm in model.stack.modules() if isinstance(norm, nn.LayerNorm)} == {norm_epsilon}
 
 
 def test_all_layers_are_alike_but_for_their_hashes():
@@ -679,7 +727,7 @@ def classifier(model=None, data=None, n_classes=5):
 
 
 def test_the_tables_of_the_classifier_are_complete():
-    assert set(STACK_FIELDS) | set(IMAGE_FIELDS) == set(ClassifierConfig.model_fields)
+    assert set(STACK_FIELDS) | set(SIDE_BY_SIDE) | set(IMAGE_FIELDS) == set(ClassifierConfig.model_fields)
     assert set(DATA_FIELDS) | NOT_THE_MODELS == set(ClassifierDataConfig.model_fields)
 
 
@@ -721,13 +769,12 @@ def test_a_classifier_sees_both_ways_and_has_an_output_a_class():
 
 
 # what reads the attributes: each setting of LSH changes what is computed
-@pytest.mark.parametrize("name", sorted(OTHER_VALUES[LSHConfig]))
+@pytest.mark.parametrize("name", sorted(set(OTHER_VALUES[LSHConfig]) - {"keep_rotations"}))
 def test_each_setting_of_lsh_changes_the_output(name):
     """An attribute that nothing reads would pass the tests above."""
     settings = {"bucket_size": 8, "n_rounds": 4, "window": 3, "rule": "bucket"}
+    settings |= NEEDS.get((LSHConfig, name), {})
     other = {name: OTHER_VALUES[LSHConfig][name]}
-    if name == "attend_across_buckets":
-        settings["rule"] = "chunk"
     if name == "bucket_size":
         other = {name: 2}
     if name == "deduplicate":
