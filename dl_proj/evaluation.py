@@ -84,7 +84,7 @@ def _measure(name: str, folder: Path, config: EvaluateConfig, accelerator: Accel
         )
     return {
         "task": trained.task,
-        "attention": trained.model.attention.title,
+        "attention": trained.model.attention_title,
         "parameters": count_parameters(model),
         "training seconds": _training_seconds(folder),
     } | figures

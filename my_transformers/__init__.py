@@ -9,7 +9,7 @@ One word a thing, everywhere:
     bucket, n_buckets                      a value that a hash can take; how many it can
     bucket_size                            expected tokens a bucket
     window                                 tokens of its bucket, in sorted order, that a query can see on one side
-    chunk                                  a run of sorted tokens that attend together (the paper's rule)
+    chunk                                  a run of tokens, or of sorted tokens, that attend together
     rank                                   tokens that a Linformer projects the keys and values to (the paper's k)
     n_features                             numbers that a Performer's feature map gives (the paper's m or r)
     columns, off_grid                      of the grid that a sequence goes through; tokens before it without a place
@@ -33,6 +33,7 @@ from my_transformers.modules import (
     ClippedRelativeAttention,
     FullAttention,
     LinformerAttention,
+    LocalAttention,
     LSHAttention,
     PerformerAttention,
     RelativeAttention,
@@ -66,6 +67,7 @@ __all__ = [
     "LearnedSinusoidalPositionalEncoding",
     "LengthProjection",
     "LinformerAttention",
+    "LocalAttention",
     "MaxProjection",
     "MeanProjection",
     "MultiHeadAttention",

@@ -24,6 +24,7 @@ class _Layer(nn.Module, abc.ABC):
         *,
         dim: int,
         norm: Literal["pre", "post"] = "pre",
+        norm_epsilon: float = 1e-5,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -31,8 +32,8 @@ class _Layer(nn.Module, abc.ABC):
             raise ValueError(f"norm is {norm!r}, must be 'pre' or 'post'")
         self.attention = attention
         self.feed_forward = feed_forward
-        self.norm_attention = nn.LayerNorm(dim)
-        self.norm_feed_forward = nn.LayerNorm(dim)
+        self.norm_attention = nn.LayerNorm(dim, norm_epsilon)
+        self.norm_feed_forward = nn.LayerNorm(dim, norm_epsilon)
         self.norm = norm
         self.dropout = nn.Dropout(dropout)
 
@@ -80,6 +81,7 @@ class EncoderLayer(_Layer):
         feed_forward: likewise.
         dim: of the activations.
         norm: "pre" or "post".
+        norm_epsilon: added to the variance in layer normalisation.
         dropout: on each sublayer's output.
     """
 
@@ -123,6 +125,7 @@ class DecoderLayer(_Layer):
         feed_forward: from (b, n, dim) to the same.
         dim: of the activations.
         norm: "pre" or "post".
+        norm_epsilon: added to the variance in layer normalisation.
         dropout: on each sublayer's output.
 
     Raises:
@@ -137,9 +140,10 @@ class DecoderLayer(_Layer):
         *,
         dim: int,
         norm: Literal["pre", "post"] = "pre",
+        norm_epsilon: float = 1e-5,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(attention, feed_forward, dim=dim, norm=norm, dropout=dropout)
+        super().__init__(attention, feed_forward, dim=dim, norm=norm, norm_epsilon=norm_epsilon, dropout=dropout)
         own, cross = attention.mechanism, cross_attention.mechanism
         if not own.causal:
             raise ValueError(
@@ -152,7 +156,7 @@ class DecoderLayer(_Layer):
                 "LinformerAttention or PerformerAttention, with causal=False"
             )
         self.cross_attention = cross_attention
-        self.norm_cross_attention = nn.LayerNorm(dim)
+        self.norm_cross_attention = nn.LayerNorm(dim, norm_epsilon)
 
     def forward(
         self, x: Tensor, context: Tensor, *, mask: Tensor | None = None, context_mask: Tensor | None = None
@@ -211,10 +215,11 @@ class DecoderLayer(_Layer):
 class _Stack(nn.Module):
     """Layers one after the other; a pre-norm stack ends with the normalisation that its last residual lacks."""
 
-    def __init__(self, layers: list[Any], *, dim: int) -> None:
+    def __init__(self, layers: list[Any], *, dim: int, norm_epsilon: float = 1e-5) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        self.final_norm = nn.LayerNorm(dim) if layers[-1].norm == "pre" else nn.Identity()
+        self.out_dim = dim  # of what comes out
+        self.final_norm = nn.LayerNorm(dim, norm_epsilon) if layers[-1].norm == "pre" else nn.Identity()
 
     def step(self, x: Tensor, caches: list[Any]) -> Tensor:
         """One more token x (b, 1, dim) -> (b, 1, dim); the caches take it in."""
@@ -229,6 +234,7 @@ class EncoderStack(_Stack):
     Args:
         layers: one or more EncoderLayer, all with the same ``norm``.
         dim: of the activations.
+        norm_epsilon: of the last normalisation.
     """
 
     def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -248,6 +254,7 @@ class DecoderStack(_Stack):
     Args:
         layers: one or more DecoderLayer, all with the same ``norm``.
         dim: of the activations.
+        norm_epsilon: of the last normalisation.
     """
 
     def forward(

@@ -32,8 +32,13 @@ class PositionalEncoding(nn.Module, abc.ABC):
         last = first + x.shape[1]
         if last > self.max_len:
             raise ValueError(f"{last} tokens, but there are positions for max_len={self.max_len} only")
+        added = self.between(first, last)
+        return x if added is None else x + added.to(x.dtype)
+
+    def between(self, first: int, last: int) -> Tensor | None:
+        """(last - first, dim), the table's rows from number ``first`` on; None: nothing."""
         table = self.table()
-        return x if table is None else x + table[first:last].to(x.dtype)
+        return None if table is None else table[first:last]
 
 
 class NoPositionalEncoding(PositionalEncoding):
@@ -137,5 +142,11 @@ class AxialPositionalEncoding(PositionalEncoding):
 
     def table(self) -> Tensor:
         """(max_len, dim)."""
-        shape = (self.rows.shape[0], self.columns.shape[1], -1)
-        return torch.cat((self.rows.expand(shape), self.columns.expand(shape)), dim=-1).flatten(0, 1)
+        return self.between(0, self.max_len)
+
+    def between(self, first: int, last: int) -> Tensor:
+        """As in PositionalEncoding, without the rest of a table that may be large."""
+        width = self.columns.shape[1]
+        rows = self.rows[first // width : -(-last // width)]
+        both = torch.cat((rows.expand(-1, width, -1), self.columns.expand(len(rows), -1, -1)), dim=-1)
+        return both.flatten(0, 1)[first % width :][: last - first]

@@ -14,7 +14,7 @@ output; it walks down the stack, reconstructs each sublayer's input and runs it 
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,31 +27,45 @@ _BranchesOf = Callable[[Any, Tensor | None], list[Branch]]
 
 
 class _TwoStreams(nn.Module):
-    """What both reversible stacks have; both streams start as x, their mean is normalised at the end."""
+    """What both reversible stacks have; both streams start as x; what is made of them at the end is normalised."""
 
-    def __init__(self, layers: list[Any], *, dim: int) -> None:
+    def __init__(
+        self,
+        layers: list[Any],
+        *,
+        dim: int,
+        norm_epsilon: float = 1e-5,
+        streams: Literal["mean", "concatenate"] = "mean",
+    ) -> None:
         super().__init__()
+        if streams not in ("mean", "concatenate"):
+            raise ValueError(f"streams is {streams!r}, must be 'mean' or 'concatenate'")
         if any(layer.norm != "pre" for layer in layers):
             raise ValueError("a reversible stack needs layers with norm='pre': norm='post' cannot be inverted")
         self.layers = nn.ModuleList(layers)
-        self.final_norm = nn.LayerNorm(dim)
+        self.streams = streams
+        self.out_dim = dim if streams == "mean" else 2 * dim  # of what comes out
+        self.final_norm = nn.LayerNorm(self.out_dim, norm_epsilon)
+
+    def _join(self, x1: Tensor, x2: Tensor) -> Tensor:
+        return self.final_norm((x1 + x2) / 2 if self.streams == "mean" else torch.cat((x1, x2), dim=-1))
 
     def _through(self, x: Tensor, context: Tensor | None, branches_of: _BranchesOf) -> Tensor:
         layers = list(self.layers)
         x1, x2 = _Reversible.apply(layers, branches_of, x, context, *_trainable(layers))
-        return self.final_norm((x1 + x2) / 2)
+        return self._join(x1, x2)
 
     def step(self, x: Tensor, caches: list[Any]) -> Tensor:
-        """One more token x (b, 1, dim) -> (b, 1, dim); the caches take it in."""
+        """One more token x (b, 1, dim) -> (b, 1, out_dim); the caches take it in."""
         x1, x2 = x, x
         for layer, cache in zip(self.layers, caches, strict=True):
             for branch in layer.step_branches(cache):
                 x1, x2 = x2, x1 + branch(x2)
-        return self.final_norm((x1 + x2) / 2)
+        return self._join(x1, x2)
 
 
 class ReversibleStack(_TwoStreams):
-    """Pre-norm layers as a reversible stack; both streams start as x, their mean is normalised at the end.
+    """Pre-norm layers as a reversible stack; both streams start as x, at the end their mean or both are normalised.
 
     Dropout, LSH buckets and autocast are replayed exactly (replay.py), which keeps one int32 a token, head and round
     for each LSH layer and nothing else that grows with depth. Parameters' gradients are returned to autograd rather
@@ -61,6 +75,8 @@ class ReversibleStack(_TwoStreams):
     Args:
         layers: one or more EncoderLayer, with norm="pre".
         dim: of the activations.
+        norm_epsilon: of the last normalisation.
+        streams: what comes out: their "mean", dim wide, or both side by side ("concatenate"), 2 * dim wide.
 
     Raises:
         ValueError: a layer has norm="post": normalising the residual itself cannot be undone.
@@ -68,7 +84,7 @@ class ReversibleStack(_TwoStreams):
 
     @torch.compiler.disable  # generator states and recomputation are for eager autograd
     def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """X (b, n, dim), mask (b, n) True where a token is real -> (b, n, dim)."""
+        """X (b, n, dim), mask (b, n) True where a token is real -> (b, n, out_dim)."""
         return self._through(x, None, lambda layer, _: layer.branches(mask=mask))
 
     def new_cache(self, batch: int, max_len: int) -> list[object]:
@@ -82,6 +98,8 @@ class ReversibleDecoderStack(_TwoStreams):
     Args:
         layers: one or more DecoderLayer, with norm="pre".
         dim: of the activations.
+        norm_epsilon: of the last normalisation.
+        streams: what comes out: their "mean", dim wide, or both side by side ("concatenate"), 2 * dim wide.
 
     Raises:
         ValueError: a layer has norm="post".

@@ -9,6 +9,7 @@ from dl_proj.cli import CONFIGS
 from dl_proj.configs.classification import ClassifierTrainConfig
 from dl_proj.configs.evaluation import EvaluateConfig
 from dl_proj.configs.generation import DrawConfig, GeneratorTrainConfig
+from dl_proj.configs.importing import ImportReformerConfig
 from dl_proj.configs.language import ContinueTextConfig, LanguageTrainConfig
 from dl_proj.configs.load import load_config, parse_flags
 from dl_proj.configs.performance import PerformanceConfig
@@ -67,6 +68,7 @@ SCRIPTS = {  # each script's schema and preset
     "lm_train.py": (LanguageTrainConfig, "lm_books.yaml"),
     "lm_generate.py": (ContinueTextConfig, "lm_generate.yaml"),
     "sweep.py": (SweepConfig, "sweep_lm_books.yaml"),
+    "import_reformer.py": (ImportReformerConfig, "import_reformer.yaml"),
 }
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from dl_proj.configs.base import Strict
+from dl_proj.configs.base import Strict, null_is_none
 from my_transformers.random_features import Kernel
 
 
@@ -17,6 +17,13 @@ class _AttentionConfig(Strict):
     def title(self) -> str:
         """A short name for tables."""
         return self.kind
+
+
+def circle_mistakes(circle: int | None, name: str, chunk: int) -> list[str]:
+    """A circle that chunks of ``name`` tokens cannot fill."""
+    if circle is None or circle % chunk == 0:
+        return []
+    return [f"circle {circle} must be a multiple of {name} {chunk}"]
 
 
 class FullConfig(_AttentionConfig):
@@ -31,6 +38,9 @@ class SharedQKConfig(_AttentionConfig):
 
     kind: Literal["shared_qk"] = "shared_qk"
     """attention mechanism"""
+
+
+Factors = Annotated[tuple[Annotated[int, Field(ge=2)], ...] | None, BeforeValidator(null_is_none)]
 
 
 class LSHConfig(_AttentionConfig):
@@ -56,6 +66,16 @@ class LSHConfig(_AttentionConfig):
     """lsh: count a key once that several rounds show"""
     fresh_rotations: bool = True
     """lsh: new rotations in each training forward; evaluation keeps one set"""
+    bucket_factors: Factors = None
+    """lsh: even numbers whose product is n_buckets, each hashed by itself, with fewer rotations; null: one hash"""
+    circle: int | None = Field(None, ge=1)
+    """lsh: chunk rule across buckets without deduplication only: pad to a multiple of so many tokens, and let the first
+    chunk of a round look back at the last one of the round before, and of the first round at the last of all, as
+    transformers does; null: the first chunk looks back at nothing"""
+    epsilon: float = Field(0.0, ge=0)
+    """lsh: with a circle: added to a vector's squared length before a key is made of it"""
+    keep_rotations: bool = False
+    """lsh: draw rotations once and keep them with the weights; with fixed n_buckets and fresh_rotations: false"""
 
     @property
     def title(self) -> str:
@@ -69,7 +89,37 @@ class LSHConfig(_AttentionConfig):
             found.append(f"n_buckets {self.n_buckets} must be 1 or even: a rotation gives two buckets")
         if self.attend_across_buckets and self.rule != "chunk":
             found.append(f"attend_across_buckets: true needs rule: chunk (got {self.rule!r})")
+        factors = self.bucket_factors
+        if factors is not None and (math.prod(factors) != self.n_buckets or any(f % 2 for f in factors)):
+            found.append(f"bucket_factors {list(factors)} must be even numbers of product n_buckets ({self.n_buckets})")
+        if self.circle is not None:
+            if self.rule != "chunk" or not self.attend_across_buckets or self.deduplicate:
+                found.append("circle needs rule: chunk, attend_across_buckets: true and deduplicate: false")
+            found += circle_mistakes(self.circle, "window", self.window or 2 * self.bucket_size)
+        elif self.epsilon:
+            found.append(f"epsilon {self.epsilon} has no effect without circle")
+        if self.keep_rotations and (self.n_buckets is None or self.fresh_rotations or self.eval_rounds is not None):
+            found.append("keep_rotations: true needs n_buckets, fresh_rotations: false and eval_rounds: null")
         return found
+
+
+class LocalConfig(_AttentionConfig):
+    """Softmax over a query's own chunk of the sequence and its neighbours."""
+
+    kind: Literal["local"] = "local"
+    """attention mechanism"""
+    chunk_size: int = Field(64, ge=1)
+    """local: tokens a chunk"""
+    back: int = Field(1, ge=0)
+    """local: chunks before its own that a query sees"""
+    ahead: int | None = Field(None, ge=0)
+    """local: chunks behind it; null: as many as back, or none in causal models"""
+    circle: int | None = Field(None, ge=1)
+    """local: not for causal models: pad to a multiple of so many tokens and let the ends meet; null: they do not"""
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        return circle_mistakes(self.circle, "chunk_size", self.chunk_size)
 
 
 class _PerformerSettings(_AttentionConfig):
@@ -258,6 +308,7 @@ AttentionConfig = Annotated[
     FullConfig
     | SharedQKConfig
     | LSHConfig
+    | LocalConfig
     | PerformerConfig
     | RelativeConfig
     | ClippedRelativeConfig

@@ -32,6 +32,11 @@ class Strict(BaseModel):
         return {name: _spelled_out(value) if name in numbers else value for name, value in values.items()}
 
 
+def null_is_none(value: Any) -> Any:
+    """For a list that may be null, which a flag brings as [null]."""
+    return None if value == [None] else value
+
+
 def _holds_numbers(annotation: Any) -> bool:
     return annotation in (int, float) or any(_holds_numbers(part) for part in get_args(annotation))
 

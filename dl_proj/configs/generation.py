@@ -54,7 +54,7 @@ class GeneratorTrainConfig(ImageTrainConfig):
     def mistakes(self) -> list[str]:
         """See Strict."""
         found = self.model.mistakes_at(self.data.max_len, causal=True, grid=True) + super().mistakes()
-        if isinstance(self.model.attention, LSHConfig) and self.model.attention.rule == "chunk":
+        if any(isinstance(a, LSHConfig) and a.rule == "chunk" for a in self.model.mechanisms):
             found.append("model.attention.rule: chunk cannot generate: later pixels move its chunks; use rule: bucket")
         return found
 

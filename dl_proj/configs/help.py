@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
@@ -40,7 +40,9 @@ def _as_flag(value: Any) -> str:
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The schemas that an annotation allows: one, the members of a union, or none."""
+    """The schemas that an annotation allows: one, the members of a union, or none; a list of them is one setting."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
+    if get_origin(annotation) in (list, tuple):
+        return []
     return [model for part in get_args(annotation) for model in models_in(part)]

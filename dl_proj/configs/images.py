@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from dl_proj.configs.base import Strict
+from dl_proj.configs.base import Strict, null_is_none
 from dl_proj.configs.training import ExperimentConfig
 from dl_proj.data.image_sets import IMAGE_SETS, ImageSetName, chosen_classes
 from dl_proj.data.patches import patches_a_side, sequence_length
@@ -16,12 +16,8 @@ def _numbers_as_words(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _null_is_none(value: Any) -> Any:
-    return None if value == [None] else value  # as which a flag for a list brings it
-
-
 Label = Annotated[str, BeforeValidator(_numbers_as_words)]  # a class's name or number; flags bring both as words
-Labels = Annotated[tuple[Label, ...] | None, BeforeValidator(_null_is_none)]
+Labels = Annotated[tuple[Label, ...] | None, BeforeValidator(null_is_none)]
 
 
 class ImageDataConfig(Strict):

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -162,10 +162,10 @@ _PLAIN = {  # pydantic's words where they mean nothing to who writes a file
 
 def _lines(path: Path, overrides: dict, origin: str, schema: type[BaseModel], mistake: dict[str, Any]) -> list[str]:
     """One mistake, or all that a rule over several settings found: where, the key, what is allowed, what came."""
-    steps, parent = _walk(schema, mistake["loc"])
+    steps, parent, here = _walk(schema, mistake["loc"])
     kind, message, got = mistake["type"], mistake["msg"], mistake["input"]
     if kind.startswith("union_tag"):
-        allowed = _kinds(parent, steps)
+        allowed = _kinds(here)
         kind, message = "missing" if "kind" not in got else kind, f"must be one of {allowed}"
         steps, got = [*steps, "kind"], got.get("kind")
     source = _source(path, overrides, origin, steps[:-1] if kind == "missing" else steps)
@@ -196,8 +196,8 @@ def _source(path: Path, overrides: dict, origin: str, steps: list[str]) -> str:
     return origin
 
 
-def _walk(schema: type[BaseModel], loc: tuple) -> tuple[list[str], type[BaseModel]]:
-    """The keys of a location as the file has them, without pydantic's union tags; and the last key's model."""
+def _walk(schema: type[BaseModel], loc: tuple) -> tuple[list[str], type[BaseModel], Any]:
+    """The keys of a location as the file has them, without pydantic's union tags; the last one's model and type."""
     steps: list[str] = []
     here: Any = schema
     parent = schema
@@ -206,21 +206,31 @@ def _walk(schema: type[BaseModel], loc: tuple) -> tuple[list[str], type[BaseMode
         if len(models_in(here)) > 1 and step in members:
             here = members[step]
             continue
+        if isinstance(step, int):
+            here = _entry_of(here)
+            steps.append(str(step))
+            continue
         models = models_in(here)
         parent = models[0] if models else parent
         field = parent.model_fields.get(step) if models and isinstance(step, str) else None
         here = field.annotation if field else None
         steps.append(str(step))
-    return steps, parent
+    return steps, parent, here
+
+
+def _entry_of(annotation: Any) -> Any:
+    """What a list holds, where an annotation allows one."""
+    if get_origin(annotation) in (list, tuple):
+        return get_args(annotation)[0]
+    return next(filter(None, map(_entry_of, get_args(annotation))), None)
 
 
 def _has_kind(model: type[BaseModel]) -> bool:
     return "kind" in model.model_fields
 
 
-def _kinds(parent: type[BaseModel], steps: list[str]) -> str:
-    members = models_in(parent.model_fields[steps[-1]].annotation)
-    return ", ".join(repr(member.model_fields["kind"].default) for member in members)
+def _kinds(union: Any) -> str:
+    return ", ".join(repr(member.model_fields["kind"].default) for member in models_in(union))
 
 
 def _did_you_mean(word: str, known: Any) -> str:

@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from dl_proj.configs.attention import (
     AttentionConfig,
@@ -11,12 +11,15 @@ from dl_proj.configs.attention import (
     ClippedRelativeConfig,
     FullConfig,
     LinformerConfig,
+    LocalConfig,
     LSHConfig,
     PerformerConfig,
     RelativeConfig,
 )
-from dl_proj.configs.base import Strict
+from dl_proj.configs.base import Strict, null_is_none
 from dl_proj.configs.images import ClassifierDataConfig
+
+Width = Annotated[int, Field(ge=1)]
 
 
 class LearnedPositionsConfig(Strict):
@@ -40,6 +43,8 @@ class AxialPositionsConfig(Strict):
     """positional encoding"""
     shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
     """axial: rows,columns; their product is the number of positions"""
+    dims: Annotated[tuple[Width, Width] | None, BeforeValidator(null_is_none)] = None
+    """axial: widths of the rows' and the columns' vectors, which add up to dim; null: halves"""
 
 
 class LearnedSinusoidalPositionsConfig(Strict):
@@ -71,6 +76,8 @@ class _LayersConfig(Strict):
     """width of the activations"""
     heads: int = Field(4, ge=1)
     """attention heads"""
+    attention_bias: bool = True
+    """biases in the projections around attention"""
     head_dim: int | None = Field(None, ge=1)
     """width of a head; null: dim / heads"""
     ffn_dim: int = Field(512, ge=1)
@@ -83,6 +90,8 @@ class _LayersConfig(Strict):
     """on the embedding, in the feed-forward network and on each sublayer's output"""
     norm: Literal["pre", "post"] = "pre"
     """layer normalisation before or after each sublayer"""
+    norm_epsilon: float = Field(1e-5, gt=0)
+    """added to the variance in layer normalisation"""
     reversible: bool = False
     """reversible residual streams: activation memory that does not grow with depth"""
     positions: PositionsConfig = LearnedPositionsConfig()
@@ -95,6 +104,9 @@ class _LayersConfig(Strict):
             found.append(f"dim {self.dim} is not divisible by heads {self.heads}; change one, or set head_dim")
         if self.reversible and self.norm == "post":
             found.append("reversible: true needs norm: pre (norm: post cannot be inverted)")
+        dims = getattr(self.positions, "dims", None)
+        if dims is not None and sum(dims) != self.dim:
+            found.append(f"positions.dims {dims[0]} + {dims[1]} must be dim {self.dim}")
         return found
 
 
@@ -105,6 +117,40 @@ class StackConfig(_LayersConfig):
     """layers"""
     attention: AttentionConfig = LSHConfig()
     """the attention mechanism, chosen by kind"""
+    attentions: Annotated[tuple[AttentionConfig, ...] | None, BeforeValidator(null_is_none)] = None
+    """a list of mechanisms, one a layer, begun again when there are more layers, such as [{kind: local}, {kind: lsh}];
+    null: attention in all layers"""
+    streams: Literal["mean", "concatenate"] = "mean"
+    """reversible: what is made of the two streams at the end: their mean, or both side by side, twice as wide"""
+
+    @property
+    def mechanisms(self) -> tuple[AttentionConfig, ...]:
+        """The attention of the first layers, with which the others begin again."""
+        return (self.attention,) if self.attentions is None else self.attentions
+
+    @property
+    def attention_title(self) -> str:
+        """A short name for tables."""
+        return ", ".join(dict.fromkeys(mechanism.title for mechanism in self.mechanisms))
+
+    def layers_of(self, number: int) -> range:
+        """The numbers of the layers that have the mechanism of this number."""
+        return range(number, self.depth, len(self.mechanisms))
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        found = super().mistakes()
+        if self.streams == "concatenate" and not self.reversible:
+            found.append("streams: concatenate needs reversible: true: there is one stream without it")
+        if self.attentions is None:
+            return found
+        if self.attention != StackConfig.model_fields["attention"].default:
+            found.append(f"attentions is given, so attention.kind: {self.attention.kind} has no effect; leave it out")
+        if not self.attentions:
+            found.append("attentions is empty, needs one at least")
+        elif len(self.attentions) > self.depth:
+            found.append(f"attentions has {len(self.attentions)} mechanisms, but there are {self.depth} layers (depth)")
+        return found
 
     def mistakes_at(self, length: int, *, causal: bool, grid: bool) -> list[str]:
         """What does not fit sequences of ``length`` tokens, which are the places of a grid or of a line."""
@@ -121,8 +167,17 @@ class StackConfig(_LayersConfig):
         return found
 
     def attention_mistakes(self, length: int, *, causal: bool) -> list[str]:
-        """What of it is the attention's."""
-        match self.attention:
+        """What of it is the attention's, in any layer."""
+        found = []
+        for number, attention in enumerate(self.mechanisms):
+            key = "model.attention" if self.attentions is None else f"model.attentions.{number}"
+            lines = self._attention_mistakes(attention, len(self.layers_of(number)), length, causal)
+            found += [line.replace("model.attention", key) for line in lines]
+        return found
+
+    def _attention_mistakes(self, attention: AttentionConfig, depth: int, length: int, causal: bool) -> list[str]:
+        """Of one mechanism, that ``depth`` layers have."""
+        match attention:
             case LSHConfig(n_buckets=None, bucket_size=size) if size > length:
                 return [
                     f"model.attention.bucket_size {size} is larger than the sequence of {length} tokens, so everything "
@@ -133,14 +188,18 @@ class StackConfig(_LayersConfig):
             case LinformerConfig() if causal:
                 return [
                     "model.attention.kind: linformer mixes all positions, so it cannot be causal; use "
-                    "causal_linformer, performer, relative, clipped_relative, lsh, shared_qk or full"
+                    "causal_linformer, performer, relative, clipped_relative, local, lsh, shared_qk or full"
                 ]
             case LinformerConfig():
-                return self.attention.mistakes_at(self.depth, length, "a sequence")
+                return attention.mistakes_at(depth, length, "a sequence")
             case CausalLinformerConfig() if not causal:
                 return ["model.attention.kind: causal_linformer looks back alone; use linformer for both directions"]
             case CausalLinformerConfig(block_size=size):
-                return self.attention.mistakes_at(self.depth, size, "model.attention.block_size")
+                return attention.mistakes_at(depth, size, "model.attention.block_size")
+            case LocalConfig(ahead=ahead) if causal and ahead:
+                return [f"model.attention.ahead {ahead} must be 0 or null in a causal model: those tokens are to come"]
+            case LocalConfig(circle=circle) if causal and circle:
+                return [f"model.attention.circle {circle} must be null in a causal model: its end is still to come"]
         return []
 
 
@@ -149,6 +208,13 @@ class LanguageModelConfig(StackConfig):
 
     tied: bool = False
     """one matrix embeds tokens and maps to logits"""
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        found = super().mistakes()
+        if self.tied and self.streams == "concatenate":
+            found.append("tied: true needs streams: mean, as wide as the embedding")
+        return found
 
 
 class EncoderDecoderConfig(_LayersConfig):
@@ -228,11 +294,13 @@ class ClassifierConfig(StackConfig):
     def mistakes_on(self, data: ClassifierDataConfig) -> list[str]:
         """What does not fit these images."""
         found = self.mistakes_at(self.length(data), causal=False, grid=True)
-        if data.split_channels and isinstance(self.attention, RelativeConfig | ClippedRelativeConfig):
-            found.append(
-                f"data.split_channels: true puts several tokens at one place, but model.attention.kind: "
-                f"{self.attention.kind} needs one"
-            )
+        kinds = [a.kind for a in self.mechanisms if isinstance(a, RelativeConfig | ClippedRelativeConfig)]
+        if data.split_channels:
+            found += [
+                "data.split_channels: true puts several tokens at one place, but model.attention.kind: "
+                f"{kind} needs one"
+                for kind in dict.fromkeys(kinds)
+            ]
         if data.split_channels and isinstance(self.positions, LearnedSinusoidalPositionsConfig):
             found.append(
                 "data.split_channels: true puts several tokens at one place, but model.positions.kind: "

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import assert_never
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from dl_proj.configs.attention import (
     AttentionConfig,
@@ -11,6 +12,7 @@ from dl_proj.configs.attention import (
     ClippedRelativeConfig,
     FullConfig,
     LinformerConfig,
+    LocalConfig,
     LSHConfig,
     PerformerConfig,
     RelativeConfig,
@@ -49,6 +51,7 @@ from my_transformers import (
     LearnedSinusoidalPositionalEncoding,
     LengthProjection,
     LinformerAttention,
+    LocalAttention,
     LSHAttention,
     MaxProjection,
     MeanProjection,
@@ -62,6 +65,7 @@ from my_transformers import (
     SinusoidalPositionalEncoding,
     extended_dim,
 )
+from my_transformers.local_sensitive_hashing import draw_rotations
 from my_transformers.positional_encoding import PositionalEncoding
 
 
@@ -87,12 +91,23 @@ class Places:
 
 
 def build_mechanisms(
-    config: AttentionConfig, *, depth: int, heads: int, head_dim: int, causal: bool, places: Places, seed: int = 0
+    config: AttentionConfig,
+    *,
+    depth: int,
+    heads: int,
+    head_dim: int,
+    causal: bool,
+    places: Places,
+    seed: int = 0,
+    every: int = 1,
 ) -> list[nn.Module]:
-    """The attention mechanism of a configuration for each layer; layer i's random numbers come from seed + i."""
+    """The attention mechanism of a configuration for each of its layers; number i's random numbers: seed + i * every.
+
+    ``every`` so many layers of a model is one of these, so that no two layers of it have the same seed.
+    """
     if isinstance(config, LinformerConfig | CausalLinformerConfig):
         return _linformers(config, depth, heads, head_dim, causal, places)
-    return [_mechanism(config, heads, head_dim, causal, places, seed + i) for i in range(depth)]
+    return [_mechanism(config, heads, head_dim, causal, places, seed + i * every) for i in range(depth)]
 
 
 def _mechanism(
@@ -105,7 +120,11 @@ def _mechanism(
         case SharedQKConfig():
             return SharedQKAttention(causal=causal, dropout=config.dropout)
         case LSHConfig():
-            return LSHAttention(**config.model_dump(exclude={"kind"}), causal=causal, seed=seed)
+            rotations = _kept_rotations(config, heads, head_dim, seed) if config.keep_rotations else None
+            settings = config.model_dump(exclude={"kind", "keep_rotations"})
+            return LSHAttention(**settings, causal=causal, seed=seed, rotations=rotations)
+        case LocalConfig():
+            return LocalAttention(**config.model_dump(exclude={"kind"}), causal=causal)
         case PerformerConfig():
             return _performer(config, head_dim, causal, seed)
         case RelativeConfig(n_scales=n_scales, content=content):
@@ -117,6 +136,12 @@ def _mechanism(
             return ClippedRelativeAttention(inner, **grid, distance=distance, dropout=config.dropout)
         case _:
             assert_never(config)
+
+
+def _kept_rotations(config: LSHConfig, heads: int, head_dim: int, seed: int) -> Tensor:
+    directions = sum(config.bucket_factors or (config.n_buckets,))
+    generator = torch.Generator().manual_seed(seed)
+    return draw_rotations(heads, config.n_rounds, head_dim, directions, like=torch.empty(0), generator=generator)
 
 
 def _performer(
@@ -172,7 +197,7 @@ def build_positions(config: PositionsConfig, *, dim: int, places: Places) -> Pos
         case SinusoidalPositionsConfig():
             return SinusoidalPositionalEncoding(dim, places.max_len)
         case AxialPositionsConfig():
-            return AxialPositionalEncoding(dim, config.shape)
+            return AxialPositionalEncoding(dim, config.shape, dims=config.dims)
         case LearnedSinusoidalPositionsConfig():
             return LearnedSinusoidalPositionalEncoding(
                 dim, places.max_len, columns=places.columns, off_grid=places.off_grid, longest=places.longest
@@ -187,28 +212,43 @@ def build_stack(config: StackConfig, *, causal: bool, places: Places, seed: int 
     """Layers with the configured attention."""
     layers = [
         EncoderLayer(
-            _around(mechanism, config), _feed_forward(config), dim=config.dim, norm=config.norm, dropout=config.dropout
+            _around(mechanism, config),
+            _feed_forward(config),
+            dim=config.dim,
+            norm=config.norm,
+            norm_epsilon=config.norm_epsilon,
+            dropout=config.dropout,
         )
         for mechanism in _mechanisms_of(config, causal, places, seed)
     ]
-    return (ReversibleStack if config.reversible else EncoderStack)(layers, dim=config.dim)
-
-
-def _mechanisms_of(config: StackConfig, causal: bool, places: Places, seed: int) -> list[nn.Module]:
-    head_dim = config.head_dim or config.dim // config.heads
-    return build_mechanisms(
-        config.attention,
-        depth=config.depth,
-        heads=config.heads,
-        head_dim=head_dim,
-        causal=causal,
-        places=places,
-        seed=seed,
+    sizes = {"dim": config.dim, "norm_epsilon": config.norm_epsilon}
+    return (
+        ReversibleStack(layers, **sizes, streams=config.streams) if config.reversible else EncoderStack(layers, **sizes)
     )
 
 
+def _mechanisms_of(config: StackConfig, causal: bool, places: Places, seed: int) -> list[nn.Module]:
+    """Each layer's."""
+    of_layer = {}
+    for number, attention in enumerate(config.mechanisms):
+        layers = config.layers_of(number)
+        built = build_mechanisms(
+            attention,
+            depth=len(layers),
+            heads=config.heads,
+            head_dim=config.head_dim or config.dim // config.heads,
+            causal=causal,
+            places=places,
+            seed=seed + number,
+            every=layers.step,
+        )
+        of_layer |= dict(zip(layers, built, strict=True))
+    return [of_layer[i] for i in range(config.depth)]
+
+
 def _around(mechanism: nn.Module, config: StackConfig) -> MultiHeadAttention:
-    return MultiHeadAttention(mechanism, dim=config.dim, heads=config.heads, head_dim=config.head_dim)
+    sizes = {"dim": config.dim, "heads": config.heads, "head_dim": config.head_dim}
+    return MultiHeadAttention(mechanism, **sizes, bias=config.attention_bias)
 
 
 def _feed_forward(config: StackConfig) -> FeedForward:
@@ -321,6 +361,7 @@ def _decoder(
             _feed_forward(own),
             dim=config.dim,
             norm=config.norm,
+            norm_epsilon=config.norm_epsilon,
             dropout=config.dropout,
         )
         for self_attention, cross_attention in zip(
@@ -329,4 +370,5 @@ def _decoder(
             strict=True,
         )
     ]
-    return (ReversibleDecoderStack if config.reversible else DecoderStack)(layers, dim=config.dim)
+    kind = ReversibleDecoderStack if config.reversible else DecoderStack
+    return kind(layers, dim=config.dim, norm_epsilon=config.norm_epsilon)

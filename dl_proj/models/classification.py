@@ -93,7 +93,7 @@ class ClassificationModel(nn.Module):
         self.positions = positions
         self.dropout = nn.Dropout(dropout)
         self.stack = stack
-        self.to_logits = nn.Linear(dim, n_classes)
+        self.to_logits = nn.Linear(stack.out_dim, n_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """(b, c, side, side) levels -> logits (b, n_classes)."""

@@ -37,7 +37,7 @@ class LanguageModel(nn.Module):
         self.positions = positions
         self.dropout = nn.Dropout(dropout)
         self.stack = stack
-        self.to_logits = nn.Linear(dim, vocab_size)
+        self.to_logits = nn.Linear(stack.out_dim, vocab_size)
         if tied:
             self.to_logits.weight = self.embedding.weight
 

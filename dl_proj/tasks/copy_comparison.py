@@ -58,6 +58,8 @@ def compare(config: SynthComparisonConfig) -> None:
 
 
 def _cannot_be_compared(trained: SynthTrainConfig, config: SynthComparisonConfig) -> list[str]:
+    if trained.model.attentions is not None:
+        return ["trained with attentions of its own in each layer, which are not replaced; use attention: shared_qk"]
     if not isinstance(trained.model.attention, SharedQKConfig | LSHConfig):
         return [f"trained with kind: {trained.model.attention.kind}, which LSH cannot evaluate; use kind: shared_qk"]
     lsh = trained.model.model_copy(update={"attention": _evaluated_with(trained, config)[-1]})

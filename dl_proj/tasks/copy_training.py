@@ -60,4 +60,4 @@ def train_to_copy(config: SynthTrainConfig, resume: RunDirectory | None = None) 
 
 def _can_decode(config: SynthTrainConfig) -> bool:
     """The paper's chunk rule cannot be decoded step by step."""
-    return getattr(config.model.attention, "rule", "bucket") == "bucket"
+    return all(getattr(attention, "rule", "bucket") == "bucket" for attention in config.model.mechanisms)

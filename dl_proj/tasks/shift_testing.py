@@ -48,7 +48,7 @@ def measure_shifts(config: ShiftConfig) -> None:
                 rows.append(
                     {
                         "checkpoint": subject.name,
-                        "attention": subject.config.model.attention.title,
+                        "attention": subject.config.model.attention_title,
                         "shift": shift,
                         "images": len(images),
                         "accuracy": right / len(images),

@@ -69,7 +69,7 @@ def continuation(
 def _cannot_continue(trained: LanguageTrainConfig) -> list[str]:
     if not trained.causal:
         return ["a masked model fills in tokens between others and continues nothing; take one with objective: causal"]
-    if isinstance(trained.model.attention, LSHConfig) and trained.model.attention.rule == "chunk":
+    if any(isinstance(attention, LSHConfig) and attention.rule == "chunk" for attention in trained.model.mechanisms):
         return ["model.attention.rule: chunk cannot continue text: later tokens move its chunks; take rule: bucket"]
     return []
 

@@ -3,6 +3,7 @@
 from my_transformers.modules.clipped_relative import ClippedRelativeAttention
 from my_transformers.modules.full import FullAttention, SharedQKAttention
 from my_transformers.modules.linformer import BlockCausalLinformerAttention, LinformerAttention
+from my_transformers.modules.local import LocalAttention
 from my_transformers.modules.lsh import LSHAttention
 from my_transformers.modules.performer import PerformerAttention
 from my_transformers.modules.relative import RelativeAttention
@@ -13,6 +14,7 @@ __all__ = [
     "FullAttention",
     "LSHAttention",
     "LinformerAttention",
+    "LocalAttention",
     "PerformerAttention",
     "RelativeAttention",
     "SharedQKAttention",

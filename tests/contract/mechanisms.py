@@ -14,6 +14,7 @@ from my_transformers import (
     LearnedProjection,
     LengthProjection,
     LinformerAttention,
+    LocalAttention,
     LSHAttention,
     MaxProjection,
     MeanProjection,
@@ -41,6 +42,8 @@ class Case:
     min_heads: int = 1
     compiled: bool = True  # False, to save time: another case has the same graph but for a few pointwise operations
     leaks_by_design: bool = False  # the paper's chunk rule: documented, and excused from strict causality and steps
+    circle: bool = False  # the ends of the padded sequence meet: how much padding there is can be seen
+    alone: float = 0.0  # relative error of a value that a lonely token gives back in float32 (see _ITSELF in lsh.py)
     mixes_values: bool = False  # before attending, by a learned matrix: what comes out is no weighted mean of values
 
     def __str__(self) -> str:
@@ -143,6 +146,15 @@ def _linformers() -> list[Case]:
 CASES = [
     Case("full", _plain(FullAttention)),
     Case("shared_qk", _plain(SharedQKAttention)),
+    Case("local", _plain(LocalAttention, chunk_size=5)),
+    Case("local-far", _plain(LocalAttention, chunk_size=3, back=2), compiled=False),
+    Case(
+        "local-circle",
+        _plain(LocalAttention, chunk_size=4, circle=12),
+        directions=(False,),
+        instead="causal=False",
+        circle=True,
+    ),
     Case("lsh-1", _plain(LSHAttention, bucket_size=4, n_rounds=1)),
     Case("lsh-3", _plain(LSHAttention, bucket_size=4, n_rounds=3)),
     Case("lsh-narrow", _plain(LSHAttention, bucket_size=8, n_rounds=2, window=3)),  # buckets overflow their window
@@ -153,6 +165,22 @@ CASES = [
         "lsh-chunk-across",
         _plain(LSHAttention, bucket_size=4, rule="chunk", attend_across_buckets=True),
         leaks_by_design=True,
+    ),
+    Case(
+        "lsh-chunk-circle",
+        _plain(
+            LSHAttention,
+            bucket_size=4,
+            window=4,
+            n_rounds=2,
+            rule="chunk",
+            attend_across_buckets=True,
+            deduplicate=False,
+            circle=8,
+        ),
+        leaks_by_design=True,
+        circle=True,
+        alone=0.016,
     ),
     Case("performer", _performer(n_features=32)),
     Case("performer-hyperbolic", _performer(n_features=32, kernel="hyperbolic"), compiled=False),

@@ -116,7 +116,7 @@ def test_padding_is_invisible(case: Case, causal: bool, data: st.DataObject, n: 
         assert (gradient.mT[..., ~mask[0]] == 0).all()
 
 
-@every_direction
+@directions([case for case in CASES if not case.circle])
 def test_padding_behind_equals_no_padding(case: Case, causal: bool) -> None:
     """With the number of buckets held fixed, for it follows from the padded length."""
     mechanism = case.build(causal=causal).eval()
@@ -238,7 +238,8 @@ def test_finite_where_numbers_are_extreme(case: Case, causal: bool, device: str,
         assert all(gradient.isfinite().all() for gradient in grads(out, qkv))
     if causal or not case.mixes_values:  # a lonely token sees itself
         rounded = torch.bfloat16 if size > 1 else torch.float32  # autocast may round some heads or all
-        torch.testing.assert_close(out[0, :, 13].to(rounded), qkv[2][0, :, 13].to(rounded))
+        tolerance = {"rtol": case.alone, "atol": 0} if case.alone else {}
+        torch.testing.assert_close(out[0, :, 13].to(rounded), qkv[2][0, :, 13].to(rounded), **tolerance)
 
 
 @every_direction

@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from tiny_scripts import as_yaml, assert_refused, files_below, tiny, tiny_classifier, tiny_generator
+from tiny_scripts import GONE, as_yaml, assert_refused, files_below, tiny, tiny_classifier, tiny_generator
 
 import cls_train
 from dl_proj.configs.classification import ClassifierTrainConfig
@@ -166,7 +166,7 @@ def test_what_is_wrong_in_any_training(case, name, script):
     assert files_below(".") == {"c.yaml"}, "found before anything is made"
 
 
-ALTERNATIVES = ("causal_linformer", "performer", "relative", "clipped_relative", "lsh", "shared_qk", "full")
+ALTERNATIVES = ("causal_linformer", "performer", "relative", "clipped_relative", "local", "lsh", "shared_qk", "full")
 NOT_CAUSAL = [("model.attention.kind: linformer", "cannot be causal", *ALTERNATIVES)]
 SHARED = {  # sharing that cannot be, with rank 2
     f"{projection} shared {sharing}": (
@@ -442,6 +442,89 @@ def test_directions_that_are_not_drawn(case, script):
     keys = [key for key in ("orthogonal", "chunk_size") if key in IGNORED[case]["model.attention"]]
     outcome = script("synth_train", "--config", "c.yaml")
     assert_refused(outcome, [(FILE + f"model.attention: {key} is for kernels with random features",) for key in keys])
+
+
+LOCAL, FULL = {"kind": "local"}, {"kind": "full"}
+WRONG_LISTS = {
+    "no mechanism": ("synth_train", [], [("model:", "attentions is empty")]),
+    "more mechanisms than layers": (
+        "synth_train",
+        [LOCAL, FULL, LOCAL],
+        [("model:", "attentions has 3 mechanisms, but there are 2 layers")],
+    ),
+    "no kind": ("cls_train", [LOCAL, {"chunk_size": 3}], [("model.attentions.1.kind:", "is not there", "'local'")]),
+    "a kind that there is not": (
+        "cls_train",
+        [{"kind": "near"}],
+        [("model.attentions.0.kind:", "must be one of 'full'", "got 'near'")],
+    ),
+    "no mapping": ("cls_train", [LOCAL, "full"], [("model.attentions.1:", "mapping of settings", "got 'full'")]),
+    "a value": ("cls_train", [LOCAL, LOCAL | {"back": -1}], [("model.attentions.1.back:", "got -1")]),
+    "a key": ("cls_train", [{"kind": "local", "chunk": 3}], [("model.attentions.0.chunk:", "did you mean chunk_size")]),
+    "values that do not fit": (
+        "cls_train",
+        [FULL, {"kind": "local", "chunk_size": 4, "circle": 6}],
+        [("model.attentions.1:", "circle 6 must be a multiple of chunk_size 4")],
+    ),
+    "what is not causal": (
+        "synth_train",
+        [{"kind": "linformer"}, LOCAL | {"ahead": 2}],
+        [
+            ("model.attentions.0.kind: linformer", "cannot be causal", *ALTERNATIVES),
+            ("model.attentions.1.ahead 2", "0 or null"),
+        ],
+    ),
+    "a circle without an end": (
+        "generation_train",
+        [FULL, LOCAL | {"circle": 64}],
+        [("model.attentions.1.circle 64", "must be null in a causal model")],
+    ),
+    "buckets for more than there is": (
+        "synth_train",
+        [{"kind": "lsh", "bucket_size": 4}, {"kind": "lsh", "bucket_size": 400}],
+        [("model.attentions.1.bucket_size 400 is larger than the sequence of 11 tokens",)],
+    ),
+    "ranks for layers of another kind": (
+        "cls_train",
+        [FULL, {"kind": "linformer", "rank": [2, 2]}],
+        [("model.attentions.1.rank has 2 values, but there are 1 layers",)],
+    ),
+    "chunks that move": (
+        "generation_train",
+        [LOCAL, {"kind": "lsh", "bucket_size": 2, "rule": "chunk"}],
+        [("model.attention.rule: chunk cannot generate",)],
+    ),
+    "single channels": (
+        "cls_train",
+        [FULL, {"kind": "relative"}],
+        [("data.split_channels: true", "model.attention.kind: relative")],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_LISTS)
+def test_what_is_wrong_in_one_of_several_mechanisms(case, script):
+    name, attentions, expected = WRONG_LISTS[case]
+    changes = {"model.attention": GONE, "model.attentions": attentions, "model.depth": 2}
+    as_yaml("c.yaml", TRAININGS[name](changes | (COLOURS if case == "single channels" else {})))
+    assert_refused(script(name, "--config", "c.yaml"), [(FILE + e[0], *e[1:]) for e in expected])
+
+
+def test_attention_and_attentions(script):
+    """A flag may bring the list as JSON; one of the two would have no effect."""
+    as_yaml("c.yaml", tiny())
+    outcome = script("synth_train", "--config", "c.yaml", "--model.attentions", '[{"kind": "local"}]')
+    assert_refused(outcome, [(BOTH + "model: attentions is given", "attention.kind: shared_qk has no effect")])
+
+
+def test_comparing_models_of_several_mechanisms(script, trained):
+    """LSH takes the place of one mechanism in all layers."""
+    best = trained["shared_qk"] / "checkpoints/best"
+    config = SynthTrainConfig.model_validate(tiny({"model.attention": GONE, "model.attentions": [LOCAL]}))
+    (best / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    flags = ["--checkpoints", trained["shared_qk"], "--lsh.bucket_size", "2", "--device", "cpu"]
+    expected = [(f"{best}: trained with attentions of its own in each layer", "use attention: shared_qk")]
+    assert_refused(script("synth_models_comparison", *flags), expected)
 
 
 @pytest.mark.parametrize("kind", ["performer", "relative", "clipped_relative", "causal_linformer"])

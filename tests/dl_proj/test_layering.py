@@ -37,6 +37,7 @@ def test_there_is_something_to_look_at():
         "evaluate",
         "shift_test",
         "performance_studies",
+        "import_reformer",
         "lm_train",
         "lm_generate",
         "sweep",

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import cls_train
 import evaluate
 import generation_train
+import import_reformer
 import lm_generate
 import lm_train
 import mnist_generator
@@ -38,6 +39,7 @@ SCRIPTS = {
         lm_train,
         lm_generate,
         sweep,
+        import_reformer,
     )
 }
 

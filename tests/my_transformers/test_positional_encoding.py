@@ -20,6 +20,7 @@ SOMETHING = [
     LearnedSinusoidalPositionalEncoding(DIM, 24, columns=6, off_grid=1),
     AxialPositionalEncoding(DIM, (4, 6)),
     AxialPositionalEncoding(7, (4, 6)),
+    AxialPositionalEncoding(DIM, (4, 6), dims=(2, 10)),
 ]
 
 
@@ -50,6 +51,12 @@ def test_steps_equal_the_whole(encoding: torch.nn.Module) -> None:
     x = torch.randn(2, 24, _width(encoding))
     one_by_one = torch.cat([encoding(x[:, t : t + 1], first=t) for t in range(24)], dim=1)
     assert torch.equal(one_by_one, encoding(x))
+
+
+@each_that_adds
+def test_a_part_of_the_table_from_anywhere(encoding: torch.nn.Module) -> None:
+    for first, last in ((0, 1), (5, 6), (6, 7), (3, 17), (7, 12), (23, 24), (0, 24)):
+        assert torch.equal(encoding.between(first, last), encoding.table()[first:last])
 
 
 @each

@@ -11,6 +11,7 @@ from dl_proj.configs.classification import ClassifierTrainConfig
 from dl_proj.configs.evaluation import EvaluateConfig
 from dl_proj.configs.generation import DrawConfig, GeneratorTrainConfig
 from dl_proj.configs.help import models_in
+from dl_proj.configs.importing import ImportReformerConfig
 from dl_proj.configs.language import ContinueTextConfig, LanguageTrainConfig
 from dl_proj.configs.performance import PerformanceConfig
 from dl_proj.configs.shift import ShiftConfig
@@ -29,6 +30,7 @@ SCRIPTS = {
     "lm_train": LanguageTrainConfig,
     "lm_generate": ContinueTextConfig,
     "sweep": SweepConfig,
+    "import_reformer": ImportReformerConfig,
 }
 TRAINING = {"experiment_name": "x", "train.max_steps": 9}
 NEEDED = {  # what a configuration must be given, at dotted keys
@@ -42,6 +44,7 @@ NEEDED = {  # what a configuration must be given, at dotted keys
     "performance_studies": {},
     "lm_train": TRAINING | {"data.path": "x"},
     "lm_generate": {"checkpoint": "x"},
+    "import_reformer": {"source": "x"},
     "sweep": {"base": "x", "variants": {"x": {}}, "output_dir": "x"},
 }
 TRAININGS = ["synth_train", "cls_train", "generation_train", "lm_train"]
@@ -57,6 +60,7 @@ PRESETS = {
     "lm_train": "lm_books.yaml",
     "lm_generate": "lm_generate.yaml",
     "sweep": "sweep_lm_books.yaml",
+    "import_reformer": "import_reformer.yaml",
 }
 
 
@@ -170,7 +174,8 @@ def test_help_wins_over_a_file_that_is_not_there(script):
 def test_kinds_are_listed(script):
     out = " ".join(script("synth_train", "--help").out.split())
     for choices in (
-        "--model.attention.kind {causal_linformer,clipped_relative,full,linformer,lsh,performer,relative,shared_qk}",
+        "--model.attention.kind {causal_linformer,clipped_relative,full,linformer,local,lsh,performer,relative,"
+        "shared_qk}",
         "--schedule.kind {constant,noam,one_cycle,warmup_cosine}",
         "--model.positions.kind {axial,learned,learned_sinusoidal,none,sinusoidal}",
     ):

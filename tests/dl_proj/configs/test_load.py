@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_scripts import GONE, tiny, tiny_yaml
 
-from dl_proj.configs.attention import FullConfig, LSHConfig, SharedQKConfig
+from dl_proj.configs.attention import FullConfig, LocalConfig, LSHConfig, SharedQKConfig
 from dl_proj.configs.load import ConfigError, differences, load_config, merge, parse_flags
 from dl_proj.configs.model import AxialPositionsConfig, LearnedPositionsConfig
 from dl_proj.configs.synth import SynthComparisonConfig, SynthTrainConfig
@@ -98,6 +98,18 @@ def test_another_kind_starts_from_its_own_defaults_also_where_both_have_the_key(
     assert loaded(file, "--schedule.kind", "one_cycle").schedule == OneCycleConfig()
     axial = {"model.positions": {"kind": "axial", "shape": [3, 4]}}
     assert loaded(axial, "--model.positions.kind", "learned").model.positions == LearnedPositionsConfig()
+
+
+def test_a_list_of_kinds():
+    """In a file, and as JSON in its place; saved and read again it is the same."""
+    file = {"model.attention": GONE, "model.attentions": [{"kind": "full"}]}
+    assert loaded(file).model.attentions == (FullConfig(),)
+    flags = ["--model.depth", "2", "--model.attentions", '[{"kind": "local", "back": 2}, {"kind": "full"}]']
+    config = loaded(file, *flags)
+    assert config.model.attentions == (LocalConfig(back=2), FullConfig())
+    assert SynthTrainConfig.model_validate(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))) == config
+    flags = ["--model.attentions", "null", "--model.attention.kind", "lsh", "--model.attention.bucket_size", "4"]
+    assert loaded(file, *flags).model.mechanisms == (LSHConfig(bucket_size=4),)
 
 
 def test_the_file_overrides_the_defaults_and_leaves_the_others():

@@ -13,6 +13,7 @@ from dl_proj.cli import CONFIGS
 from dl_proj.configs.classification import ClassifierTrainConfig
 from dl_proj.configs.evaluation import EvaluateConfig
 from dl_proj.configs.generation import DrawConfig, GeneratorTrainConfig
+from dl_proj.configs.importing import ImportReformerConfig
 from dl_proj.configs.language import ContinueTextConfig, LanguageTrainConfig
 from dl_proj.configs.load import load_config, merge, read_yaml
 from dl_proj.configs.performance import PerformanceConfig, Study
@@ -41,6 +42,7 @@ SCHEMAS = {  # by the beginning of a file's name; the first that fits
     "lm_": LanguageTrainConfig,
     "mlm_": LanguageTrainConfig,
     "sweep_": SweepConfig,
+    "import_": ImportReformerConfig,
 }
 TRAININGS = {
     SynthTrainConfig: tiny,
@@ -113,7 +115,8 @@ def stack_parameters(model, length, axes):
         "learned_sinusoidal": dim // 2 + dim,  # a frequency for each sine and its cosine, and all their amplitudes
         "none": 0,
     }[model.positions.kind]
-    attention = projections * inner * (dim + 1) + (inner + 1) * dim + mechanism_parameters(model, length, axes)
+    biases = projections * inner + dim if model.attention_bias else 0
+    attention = (projections + 1) * inner * dim + biases + mechanism_parameters(model, length, axes)
     feed_forward = (dim + 1) * hidden + (hidden + 1) * dim
     norms = 2 * 2 * dim
     final_norm = 2 * dim if model.norm == "pre" else 0
@@ -287,6 +290,7 @@ STACKS = [
     {"model.attention": {"kind": "full"}, "model.head_dim": 3},
     {"model.attention": {"kind": "lsh", "bucket_size": 2}},
     {"model.norm": "post", "model.depth": 2},
+    {"model.attention_bias": False, "model.attention": {"kind": "local", "chunk_size": 3}},
     {"model.reversible": True, "model.depth": 3},
     {"model.positions": {"kind": "sinusoidal"}, "model.ffn_dim": 7},
     {"model.positions": {"kind": "axial", "shape": [4, 5]}},

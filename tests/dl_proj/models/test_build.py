@@ -11,6 +11,7 @@ from dl_proj.configs.attention import (
     ClippedRelativeConfig,
     FullConfig,
     LinformerConfig,
+    LocalConfig,
     LSHConfig,
     PerformerConfig,
     RelativeConfig,
@@ -51,6 +52,7 @@ from my_transformers import (
     LearnedProjection,
     LearnedSinusoidalPositionalEncoding,
     LinformerAttention,
+    LocalAttention,
     LSHAttention,
     MaxProjection,
     MeanProjection,
@@ -88,7 +90,12 @@ OTHER_VALUES = {
         "attend_across_buckets": True,
         "deduplicate": False,
         "fresh_rotations": False,
+        "bucket_factors": (2, 4),
+        "circle": 18,
+        "epsilon": 0.5,
+        "keep_rotations": True,
     },
+    LocalConfig: {"dropout": 0.25, "chunk_size": 6, "back": 2, "ahead": 3, "circle": 128},
     PerformerConfig: RANDOM_FEATURES,
     RelativeConfig: RANDOM_FEATURES | {"n_scales": 2, "content": False},
     ClippedRelativeConfig: RANDOM_FEATURES | {"distance": 3},
@@ -99,6 +106,7 @@ MODULES = {
     FullConfig: FullAttention,
     SharedQKConfig: SharedQKAttention,
     LSHConfig: LSHAttention,
+    LocalConfig: LocalAttention,
     PerformerConfig: PerformerAttention,
     RelativeConfig: RelativeAttention,
     ClippedRelativeConfig: ClippedRelativeAttention,
@@ -144,21 +152,36 @@ OF_PROJECTIONS = {
     "sharing": lambda m: "key_value" if m.project_values is None else "headwise",
 }
 LOOKS = {
+    LSHConfig: {"keep_rotations": lambda m: m.rotations is not None},
     RelativeConfig: INSIDE
     | {"n_scales": lambda m: m.frequencies.shape[1], "content": lambda m: m.by_content is not None},
     ClippedRelativeConfig: INSIDE | {"dropout": the_same(INSIDE["dropout"], attribute("dropout"))},
     LinformerConfig: OF_PROJECTIONS | {"dropout": lambda m: m.attend.dropout},
     CausalLinformerConfig: OF_PROJECTIONS,
 }
-NEEDS = {"attend_across_buckets": {"rule": "chunk"}}
-FOLLOWS = {"bucket_size": {"window"}, "n_rounds": {"eval_rounds"}, "projection": {"sharing"}}  # from the setting
+ACROSS = {"rule": "chunk", "attend_across_buckets": True, "deduplicate": False, "window": 3}
+NEEDS = {
+    (LSHConfig, "attend_across_buckets"): {"rule": "chunk"},
+    (LSHConfig, "bucket_factors"): {"n_buckets": 8},
+    (LSHConfig, "circle"): ACROSS,
+    (LSHConfig, "epsilon"): ACROSS | {"circle": 18},
+    (LSHConfig, "keep_rotations"): {"n_buckets": 8, "fresh_rotations": False},
+    (LocalConfig, "circle"): {"ahead": 2},  # which says that it is not causal
+}
+FOLLOWS = {
+    "back": {"ahead"},
+    "bucket_size": {"window"},
+    "n_rounds": {"eval_rounds"},
+    "projection": {"sharing"},
+}  # from the setting
 
 LINE = Places(32)
 
 
 def mechanism(config, *, causal=True, seed=0, places=LINE):
     """Of the one layer of a model with two heads of four numbers."""
-    causal = ONE_WAY.get(type(config), causal)
+    both_ways = any(getattr(config, name, None) for name in ("ahead", "circle"))
+    causal = ONE_WAY.get(type(config), causal and not both_ways)
     (built,) = build_mechanisms(config, depth=1, heads=2, head_dim=4, causal=causal, places=places, seed=seed)
     return built
 
@@ -174,7 +197,7 @@ def test_the_table_is_complete(schema):
     ("schema", "name"), [(schema, name) for schema, values in OTHER_VALUES.items() for name in values]
 )
 def test_each_setting_of_an_attention_arrives(schema, name):
-    value, needs = OTHER_VALUES[schema][name], NEEDS.get(name, {})
+    value, needs = OTHER_VALUES[schema][name], NEEDS.get((schema, name), {})
     default, built = mechanism(schema(**needs)), mechanism(schema(**{name: value} | needs))
     assert type(built) is MODULES[schema]
 
@@ -202,6 +225,18 @@ def test_causal_arrives(schema, causal):
     else:
         with pytest.raises(ValueError, match="causal"):
             build_mechanisms(schema(), depth=1, heads=2, head_dim=4, causal=causal, places=LINE)
+
+
+def test_rotations_that_are_kept_are_the_seeds_and_saved():
+    settings = {"n_buckets": 8, "bucket_factors": (2, 4), "fresh_rotations": False}
+    drawn, kept = (mechanism(LSHConfig(**settings, keep_rotations=keep), seed=9) for keep in (False, True))
+    qk, v = torch.randn(2, 2, 2, 40, 4).unbind(0)
+    assert torch.equal(drawn(qk, v), kept(qk, v))
+    assert list(kept.state_dict()) == ["rotations"]
+    assert kept.rotations.shape == (2, 4, 4, 3)
+    kept.rotations.neg_()
+    kept.rotations[..., 0] *= 3
+    assert not torch.equal(drawn(qk, v), kept(qk, v)), "it is those that are used"
 
 
 def test_the_seed_of_hashes_arrives():
@@ -400,6 +435,8 @@ def test_positions():
     assert type(axial) is AxialPositionalEncoding
     assert (axial.rows.shape, axial.columns.shape, axial.max_len) == ((3, 1, 3), (1, 4, 3), 12)
     assert build_positions(AxialPositionsConfig(shape=(2, 6)), dim=6, places=Places(10)).rows.shape == (2, 1, 3)
+    apart = build_positions(AxialPositionsConfig(shape=(3, 4), dims=(5, 1)), dim=6, places=Places(10))
+    assert (apart.rows.shape, apart.columns.shape) == ((3, 1, 5), (1, 4, 1))
     none = build_positions(NoPositionsConfig(), dim=6, places=Places(10))
     assert (type(none), none.max_len, list(none.parameters())) == (NoPositionalEncoding, 10, [])
 
@@ -513,6 +550,16 @@ STACK_FIELDS = {
     "ffn_chunk_size": (4, lambda m: first(m).feed_forward.chunk_size, 4),
     "activation": ("relu", lambda m: first(m).feed_forward.activation, "relu"),
     "dropout": (0.25, dropouts, [0.25, 0.25, 0.25]),
+    "attention_bias": (
+        False,
+        lambda m: [name for name, _ in first(m).attention.named_parameters()],
+        ["to_heads.weight", "to_out.weight"],
+    ),
+    "norm_epsilon": (
+        0.25,
+        lambda m: {norm.eps for norm in m.stack.modules() if isinstance(norm, nn.LayerNorm)},
+        {0.25},
+    ),
     "norm": ("post", lambda m: (first(m).norm, type(m.stack.final_norm)), ("post", nn.Identity)),
     "reversible": (True, lambda m: type(m.stack), ReversibleStack),
     "attention": (
@@ -520,8 +567,16 @@ STACK_FIELDS = {
         lambda m: (type(first(m).attention.mechanism), first(m).attention.mechanism.dropout),
         (FullAttention, 0.5),
     ),
+    "attentions": (
+        [{"kind": "full"}],
+        lambda m: type(first(m).attention.mechanism),
+        FullAttention,
+    ),
     "positions": ({"kind": "sinusoidal"}, lambda m: type(m.positions), SinusoidalPositionalEncoding),
 }
+
+
+SIDE_BY_SIDE = {"streams": ("concatenate", lambda m: (m.stack.out_dim, m.to_logits.in_features), (32, 32))}
 
 
 def build(**changes):
@@ -530,7 +585,7 @@ def build(**changes):
 
 
 def test_the_table_of_the_stack_is_complete():
-    assert set(STACK_FIELDS) == set(StackConfig.model_fields)
+    assert set(STACK_FIELDS) | set(SIDE_BY_SIDE) == set(StackConfig.model_fields)
 
 
 @pytest.mark.parametrize("name", STACK_FIELDS)
@@ -540,6 +595,17 @@ def test_each_setting_of_the_stack_arrives(name):
     assert look(build()) != expected
 
 
+@pytest.mark.parametrize("norm_epsilon", [1e-5, 0.25])
+def test_streams_side_by_side(norm_epsilon):
+    value, look, expected = SIDE_BY_SIDE["streams"]
+    settings = {"reversible": True, "norm_epsilon": norm_epsilon}
+    for make in (lambda changes: build(**changes), classifier):
+        assert look(make(settings)) != expected
+        model = make(settings | {"streams": value})
+        assert look(model) == expected
+        assert {norm.eps for norm in model.stack.modules() if isinstance(norm, nn.LayerNorm)} == {norm_epsilon}
+
+
 def test_all_layers_are_alike_but_for_their_hashes():
     built = build(depth=3, dropout=0.25, norm="post", ffn_chunk_size=2, activation="relu", heads=2)
     assert dropouts(built) == [0.25] * 7
@@ -547,6 +613,29 @@ def test_all_layers_are_alike_but_for_their_hashes():
         assert (layer.norm, layer.attention.heads, layer.feed_forward.chunk_size) == ("post", 2, 2)
         assert layer.feed_forward.activation == "relu"
     assert [layer.attention.mechanism.seed for layer in built.stack.layers] == [3, 4, 5]
+
+
+MIXED = [{"kind": "local", "chunk_size": 4}, {"kind": "lsh", "bucket_size": 4}, {"kind": "performer", "n_features": 8}]
+
+
+@pytest.mark.parametrize("reversible", [True, False])
+def test_layers_of_different_kinds_begin_again_where_the_list_ends(reversible):
+    built = build(depth=5, attentions=MIXED, reversible=reversible).eval()
+    mechanisms = [layer.attention.mechanism for layer in built.stack.layers]
+    kinds = [LocalAttention, LSHAttention, PerformerAttention, LocalAttention, LSHAttention]
+    assert [type(m) for m in mechanisms] == kinds
+    assert [m.seed for m in mechanisms if hasattr(m, "seed")] == [4, 5, 7], "the model's and the layer's number"
+    tokens = torch.randint(7, (2, 12))
+    steps = built.generate(tokens[:, :3], 9)
+    whole = built(torch.cat((tokens[:, :3], steps), dim=1)[:, :11])
+    assert torch.equal(whole[:, 2:].argmax(-1), steps)
+
+
+def test_the_ranks_of_a_mechanism_in_a_list_are_those_of_its_own_layers():
+    attentions = [{"kind": "full"}, {"kind": "linformer", "rank": [3, 5], "sharing": "key_value"}]
+    config = StackConfig.model_validate({"dim": 16, "depth": 4, "attentions": attentions})
+    stack = build_stack(config, causal=False, places=Places(12))
+    assert [m.project_keys.rank for m in stack.modules() if isinstance(m, LinformerAttention)] == [3, 5]
 
 
 @pytest.mark.parametrize("reversible", [True, False])
@@ -638,7 +727,7 @@ def classifier(model=None, data=None, n_classes=5):
 
 
 def test_the_tables_of_the_classifier_are_complete():
-    assert set(STACK_FIELDS) | set(IMAGE_FIELDS) == set(ClassifierConfig.model_fields)
+    assert set(STACK_FIELDS) | set(SIDE_BY_SIDE) | set(IMAGE_FIELDS) == set(ClassifierConfig.model_fields)
     assert set(DATA_FIELDS) | NOT_THE_MODELS == set(ClassifierDataConfig.model_fields)
 
 
@@ -680,13 +769,12 @@ def test_a_classifier_sees_both_ways_and_has_an_output_a_class():
 
 
 # what reads the attributes: each setting of LSH changes what is computed
-@pytest.mark.parametrize("name", sorted(OTHER_VALUES[LSHConfig]))
+@pytest.mark.parametrize("name", sorted(set(OTHER_VALUES[LSHConfig]) - {"keep_rotations"}))
 def test_each_setting_of_lsh_changes_the_output(name):
     """An attribute that nothing reads would pass the tests above."""
     settings = {"bucket_size": 8, "n_rounds": 4, "window": 3, "rule": "bucket"}
+    settings |= NEEDS.get((LSHConfig, name), {})
     other = {name: OTHER_VALUES[LSHConfig][name]}
-    if name == "attend_across_buckets":
-        settings["rule"] = "chunk"
     if name == "bucket_size":
         other = {name: 2}
     if name == "deduplicate":
