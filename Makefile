@@ -35,4 +35,4 @@ format: setup-dev
 	$(RUN) -m ruff format .
 
 test: lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses auto --dist worksteal

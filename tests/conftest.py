@@ -6,6 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+
+def pytest_configure(config):
+    """Processes that share out the tests share the cores, too: one thread each, and in what they start."""
+    if hasattr(config, "workerinput"):
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
