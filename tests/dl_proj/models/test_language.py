@@ -121,6 +121,7 @@ def test_a_token_is_given_before_the_next_is_drawn():
 
     def choose(logits, number):
         drawn.append(number)
+        assert not logits.requires_grad
         return logits.argmax(-1)
 
     stream = built.stream(torch.randint(VOCAB, (1, 4)), 5, choose=choose)

@@ -135,6 +135,19 @@ def test_the_figures_of_a_masked_model(script):
     assert figures["test/loss"] == pytest.approx(sum(nats) / len(nats), rel=1e-5)
 
 
+def test_the_objective_says_what_is_hidden():
+    """Half of the window; and of words with ASCII letters all or nothing."""
+    rule = {"objective": {"kind": "masked", "share": 0.5}}
+    data = language_experiment(LanguageTrainConfig.model_validate(tiny_language(rule))).train_data
+    assert {data[i][2].sum().item() for i in range(20)} == {8}
+    rule["objective"]["whole_word"] = True
+    data = language_experiment(LanguageTrainConfig.model_validate(tiny_language(rule))).train_data
+    for _, targets, chosen in (data[i] for i in range(20)):
+        letters = [chr(byte).isascii() and chr(byte).isalpha() for byte in targets]
+        within = [i for i in range(WINDOW - 1) if letters[i] and letters[i + 1]]
+        assert all(chosen[i] == chosen[i + 1] for i in within)
+
+
 def test_evaluate_gives_the_same_figures_with_the_saved_tokenizer(script):
     """Also where the training text, from which subwords would be learnt otherwise, has changed since."""
     as_yaml("c.yaml", tiny_language(BPE))

@@ -16,7 +16,6 @@ from tiny_scripts import (
     files_below,
     saved_tensors,
     tiny,
-    tiny_classifier,
     tiny_generator,
     tiny_language,
 )
@@ -246,15 +245,20 @@ def test_values_are_combined(script):
         assert config_of(name)["train"]["max_steps"] == 1
 
 
+def test_a_variant_has_the_last_word(script):
+    common = {"model.dim": 20, "train.max_steps": 1}
+    assert swept(script, {"common": common}, "--only", "plain,wide").code == 0
+    assert [config_of(name)["model"]["dim"] for name in ("plain", "wide")] == [20, 24]
+
+
 TRAININGS = {
-    "classification": tiny_classifier({"task": "classification"}),
     "generation": tiny_generator({"task": "generation"}),
     "language": tiny_language({"task": "language", "train.monitor": {"metric": "val/bits_per_byte"}}),
 }
 
 
 @pytest.mark.parametrize("task", TRAININGS)
-def test_any_training_can_be_swept(task, script):
+def test_other_trainings_can_be_swept(task, script):
     Path("text.txt").write_text(TEXT)
     as_yaml("base.yaml", TRAININGS[task] | {"experiment_name": "other"})
     two = {"variants": {"small": {}, "dropped": {"model.dropout": 0.5}}, "common": {"train.trackers": []}}
