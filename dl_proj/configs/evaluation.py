@@ -14,7 +14,7 @@ class EvaluateConfig(Strict):
     checkpoint: str = Field("dl_proj/checkpoints", min_length=1)
     """name of a shipped checkpoint, folder of a run, or a folder of them: all below it"""
     data_root: Path | None = None
-    """folder of image data; null: where each model's configuration says"""
+    """folder of image data, or of a text's downloads and token files; null: where each model's configuration says"""
     batch_size: int = Field(100, ge=1)
     """examples a batch"""
     device: DeviceName = "auto"

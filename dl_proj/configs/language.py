@@ -6,7 +6,7 @@ from pydantic import Field
 
 from dl_proj.configs.base import Strict
 from dl_proj.configs.model import LanguageModelConfig
-from dl_proj.configs.text import TextDataConfig
+from dl_proj.configs.text import TextDataConfig, WordPieceConfig
 from dl_proj.configs.training import ExperimentConfig, MonitorMode
 from my_custom_ai.custom_train.devices import DeviceName
 
@@ -61,6 +61,11 @@ class LanguageTrainConfig(ExperimentConfig):
         found = self.model.mistakes_at(self.data.window, causal=self.causal, grid=False) + self.monitor_mistakes()
         if self.train.max_steps is not None:  # else it takes the number of training windows to know
             found += self.schedule_mistakes(0)
+        if self.causal and isinstance(self.data.tokenizer, WordPieceConfig):
+            found.append(
+                "data.tokenizer.kind: wordpiece loses white space, so a causal model could not write the text, nor "
+                "would bits per byte be the text's; use bpe or bytes, or objective.kind: masked"
+            )
         return found
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -212,11 +212,10 @@ def saved_tokenizer(settings: TokenizerConfig, saved: Path) -> Tokenizer:
 
 
 def _learn(settings: BPEConfig | WordPieceConfig, name: str, spans: list[Span]) -> SubwordTokenizer:
-    with _progress(f"learning subwords of {name}", spans) as bar:
-        lines = _counted_lines(spans, bar)
-        if isinstance(settings, BPEConfig):
-            return train_bpe(lines, settings.vocab_size)
-        return train_wordpiece(lines, settings.vocab_size, lowercase=settings.lowercase)
+    lines = _Lines(spans, f"learning subwords of {name}")
+    if isinstance(settings, BPEConfig):
+        return train_bpe(lines, settings.vocab_size)
+    return train_wordpiece(lines, settings.vocab_size, lowercase=settings.lowercase)
 
 
 def _token_file(config: TextDataConfig, name: str, spans: list[Span], tokenizer: Tokenizer) -> TokenFile:
@@ -230,25 +229,35 @@ def _token_file(config: TextDataConfig, name: str, spans: list[Span], tokenizer:
 
 
 def _write_tokens(part: Path, name: str, spans: list[Span], tokenizer: Tokenizer, dtype: np.dtype) -> None:
-    with part.open("wb") as file, _progress(f"tokens of {name}", spans) as bar:
+    what = f"tokens of {name}"
+    with part.open("wb") as file:
         if isinstance(tokenizer, SubwordTokenizer):
-            for lines in _batches(_counted_lines(spans, bar)):
+            for lines in _batches(_Lines(spans, what)):
                 file.write(np.array(tokenizer.encode_lines(lines), dtype=dtype).tobytes())
             return
-        for span in spans:
-            for piece in span.pieces():
-                file.write(piece)
-                bar.update(len(piece))
+        with _progress(what, spans) as bar:
+            for span in spans:
+                for piece in span.pieces():
+                    file.write(piece)
+                    bar.update(len(piece))
 
 
-def _counted_lines(spans: list[Span], bar: tqdm) -> Iterator[str]:
-    for span in spans:
-        for line in span.lines():
-            bar.update(len(line))  # characters, which in most texts are about as many as bytes
-            yield line
+@dataclass
+class _Lines:
+    """A text's lines, from its start each time that they are asked for; a bar shows how far they are."""
+
+    spans: list[Span]
+    what: str
+
+    def __iter__(self) -> Iterator[str]:
+        with _progress(self.what, self.spans) as bar:
+            for span in self.spans:
+                for line in span.lines():
+                    bar.update(len(line))  # characters, which in most texts are about as many as bytes
+                    yield line
 
 
-def _batches(lines: Iterator[str]) -> Iterator[list[str]]:
+def _batches(lines: Iterable[str]) -> Iterator[list[str]]:
     """Lines, so many together as are worth sharing out among threads."""
     batch, size = [], 0
     for line in lines:

@@ -3,7 +3,7 @@
 import codecs
 import hashlib
 import io
-import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -14,9 +14,6 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from my_custom_ai.utils.files import write_text
-
-# The library encodes in threads, and warns at each process forked after that, as a loader does, unless it is told so.
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 _MASK = b"[MASK]"
 _UNKNOWN = "[UNK]"
@@ -58,10 +55,10 @@ class Tokenizer:
 
     @property
     def starts_word(self) -> Tensor:
-        """(vocab_size,) bool: whether a token begins a word, which is letters and digits and what leads them.
+        """(vocab_size,) bool: whether a token begins a word.
 
-        A space begins the word after it; a mark of punctuation and a line end each begin one, too. Bytes of other
-        alphabets than ASCII's count as letters.
+        A word is letters and digits with the space, or whatever mark, that stands directly before them; other marks are
+        words of their own. Bytes beyond ASCII count as letters.
         """
         return torch.tensor([not (piece[:1].isalnum() or piece[:1] >= b"\x80") for piece in self._pieces] + [True])
 
@@ -94,7 +91,7 @@ class Tokenizer:
 class SubwordTokenizer(Tokenizer):
     """Subwords, found line by line.
 
-    Byte-level BPE spells any text exactly. WordPiece loses white space (decoded, words have one space before them) and
+    Byte-level BPE spells any text exactly. WordPiece loses white space (decoded, each word has one space before it) and
     perhaps case; words that it cannot spell become its token 0, ``[UNK]``.
 
     Args:
@@ -178,26 +175,45 @@ def train_wordpiece(lines: Iterable[str], vocab_size: int, *, lowercase: bool) -
     """Subwords as BERT has them (Devlin et al. 2019, section 3): words and marks of punctuation, divided where needed.
 
     Args:
-        lines: a text, read once, never held as a whole.
+        lines: a text, read twice, never held as a whole.
         vocab_size: symbols, ``[UNK]`` included; fewer if the text has no more pairs.
         lowercase: without case and accents.
     """
-    subwords = tokenizers.Tokenizer(models.WordPiece(unk_token=_UNKNOWN))
-    subwords.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    subwords.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    subwords.decoder = decoders.WordPiece()
+    subwords = _wordpiece(lowercase, {})
+    # Each character is a symbol at a word's start and another one inside. The library would number the latter in an
+    # order that changes from run to run, and by it decide between pairs: so they are all named to it.
+    alphabet = _alphabet(subwords, lines, min(_ALPHABET, vocab_size // 4))
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
-        special_tokens=[_UNKNOWN],
-        limit_alphabet=min(_ALPHABET, vocab_size // 4),  # each is up to two symbols: at a word's start, and inside
+        special_tokens=[_UNKNOWN, *(f"##{character}" for character in alphabet if _joins(subwords, character))],
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
         show_progress=False,
     )
     subwords.train_from_iterator(lines, trainer)
-    # The trainer also made [UNK] a word of its own, as which a text could contain it: a fresh model does not.
-    plain = tokenizers.Tokenizer(models.WordPiece(vocab=subwords.get_vocab(), unk_token=_UNKNOWN))
-    plain.normalizer, plain.pre_tokenizer = subwords.normalizer, subwords.pre_tokenizer
-    plain.decoder = subwords.decoder
-    return SubwordTokenizer(plain)
+    return SubwordTokenizer(_wordpiece(lowercase, subwords.get_vocab()))  # to which a text's own [UNK] is no symbol
+
+
+def _wordpiece(lowercase: bool, vocabulary: dict[str, int]) -> tokenizers.Tokenizer:
+    subwords = tokenizers.Tokenizer(models.WordPiece(vocab=vocabulary, unk_token=_UNKNOWN))
+    subwords.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    subwords.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    subwords.decoder = decoders.WordPiece()
+    return subwords
+
+
+def _alphabet(subwords: tokenizers.Tokenizer, lines: Iterable[str], size: int) -> list[str]:
+    """The most frequent characters of a text, in order."""
+    counts: Counter[str] = Counter()
+    for line in lines:
+        counts.update(subwords.normalizer.normalize_str(line))
+    seen = [character for character in counts if not character.isspace()]
+    return sorted(sorted(seen, key=lambda character: (-counts[character], character))[:size])
+
+
+def _joins(subwords: tokenizers.Tokenizer, character: str) -> bool:
+    """Whether a character can stand inside of a word."""
+    return len(subwords.pre_tokenizer.pre_tokenize_str(subwords.normalizer.normalize_str(f"a{character}"))) == 1
 
 
 class NotUTF8(ValueError):

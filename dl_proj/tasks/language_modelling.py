@@ -16,7 +16,7 @@ class LanguageTask:
     def derived(self, means: dict[str, float]) -> dict[str, float]:
         """See :class:`~my_custom_ai.custom_train.task.Task`."""
         loss = means["loss"]
-        return {"perplexity": math.exp(loss) if loss < 700 else math.inf}  # beyond which exp raises
+        return {"perplexity": math.inf if loss > 700 else math.exp(loss)}  # which raises beyond that
 
     def predicted(self, logits: Tensor, targets: Tensor, counted: Tensor) -> dict[str, Ratio]:
         """Logits (b, n, vocab) of targets (b, n), of which those count that are True in counted (b, n).

@@ -432,3 +432,22 @@ def test_a_state_of_another_model_and_plain_weights_are_refused_in_one_line():
         tiny_trainer("run").fit()
     assert "\n" not in str(caught.value)
     load_weights(first.run.best_weights, tiny_model())
+
+
+class Derives(Squares):
+    """Also gives the root of the mean squared error, which is no mean."""
+
+    def derived(self, means):
+        return {"root": math.sqrt(means["loss"])}
+
+
+def test_what_a_task_derives_comes_from_the_means_over_everything():
+    trainer = tiny_trainer("run", task=Derives(), total_steps=4, log_every=2, monitor=Monitor("val/root"))
+    trainer.fit()
+    metrics = trainer.evaluate(Points(7))
+    assert metrics["root"] == math.sqrt(metrics["loss"])
+    rows = rows_of(trainer.run, "train") + rows_of(trainer.run, "val")
+    assert len(rows) == 3
+    for row in rows:
+        split = "train" if row["train/loss"] else "val"
+        assert float(row[f"{split}/root"]) == pytest.approx(math.sqrt(float(row[f"{split}/loss"])), rel=1e-6)

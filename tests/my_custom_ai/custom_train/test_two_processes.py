@@ -67,6 +67,9 @@ class CountsNothing(Squares):
     def measure(self, model, batch):
         return super().measure(model, batch) | {"none": Ratio(torch.tensor(0.0), 0)}
 
+    def derived(self, means):
+        return {"root": math.sqrt(means["loss"])}
+
 
 def refuse(*_):
     raise AssertionError("only the main process may write")
@@ -132,6 +135,7 @@ def test_evaluation_counts_each_example_once(full_batch):
         expected = twin.evaluate(Points(size))
         assert seen[0][name] == seen[1][name] == pytest.approx(expected, abs=1e-5)
     assert all(math.isnan(one["nothing"]["none"]) and one["nothing"]["loss"] > 0 for one in seen)
+    assert all(one["nothing"]["root"] == math.sqrt(one["nothing"]["loss"]) for one in seen), "of both processes' mean"
     runs = RunDirectory(folder / "two"), twin.run
     history = [[float(row["val/loss"]) for row in rows] for rows in (rows_of(run, "val") for run in runs)]
     assert len(history[0]) == 2 and history[0] == pytest.approx(history[1], abs=1e-5)

@@ -1,11 +1,13 @@
 import errno
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from my_custom_ai.custom_train.checkpoint import save_tensors
-from my_custom_ai.utils.files import whole_file, write_text
+from my_custom_ai.utils.files import whole_file, write_once, write_text
 
 
 def test_writes_and_replaces(tmp_path):
@@ -80,3 +82,32 @@ def test_the_content_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypat
     monkeypatch.setattr(Path, "replace", spying_replace)
     write_text(path, "new")
     assert path.read_text() == "new"
+
+
+def test_one_process_writes_and_the_others_wait(tmp_path):
+    path, calls = tmp_path / "deep" / "file", []
+
+    def write(part):
+        calls.append(part)
+        time.sleep(0.1)
+        part.write_text("whole")
+
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: write_once(path, write).read_text(), range(3)))
+    assert found == ["whole"] * 3
+    assert len(calls) == 1
+    assert write_once(path, write) == path
+    assert len(calls) == 1, "it is there"
+
+
+def test_what_failed_is_written_by_the_next(tmp_path):
+    path = tmp_path / "file"
+
+    def fail(part):
+        part.write_text("half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_once(path, fail)
+    assert not path.exists()
+    assert write_once(path, lambda part: part.write_text("whole")).read_text() == "whole"
