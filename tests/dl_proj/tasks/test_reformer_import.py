@@ -249,6 +249,9 @@ def test_what_is_no_refusal(script, text):
     local = {"attn_layers": ["local"], "lsh_num_chunks_before": 3, "num_buckets": None}
     theirs("saved", **BYTES, **local, chunk_size_lm_head=1)
     assert script("import_reformer", "--source", "saved", *FLAGS).code == 0
+    theirs("saved", **BYTES, hash_seed=None, num_buckets=None)  # whose logits are random
+    assert script("import_reformer", "--source", "saved", *FLAGS).code == 0
+    assert script("evaluate", "--checkpoint", "made", "--device", "cpu").code == 0
 
 
 def test_files_that_are_not_there(script, text, monkeypatch):
@@ -326,3 +329,58 @@ def test_a_masked_model_of_bytes_and_a_mask(script, text):
     assert script("evaluate", "--checkpoint", "made", "--device", "cpu", "--output_dir", "measured").code == 0
     (row,) = csv.DictReader(Path("measured/evaluation.csv").read_text().splitlines())
     assert (row["task"], row["attention"]) == ("language", "local, LSH-1")
+
+
+BOOK = {  # google/reformer-crime-and-punishment
+    "attn_layers": ["local", "lsh"] * 3,
+    "hidden_size": 256,
+    "num_attention_heads": 2,
+    "attention_head_size": 64,
+    "feed_forward_size": 512,
+    "vocab_size": 320,
+    "axial_pos_shape": [512, 1024],
+    "axial_pos_embds_dim": [64, 192],
+    "max_position_embeddings": 524288,
+    "lsh_attn_chunk_length": 64,
+    "local_attn_chunk_length": 64,
+    "num_buckets": [64, 128],
+    "initializer_range": 0.02,
+}
+ENWIK8 = {  # google/reformer-enwik8
+    "architectures": ["ReformerModelWithLMHead"],
+    "attn_layers": ["local", "local", "lsh", "local"] * 3,
+    "hidden_size": 1024,
+    "num_attention_heads": 8,
+    "attention_head_size": 128,
+    "feed_forward_size": 4096,
+    "vocab_size": 258,
+    "axial_pos_shape": [128, 512],
+    "axial_pos_embds_dim": [256, 768],
+    "lsh_attn_chunk_length": 256,
+    "local_attn_chunk_length": 128,
+    "num_buckets": 512,
+    "num_hashes": 4,
+    "is_decoder": True,
+    "model_type": "reformer",
+}
+
+
+def test_a_model_of_the_size_that_the_hub_has(tmp_path):
+    model = theirs(tmp_path, **BOOK)
+    mine = ours(tmp_path, 512)
+    for length in (64, 200):
+        compare(model, mine, length, tolerance=1e-4)
+
+
+def test_another_size_that_the_hub_has():
+    """Too large to be run here; its random hashes are not kept."""
+    Path("config.json").write_text(json.dumps(ENWIK8))
+    settings = read_settings(Path("config.json"))
+    assert unsupported(settings) == []
+    config = LanguageModelConfig.model_validate(translated_settings(settings))
+    with torch.device("meta"):
+        model = build_language_model(config, causal=True, vocab_size=258, max_len=65536)
+    assert model.positions.max_len == 128 * 512
+    lsh = [layer.attention.mechanism for layer in model.stack.layers][2]
+    assert (lsh.n_rounds, lsh.window, lsh.n_buckets, lsh.circle) == (4, 256, 512, 256)
+    assert (lsh.fresh_rotations, lsh.rotations) == (True, None)
