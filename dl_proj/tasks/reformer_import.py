@@ -99,17 +99,20 @@ def _download(source: str, name: str) -> Path:
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # it says of each retry that there is no network
+    unreachable = ConfigError(
+        f"source: {source} is no folder, and the Hugging Face hub cannot be reached; give a folder that "
+        "save_pretrained wrote"
+    )
     try:
         return Path(hf_hub_download(source, name))
     except (errors.HFValidationError, errors.RepositoryNotFoundError):
         raise ConfigError(f"source: {source} is neither a folder nor a model on the Hugging Face hub") from None
-    except errors.RemoteEntryNotFoundError:
+    except errors.LocalEntryNotFoundError:
+        raise unreachable from None
+    except errors.EntryNotFoundError:
         raise ConfigError(f"source: {source} has no {name} on the hub: load and save it with transformers") from None
     except OSError:
-        raise ConfigError(
-            f"source: {source} is no folder, and the Hugging Face hub cannot be reached; give a folder that "
-            "save_pretrained wrote"
-        ) from None
+        raise unreachable from None
 
 
 def read_settings(path: Path) -> dict:

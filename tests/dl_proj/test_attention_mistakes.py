@@ -134,6 +134,55 @@ WRONG_FEATURES = {
         attention("clipped_relative") | {"model.heads": 1},
         [("model.heads 1", "2 at least", "model.attention.kind: clipped_relative")],
     ),
+    "factors of something else": (
+        attention("lsh", n_buckets=8, bucket_factors=[2, 2]),
+        [("model.attention:", "bucket_factors [2, 2]", "product n_buckets (8)")],
+    ),
+    "odd factors": (
+        attention("lsh", n_buckets=6, bucket_factors=[2, 3]),
+        [("model.attention:", "bucket_factors [2, 3]", "even")],
+    ),
+    "a factor of nothing": (
+        attention("lsh", n_buckets=8, bucket_factors=[8, 1]),
+        [("model.attention.bucket_factors.1:", "greater than or equal to 2", "got 1")],
+    ),
+    "a circle of single buckets": (
+        attention("lsh", bucket_size=2, circle=4),
+        [("model.attention:", "circle needs rule: chunk, attend_across_buckets: true and deduplicate: false")],
+    ),
+    "a circle that chunks do not fill": (
+        attention("lsh", bucket_size=2, rule="chunk", attend_across_buckets=True, deduplicate=False, circle=6),
+        [("model.attention:", "circle 6 must be a multiple of window 4")],
+    ),
+    "an epsilon without effect": (
+        attention("lsh", bucket_size=2, epsilon=0.5),
+        [("model.attention:", "epsilon 0.5 has no effect without circle")],
+    ),
+    "rotations of no number": (
+        attention("lsh", bucket_size=2, keep_rotations=True, fresh_rotations=False),
+        [("model.attention:", "keep_rotations: true needs n_buckets")],
+    ),
+    "fresh rotations that are kept": (
+        attention("lsh", n_buckets=2, keep_rotations=True),
+        [("model.attention:", "keep_rotations: true needs", "fresh_rotations: false")],
+    ),
+    "other rounds than those that are kept": (
+        attention("lsh", n_buckets=2, keep_rotations=True, fresh_rotations=False, eval_rounds=2),
+        [("model.attention:", "keep_rotations: true needs", "eval_rounds: null")],
+    ),
+    "one stream side by side": (
+        {"model.streams": "concatenate"},
+        [("model:", "streams: concatenate needs reversible: true")],
+    ),
+    "no epsilon": ({"model.norm_epsilon": 0}, [("model.norm_epsilon:", "greater than 0", "got 0")]),
+    "axes that are too wide": (
+        positions("axial", **{"model.positions.shape": [4, 4], "model.positions.dims": [3, 4]}),
+        [("model:", "positions.dims 3 + 4 must be dim")],
+    ),
+    "an axis of no width": (
+        positions("axial", **{"model.positions.shape": [4, 4], "model.positions.dims": [16, 0]}),
+        [("model.positions.dims.1:", "greater than or equal to 1", "got 0")],
+    ),
     "a shape of no positions": (
         {"model.positions": {"kind": "none", "shape": [2, 2]}},
         [("model.positions.shape:", "no such setting")],

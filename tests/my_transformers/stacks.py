@@ -31,4 +31,4 @@ def plain_reversible(stack: nn.Module, x: Tensor, mask: Tensor | None = None) ->
     for layer in stack.layers:
         x1 = x1 + layer.attend(x2, mask=mask)
         x2 = x2 + layer.transform(x1)
-    return stack.final_norm((x1 + x2) / 2)
+    return stack.final_norm(torch.cat((x1, x2), dim=-1) if stack.streams == "concatenate" else (x1 + x2) / 2)

@@ -31,21 +31,41 @@ def run(stack: ReversibleStack, forward: object, x: Tensor, seed: int, **argumen
 @pytest.mark.parametrize("mechanism", [lsh, lambda i, d: FullAttention(causal=True, dropout=d)], ids=["lsh", "full"])
 @pytest.mark.parametrize("device", DEVICES)
 @settings(max_examples=6, deadline=None)
-@given(n=st.integers(1, 40), depth=st.integers(1, 4), seed=st.integers(0, 99), dropout=st.sampled_from([0.0, 0.3]))
+@given(
+    n=st.integers(1, 40),
+    depth=st.integers(1, 4),
+    seed=st.integers(0, 99),
+    dropout=st.sampled_from([0.0, 0.3]),
+    streams=st.sampled_from(["mean", "concatenate"]),
+)
 def test_gradients_equal_the_plain_stacks(
-    mechanism: object, device: str, n: int, depth: int, seed: int, dropout: float
+    mechanism: object, device: str, n: int, depth: int, seed: int, dropout: float, streams: str
 ) -> None:
     """Four heads, dropout everywhere, fresh rotations, padding; an earlier system was 16 to 32 % off here.
 
     Nor does the recomputation move the global generator.
     """
-    stack = ReversibleStack(layers(depth, mechanism, dropout=dropout), dim=16).double().to(device).train()
+    stack = ReversibleStack(layers(depth, mechanism, dropout=dropout), dim=16, streams=streams)
+    stack.double().to(device).train()
     x = torch.randn(2, n, 16, dtype=torch.float64, device=device)
     mask = torch.arange(n, device=device).expand(2, -1) < max(1, n - 3)
     ours = run(stack, stack, x, seed, mask=mask)
     plain = run(stack, lambda y, mask: plain_reversible(stack, y, mask), x, seed, mask=mask)
     for a, b in zip(ours, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
+
+
+def test_streams_side_by_side() -> None:
+    """Twice as wide as their mean, step by step too; and the words that there are for it."""
+    stack = ReversibleStack(layers(2), dim=16, streams="concatenate").double().eval()
+    x = torch.randn(2, 13, 16, dtype=torch.float64)
+    out = stack(x)
+    assert out.shape == (2, 13, stack.out_dim) == (2, 13, 32)
+    caches = stack.new_cache(2, 13)
+    steps = [stack.step(x[:, t : t + 1], caches) for t in range(13)]
+    torch.testing.assert_close(torch.cat(steps, dim=1), out, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="streams is 'sum', must be 'mean' or 'concatenate'"):
+        ReversibleStack(layers(1), dim=16, streams="sum")
 
 
 def test_buckets_are_replayed_even_where_rounding_would_move_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,26 @@
 """Reformers made at random by the transformers library give the same logits here."""
 
+import csv
+import json
+import math
+from pathlib import Path
+
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from tiny_scripts import assert_refused
 from transformers import ReformerConfig, ReformerForMaskedLM, ReformerModelWithLMHead
+from transformers.utils import logging
 
+from dl_proj.checkpoint_folder import read_config
+from dl_proj.configs.language import LanguageTrainConfig
 from dl_proj.configs.model import LanguageModelConfig
+from dl_proj.data.tokenizers import load_tokenizer, train_bpe
 from dl_proj.models.build import build_language_model
+from dl_proj.tasks.language_training import language_experiment
 from dl_proj.tasks.reformer_import import read_settings, translated_settings, translated_weights, unsupported
+
+logging.disable_progress_bar()
 
 SMALL = {
     "attn_layers": ["local", "lsh"],
@@ -101,3 +114,273 @@ def test_the_same_logits(case, causal, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "randn", lambda *sizes, dtype, **how: draw(*sizes, **how).to(dtype))  # the same numbers
     for length, masked in everything:
         compare(model.double(), mine.double(), length, tolerance=1e-11, masked=masked)
+
+
+def test_the_bias_of_the_logits_is_imported(tmp_path):
+    """Version 5 of their library keeps it, but adds it no more."""
+    model = theirs(tmp_path)
+    with torch.no_grad():
+        model.lm_head.bias.copy_(torch.arange(11.0))
+    model.save_pretrained(tmp_path)
+    tokens = torch.randint(1, 11, (2, 9))
+    with torch.no_grad():
+        wanted = model(tokens).logits
+        added = ours(tmp_path)(tokens) - wanted
+    applied = 0 if torch.equal(model.lm_head(torch.zeros(1, 1, 32))[0, 0], torch.zeros(11)) else 1
+    torch.testing.assert_close(added, (1 - applied) * torch.arange(11.0).expand_as(added), rtol=0, atol=1e-4)
+
+
+def test_gradients_are_the_same(tmp_path):
+    """Of a training step without dropout, on a sequence of whole chunks, which is what theirs can train on."""
+    still = dict.fromkeys(("hidden_dropout_prob", "local_attention_probs_dropout_prob"), 0.0)
+    model = theirs(tmp_path, axial_pos_shape=[4, 6], num_hashes=2, **still).train()
+    mine = ours(tmp_path, 24).train()
+    tokens = torch.randint(1, 11, (2, 24))
+    for each, logits in ((model, model(tokens).logits), (mine, mine(tokens))):
+        torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
+        assert each.training
+    named = {name: p.grad for name, p in model.named_parameters() if name != "lm_head.bias"}
+    settings = read_settings(tmp_path / "config.json")
+    wanted = translated_weights(named | {"lm_head.bias": mine.to_logits.bias.grad}, settings, 24)
+    for name, parameter in mine.named_parameters():
+        torch.testing.assert_close(parameter.grad, wanted[name], rtol=1e-3, atol=1e-6)
+
+
+# -- the script --
+
+TEXT = "".join(f"{i} owls and {i * i} mice, said the caf\u00e9's owner.\n" for i in range(300))
+BYTES = {"vocab_size": 258, "axial_pos_shape": [16, 16], "max_position_embeddings": 256}
+FLAGS = ["--data.source", "files", "--data.path", "text.txt", "--data.window", "64", "--output_dir", "made"]
+
+
+@pytest.fixture
+def text():
+    Path("text.txt").write_text(TEXT)
+    return TEXT
+
+
+def bits_per_byte(model):
+    """Of the test split, by their model, whose first two symbols are no bytes."""
+    experiment = language_experiment(read_config(LanguageTrainConfig, Path("made")))
+    losses = []
+    for tokens, counted, _ in experiment.test_data:
+        with torch.no_grad():
+            logits = model(tokens[None, :-1] + 2).logits[0, :, 2:]
+        losses.append(torch.nn.functional.cross_entropy(logits[counted], tokens[1:][counted], reduction="none"))
+    return torch.cat(losses).mean().item() / math.log(2)
+
+
+def test_a_model_of_bytes_is_evaluated_and_continues_as_theirs(script, text):
+    """Two of its symbols are no bytes; local attention is decoded with our cache."""
+    model = theirs("saved", **BYTES, attn_layers=["local", "local"])
+    outcome = script("import_reformer", "--source", "saved", *FLAGS)
+    assert (outcome.code, outcome.lines, outcome.out) == (0, [], "written: made\n")
+    assert script("evaluate", "--checkpoint", "made", "--device", "cpu", "--output_dir", "measured").code == 0
+    (row,) = csv.DictReader(Path("measured/evaluation.csv").read_text().splitlines())
+    prompt = list(b"12 owls")
+    continued = script("lm_generate", "--checkpoint", "made", "--prompt", "12 owls", "--length", "40", "--top_k", "1")
+    tokens = torch.tensor([prompt]) + 2
+    with torch.no_grad():
+        for _ in range(40):
+            tokens = torch.cat((tokens, model(tokens).logits[:, -1:, 2:].argmax(-1) + 2), dim=1)
+    assert continued.out.encode("utf-8").decode() == bytes((tokens[0] - 2).tolist()).decode(errors="replace") + "\n"
+    assert row["attention"] == "local"
+    assert float(row["bits_per_byte"]) == pytest.approx(bits_per_byte(model), rel=1e-5)
+
+
+def test_chunks_that_later_tokens_move_continue_nothing(script, text):
+    theirs("saved", **BYTES)
+    assert script("import_reformer", "--source", "saved", *FLAGS).code == 0
+    refused = script("lm_generate", "--checkpoint", "made", "--prompt", "12 owls", "--length", "4")
+    assert_refused(refused, [("checkpoint: made: model.attention.rule: chunk cannot continue text", "rule: bucket")])
+
+
+def config_with(**changes):
+    """A saved configuration with other values, and no weights beside it."""
+    Path("saved").mkdir(exist_ok=True)
+    settings = json.loads(ReformerConfig(**SMALL | BYTES, architectures=["ReformerModelWithLMHead"]).to_json_string())
+    Path("saved/config.json").write_text(json.dumps({**settings, "model_type": "reformer", **changes}))
+
+
+REFUSED = {
+    "another model": ({"model_type": "bert"}, ["model_type: 'bert': must be 'reformer'"]),
+    "another activation": ({"hidden_act": "silu"}, ["hidden_act: 'silu': must be 'relu' or 'gelu'"]),
+    "a tied head": ({"tie_word_embeddings": True}, ["tie_word_embeddings: true: must be false"]),
+    "more sorted chunks": ({"lsh_num_chunks_before": 2}, ["lsh_num_chunks_before: 2: must be 1"]),
+    "sorted chunks behind": ({"lsh_num_chunks_after": 1}, ["lsh_num_chunks_after: 1: must be 0"]),
+    "more local chunks": ({"local_num_chunks_before": 2}, ["local_num_chunks_before: 2: must be 0 or 1"]),
+    "local chunks to come": ({"local_num_chunks_after": 1}, ["local_num_chunks_after: 1: must be 0"]),
+    "another head": (
+        {"architectures": ["ReformerForQuestionAnswering"]},
+        ["architectures: ['ReformerForQuestionAnswering']: must be ['ReformerModelWithLMHead'] with is_decoder: true"],
+    ),
+    "a masked model that is causal": (
+        {"is_decoder": False},
+        ["architectures: ['ReformerModelWithLMHead']: must be ['ReformerForMaskedLM'] with is_decoder: false"],
+    ),
+    "another layer": ({"attn_layers": ["lsh", "global"]}, ["attn_layers: ['lsh', 'global']: must be a list of"]),
+    "no layer": ({"attn_layers": []}, ["attn_layers: []: must be a list of"]),
+    "no buckets": ({"num_buckets": None}, ["num_buckets: null: must be a number, or a list of factors"]),
+    "no chunks": (
+        {"lsh_attn_chunk_length": None, "local_attn_chunk_length": 0},
+        [
+            "local_attn_chunk_length: 0: must be a whole number of 1 at least",
+            "lsh_attn_chunk_length: null: must be a whole number of 1 at least",
+        ],
+    ),
+    "two things": (
+        {"hidden_act": "silu", "lsh_num_chunks_after": 1},
+        ["hidden_act: 'silu': must be", "lsh_num_chunks_after: 1: must be"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_has_no_counterpart(case, script, text):
+    changes, expected = REFUSED[case]
+    config_with(**changes)
+    expected = [(f"saved: config.json: {line}",) for line in expected]
+    assert_refused(script("import_reformer", "--source", "saved", *FLAGS), expected)
+    assert not Path("made").exists()
+
+
+def test_what_is_no_refusal(script, text):
+    """Settings of the other kind of layer, and chunks that are only about memory."""
+    local = {"attn_layers": ["local"], "lsh_num_chunks_before": 3, "num_buckets": None}
+    theirs("saved", **BYTES, **local, chunk_size_lm_head=1)
+    assert script("import_reformer", "--source", "saved", *FLAGS).code == 0
+    theirs("saved", **BYTES, hash_seed=None, num_buckets=None)  # whose logits are random
+    assert script("import_reformer", "--source", "saved", *FLAGS).code == 0
+    assert script("evaluate", "--checkpoint", "made", "--device", "cpu").code == 0
+
+
+def test_files_that_are_not_there(script, text, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    outcome = script("import_reformer", "--source", "google/reformer-enwik8", *FLAGS)
+    assert_refused(
+        outcome, [("source: google/reformer-enwik8 is no folder", "hub cannot be reached", "save_pretrained")]
+    )
+    outcome = script("import_reformer", "--source", "/no/such/folder", *FLAGS)
+    assert_refused(outcome, [("source: /no/such/folder is neither a folder nor a model on the Hugging Face hub",)])
+    Path("saved").mkdir()
+    assert_refused(script("import_reformer", "--source", "saved", *FLAGS), [("source: saved has no config.json",)])
+    Path("saved/config.json").write_text("{")
+    assert_refused(script("import_reformer", "--source", "saved", *FLAGS), [("saved/config.json: not JSON",)])
+    config_with()
+    outcome = script("import_reformer", "--source", "saved", *FLAGS)
+    assert_refused(outcome, [("source: saved has no model.safetensors",)])
+    Path("saved/pytorch_model.bin").write_bytes(b"anything")
+    outcome = script("import_reformer", "--source", "saved", *FLAGS)
+    assert_refused(outcome, [("source: saved has no model.safetensors; pytorch_model.bin", "never read")])
+    Path("saved/model.safetensors").write_bytes(b"anything else")
+    outcome = script("import_reformer", "--source", "saved", *FLAGS)
+    assert_refused(outcome, [("saved/model.safetensors: not a safetensors file",)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"lm_head.bias": None}, "source: model.safetensors has no 'lm_head.bias'"),
+        (
+            {"reformer.encoder.layer_norm.bias": torch.zeros(5)},
+            "source: model.safetensors is not what config.json says",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit(changes, expected, script, text):
+    theirs("saved", **BYTES)
+    weights = load_file("saved/model.safetensors") | changes
+    save_file({name: tensor for name, tensor in weights.items() if tensor is not None}, "saved/model.safetensors")
+    assert_refused(script("import_reformer", "--source", "saved", *FLAGS), [(expected,)])
+
+
+def test_a_vocabulary_that_is_not_the_texts(script, text):
+    theirs("saved", **BYTES | {"vocab_size": 320})
+    outcome = script("import_reformer", "--source", "saved", *FLAGS)
+    assert_refused(outcome, [("vocab_size: 320: must be 256 or 258 for data.tokenizer.kind: bytes",)])
+    outcome = script("import_reformer", "--source", "saved", *FLAGS, "--data.tokenizer.kind", "bpe")
+    assert_refused(outcome, [("source: saved has no tokenizer.json",)])
+    train_bpe(text.splitlines(keepends=True), 300).save(Path("saved/tokenizer.json"))
+    outcome = script("import_reformer", "--source", "saved", *FLAGS, "--data.tokenizer.kind", "bpe")
+    assert_refused(outcome, [("vocab_size: 320: must be 300 for data.tokenizer.kind: bpe",)])
+
+
+def test_subwords_come_along(script, text):
+    tokenizer = train_bpe(text.splitlines(keepends=True), 300)
+    theirs("saved", **BYTES | {"vocab_size": 300}, attn_layers=["local"])
+    tokenizer.save(Path("saved/tokenizer.json"))
+    assert script("import_reformer", "--source", "saved", *FLAGS, "--data.tokenizer.kind", "bpe").code == 0
+    assert load_tokenizer(Path("made/tokenizer.json")).encode("12 owls") == tokenizer.encode("12 owls")
+    assert script("lm_generate", "--checkpoint", "made", "--prompt", "12 owls", "--length", "4").code == 0
+
+
+def test_more_tokens_than_positions(script, text):
+    theirs("saved", **BYTES)
+    outcome = script("import_reformer", "--source", "saved", *FLAGS, "--data.window", "257")
+    assert_refused(outcome, [("model.positions.shape 16 x 16 has fewer positions than the 257 tokens",)])
+
+
+def test_a_masked_model_of_bytes_and_a_mask(script, text):
+    """Both ways, with the mask as the last symbol."""
+    theirs("saved", **BYTES | {"vocab_size": 257, "is_decoder": False})
+    assert script("import_reformer", "--source", "saved", *FLAGS).code == 0
+    assert script("evaluate", "--checkpoint", "made", "--device", "cpu", "--output_dir", "measured").code == 0
+    (row,) = csv.DictReader(Path("measured/evaluation.csv").read_text().splitlines())
+    assert (row["task"], row["attention"]) == ("language", "local, LSH-1")
+
+
+BOOK = {  # google/reformer-crime-and-punishment
+    "attn_layers": ["local", "lsh"] * 3,
+    "hidden_size": 256,
+    "num_attention_heads": 2,
+    "attention_head_size": 64,
+    "feed_forward_size": 512,
+    "vocab_size": 320,
+    "axial_pos_shape": [512, 1024],
+    "axial_pos_embds_dim": [64, 192],
+    "max_position_embeddings": 524288,
+    "lsh_attn_chunk_length": 64,
+    "local_attn_chunk_length": 64,
+    "num_buckets": [64, 128],
+    "initializer_range": 0.02,
+}
+ENWIK8 = {  # google/reformer-enwik8
+    "architectures": ["ReformerModelWithLMHead"],
+    "attn_layers": ["local", "local", "lsh", "local"] * 3,
+    "hidden_size": 1024,
+    "num_attention_heads": 8,
+    "attention_head_size": 128,
+    "feed_forward_size": 4096,
+    "vocab_size": 258,
+    "axial_pos_shape": [128, 512],
+    "axial_pos_embds_dim": [256, 768],
+    "lsh_attn_chunk_length": 256,
+    "local_attn_chunk_length": 128,
+    "num_buckets": 512,
+    "num_hashes": 4,
+    "is_decoder": True,
+    "model_type": "reformer",
+}
+
+
+def test_a_model_of_the_size_that_the_hub_has(tmp_path):
+    model = theirs(tmp_path, **BOOK)
+    mine = ours(tmp_path, 512)
+    for length in (64, 200):
+        compare(model, mine, length, tolerance=1e-4)
+
+
+def test_another_size_that_the_hub_has():
+    """Too large to be run here; its random hashes are not kept."""
+    Path("config.json").write_text(json.dumps(ENWIK8))
+    settings = read_settings(Path("config.json"))
+    assert unsupported(settings) == []
+    config = LanguageModelConfig.model_validate(translated_settings(settings))
+    with torch.device("meta"):
+        model = build_language_model(config, causal=True, vocab_size=258, max_len=65536)
+    assert model.positions.max_len == 128 * 512
+    lsh = [layer.attention.mechanism for layer in model.stack.layers][2]
+    assert (lsh.n_rounds, lsh.window, lsh.n_buckets, lsh.circle) == (4, 256, 512, 256)
+    assert (lsh.fresh_rotations, lsh.rotations) == (True, None)
