@@ -1,0 +1,85 @@
+"""What one more token costs, by how many there are already: python benchmarks/decoding_by_length.py.
+
+Language models of bytes, 2 layers of width 256 with 4 heads and random weights, draw 4,096 tokens one after the other
+with their caches, in turns of 64 tokens, so that what slows the machine slows all alike. Prints the median time a token
+in each eighth of the text and writes benchmarks/results/decoding_by_length_<device>.json.
+"""
+
+import itertools
+import json
+import statistics
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the packages lie beside this folder
+
+from dl_proj.configs.attention import (
+    AttentionConfig,
+    CausalLinformerConfig,
+    FullConfig,
+    LocalConfig,
+    LSHConfig,
+    PerformerConfig,
+)
+from dl_proj.configs.model import LanguageModelConfig
+from dl_proj.models.build import build_language_model
+from dl_proj.tables import markdown
+from my_custom_ai.utils.files import write_text
+from my_custom_ai.utils.measure import machine, seconds_of
+
+LENGTH, PARTS, TURN = 4096, 8, 64
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+RESULTS = Path(__file__).parent / "results"
+MECHANISMS: dict[str, AttentionConfig] = {
+    "full": FullConfig(),
+    "LSH-2": LSHConfig(bucket_size=64, n_rounds=2),
+    "LSH-4": LSHConfig(bucket_size=64, n_rounds=4),
+    "Performer": PerformerConfig(),
+    "block-causal Linformer": CausalLinformerConfig(block_size=64, rank=8),
+    "local": LocalConfig(chunk_size=64),
+}
+
+
+def text_of(attention: AttentionConfig) -> Iterator[Tensor]:
+    """Tokens of one text, drawn as they are asked for."""
+    torch.manual_seed(0)
+    config = LanguageModelConfig(dim=256, heads=4, depth=2, ffn_dim=512, attention=attention)
+    model = build_language_model(config, causal=True, vocab_size=256, max_len=LENGTH).to(DEVICE).eval()
+    return model.stream(torch.zeros(1, 1, dtype=torch.int64, device=DEVICE), LENGTH)
+
+
+def _draw(text: Iterator[Tensor]) -> None:
+    for _ in itertools.islice(text, TURN):
+        pass
+
+
+def main() -> None:
+    """Measure, write, print."""
+    texts = {name: text_of(attention) for name, attention in MECHANISMS.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in texts}  # a token, in each turn
+    for _ in tqdm(range(LENGTH // TURN), desc="turns of 64 tokens"):
+        for name, text in texts.items():
+            (turn,) = seconds_of(partial(_draw, text), DEVICE, calls=1, warm_up=0)
+            seconds[name].append(turn / TURN)
+    path = RESULTS / f"decoding_by_length_{DEVICE.type}.json"
+    write_text(path, json.dumps({"machine": machine(DEVICE), "seconds a token": seconds}, indent=1) + "\n")
+    turns = LENGTH // TURN // PARTS
+    rows = []
+    for name, found in seconds.items():
+        row: dict[str, object] = {"milliseconds a token": name}
+        for part in range(PARTS):
+            end = (part + 1) * LENGTH // PARTS
+            row[f"to {end:,}"] = f"{1000 * statistics.median(found[part * turns : (part + 1) * turns]):.2f}"
+        rows.append(row)
+    print(markdown(rows))
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()
