@@ -10,6 +10,7 @@ One word a thing, everywhere:
     bucket_size                            expected tokens a bucket
     window                                 tokens of its bucket, in sorted order, that a query can see on one side
     chunk                                  a run of tokens, or of sorted tokens, that attend together
+    circle                                 tokens to a multiple of which a sequence is padded, whose ends then meet
     rank                                   tokens that a Linformer projects the keys and values to (the paper's k)
     n_features                             numbers that a Performer's feature map gives (the paper's m or r)
     columns, off_grid                      of the grid that a sequence goes through; tokens before it without a place

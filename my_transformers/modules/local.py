@@ -79,7 +79,10 @@ class LocalAttention(nn.Module):
         """
         n, c = q.shape[2], self.chunk_size
         if n != k.shape[2]:
-            raise ValueError(f"local attention needs as many keys as queries, got {n} queries and {k.shape[2]} keys")
+            raise ValueError(
+                f"local attention needs as many keys as queries, got {n} queries and {k.shape[2]} keys; for a context "
+                "use FullAttention, LinformerAttention or PerformerAttention"
+            )
         if n <= c:
             return self.in_one_chunk(q, k, v, mask=mask)
         missing = -n % (self.circle or c)

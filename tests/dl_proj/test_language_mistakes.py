@@ -66,6 +66,10 @@ WRONG = {
         {"data.tokenizer": {"kind": "wordpiece"}},
         [("data.tokenizer.kind: wordpiece loses white space", "bpe or bytes")],
     ),
+    "one matrix for two widths": (
+        {"model.tied": True, "model.reversible": True, "model.streams": "concatenate"},
+        [("model: tied: true needs streams: mean",)],
+    ),
     "three at once": (
         {"model.attention": {"kind": "linformer"}, "train.monitor.metric": "x", "schedule": WARM_UP},
         [("model.attention.kind: linformer",), ("train.monitor.metric 'x'",), ("schedule.warmup_steps 999",)],

@@ -230,6 +230,12 @@ FIELDS = {
     "ffn_chunk_size": (4, lambda m: {f.chunk_size for f in feed_forwards(m)}, {4}),
     "activation": ("relu", lambda m: {f.activation for f in feed_forwards(m)}, {"relu"}),
     "dropout": (0.25, dropouts, [0.25] * 11),
+    "attention_bias": (
+        False,
+        lambda m: {a.to_heads.bias is None and a.to_out.bias is None for a in attentions(m)},
+        {True},
+    ),
+    "norm_epsilon": (0.25, lambda m: {n.eps for n in m.modules() if isinstance(n, nn.LayerNorm)}, {0.25}),
     "norm": ("post", lambda m: {layer.norm for layer in [*m.encoder.layers, *m.decoder.layers]}, {"post"}),
     "reversible": (True, lambda m: (type(m.encoder), type(m.decoder)), (ReversibleStack, ReversibleDecoderStack)),
     "positions": (
@@ -297,7 +303,7 @@ def test_lengths_and_vocabularies_arrive():
     ("changes", "expected"),
     [
         ({"cross_attention": {"kind": kind}}, [(f"cross_attention.kind: {kind}", "use full, linformer or performer")])
-        for kind in ("lsh", "shared_qk", "relative", "clipped_relative", "causal_linformer")
+        for kind in ("lsh", "shared_qk", "local", "relative", "clipped_relative", "causal_linformer")
     ]
     + [
         ({"norm": "post", "reversible": True}, [("reversible: true needs norm: pre",)]),

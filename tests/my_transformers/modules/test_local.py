@@ -125,5 +125,5 @@ def test_contradictions_are_refused(settings: dict, message: str) -> None:
 @pytest.mark.parametrize("causal", [False, True])
 def test_keys_of_another_length_are_refused(causal: bool) -> None:
     q, k, v = torch.randn(1, 1, 5, 4), torch.randn(1, 1, 9, 4), torch.randn(1, 1, 9, 4)
-    with pytest.raises(ValueError, match="5 queries and 9 keys"):
+    with pytest.raises(ValueError, match="5 queries and 9 keys; for a context use FullAttention"):
         LocalAttention(causal=causal)(q, k, v)
