@@ -38,6 +38,7 @@ from my_transformers.modules import (
     PerformerAttention,
     RelativeAttention,
     SharedQKAttention,
+    TransformersLSHAttention,
 )
 from my_transformers.modules.relative import extended_dim
 from my_transformers.positional_encoding import (
@@ -78,5 +79,6 @@ __all__ = [
     "ReversibleStack",
     "SharedQKAttention",
     "SinusoidalPositionalEncoding",
+    "TransformersLSHAttention",
     "extended_dim",
 ]
