@@ -39,6 +39,7 @@ from my_transformers.modules import (
     PerformerAttention,
     RelativeAttention,
     SharedQKAttention,
+    TransformersLSHAttention,
 )
 from my_transformers.modules.relative import extended_dim
 from my_transformers.positional_encoding import (
@@ -79,5 +80,6 @@ __all__ = [
     "ReversibleStack",
     "SharedQKAttention",
     "SinusoidalPositionalEncoding",
+    "TransformersLSHAttention",
     "extended_dim",
 ]

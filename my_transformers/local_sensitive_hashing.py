@@ -77,26 +77,6 @@ def bucket_of(qk: Tensor, rotations: Tensor) -> Tensor:
     return buckets.unflatten(-1, (batch, length)).permute(2, 0, 1, 3)
 
 
-def bucket_by_factors(qk: Tensor, rotations: Tensor, factors: tuple[int, ...]) -> Tensor:
-    """Buckets that are numbered by several hashes: sum_i (factors before i, multiplied) * bucket_i.
-
-    So many buckets need few directions: half of the factors' sum instead of half of their product.
-
-    Args:
-        qk: (b, h, n, d).
-        rotations: (h, r, d, sum of the factors / 2), side by side; each factor's as in :func:`bucket_of`.
-        factors: numbers of buckets, 1 or even.
-
-    Returns:
-        int32 (b, h, r, n), each in [0, product of the factors).
-    """
-    found, size = 0, 1
-    for factor, own in zip(factors, rotations.split([factor // 2 for factor in factors], dim=-1), strict=True):
-        found = found + size * bucket_of(qk, own)
-        size *= factor
-    return found
-
-
 @torch.no_grad()
 def sort_by_bucket(buckets: Tensor) -> Tensor:
     """Token positions in the order of (bucket, position): int64, of ``buckets``' shape, sorted along its last axis."""

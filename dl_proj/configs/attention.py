@@ -19,13 +19,6 @@ class _AttentionConfig(Strict):
         return self.kind
 
 
-def circle_mistakes(circle: int | None, name: str, chunk: int) -> list[str]:
-    """A circle that chunks of ``name`` tokens cannot fill."""
-    if circle is None or circle % chunk == 0:
-        return []
-    return [f"circle {circle} must be a multiple of {name} {chunk}"]
-
-
 class FullConfig(_AttentionConfig):
     """Softmax over all keys."""
 
@@ -38,9 +31,6 @@ class SharedQKConfig(_AttentionConfig):
 
     kind: Literal["shared_qk"] = "shared_qk"
     """attention mechanism"""
-
-
-Factors = Annotated[tuple[Annotated[int, Field(ge=2)], ...] | None, BeforeValidator(null_is_none)]
 
 
 class LSHConfig(_AttentionConfig):
@@ -66,16 +56,6 @@ class LSHConfig(_AttentionConfig):
     """lsh: count a key once that several rounds show"""
     fresh_rotations: bool = True
     """lsh: new rotations in each training forward; evaluation keeps one set"""
-    bucket_factors: Factors = None
-    """lsh: even numbers whose product is n_buckets, each hashed by itself, with fewer rotations; null: one hash"""
-    circle: int | None = Field(None, ge=1)
-    """lsh: chunk rule across buckets without deduplication only: pad to a multiple of so many tokens, and let the first
-    chunk of a round look back at the last one of the round before, and of the first round at the last of all, as
-    transformers does; null: the first chunk looks back at nothing"""
-    epsilon: float = Field(0.0, ge=0)
-    """lsh: with a circle: added to a vector's squared length before a key is made of it"""
-    keep_rotations: bool = False
-    """lsh: draw rotations once and keep them with the weights; with fixed n_buckets and fresh_rotations: false"""
 
     @property
     def title(self) -> str:
@@ -89,17 +69,6 @@ class LSHConfig(_AttentionConfig):
             found.append(f"n_buckets {self.n_buckets} must be 1 or even: a rotation gives two buckets")
         if self.attend_across_buckets and self.rule != "chunk":
             found.append(f"attend_across_buckets: true needs rule: chunk (got {self.rule!r})")
-        factors = self.bucket_factors
-        if factors is not None and (math.prod(factors) != self.n_buckets or any(f % 2 for f in factors)):
-            found.append(f"bucket_factors {list(factors)} must be even numbers of product n_buckets ({self.n_buckets})")
-        if self.circle is not None:
-            if self.rule != "chunk" or not self.attend_across_buckets or self.deduplicate:
-                found.append("circle needs rule: chunk, attend_across_buckets: true and deduplicate: false")
-            found += circle_mistakes(self.circle, "window", self.window or 2 * self.bucket_size)
-        elif self.epsilon:
-            found.append(f"epsilon {self.epsilon} has no effect without circle")
-        if self.keep_rotations and (self.n_buckets is None or self.fresh_rotations or self.eval_rounds is not None):
-            found.append("keep_rotations: true needs n_buckets, fresh_rotations: false and eval_rounds: null")
         return found
 
 
@@ -119,7 +88,56 @@ class LocalConfig(_AttentionConfig):
 
     def mistakes(self) -> list[str]:
         """See Strict."""
-        return circle_mistakes(self.circle, "chunk_size", self.chunk_size)
+        return _no_multiple("circle", self.circle, self.chunk_size)
+
+
+def _no_multiple(name: str, tokens: int | None, chunk_size: int) -> list[str]:
+    if tokens is None or tokens % chunk_size == 0:
+        return []
+    return [f"{name} {tokens} must be a multiple of chunk_size {chunk_size}"]
+
+
+Factors = Annotated[tuple[Annotated[int, Field(ge=2, multiple_of=2)], ...] | None, BeforeValidator(null_is_none)]
+
+
+class TransformersLSHConfig(_AttentionConfig):
+    """LSH attention of the transformers library, for models that are imported; later tokens move what earlier see."""
+
+    kind: Literal["transformers_lsh"] = "transformers_lsh"
+    """attention mechanism"""
+    chunk_size: int = Field(64, ge=1)
+    """transformers_lsh: sorted tokens a chunk; a query sees its own chunk and the one before"""
+    n_rounds: int = Field(4, ge=1)
+    """transformers_lsh: independent hash rounds"""
+    n_buckets: int | None = Field(None, ge=1)
+    """transformers_lsh: fixed number of buckets (1 or even); null: from the length and chunk_size"""
+    bucket_factors: Factors = None
+    """transformers_lsh: instead of n_buckets: even numbers whose product it is, each hashed by itself"""
+    multiple_of: int | None = Field(None, ge=1)
+    """transformers_lsh: pad to a multiple of so many tokens; null: chunk_size"""
+    epsilon: float = Field(0.0, ge=0)
+    """transformers_lsh: added to a query's squared length before a key is made of it"""
+    keep_rotations: bool = False
+    """transformers_lsh: draw rotations once and keep them with the weights; with n_buckets or bucket_factors; false:
+    new ones in each training forward; evaluation keeps one set"""
+
+    @property
+    def title(self) -> str:
+        """A short name for tables."""
+        return f"LSH-{self.n_rounds} (transformers)"
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        found = _no_multiple("multiple_of", self.multiple_of, self.chunk_size)
+        if self.n_buckets is not None and self.n_buckets > 1 and self.n_buckets % 2:
+            found.append(f"n_buckets {self.n_buckets} must be 1 or even: a rotation gives two buckets")
+        if self.bucket_factors == ():
+            found.append("bucket_factors is empty, needs one at least")
+        if self.n_buckets is not None and self.bucket_factors is not None:
+            found.append(f"n_buckets {self.n_buckets} and bucket_factors {list(self.bucket_factors)}: give one of them")
+        if self.keep_rotations and self.n_buckets is None and self.bucket_factors is None:
+            found.append("keep_rotations: true needs n_buckets or bucket_factors")
+        return found
 
 
 class _PerformerSettings(_AttentionConfig):
@@ -309,6 +327,7 @@ AttentionConfig = Annotated[
     | SharedQKConfig
     | LSHConfig
     | LocalConfig
+    | TransformersLSHConfig
     | PerformerConfig
     | RelativeConfig
     | ClippedRelativeConfig

@@ -6,7 +6,6 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from pydantic_settings import CliImplicitFlag
 
-from dl_proj.configs.attention import LSHConfig
 from dl_proj.configs.base import Strict
 from dl_proj.configs.images import GeneratorDataConfig, ImageTrainConfig, Labels
 from dl_proj.configs.model import StackConfig
@@ -54,9 +53,7 @@ class GeneratorTrainConfig(ImageTrainConfig):
     def mistakes(self) -> list[str]:
         """See Strict."""
         found = self.model.mistakes_at(self.data.max_len, causal=True, grid=True) + super().mistakes()
-        if any(isinstance(a, LSHConfig) and a.rule == "chunk" for a in self.model.mechanisms):
-            found.append("model.attention.rule: chunk cannot generate: later pixels move its chunks; use rule: bucket")
-        return found
+        return found + self.model.moving_chunks("generate")
 
 
 class DrawConfig(Strict):

@@ -15,6 +15,7 @@ from dl_proj.configs.attention import (
     LSHConfig,
     PerformerConfig,
     RelativeConfig,
+    TransformersLSHConfig,
 )
 from dl_proj.configs.base import Strict, null_is_none
 from dl_proj.configs.images import ClassifierDataConfig
@@ -165,6 +166,20 @@ class StackConfig(_LayersConfig):
                 "learned_sinusoidal needs here"
             )
         return found
+
+    def moving_chunks(self, purpose: str) -> list[str]:
+        """Why there are no steps, which ``purpose`` needs: attention whose chunks later tokens move."""
+        found = []
+        for attention in self.mechanisms:
+            match attention:
+                case LSHConfig(rule="chunk"):
+                    found.append(("rule: chunk", "rule: bucket"))
+                case TransformersLSHConfig(kind=kind):
+                    found.append((f"kind: {kind}", "kind: lsh"))
+        return [
+            f"model.attention.{setting} cannot {purpose}: later tokens move its chunks; use {instead}"
+            for setting, instead in dict.fromkeys(found)
+        ]
 
     def attention_mistakes(self, length: int, *, causal: bool) -> list[str]:
         """What of it is the attention's, in any layer."""

@@ -17,6 +17,7 @@ from dl_proj.configs.attention import (
     PerformerConfig,
     RelativeConfig,
     SharedQKConfig,
+    TransformersLSHConfig,
 )
 from dl_proj.configs.images import ClassifierDataConfig
 from dl_proj.configs.model import (
@@ -63,6 +64,7 @@ from my_transformers import (
     ReversibleStack,
     SharedQKAttention,
     SinusoidalPositionalEncoding,
+    TransformersLSHAttention,
     extended_dim,
 )
 from my_transformers.local_sensitive_hashing import draw_rotations
@@ -120,11 +122,13 @@ def _mechanism(
         case SharedQKConfig():
             return SharedQKAttention(causal=causal, dropout=config.dropout)
         case LSHConfig():
-            rotations = _kept_rotations(config, heads, head_dim, seed) if config.keep_rotations else None
-            settings = config.model_dump(exclude={"kind", "keep_rotations"})
-            return LSHAttention(**settings, causal=causal, seed=seed, rotations=rotations)
+            return LSHAttention(**config.model_dump(exclude={"kind"}), causal=causal, seed=seed)
         case LocalConfig():
             return LocalAttention(**config.model_dump(exclude={"kind"}), causal=causal)
+        case TransformersLSHConfig():
+            rotations = _kept_rotations(config, heads, head_dim, seed) if config.keep_rotations else None
+            settings = config.model_dump(exclude={"kind", "keep_rotations"})
+            return TransformersLSHAttention(**settings, causal=causal, seed=seed, rotations=rotations)
         case PerformerConfig():
             return _performer(config, head_dim, causal, seed)
         case RelativeConfig(n_scales=n_scales, content=content):
@@ -138,10 +142,10 @@ def _mechanism(
             assert_never(config)
 
 
-def _kept_rotations(config: LSHConfig, heads: int, head_dim: int, seed: int) -> Tensor:
-    directions = sum(config.bucket_factors or (config.n_buckets,))
+def _kept_rotations(config: TransformersLSHConfig, heads: int, head_dim: int, seed: int) -> Tensor:
+    n_buckets = sum(config.bucket_factors or (config.n_buckets,))  # two a direction, in each factor
     generator = torch.Generator().manual_seed(seed)
-    return draw_rotations(heads, config.n_rounds, head_dim, directions, like=torch.empty(0), generator=generator)
+    return draw_rotations(heads, config.n_rounds, head_dim, n_buckets, like=torch.empty(0), generator=generator)
 
 
 def _performer(

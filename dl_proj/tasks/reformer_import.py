@@ -1,7 +1,7 @@
 """import_reformer.py: a Reformer that the transformers library saved becomes a checkpoint.
 
-Their chunk rule, its circle and its epsilon are settings of :class:`~my_transformers.LSHAttention`; what there is no
-setting for is refused. Dropout, which no evaluation knows, is put where our layers have it.
+Their LSH layers become :class:`~my_transformers.TransformersLSHAttention`; what there is no setting for is refused.
+Dropout, which no evaluation knows, is put where our layers have it.
 """
 
 import json
@@ -252,29 +252,19 @@ def _local(theirs: dict) -> dict:
 
 
 def _lsh(theirs: dict) -> dict:
-    factors = _factors(theirs)
-    seeded = theirs["hash_seed"] is not None
-    return {
-        "kind": "lsh",
-        "dropout": theirs["lsh_attention_probs_dropout_prob"],
-        "bucket_size": max(1, theirs["lsh_attn_chunk_length"] // 2),  # where their num_buckets is null
-        "n_buckets": None if factors is None else math.prod(factors),
-        "bucket_factors": None if factors is None or len(factors) == 1 else factors,
-        "n_rounds": theirs["num_hashes"],
-        "window": theirs["lsh_attn_chunk_length"],
-        "rule": "chunk",
-        "attend_across_buckets": True,
-        "deduplicate": False,
-        "circle": _chunks_of_all(theirs),
-        "epsilon": _KEY_EPSILON * theirs["attention_head_size"] ** 2,  # our queries are sqrt(head_dim) times as long
-        "fresh_rotations": not seeded,
-        "keep_rotations": seeded,
-    }
-
-
-def _factors(theirs: dict) -> list[int] | None:
     n_buckets = theirs["num_buckets"]
-    return [n_buckets] if isinstance(n_buckets, int) else n_buckets
+    in_factors = isinstance(n_buckets, list)
+    return {
+        "kind": "transformers_lsh",
+        "dropout": theirs["lsh_attention_probs_dropout_prob"],
+        "chunk_size": theirs["lsh_attn_chunk_length"],
+        "n_rounds": theirs["num_hashes"],
+        "n_buckets": None if in_factors else n_buckets,
+        "bucket_factors": n_buckets if in_factors else None,
+        "multiple_of": _chunks_of_all(theirs),
+        "epsilon": _KEY_EPSILON * theirs["attention_head_size"] ** 2,  # our queries are sqrt(head_dim) times as long
+        "keep_rotations": theirs["hash_seed"] is not None,
+    }
 
 
 def translated_weights(tensors: dict[str, Tensor], theirs: dict, max_len: int) -> dict[str, Tensor]:
@@ -340,5 +330,7 @@ def _rotations(theirs: dict) -> Tensor:
     """(h, r, d, directions), as they draw them in each forward after setting the global seed."""
     sizes = [theirs[key] for key in ("num_attention_heads", "attention_head_size", "num_hashes")]
     generator = torch.Generator().manual_seed(theirs["hash_seed"])
-    drawn = torch.randn(*sizes, sum(_factors(theirs)) // 2, generator=generator)
+    n_buckets = theirs["num_buckets"]
+    directions = (sum(n_buckets) if isinstance(n_buckets, list) else n_buckets) // 2
+    drawn = torch.randn(*sizes, directions, generator=generator)
     return drawn.transpose(1, 2).contiguous()

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from dl_proj.checkpoint_folder import TOKENIZER, find_checkpoint, read_config
-from dl_proj.configs.attention import LSHConfig
 from dl_proj.configs.language import ContinueTextConfig, LanguageTrainConfig
 from dl_proj.configs.load import ConfigError
 from dl_proj.data.text import saved_tokenizer
@@ -69,9 +68,7 @@ def continuation(
 def _cannot_continue(trained: LanguageTrainConfig) -> list[str]:
     if not trained.causal:
         return ["a masked model fills in tokens between others and continues nothing; take one with objective: causal"]
-    if any(isinstance(attention, LSHConfig) and attention.rule == "chunk" for attention in trained.model.mechanisms):
-        return ["model.attention.rule: chunk cannot continue text: later tokens move its chunks; take rule: bucket"]
-    return []
+    return trained.model.moving_chunks("continue text")
 
 
 def _prompt(given: str) -> str:

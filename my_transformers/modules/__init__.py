@@ -7,6 +7,7 @@ from my_transformers.modules.local import LocalAttention
 from my_transformers.modules.lsh import LSHAttention
 from my_transformers.modules.performer import PerformerAttention
 from my_transformers.modules.relative import RelativeAttention
+from my_transformers.modules.transformers_lsh import TransformersLSHAttention
 
 __all__ = [
     "BlockCausalLinformerAttention",
@@ -18,4 +19,5 @@ __all__ = [
     "PerformerAttention",
     "RelativeAttention",
     "SharedQKAttention",
+    "TransformersLSHAttention",
 ]

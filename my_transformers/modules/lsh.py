@@ -10,21 +10,14 @@ from torch import Tensor, nn
 
 from my_transformers.bucketed_attention import Reach, Sight, bucketed_attention, unit
 from my_transformers.local_sensitive_hashing import (
-    bucket_by_factors,
+    bucket_of,
     choose_n_buckets,
     draw_rotations,
     seeded_rotations,
     sort_by_bucket,
     undo_sort,
 )
-from my_transformers.modules.local import check_circle
 from my_transformers.replay import decide
-
-# Of a circle, scores of what is hidden and of a query's own key, which counts where all else is hidden: those of the
-# transformers library, whose models learnt with what they bring: in float32 log 2 is rounded beside 1e5, so that a
-# token that sees itself alone, more than once, gives its value up to 0.4 % larger or smaller.
-_HIDDEN, _ITSELF = -1e9, -1e5
-_SMALLEST = 1e-12  # square of a vector's length that keeps its key finite
 
 
 class LSHAttention(nn.Module):
@@ -40,37 +33,27 @@ class LSHAttention(nn.Module):
       sees its own chunk and the one before it, of these its own bucket's tokens (all of them with
       ``attend_across_buckets``). Causal masking is by position, but where chunks are cut depends on every token: when
       a bucket overflows its chunks, *later* tokens decide which earlier ones a query sees. Use it to reproduce the
-      paper, not to decode. With a ``circle``, the rounds' chunks follow one another, as in Trax and in the
-      transformers library: the first chunk of a round looks back at the last one of the round before, and that of the
-      first round at the last of all.
+      paper, not to decode.
 
     Rounds are combined by their log-sum-exp; a key seen in several rounds counts once (the paper's N_ij). One bucket
     and a window of at least the length make it equal to :class:`~my_transformers.SharedQKAttention`.
 
-    Saved for backward: qk, v, the output and (3 * n_rounds + 1) integers and sums a token, no scores; with a circle
-    plain autograd keeps the scores, 2 * window * n_rounds a token.
+    Saved for backward: qk, v, the output and (3 * n_rounds + 1) integers and sums a token, no scores.
 
     Args:
         bucket_size: expected tokens a bucket; the number of buckets follows from it and the sequence's length.
         n_rounds: independent hashings a forward.
         n_buckets: fixed number of buckets (1, or even) instead of one that follows from the length.
-        bucket_factors: even numbers whose product is n_buckets, each hashed by itself (bucket_by_factors).
         window: see the rules; default 2 * bucket_size, which is the paper's chunk.
         causal: a token sees none behind it.
         rule: "bucket" or "chunk".
         attend_across_buckets: chunk rule only.
         deduplicate: False counts a key once for every round that shows it.
-        circle: chunk rule across buckets without deduplication only: a sequence of more than one chunk is padded to a
-            multiple of so many tokens, itself one of the window, and the chunks of all rounds are one circle.
-        epsilon: with a circle: k = q / sqrt(||q||^2 + epsilon).
-        dropout: probability of dropping an attention weight in training; a pair meets the same fate in all rounds,
-            with a circle in each its own.
+        dropout: probability of dropping an attention weight in training; a pair meets the same fate in all rounds.
         eval_rounds: rounds in eval mode; default n_rounds.
         fresh_rotations: draw new rotations in each training forward from the global generator (as the paper does).
             Otherwise, and always in eval mode, they come from ``seed`` and stay the same.
         seed: of the fixed rotations; give each layer its own.
-        rotations: (h, n_rounds, head_dim, n_buckets / 2, or half of the factors' sum), to be used always, and kept as
-            a buffer beside the parameters.
 
     Raises:
         ValueError: arguments that contradict each other or are out of range.
@@ -93,10 +76,6 @@ class LSHAttention(nn.Module):
         eval_rounds: int | None = None,
         fresh_rotations: bool = True,
         seed: int = 0,
-        bucket_factors: tuple[int, ...] | None = None,
-        circle: int | None = None,
-        epsilon: float = 0.0,
-        rotations: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.bucket_size = bucket_size
@@ -111,13 +90,7 @@ class LSHAttention(nn.Module):
         self.eval_rounds = n_rounds if eval_rounds is None else eval_rounds
         self.fresh_rotations = fresh_rotations
         self.seed = seed
-        self.bucket_factors = bucket_factors
-        self.circle = circle
-        self.epsilon = epsilon
-        self.register_buffer("rotations", rotations)
         self._check()
-        self._check_circle()
-        self._check_rotations()
 
     def _check(self) -> None:
         for name in ("bucket_size", "n_rounds", "window", "eval_rounds"):
@@ -131,31 +104,6 @@ class LSHAttention(nn.Module):
             raise ValueError("attend_across_buckets needs rule='chunk': rule='bucket' sees its own bucket only")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}, must be in [0, 1)")
-        factors = self.bucket_factors
-        if factors is not None and (math.prod(factors) != self.n_buckets or any(f < 2 or f % 2 for f in factors)):
-            raise ValueError(
-                f"bucket_factors are {factors}, must be even numbers of product n_buckets {self.n_buckets}"
-            )
-
-    def _check_circle(self) -> None:
-        if self.circle is None:
-            if self.epsilon:
-                raise ValueError(f"epsilon is {self.epsilon}, which needs a circle")
-            return
-        if self.rule != "chunk" or not self.attend_across_buckets or self.deduplicate:
-            raise ValueError("circle needs rule='chunk', attend_across_buckets=True and deduplicate=False")
-        if self.epsilon < 0:
-            raise ValueError(f"epsilon is {self.epsilon}, must not be negative")
-        check_circle(self.circle, self.window)
-
-    def _check_rotations(self) -> None:
-        if self.rotations is None:
-            return
-        if self.n_buckets is None or self.fresh_rotations or self.eval_rounds != self.n_rounds:
-            raise ValueError("given rotations need n_buckets, fresh_rotations=False and eval_rounds as n_rounds")
-        rounds, directions = self.rotations.shape[1], self.rotations.shape[3]
-        if (rounds, directions) != (self.n_rounds, sum(self._factors(self.n_buckets)) // 2):
-            raise ValueError(f"rotations of shape {tuple(self.rotations.shape)} do not fit n_rounds and n_buckets")
 
     def extra_repr(self) -> str:
         """The settings that matter when a model is printed."""
@@ -165,15 +113,10 @@ class LSHAttention(nn.Module):
         """Qk (b, h, n, d), v (b, h, n, e), mask (b, n) True where a token is real -> (b, h, n, e)."""
         buckets_in_use = self._n_buckets_for(qk.shape[2])
         rotations = self._rotations(qk, buckets_in_use)
-        buckets = decide(lambda: bucket_by_factors(qk, rotations, self._factors(buckets_in_use)))
+        buckets = decide(lambda: bucket_of(qk, rotations))
         if mask is not None:  # padding goes to a bucket of its own, behind all others
             buckets = buckets.masked_fill(~mask[:, None, None, :], buckets_in_use)
         dropout = self.dropout if self.training else 0.0
-        if self.circle is not None:
-            how = {"causal": self.causal, "epsilon": self.epsilon, "dropout": dropout}
-            return attend_in_circle(
-                qk, v, buckets, mask, n_buckets=buckets_in_use, window=self.window, circle=self.circle, **how
-            )
         return attend_in_buckets(
             qk,
             v,
@@ -190,14 +133,8 @@ class LSHAttention(nn.Module):
     def _n_buckets_for(self, length: int) -> int:
         return choose_n_buckets(length, self.bucket_size) if self.n_buckets is None else self.n_buckets
 
-    def _factors(self, n_buckets: int) -> tuple[int, ...]:
-        return self.bucket_factors or (n_buckets,)
-
     def _rotations(self, qk: Tensor, n_buckets: int) -> Tensor:
-        if self.rotations is not None:
-            return self.rotations
         heads, head_dim = qk.shape[1], qk.shape[3]
-        n_buckets = sum(self._factors(n_buckets))  # two a direction, in each factor
         if self.training and self.fresh_rotations:
             return draw_rotations(heads, self.n_rounds, head_dim, n_buckets, like=qk)
         n_rounds = self.n_rounds if self.training else self.eval_rounds
@@ -222,8 +159,7 @@ class LSHAttention(nn.Module):
                 f"rule={self.rule!r}"
             )
         n_buckets = self._n_buckets_for(max_len)
-        hashing = self._rotations(like, n_buckets), self._factors(n_buckets)
-        return LSHCache.empty(like, max_len, *hashing, n_buckets, min(self.window, max_len))
+        return LSHCache.empty(like, max_len, self._rotations(like, n_buckets), n_buckets, min(self.window, max_len))
 
     def step(self, qk: Tensor, v: Tensor, cache: "LSHCache") -> Tensor:
         """Attend with one more token, qk (b, h, 1, d) and v (b, h, 1, e) -> (b, h, 1, e), and add it to the cache."""
@@ -279,68 +215,6 @@ def attend_in_buckets(
     return bucketed_attention(qk, v, sight, reach, deduplicate=deduplicate, dropout=dropout, seeds=seeds)
 
 
-def attend_in_circle(
-    qk: Tensor,
-    v: Tensor,
-    buckets: Tensor,
-    mask: Tensor | None = None,
-    *,
-    n_buckets: int,
-    window: int,
-    circle: int,
-    causal: bool,
-    epsilon: float = 0.0,
-    dropout: float = 0.0,
-) -> Tensor:
-    """LSH attention in one circle of the chunks of all rounds; see :class:`LSHAttention`.
-
-    Args:
-        qk: (b, h, n, d).
-        v: (b, h, n, e).
-        buckets: (b, h, r, n), each in [0, n_buckets), or n_buckets for padding.
-        mask: (b, n), True where a token is real; None: everywhere.
-        n_buckets: how many there are.
-        window: tokens a chunk.
-        circle: the sequence is padded to a multiple of so many.
-        causal: a token sees none behind it.
-        epsilon: added to the square of a vector's length, before a key is made of it.
-        dropout: probability of dropping a weight.
-
-    Returns:
-        (b, h, n, e).
-    """
-    n, missing = qk.shape[2], -qk.shape[2] % circle
-    if n <= window:  # full attention: one round of one chunk, which is its own neighbour
-        buckets, window, missing = torch.zeros_like(buckets[:, :, :1]), n, 0
-    rounds = buckets.shape[2]
-    order = sort_by_bucket(F.pad(buckets, (0, missing), value=n_buckets))  # (b, h, r, L)
-    mask = torch.ones(1, n, dtype=torch.bool, device=qk.device) if mask is None else mask
-    real = F.pad(mask, (0, missing))[:, None, None].expand_as(order).gather(-1, order)
-
-    def chunks(ordered: Tensor) -> Tensor:  # (b, h, r, L, ...) -> (b, h, r * L / window, window, ...)
-        return ordered.flatten(2, 3).unflatten(2, (-1, window))
-
-    def take(x: Tensor) -> Tensor:  # (b, h, n, ·) -> (b, h, r, L, ·); each round's gradients by themselves
-        return _rows(F.pad(x, (0, 0, 0, missing)).unsqueeze(2).expand(-1, -1, rounds, -1, -1), order)
-
-    def near(x: Tensor) -> Tensor:  # of each chunk: the one before, and its own
-        return torch.cat((x.roll(1, dims=2), x), dim=3) if x.shape[2] > 1 else x
-
-    queries, values, places, real = chunks(take(qk)), chunks(take(v)), chunks(order), chunks(real)
-    wide = queries.to(torch.promote_types(qk.dtype, torch.float32))
-    keys = wide * (wide.square().sum(-1, keepdim=True) + epsilon).clamp_min(_SMALLEST).rsqrt()
-    scores = (queries @ near(keys.to(qk.dtype)).mT).to(wide.dtype) * qk.shape[-1] ** -0.5
-    query_place, key_place, seen = places.unsqueeze(-1), near(places).unsqueeze(-2), near(real).unsqueeze(-2)
-    if causal:
-        seen = seen & (key_place < query_place)
-    scores = scores.masked_fill(~seen, _HIDDEN).masked_fill(key_place == query_place, _ITSELF)
-    total = scores.logsumexp(-1, keepdim=True)
-    out = F.dropout((scores - total).exp(), dropout).to(v.dtype) @ near(values)
-    back = undo_sort(order)
-    out, total = (_rows(x.flatten(2, 3).unflatten(2, (rounds, -1)), back)[..., :n, :] for x in (out, total))
-    return (out * (total - total.logsumexp(2, keepdim=True)).exp()).sum(2).to(v.dtype)
-
-
 def _draw_seeds(shape: torch.Size, device: torch.device) -> Tensor:
     limits = torch.iinfo(torch.int32)
     return torch.randint(limits.min, limits.max, (2, *shape), dtype=torch.int32, device=device)
@@ -383,8 +257,7 @@ def _seen_places(buckets: Tensor, order: Tensor, window: int, causal: bool, rule
 class LSHCache:
     """What decoding knows of the tokens so far; ``recent`` is the per-bucket part."""
 
-    rotations: Tensor  # (h, r, d, n_buckets / 2), or half of the factors' sum
-    factors: tuple[int, ...]  # of n_buckets
+    rotations: Tensor  # (h, r, d, n_buckets / 2)
     keys: Tensor  # (b, h, max_len, d), unit vectors
     values: Tensor  # (b, h, max_len, e)
     codes: Tensor  # (b, h, max_len, r): rank in the bucket, plus more than the window for each bucket
@@ -393,9 +266,7 @@ class LSHCache:
     length: int
 
     @classmethod
-    def empty(
-        cls, like: Tensor, max_len: int, rotations: Tensor, factors: tuple[int, ...], n_buckets: int, window: int
-    ) -> "LSHCache":
+    def empty(cls, like: Tensor, max_len: int, rotations: Tensor, n_buckets: int, window: int) -> "LSHCache":
         """No token yet."""
         batch, heads, _, dim = like.shape
         n_rounds = rotations.shape[1]
@@ -406,7 +277,6 @@ class LSHCache:
         rows = like.new_zeros(batch, heads, max_len, dim)
         return cls(
             rotations=rotations,
-            factors=factors,
             keys=rows,
             values=torch.zeros_like(rows),
             codes=integers(max_len, n_rounds),
@@ -420,7 +290,7 @@ class LSHCache:
         if self.length == self.keys.shape[2]:
             raise ValueError(f"the cache is full: it was made for max_len={self.length} tokens")
         window = self.recent.shape[-1]
-        bucket = bucket_by_factors(qk, self.rotations, self.factors).long()  # (b, h, r, 1)
+        bucket = bucket_of(qk, self.rotations).long()  # (b, h, r, 1)
         rank = self.counts.gather(-1, bucket)
         code = rank + bucket * (self.keys.shape[2] + window)
         tokens = _rows(self.recent, bucket).squeeze(3)  # (b, h, r, window)

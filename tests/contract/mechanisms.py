@@ -21,6 +21,7 @@ from my_transformers import (
     PerformerAttention,
     RelativeAttention,
     SharedQKAttention,
+    TransformersLSHAttention,
     extended_dim,
 )
 
@@ -41,9 +42,9 @@ class Case:
     instead: str = ""  # of the direction that there is not: what its refusal names
     min_heads: int = 1
     compiled: bool = True  # False, to save time: another case has the same graph but for a few pointwise operations
-    leaks_by_design: bool = False  # the paper's chunk rule: documented, and excused from strict causality and steps
+    leaks_by_design: bool = False  # chunk rules: documented, and excused from strict causality and steps
     circle: bool = False  # the ends of the padded sequence meet: how much padding there is can be seen
-    alone: float = 0.0  # relative error of a value that a lonely token gives back in float32 (see _ITSELF in lsh.py)
+    alone: float = 0.0  # relative error of a value that a lonely token gives back in float32 (see _ITSELF there)
     mixes_values: bool = False  # before attending, by a learned matrix: what comes out is no weighted mean of values
 
     def __str__(self) -> str:
@@ -167,17 +168,8 @@ CASES = [
         leaks_by_design=True,
     ),
     Case(
-        "lsh-chunk-circle",
-        _plain(
-            LSHAttention,
-            bucket_size=4,
-            window=4,
-            n_rounds=2,
-            rule="chunk",
-            attend_across_buckets=True,
-            deduplicate=False,
-            circle=8,
-        ),
+        "transformers-lsh",
+        _plain(TransformersLSHAttention, chunk_size=4, n_rounds=2, multiple_of=8),
         leaks_by_design=True,
         circle=True,
         alone=0.016,

@@ -134,41 +134,33 @@ WRONG_FEATURES = {
         attention("clipped_relative") | {"model.heads": 1},
         [("model.heads 1", "2 at least", "model.attention.kind: clipped_relative")],
     ),
-    "factors of something else": (
-        attention("lsh", n_buckets=8, bucket_factors=[2, 2]),
-        [("model.attention:", "bucket_factors [2, 2]", "product n_buckets (8)")],
+    "factors and their product": (
+        attention("transformers_lsh", n_buckets=4, bucket_factors=[2, 2]),
+        [("model.attention:", "n_buckets 4 and bucket_factors [2, 2]", "one of them")],
+    ),
+    "no factors": (
+        attention("transformers_lsh", bucket_factors=[]),
+        [("model.attention:", "bucket_factors is empty", "one at least")],
     ),
     "odd factors": (
-        attention("lsh", n_buckets=6, bucket_factors=[2, 3]),
-        [("model.attention:", "bucket_factors [2, 3]", "even")],
+        attention("transformers_lsh", bucket_factors=[2, 3]),
+        [("model.attention.bucket_factors.1:", "multiple of 2", "got 3")],
     ),
     "a factor of nothing": (
-        attention("lsh", n_buckets=8, bucket_factors=[8, 1]),
-        [("model.attention.bucket_factors.1:", "greater than or equal to 2", "got 1")],
+        attention("transformers_lsh", bucket_factors=[8, 0]),
+        [("model.attention.bucket_factors.1:", "greater than or equal to 2", "got 0")],
     ),
-    "a circle of single buckets": (
-        attention("lsh", bucket_size=2, circle=4),
-        [("model.attention:", "circle needs rule: chunk, attend_across_buckets: true and deduplicate: false")],
+    "odd buckets": (
+        attention("transformers_lsh", n_buckets=3),
+        [("model.attention:", "n_buckets 3 must be 1 or even")],
     ),
-    "a circle that chunks do not fill": (
-        attention("lsh", bucket_size=2, rule="chunk", attend_across_buckets=True, deduplicate=False, circle=6),
-        [("model.attention:", "circle 6 must be a multiple of window 4")],
-    ),
-    "an epsilon without effect": (
-        attention("lsh", bucket_size=2, epsilon=0.5),
-        [("model.attention:", "epsilon 0.5 has no effect without circle")],
+    "padding that chunks do not fill": (
+        attention("transformers_lsh", chunk_size=4, multiple_of=6),
+        [("model.attention:", "multiple_of 6 must be a multiple of chunk_size 4")],
     ),
     "rotations of no number": (
-        attention("lsh", bucket_size=2, keep_rotations=True, fresh_rotations=False),
-        [("model.attention:", "keep_rotations: true needs n_buckets")],
-    ),
-    "fresh rotations that are kept": (
-        attention("lsh", n_buckets=2, keep_rotations=True),
-        [("model.attention:", "keep_rotations: true needs", "fresh_rotations: false")],
-    ),
-    "other rounds than those that are kept": (
-        attention("lsh", n_buckets=2, keep_rotations=True, fresh_rotations=False, eval_rounds=2),
-        [("model.attention:", "keep_rotations: true needs", "eval_rounds: null")],
+        attention("transformers_lsh", keep_rotations=True),
+        [("model.attention:", "keep_rotations: true needs n_buckets or bucket_factors")],
     ),
     "one stream side by side": (
         {"model.streams": "concatenate"},
@@ -398,11 +390,13 @@ RIGHT = {
         linformer(rank=12) | PIXELS,
         attention("performer") | COLOURS,
         linformer(rank=192) | COLOURS,
+        attention("transformers_lsh", chunk_size=4, bucket_factors=[2, 4], multiple_of=8, keep_rotations=True),
     ],
     "generation_train": [blocks(rank=4), blocks(rank=16, block_size=16), blocks(rank=4, block_size=99)],
     "synth_train": [
         blocks(rank=[4, 2]) | {"model.depth": 2},
         blocks(rank=2, projection="max"),
+        attention("transformers_lsh", n_buckets=2, keep_rotations=True),
         positions("learned_sinusoidal", **{"model.dim": 6}),
     ],
 }
@@ -540,8 +534,11 @@ WRONG_LISTS = {
     ),
     "chunks that move": (
         "generation_train",
-        [LOCAL, {"kind": "lsh", "bucket_size": 2, "rule": "chunk"}],
-        [("model.attention.rule: chunk cannot generate",)],
+        [{"kind": "transformers_lsh"}, {"kind": "lsh", "bucket_size": 2, "rule": "chunk"}],
+        [
+            ("model.attention.kind: transformers_lsh cannot generate", "use kind: lsh"),
+            ("model.attention.rule: chunk cannot generate", "use rule: bucket"),
+        ],
     ),
     "single channels": (
         "cls_train",

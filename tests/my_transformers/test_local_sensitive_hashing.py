@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from my_transformers import local_sensitive_hashing
 from my_transformers.local_sensitive_hashing import (
-    bucket_by_factors,
     bucket_of,
     choose_n_buckets,
     draw_rotations,
@@ -98,14 +97,3 @@ def test_seeded_rotations_repeat_and_leave_the_global_generator_alone() -> None:
     fewer = seeded_rotations(like, 2, 2, 8, 6, 1)
     assert torch.equal(fewer, first[:, :2])  # evaluating with fewer rounds keeps the first ones
     assert torch.equal(seeded_rotations(like.double(), 2, 4, 8, 6, 1), first.double())
-
-
-def test_buckets_by_factors_are_digits() -> None:
-    """Of factors 6, 2 and 4 the bucket is a + 6 b + 12 c, each an angular bucket of its own directions."""
-    qk, rotations = torch.randn(2, 3, 200, 5), torch.randn(3, 2, 5, 6)
-    a, b, c = (bucket_of(qk, part).long() for part in (rotations[..., :3], rotations[..., 3:4], rotations[..., 4:]))
-    found = bucket_by_factors(qk, rotations, (6, 2, 4))
-    assert found.dtype == torch.int32
-    assert torch.equal(found.long(), a + 6 * b + 12 * c)
-    assert len(found.unique()) == 48
-    assert torch.equal(bucket_by_factors(qk, rotations, (12,)), bucket_of(qk, rotations))

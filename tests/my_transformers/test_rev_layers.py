@@ -72,15 +72,15 @@ def test_buckets_are_replayed_even_where_rounding_would_move_them(monkeypatch: p
     """Hashing is asked once a layer; a second answer, here a wrong one, is never used."""
     calls = []
 
-    def moody(qk: Tensor, rotations: Tensor, factors: tuple[int, ...]) -> Tensor:
+    def moody(qk: Tensor, rotations: Tensor) -> Tensor:
         calls.append(qk.shape)
-        buckets = local_sensitive_hashing.bucket_by_factors(qk, rotations, factors)
+        buckets = local_sensitive_hashing.bucket_of(qk, rotations)
         return buckets if len(calls) <= 3 else buckets.flip(-1)
 
     stack = ReversibleStack(layers(3), dim=16).double()
     x = torch.randn(2, 40, 16, dtype=torch.float64)
     expected = run(stack, lambda y: plain_reversible(stack, y), x, 0)
-    monkeypatch.setattr(lsh_module, "bucket_by_factors", moody)
+    monkeypatch.setattr(lsh_module, "bucket_of", moody)
     ours = run(stack, stack, x, 0)
     assert len(calls) == 3
     for a, b in zip(ours, expected, strict=True):

@@ -175,7 +175,7 @@ def test_kinds_are_listed(script):
     out = " ".join(script("synth_train", "--help").out.split())
     for choices in (
         "--model.attention.kind {causal_linformer,clipped_relative,full,linformer,local,lsh,performer,relative,"
-        "shared_qk}",
+        "shared_qk,transformers_lsh}",
         "--schedule.kind {constant,noam,one_cycle,warmup_cosine}",
         "--model.positions.kind {axial,learned,learned_sinusoidal,none,sinusoidal}",
     ):

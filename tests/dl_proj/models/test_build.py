@@ -16,6 +16,7 @@ from dl_proj.configs.attention import (
     PerformerConfig,
     RelativeConfig,
     SharedQKConfig,
+    TransformersLSHConfig,
 )
 from dl_proj.configs.generation import GeneratorTrainConfig
 from dl_proj.configs.images import ClassifierDataConfig
@@ -62,6 +63,7 @@ from my_transformers import (
     ReversibleStack,
     SharedQKAttention,
     SinusoidalPositionalEncoding,
+    TransformersLSHAttention,
 )
 
 RANDOM_FEATURES = {
@@ -90,12 +92,18 @@ OTHER_VALUES = {
         "attend_across_buckets": True,
         "deduplicate": False,
         "fresh_rotations": False,
+    },
+    LocalConfig: {"dropout": 0.25, "chunk_size": 6, "back": 2, "ahead": 3, "circle": 128},
+    TransformersLSHConfig: {
+        "dropout": 0.25,
+        "chunk_size": 6,
+        "n_rounds": 7,
+        "n_buckets": 10,
         "bucket_factors": (2, 4),
-        "circle": 18,
+        "multiple_of": 192,
         "epsilon": 0.5,
         "keep_rotations": True,
     },
-    LocalConfig: {"dropout": 0.25, "chunk_size": 6, "back": 2, "ahead": 3, "circle": 128},
     PerformerConfig: RANDOM_FEATURES,
     RelativeConfig: RANDOM_FEATURES | {"n_scales": 2, "content": False},
     ClippedRelativeConfig: RANDOM_FEATURES | {"distance": 3},
@@ -107,6 +115,7 @@ MODULES = {
     SharedQKConfig: SharedQKAttention,
     LSHConfig: LSHAttention,
     LocalConfig: LocalAttention,
+    TransformersLSHConfig: TransformersLSHAttention,
     PerformerConfig: PerformerAttention,
     RelativeConfig: RelativeAttention,
     ClippedRelativeConfig: ClippedRelativeAttention,
@@ -152,25 +161,22 @@ OF_PROJECTIONS = {
     "sharing": lambda m: "key_value" if m.project_values is None else "headwise",
 }
 LOOKS = {
-    LSHConfig: {"keep_rotations": lambda m: m.rotations is not None},
+    TransformersLSHConfig: {"keep_rotations": lambda m: m.rotations is not None},
     RelativeConfig: INSIDE
     | {"n_scales": lambda m: m.frequencies.shape[1], "content": lambda m: m.by_content is not None},
     ClippedRelativeConfig: INSIDE | {"dropout": the_same(INSIDE["dropout"], attribute("dropout"))},
     LinformerConfig: OF_PROJECTIONS | {"dropout": lambda m: m.attend.dropout},
     CausalLinformerConfig: OF_PROJECTIONS,
 }
-ACROSS = {"rule": "chunk", "attend_across_buckets": True, "deduplicate": False, "window": 3}
 NEEDS = {
     (LSHConfig, "attend_across_buckets"): {"rule": "chunk"},
-    (LSHConfig, "bucket_factors"): {"n_buckets": 8},
-    (LSHConfig, "circle"): ACROSS,
-    (LSHConfig, "epsilon"): ACROSS | {"circle": 18},
-    (LSHConfig, "keep_rotations"): {"n_buckets": 8, "fresh_rotations": False},
+    (TransformersLSHConfig, "keep_rotations"): {"n_buckets": 8},
     (LocalConfig, "circle"): {"ahead": 2},  # which says that it is not causal
 }
 FOLLOWS = {
     "back": {"ahead"},
     "bucket_size": {"window"},
+    "chunk_size": {"multiple_of"},
     "n_rounds": {"eval_rounds"},
     "projection": {"sharing"},
 }  # from the setting
@@ -228,10 +234,10 @@ def test_causal_arrives(schema, causal):
 
 
 def test_rotations_that_are_kept_are_the_seeds_and_saved():
-    settings = {"n_buckets": 8, "bucket_factors": (2, 4), "fresh_rotations": False}
-    drawn, kept = (mechanism(LSHConfig(**settings, keep_rotations=keep), seed=9) for keep in (False, True))
+    settings = {"chunk_size": 4, "bucket_factors": (2, 4)}
+    drawn, kept = (mechanism(TransformersLSHConfig(**settings, keep_rotations=keep), seed=9) for keep in (False, True))
     qk, v = torch.randn(2, 2, 2, 40, 4).unbind(0)
-    assert torch.equal(drawn(qk, v), kept(qk, v))
+    assert torch.equal(drawn.eval()(qk, v), kept(qk, v))
     assert list(kept.state_dict()) == ["rotations"]
     assert kept.rotations.shape == (2, 4, 4, 3)
     kept.rotations.neg_()
@@ -240,7 +246,8 @@ def test_rotations_that_are_kept_are_the_seeds_and_saved():
 
 
 def test_the_seed_of_hashes_arrives():
-    assert mechanism(LSHConfig(), seed=9).seed == 9
+    for schema in (LSHConfig, TransformersLSHConfig):
+        assert mechanism(schema(), seed=9).seed == 9
 
 
 @pytest.mark.parametrize("schema", [PerformerConfig, RelativeConfig, ClippedRelativeConfig])
@@ -768,22 +775,14 @@ def test_a_classifier_sees_both_ways_and_has_an_output_a_class():
     assert [layer.attention.mechanism.seed for layer in built.stack.layers] == [3, 4]
 
 
-# what reads the attributes: each setting of LSH changes what is computed
-@pytest.mark.parametrize("name", sorted(set(OTHER_VALUES[LSHConfig]) - {"keep_rotations"}))
-def test_each_setting_of_lsh_changes_the_output(name):
-    """An attribute that nothing reads would pass the tests above."""
-    settings = {"bucket_size": 8, "n_rounds": 4, "window": 3, "rule": "bucket"}
-    settings |= NEEDS.get((LSHConfig, name), {})
-    other = {name: OTHER_VALUES[LSHConfig][name]}
-    if name == "bucket_size":
-        other = {name: 2}
-    if name == "deduplicate":
-        settings["window"] = 16
+# what reads the attributes: an attribute that nothing reads would pass the tests above
+def what_changes(schema, settings, other):
+    """Whether another value changes the output in training, and in evaluation."""
     torch.manual_seed(0)
     qk, v = torch.randn(2, 2, 2, 40, 4, dtype=torch.float64)
 
     def outputs(**changes):
-        built = mechanism(LSHConfig(**settings | changes), seed=1)
+        built = mechanism(schema(**settings | changes), seed=1)
         found = []
         for training in (True, False):
             built.train(training)
@@ -791,8 +790,27 @@ def test_each_setting_of_lsh_changes_the_output(name):
             found.append(built(qk, v))
         return found
 
-    in_training, in_evaluation = (
-        not torch.allclose(one, two) for one, two in zip(outputs(), outputs(**other), strict=True)
-    )
+    return [not torch.allclose(one, two) for one, two in zip(outputs(), outputs(**other), strict=True)]
+
+
+@pytest.mark.parametrize("name", OTHER_VALUES[LSHConfig])
+def test_each_setting_of_lsh_changes_the_output(name):
+    settings = {"bucket_size": 8, "n_rounds": 4, "window": 3, "rule": "bucket"}
+    settings |= NEEDS.get((LSHConfig, name), {})
+    other = {name: OTHER_VALUES[LSHConfig][name]}
+    if name == "bucket_size":
+        other = {name: 2}
+    if name == "deduplicate":
+        settings["window"] = 16
+    in_training, in_evaluation = what_changes(LSHConfig, settings, other)
     assert in_training or name == "eval_rounds"
     assert in_evaluation == (name not in ("dropout", "fresh_rotations"))
+
+
+@pytest.mark.parametrize("name", OTHER_VALUES[TransformersLSHConfig])
+def test_each_setting_of_transformers_lsh_changes_the_output(name):
+    settings = {"chunk_size": 4} | NEEDS.get((TransformersLSHConfig, name), {})
+    other = {name: OTHER_VALUES[TransformersLSHConfig][name]}
+    in_training, in_evaluation = what_changes(TransformersLSHConfig, settings, other)
+    assert in_training
+    assert in_evaluation == (name not in ("dropout", "keep_rotations"))

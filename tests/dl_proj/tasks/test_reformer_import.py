@@ -192,7 +192,9 @@ def test_chunks_that_later_tokens_move_continue_nothing(script, text):
     theirs("saved", **BYTES)
     assert script("import_reformer", "--source", "saved", *FLAGS).code == 0
     refused = script("lm_generate", "--checkpoint", "made", "--prompt", "12 owls", "--length", "4")
-    assert_refused(refused, [("checkpoint: made: model.attention.rule: chunk cannot continue text", "rule: bucket")])
+    assert_refused(
+        refused, [("checkpoint: made: model.attention.kind: transformers_lsh cannot continue text", "kind: lsh")]
+    )
 
 
 def config_with(**changes):
@@ -328,7 +330,7 @@ def test_a_masked_model_of_bytes_and_a_mask(script, text):
     assert script("import_reformer", "--source", "saved", *FLAGS).code == 0
     assert script("evaluate", "--checkpoint", "made", "--device", "cpu", "--output_dir", "measured").code == 0
     (row,) = csv.DictReader(Path("measured/evaluation.csv").read_text().splitlines())
-    assert (row["task"], row["attention"]) == ("language", "local, LSH-1")
+    assert (row["task"], row["attention"]) == ("language", "local, LSH-1 (transformers)")
 
 
 BOOK = {  # google/reformer-crime-and-punishment
@@ -382,5 +384,5 @@ def test_another_size_that_the_hub_has():
         model = build_language_model(config, causal=True, vocab_size=258, max_len=65536)
     assert model.positions.max_len == 128 * 512
     lsh = [layer.attention.mechanism for layer in model.stack.layers][2]
-    assert (lsh.n_rounds, lsh.window, lsh.n_buckets, lsh.circle) == (4, 256, 512, 256)
-    assert (lsh.fresh_rotations, lsh.rotations) == (True, None)
+    assert (lsh.n_rounds, lsh.chunk_size, lsh.n_buckets, lsh.multiple_of) == (4, 256, 512, 256)
+    assert lsh.rotations is None

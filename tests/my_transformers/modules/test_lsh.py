@@ -3,12 +3,7 @@ import torch
 from reformer_pytorch.reformer_pytorch import LSHSelfAttention
 
 from my_transformers import LSHAttention, MultiHeadAttention, SharedQKAttention
-from my_transformers.local_sensitive_hashing import bucket_of
 from my_transformers.modules import lsh
-from my_transformers.modules.lsh import attend_in_buckets, attend_in_circle
-
-ACROSS = {"rule": "chunk", "attend_across_buckets": True, "deduplicate": False}
-KEPT = {"rotations": torch.zeros(2, 4, 8, 2), "n_buckets": 4, "fresh_rotations": False}
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -44,10 +39,8 @@ def test_parity_with_reformer_pytorch(
     """The chunk rule with the same weights and rotations, outputs and gradients.
 
     Across buckets that library lets the first chunk of a round look back into the last chunk of the round before
-    (the paper does not), as a circle does; with deduplication, for which there is none, the tokens that no round puts
-    into its first chunk are compared.
+    (the paper does not), so there the tokens that no round puts into its first chunk are compared.
     """
-    in_circle = across and not deduplicate
     n, bucket_size, n_rounds, dim, heads = 64, 8, 3, 24, 3
     theirs = LSHSelfAttention(
         dim,
@@ -66,7 +59,6 @@ def test_parity_with_reformer_pytorch(
         rule="chunk",
         attend_across_buckets=across,
         deduplicate=deduplicate,
-        circle=n if in_circle else None,
     )
     ours = MultiHeadAttention(mechanism, dim=dim, heads=heads).double()
     with torch.no_grad():
@@ -84,7 +76,7 @@ def test_parity_with_reformer_pytorch(
     )
     our_out = ours(x)
     compared = torch.ones(2, n, dtype=torch.bool)
-    if across and deduplicate:
+    if across:
         compared = _never_in_the_first_chunk(ours, x, rotations, bucket_size)
         assert compared.sum() > 10
     torch.testing.assert_close(our_out[compared], their_out[compared], rtol=1e-7, atol=1e-7)
@@ -152,72 +144,6 @@ def test_a_step_reads_only_its_buckets(n_rounds: int) -> None:
         mechanism.step(qk[:, :, t : t + 1], v[:, :, t : t + 1], cache)
 
 
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("n", [3, 8, 9, 16, 21, 40])
-@pytest.mark.parametrize("circle", [8, 24])
-def test_chunks_in_a_circle_by_the_formula(causal: bool, n: int, circle: int) -> None:
-    """Every row of a matrix for each round, filled key by key; padding ends each round."""
-    qk, v = torch.randn(2, 1, 1, n, 6, dtype=torch.float64).unbind(0)
-    buckets = torch.randint(0, 4, (1, 1, 3, n))
-    mask = torch.rand(n) < 0.8
-    mask[0] = True
-    marked = buckets.masked_fill(~mask, 4)
-    epsilon = 0.7
-    ours = attend_in_circle(
-        qk, v, marked, mask[None], n_buckets=4, window=8, circle=circle, causal=causal, epsilon=epsilon
-    )
-    length = n if n <= 8 else -(-n // circle) * circle
-    q, keys = qk[0, 0], qk[0, 0] / (qk[0, 0].square().sum(-1, keepdim=True) + epsilon).sqrt()
-    scores = q @ keys.T / 6**0.5
-    row = []  # (round, token) in the order of the circle
-    for r in range(1 if n <= 8 else 3):
-        of_round = {t: marked[0, 0, r, t].item() if t < n else 4 for t in range(length)}
-        row += [(r, t) for t in sorted(of_round, key=lambda t: (of_round[t] if n > 8 else 0, t))]
-    times = torch.zeros(n, n, dtype=torch.float64)  # how often a query sees a key
-    chunks = max(1, len(row) // 8)
-    for place, (_, i) in enumerate(row):
-        for other, (_, j) in enumerate(row):
-            near = place // 8 == other // 8 or (place // 8 - 1) % chunks == other // 8
-            if n <= 8:
-                near = True
-            if near and i < n and j < n and mask[j] and i != j and (j < i or not causal):
-                times[i, j] += 1
-    alone = times.sum(-1) == 0
-    times += torch.diag(alone.double())
-    theirs = (scores + times.log()).softmax(-1) @ v[0, 0]
-    torch.testing.assert_close(ours[0, 0, mask], theirs[mask])
-
-
-def test_rotations_that_are_given_are_used_always() -> None:
-    qk, v = torch.randn(2, 2, 2, 40, 8).unbind(0)
-    rotations = torch.randn(2, 4, 8, 2)
-    mechanism = LSHAttention(**KEPT | {"rotations": rotations})
-    buckets = bucket_of(qk, rotations)
-    expected = attend_in_buckets(qk, v, buckets, n_buckets=4, window=128, causal=False)
-    for training in (True, False):
-        assert torch.equal(mechanism.train(training)(qk, v), expected)
-    assert torch.equal(mechanism.state_dict()["rotations"], rotations)
-
-
-@pytest.mark.parametrize("given", [False, True])
-def test_steps_equal_the_whole_with_factors(given: bool) -> None:
-    qk, v = torch.randn(2, 2, 2, 60, 8, dtype=torch.float64).unbind(0)
-    rotations = torch.randn(2, 3, 8, 5, dtype=torch.float64) if given else None
-    mechanism = LSHAttention(
-        n_buckets=24,
-        bucket_factors=(6, 4),
-        window=3,
-        n_rounds=3,
-        causal=True,
-        fresh_rotations=False,
-        rotations=rotations,
-    ).eval()
-    cache = mechanism.new_cache(qk, 60)
-    assert cache.counts.shape[-1] == 24
-    steps = [mechanism.step(qk[:, :, t : t + 1], v[:, :, t : t + 1], cache) for t in range(60)]
-    torch.testing.assert_close(torch.cat(steps, dim=2), mechanism(qk, v), rtol=0, atol=1e-12)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -230,22 +156,6 @@ def test_steps_equal_the_whole_with_factors(given: bool) -> None:
         ({"rule": "nope"}, "rule is 'nope'"),
         ({"attend_across_buckets": True}, "needs rule='chunk'"),
         ({"dropout": 1.0}, "dropout is 1.0"),
-        ({"n_buckets": 8, "bucket_factors": (2, 2)}, r"bucket_factors are \(2, 2\)"),
-        ({"n_buckets": 9, "bucket_factors": (3, 3)}, "n_buckets is 9"),
-        ({"n_buckets": 12, "bucket_factors": (4, 3)}, "must be even numbers"),
-        ({"bucket_factors": (2, 2)}, "of product n_buckets None"),
-        ({"epsilon": 0.1}, "epsilon is 0.1, which needs a circle"),
-        ({"circle": 256}, "circle needs rule='chunk'"),
-        ({"circle": 256, "rule": "chunk", "deduplicate": False}, "circle needs rule='chunk', attend_across"),
-        ({"circle": 256, "rule": "chunk", "attend_across_buckets": True}, "deduplicate=False"),
-        (ACROSS | {"circle": 200}, "circle is 200, must be a multiple of the 128 tokens"),
-        (ACROSS | {"circle": 256, "epsilon": -1}, "epsilon is -1"),
-        ({"rotations": torch.zeros(2, 4, 8, 2)}, "given rotations need n_buckets"),
-        ({"rotations": torch.zeros(2, 4, 8, 2), "n_buckets": 4}, "fresh_rotations=False"),
-        (KEPT | {"eval_rounds": 2}, "eval_rounds as n_rounds"),
-        (KEPT | {"n_rounds": 3}, r"rotations of shape \(2, 4, 8, 2\) do not fit"),
-        (KEPT | {"n_buckets": 6}, "do not fit n_rounds and n_buckets"),
-        (KEPT | {"n_buckets": 8, "bucket_factors": (4, 2)}, "do not fit"),
     ],
 )
 def test_contradictions_are_refused(settings: dict, message: str) -> None:
