@@ -189,7 +189,8 @@ def test_a_model_of_bytes_is_evaluated_and_continues_as_theirs(script, text):
 
 
 def test_chunks_that_later_tokens_move_continue_nothing(script, text):
-    theirs("saved", **BYTES)
+    """Said once, however many layers have them."""
+    theirs("saved", **BYTES, attn_layers=["local", "lsh", "lsh"])
     assert script("import_reformer", "--source", "saved", *FLAGS).code == 0
     refused = script("lm_generate", "--checkpoint", "made", "--prompt", "12 owls", "--length", "4")
     assert_refused(

@@ -4,7 +4,9 @@ from reformer_pytorch.reformer_pytorch import LSHSelfAttention
 
 from my_transformers import MultiHeadAttention, SharedQKAttention, TransformersLSHAttention
 from my_transformers.local_sensitive_hashing import bucket_of
+from my_transformers.modules import transformers_lsh
 from my_transformers.modules.transformers_lsh import attend_in_circle, bucket_by_factors
+from my_transformers.replay import Recording
 
 KEPT = {"rotations": torch.zeros(2, 4, 8, 2), "n_buckets": 4}
 
@@ -135,6 +137,18 @@ def test_rotations_that_are_given_are_used_always(buckets: dict, directions: int
     for training in (True, False):
         assert torch.equal(mechanism.train(training)(qk, v), expected)
     assert torch.equal(mechanism.state_dict()["rotations"], rotations)
+
+
+def test_buckets_are_replayed_even_where_rounding_would_move_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    qk, v = torch.randn(2, 1, 2, 40, 8).unbind(0)
+    mechanism = TransformersLSHAttention(chunk_size=8)
+    recording = Recording(qk)
+    with recording.record():
+        out = mechanism(qk, v)
+    monkeypatch.setattr(transformers_lsh, "bucket_by_factors", lambda *given: bucket_by_factors(*given).flip(-1))
+    with recording.replay():
+        assert torch.equal(mechanism(qk, v), out)
+    assert not torch.equal(mechanism(qk, v), out)
 
 
 def test_there_are_no_steps_and_the_refusal_names_what_has_them() -> None:
