@@ -1,6 +1,7 @@
 """What the README and CONTRIBUTING say, runs: code, commands, files."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -79,11 +80,14 @@ def test_the_table_has_every_script_and_its_preset() -> None:
         assert f"({schema.__name__}, argv, preset={preset!r})".replace("'", '"') in source
 
 
+_WORD = r"""(?:"[^"\n]*"|'[^'\n]*'|[^\s`|#"']+)"""  # in quotes, or without spaces
+
+
 def commands() -> list[tuple[str, str]]:
     """Script and flags of every command in the README and in the scripts' own first lines."""
     texts = [README, *((ROOT / name).read_text(encoding="utf-8") for name in SCRIPTS)]
-    found = [match for text in texts for match in re.findall(r"python (\w+\.py)((?: [^\s`|#]+)*)", text)]
-    return sorted({(name, flags.rstrip('."')) for name, flags in found})
+    found = [match for text in texts for match in re.findall(rf"python (\w+\.py)((?: {_WORD})*)", text)]
+    return sorted({(name, flags.rstrip(".")) for name, flags in found})
 
 
 def test_every_script_has_a_command() -> None:
@@ -94,5 +98,5 @@ def test_every_script_has_a_command() -> None:
 def test_flags_that_are_named_are_accepted(name: str, flags: str) -> None:
     """Every command parses and its configuration is valid."""
     schema, preset = SCRIPTS[name]
-    options, overrides = parse_flags(schema, [w for w in flags.split() if w != "..."], CONFIGS / preset)
+    options, overrides = parse_flags(schema, [w for w in shlex.split(flags) if w != "..."], CONFIGS / preset)
     load_config(schema, ROOT / (options.config or CONFIGS / preset), overrides)
