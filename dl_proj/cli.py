@@ -40,7 +40,7 @@ def run_script(main: Callable[[list[str]], None]) -> None:
         complain((f"stopped: {error}",))
         raise SystemExit(1) from None
     except KeyboardInterrupt as error:
-        complain((str(error) or "interrupted; --resume last continues from the last saved state",))
+        complain((str(error) or "interrupted",))
         raise SystemExit(130) from None
 
 

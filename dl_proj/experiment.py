@@ -104,7 +104,10 @@ def train(config: ExperimentConfig, experiment: Experiment, dim: int, resume: Ru
         ),
         seed=config.seed,
     )
-    trainer.fit()
+    try:
+        trainer.fit()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; --resume last continues from the last saved state") from None
     trainer.load_best()
     figures = {
         "parameters": count_parameters(experiment.model),

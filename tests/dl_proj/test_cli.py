@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
         (SetupError("no such device"), 2, ["no such device"]),
         (NonFiniteLoss("the loss became nan"), 1, ["stopped: the loss became nan"]),
         (OSError(28, "No space left on device", "runs"), 1, ["stopped: [Errno 28] No space left on device: 'runs'"]),
-        (KeyboardInterrupt(), 130, ["interrupted; --resume last continues from the last saved state"]),
+        (KeyboardInterrupt(), 130, ["interrupted"]),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 )

@@ -174,10 +174,11 @@ def run_with_three_stops(script, name, task, monkeypatch):
         return measure(self, model, batch)
 
     monkeypatch.setattr(task, "measure", interrupted)
-    ends = [script(name, "--config", "c.yaml").code]
-    while ends[-1] == 130:
-        ends.append(script(name, "--config", "c.yaml", "--resume", "last").code)
-    assert ends == [130, 130, 130, 0]
+    ends = [script(name, "--config", "c.yaml")]
+    while ends[-1].code == 130:
+        assert ends[-1].lines[-1] == "interrupted; --resume last continues from the last saved state"
+        ends.append(script(name, "--config", "c.yaml", "--resume", "last"))
+    assert [end.code for end in ends] == [130, 130, 130, 0]
 
 
 @contextlib.contextmanager
