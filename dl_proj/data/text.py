@@ -1,5 +1,6 @@
 """Windows of tokens, read from files as they are asked for: a text may be larger than memory."""
 
+import abc
 import hashlib
 import json
 import zlib
@@ -47,7 +48,7 @@ class TokenFile:
         return torch.from_numpy(tokens.astype(np.int64))
 
 
-class Windows(Dataset[Window]):
+class Windows(Dataset[Window], abc.ABC):
     """Sequences of ``window`` tokens, each with the ``ahead`` tokens after it.
 
     An item is ``(tokens, counted, bytes_per_token)``: tokens (window + ahead,) int64; counted (window,) bool, True
@@ -80,9 +81,13 @@ class Windows(Dataset[Window]):
         counted = torch.arange(start, start + self._window) >= first_counted
         return tokens, counted, torch.tensor(self._tokens.n_bytes / self._tokens.length)
 
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Windows."""
+
+    @abc.abstractmethod
     def _place(self, index: int) -> tuple[int, int]:
         """Where a window starts, and the first position in the text that counts in it."""
-        raise NotImplementedError
 
 
 class RandomWindows(Windows):
