@@ -62,15 +62,16 @@ class MultiHeadAttention(nn.Module):
         Args:
             x: (b, n, dim).
             context: (b, m, dim), from which keys and values come, or these, of :meth:`keys_and_values`; None: x.
-            mask: (b, m), True where a token of the context, or of x, is real; of no use beside keys and values, which
-                have their own.
+            mask: (b, m), True where a token of the context, or of x, is real; keys and values have their own.
 
         Returns:
             (b, n, dim).
 
         Raises:
-            ValueError: a context for a mechanism that shares queries and keys.
+            ValueError: a context for a mechanism that shares queries and keys, or a mask beside keys and values.
         """
+        if isinstance(context, Context) and mask is not None:
+            raise ValueError("keys and values have a mask of their own: give it to keys_and_values")
         if context is None and not self._shortens:
             return self._merge(self.mechanism(*self._project(x, 0, self.n_projections), mask=mask))
         if not isinstance(context, Context):

@@ -175,6 +175,8 @@ def test_keys_and_values_stand_for_their_context(across: str) -> None:
     expected = attention.to_out(attention.mechanism(q, k, v, mask=mask).transpose(1, 2).flatten(2))
     torch.testing.assert_close(attention(x, context=attention.keys_and_values(context, mask)), expected)
     torch.testing.assert_close(attention(x, context=context, mask=mask), expected)
+    with pytest.raises(ValueError, match="a mask of their own"):
+        attention(x, context=attention.keys_and_values(context, mask), mask=mask)
 
 
 @norms
