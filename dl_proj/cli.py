@@ -52,8 +52,15 @@ def _preset(name: str) -> Path:
 
 def config_from(schema: type[Config], argv: list[str], preset: str) -> Config:
     """The configuration of a script that resumes nothing: ``--config`` or the preset, and flags over it."""
-    options, overrides = parse_flags(schema, argv, _preset(preset))
-    return load_config(schema, options.config or _preset(preset), overrides)
+    return config_and_words(schema, argv, preset, words=None)[0]
+
+
+def config_and_words(
+    schema: type[Config], argv: list[str], preset: str, *, words: str | None
+) -> tuple[Config, list[str]]:
+    """The same, and the arguments that are no flags, which ``--help`` calls ``words``; None allows none."""
+    options, overrides = parse_flags(schema, argv, _preset(preset), words=words)
+    return load_config(schema, options.config or _preset(preset), overrides), options.words
 
 
 def training_config(schema: type[Config], argv: list[str], preset: str) -> tuple[Config, RunDirectory | None]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from dl_proj.checkpoint_folder import TOKENIZER, config_path, find_checkpoints, read_config, with_root
+from dl_proj.checkpoint_folder import config_path, find_checkpoints, read_config, with_root
 from dl_proj.configs.classification import ClassifierTrainConfig
 from dl_proj.configs.evaluation import EvaluateConfig
 from dl_proj.configs.generation import GeneratorTrainConfig
@@ -16,12 +16,14 @@ from dl_proj.configs.language import LanguageTrainConfig
 from dl_proj.configs.load import ConfigError, read_yaml, shown
 from dl_proj.configs.synth import SynthTrainConfig
 from dl_proj.configs.training import ExperimentConfig
+from dl_proj.configs.translation import TranslationTrainConfig
 from dl_proj.experiment import Experiment
 from dl_proj.tables import csv_text, markdown
 from dl_proj.tasks.classifier_training import classification_experiment, leave_confusion, train_classifier
 from dl_proj.tasks.copy_training import copy_experiment, train_to_copy
 from dl_proj.tasks.generator_training import generation_experiment, train_generator
 from dl_proj.tasks.language_training import language_experiment, train_language_model
+from dl_proj.tasks.translation_training import train_translator, translation_experiment
 from my_custom_ai.custom_train import CheckpointError, RunDirectory, evaluate, load_weights, start
 from my_custom_ai.custom_train.checkpoint import count_parameters
 from my_custom_ai.custom_train.data import evaluation_batches
@@ -33,15 +35,17 @@ class Kind:
     """What is needed to train one kind of model and to measure it."""
 
     schema: type[ExperimentConfig]
-    experiment: Callable[[ExperimentConfig], Experiment]
+    experiment: Callable[..., Experiment]  # of a configuration; and of text, of the folder with its tokenizer
     train: Callable[[ExperimentConfig, RunDirectory | None], None]
+    of_text: bool = False
 
 
 KINDS = {
     "copy": Kind(SynthTrainConfig, copy_experiment, train_to_copy),
     "classification": Kind(ClassifierTrainConfig, classification_experiment, train_classifier),
     "generation": Kind(GeneratorTrainConfig, generation_experiment, train_generator),
-    "language": Kind(LanguageTrainConfig, language_experiment, train_language_model),
+    "language": Kind(LanguageTrainConfig, language_experiment, train_language_model, of_text=True),
+    "translation": Kind(TranslationTrainConfig, translation_experiment, train_translator, of_text=True),
 }
 
 
@@ -72,8 +76,7 @@ def _measure(name: str, folder: Path, config: EvaluateConfig, accelerator: Accel
     """One model's row."""
     kind = _kind(folder)
     trained = with_root(read_config(kind.schema, folder), config.data_root)
-    of_text = isinstance(trained, LanguageTrainConfig)
-    experiment = language_experiment(trained, folder / TOKENIZER) if of_text else kind.experiment(trained)
+    experiment = kind.experiment(trained, folder) if kind.of_text else kind.experiment(trained)
     load_weights(folder / "model.safetensors", experiment.model)
     model = experiment.model.to(accelerator.device)
     batches = evaluation_batches(experiment.test_data, batch_size=config.batch_size)

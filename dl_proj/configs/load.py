@@ -77,11 +77,14 @@ def merge(values: dict, overrides: dict) -> dict:
     return merged
 
 
-def parse_flags(schema: type[BaseModel], argv: list[str], default: Path) -> tuple[argparse.Namespace, dict]:
-    """Read ``--config``, ``--resume`` (trainings) and a flag for each field.
+def parse_flags(
+    schema: type[BaseModel], argv: list[str], default: Path, *, words: str | None = None
+) -> tuple[argparse.Namespace, dict]:
+    """Read ``--config``, ``--resume`` (trainings) and a flag for each field; and what is no flag, if it has a name.
 
     Returns:
-        The script's own options, and the fields that flags set, nested as in the file. ``--help`` prints and exits.
+        The script's own options, with ``words`` those that are no flags, and the fields that flags set, nested as in
+        the file. ``--help`` prints and exits.
 
     Raises:
         ConfigError: a flag that does not exist, or that lacks its value.
@@ -99,8 +102,12 @@ def parse_flags(schema: type[BaseModel], argv: list[str], default: Path) -> tupl
     settings = type(schema.__name__, (schema, BaseSettings), {})
     source = CliSettingsSource(settings, root_parser=parser)
     explain(parser, schema)
+    if words is not None:
+        parser.add_argument("words", nargs="*", metavar=words, help="one or more; none: standard input, one a line")
+    given = parser.parse_args(rest)
+    options.words = vars(given).pop("words", [])
     try:
-        return options, source(args=rest)()
+        return options, source(parsed_args=given)()
     except SettingsError as error:
         raise ConfigError(*(_flags_with_broken_json(rest) or [f"flags: {error}"])) from None
 

@@ -28,9 +28,10 @@ def build_configured(config: LanguageTrainConfig, tokenizer: Tokenizer) -> Langu
     )
 
 
-def language_experiment(config: LanguageTrainConfig, saved_tokenizer: Path | None = None) -> Experiment:
-    """Model, task and text; subwords are those of a file, if it is given, or else learnt from the training text."""
+def language_experiment(config: LanguageTrainConfig, saved: Path | None = None) -> Experiment:
+    """Model, task and text; subwords are those in a folder, if it is given, or else learnt from the training text."""
     ahead = 1 if config.causal else 0
+    saved_tokenizer = None if saved is None else saved / TOKENIZER
     text = load_text(config.data, seed=config.seed, ahead=ahead, saved_tokenizer=saved_tokenizer)
     splits = {"train_data": text.train, "val_data": text.val, "test_data": text.test}
     if isinstance(config.objective, MaskedConfig):
@@ -43,6 +44,6 @@ def language_experiment(config: LanguageTrainConfig, saved_tokenizer: Path | Non
 
 def train_language_model(config: LanguageTrainConfig, resume: RunDirectory | None = None) -> None:
     """Train and test."""
-    saved = None if resume is None else resume.path / TOKENIZER
-    experiment = language_experiment(config, saved if saved and saved.is_file() else None)  # a kill may have come first
+    begun = resume is not None and (resume.path / TOKENIZER).is_file()  # a kill may have come first
+    experiment = language_experiment(config, resume.path if begun else None)
     train(config, experiment, config.model.dim, resume)

@@ -1,0 +1,94 @@
+"""Schemas of translation_train.py, translation_evaluate.py and translate.py."""
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from dl_proj.configs.base import Strict
+from dl_proj.configs.model import EncoderDecoderConfig
+from dl_proj.configs.pairs import PairsConfig
+from dl_proj.configs.training import ExperimentConfig, MonitorMode, TranslationPaceConfig
+from my_custom_ai.custom_train.devices import DeviceName
+
+
+class TranslationTrainConfig(ExperimentConfig):
+    """Train an encoder-decoder to translate sentences."""
+
+    METRICS: ClassVar[dict[str, MonitorMode]] = {
+        "val/loss": "min",
+        "val/perplexity": "min",
+        "val/accuracy": "max",
+        "val/bleu": "max",
+    }
+
+    task: Literal["translation"] = "translation"
+    """what is trained"""
+    data: PairsConfig
+    """the sentence pairs"""
+    model: EncoderDecoderConfig = EncoderDecoderConfig()
+    """the model"""
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    """share of each target's probability that training gives to all symbols alike (Szegedy et al. 2016)"""
+    train: TranslationPaceConfig
+    """the pace of training"""
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        length = self.data.max_length
+        found = self.model.mistakes_at(length, length) + self.monitor_mistakes()
+        found += [
+            line.replace("model.attention", "model.decoder_attention")
+            for line in self.model.decoder.moving_chunks("translate")
+        ]
+        if self.model.tied and not self.data.tokenizer.joint:
+            found.append("model.tied: true needs data.tokenizer.joint: true: one vocabulary for both languages")
+        if self.train.max_steps is not None:  # else it takes the number of training pairs to know
+            found += self.schedule_mistakes(0)
+        return found
+
+
+class TranslatingConfig(Strict):
+    """How a trained model translates."""
+
+    checkpoint: str = Field(min_length=1)
+    """name of a shipped checkpoint, or folder of a run of translation_train.py"""
+    beam_size: int = Field(4, ge=1)
+    """hypotheses that are kept at each step; 1: greedy"""
+    length_penalty: float = Field(0.6, ge=0)
+    """alpha of Wu et al. (2016), equation 14: larger ones prefer longer translations; 0: the most probable"""
+    max_length: int | None = Field(None, ge=1)
+    """tokens after which a translation is cut off; null: what the model was trained on"""
+    batch_size: int = Field(64, ge=1)
+    """sentences that are translated together"""
+    device: DeviceName = "auto"
+    """where to compute; auto takes the fastest there is"""
+
+
+class TranslateConfig(TranslatingConfig):
+    """Translate sentences, given as words of the command line or as lines of standard input."""
+
+
+class TranslationEvaluateConfig(TranslatingConfig):
+    """Translate a test set with a trained model and score it against the untouched references."""
+
+    split: Literal["val", "test"] = "test"
+    """which pairs of the data that the model was trained on"""
+    source_file: Path | None = None
+    """text, a sentence a line, to translate instead; with reference_file"""
+    reference_file: Path | None = None
+    """its translations, line by line"""
+    data_root: Path | None = None
+    """folder of downloads and of token files; null: where the model's configuration says"""
+    bleu_tokenizer: Literal["13a", "intl", "zh", "char", "none"] = "13a"
+    """how sacrebleu finds words"""
+    examples: int = Field(10, ge=0)
+    """translations to print"""
+    output_dir: Path = Path("runs/translation_evaluation")
+    """where translations.csv and scores.json go"""
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        if (self.source_file is None) != (self.reference_file is None):
+            return ["source_file and reference_file are the two sides of one test set: give both or none"]
+        return []

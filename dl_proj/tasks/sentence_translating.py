@@ -1,0 +1,117 @@
+"""translate.py: sentences in, translations out, one a line."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dl_proj.checkpoint_folder import find_checkpoint, read_config
+from dl_proj.configs.load import ConfigError, complain
+from dl_proj.configs.translation import TranslateConfig, TranslatingConfig, TranslationTrainConfig
+from dl_proj.data.pairs import SentenceTokenizers, padded, saved_tokenizers
+from dl_proj.models.beam_search import beam_search
+from dl_proj.models.translation import EncoderDecoderModel
+from dl_proj.tasks.translation_training import build_configured
+from my_custom_ai.custom_train import load_weights, start
+
+
+@dataclass(frozen=True)
+class Translation:
+    """Of one sentence, which was ``cut`` if it was longer than the model's sources."""
+
+    text: str
+    log_probability: float
+    n_tokens: int  # with the end
+    n_source_tokens: int  # with the end, before it was cut
+    cut: bool
+
+
+@dataclass(frozen=True)
+class Translator:
+    """A trained model and its tokens, with the settings of the search."""
+
+    model: EncoderDecoderModel
+    tokenizers: SentenceTokenizers
+    max_length: int  # of the model's sources, with their end
+    config: TranslatingConfig
+
+    def translate(self, sentences: Sequence[str], *, progress: bool = False) -> list[Translation]:
+        """Each sentence's translation, in their order; that of an empty sentence is empty.
+
+        A sentence with more tokens than the model takes is translated up to there.
+        """
+        sources = self.tokenizers.source.encode(list(sentences))
+        found: list[Translation] = [Translation("", 0.0, 0, 0, False)] * len(sentences)
+        order = sorted((i for i, text in enumerate(sentences) if text.strip()), key=lambda i: len(sources[i]))
+        with tqdm(total=len(order), unit="sentence", desc="translating", disable=not progress) as bar:
+            for first in range(0, len(order), self.config.batch_size):
+                numbers = order[first : first + self.config.batch_size]
+                for i, translation in zip(numbers, self._batch([sources[i] for i in numbers]), strict=True):
+                    found[i] = translation
+                bar.update(len(numbers))
+        return found
+
+    def _batch(self, sources: list[list[int]]) -> Iterator[Translation]:
+        end, most = self.tokenizers.source.boundary, self.max_length
+        taken = [[*source[: most - 1], end] for source in sources]
+        device = next(self.model.parameters()).device
+        tokens, mask = (part.to(device) for part in padded(taken, end))
+        hypotheses = beam_search(
+            self.model,
+            tokens,
+            mask,
+            boundary=self.tokenizers.target.boundary,
+            max_len=self.config.max_length or most,
+            beam_size=self.config.beam_size,
+            length_penalty=self.config.length_penalty,
+        )
+        for source, hypothesis in zip(sources, hypotheses, strict=True):
+            yield Translation(
+                text=self.tokenizers.target.decode(hypothesis.tokens),
+                log_probability=hypothesis.log_probability,
+                n_tokens=len(hypothesis.tokens) + 1,
+                n_source_tokens=len(source) + 1,
+                cut=len(source) >= most,
+            )
+
+
+def load_translator(config: TranslatingConfig) -> tuple[Translator, TranslationTrainConfig, Path]:
+    """The trained model that ``config`` names, the configuration that it was trained with, and its folder."""
+    folder = find_checkpoint(config.checkpoint)
+    trained = read_config(TranslationTrainConfig, folder)
+    longest = trained.data.max_length
+    if config.max_length is not None and config.max_length > longest:
+        raise ConfigError(f"max_length: {config.max_length} is more than the {longest} tokens that the model knows")
+    tokenizers = saved_tokenizers(trained.data.tokenizer, folder)
+    accelerator = start(config.device)
+    model = build_configured(trained, tokenizers)
+    load_weights(folder / "model.safetensors", model)
+    return Translator(model.to(accelerator.device).eval(), tokenizers, longest, config), trained, folder
+
+
+def translate_sentences(config: TranslateConfig, sentences: list[str]) -> None:
+    """Print a line for each sentence, or for each line of standard input, as soon as its batch is done."""
+    translator, _, _ = load_translator(config)
+    lines = iter(sentences) if sentences else _standard_input()
+    number = 0
+    while batch := [line for line, _ in zip(lines, range(config.batch_size))]:
+        for translation in translator.translate(batch):
+            number += 1
+            print(translation.text, flush=True)
+            if translation.cut:
+                complain(
+                    (
+                        f"sentence {number}: has {translation.n_source_tokens} tokens with its end, only the first "
+                        f"{translator.max_length - 1} were translated",
+                    )
+                )
+
+
+def _standard_input() -> Iterator[str]:
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            yield line.decode().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"standard input: line {number} is not UTF-8 at byte {error.start}") from None

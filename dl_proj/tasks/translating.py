@@ -1,0 +1,102 @@
+"""Translation: what a model of sentence pairs is trained on and measured by."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from sacrebleu.metrics import BLEU
+from torch import Tensor, nn
+
+from dl_proj.data.pair_tokens import SentenceTokenizer
+from dl_proj.models.beam_search import beam_search
+from my_custom_ai.utils.meters import Ratio
+
+PairBatch = tuple[Tensor, Tensor, Tensor, Tensor]
+_ORDERS = range(1, 5)  # lengths of the n-grams that BLEU counts
+
+
+class PairTask:
+    """Cross-entropy of each target token given its source and the tokens before it.
+
+    In training the targets are smoothed (Szegedy et al. 2016, section 7); validation and test losses, and perplexity
+    everywhere, are those of the targets themselves, in nats a token, the symbol at the end of a sentence included. Bits
+    per byte are by the target's bytes of text, so they compare models of other vocabularies.
+
+    Args:
+        tokenizer: of the targets.
+        label_smoothing: probability that the training targets share out among all symbols.
+    """
+
+    def __init__(self, tokenizer: SentenceTokenizer, *, label_smoothing: float = 0.0) -> None:
+        self._tokenizer = tokenizer
+        self._smoothing = label_smoothing
+
+    def measure(self, model: nn.Module, batch: PairBatch) -> dict[str, Ratio]:
+        """Batch of source (b, m), its mask, target (b, n + 1) and its mask; see Task."""
+        source, source_mask, target, target_mask = batch
+        logits = model(source, target[:, :-1], source_mask=source_mask, target_mask=target_mask[:, :-1])
+        real = target_mask[:, 1:]
+        logits, targets, number = logits[real], target[:, 1:][real], real.sum()
+        log_p = F.log_softmax(logits, dim=-1)
+        loss = exact = -log_p.gather(1, targets.unsqueeze(1)).sum()
+        if model.training and self._smoothing:
+            loss = (1 - self._smoothing) * exact - self._smoothing * log_p.mean(1).sum()
+        n_bytes = self._tokenizer.bytes_of.to(targets.device)[targets].sum()
+        return {
+            "loss": Ratio(loss, number),
+            "cross_entropy": Ratio(exact.detach(), number),
+            "bits_per_byte": Ratio(exact.detach() / math.log(2), n_bytes),
+            "accuracy": Ratio((logits.detach().argmax(-1) == targets).sum(), number),
+        }
+
+    def derived(self, means: dict[str, float]) -> dict[str, float]:
+        """See :class:`~my_custom_ai.custom_train.task.Task`."""
+        loss = means["cross_entropy"]
+        return {"perplexity": math.inf if loss > 700 else math.exp(loss)}  # which raises beyond that
+
+
+class TranslationTask(PairTask):
+    """The same, and in evaluation the BLEU of greedy translations.
+
+    Args:
+        tokenizer, label_smoothing: see :class:`PairTask`.
+        max_len: tokens of a translation, its end included, after which it is cut off.
+    """
+
+    def __init__(self, tokenizer: SentenceTokenizer, *, label_smoothing: float, max_len: int) -> None:
+        super().__init__(tokenizer, label_smoothing=label_smoothing)
+        self._max_len = max_len
+        self._bleu = BLEU(smooth_method="none")  # its counts are added up over all batches
+
+    def measure(self, model: nn.Module, batch: PairBatch) -> dict[str, Ratio]:
+        """See :class:`PairTask`."""
+        found = super().measure(model, batch)
+        return found if model.training else found | self._translated(model, batch)
+
+    def derived(self, means: dict[str, float]) -> dict[str, float]:
+        """With BLEU (Papineni et al. 2002, section 2.3), whose counts are those of all sentences together."""
+        figures = super().derived(means)
+        if "length_ratio" in means:
+            figures["bleu"] = _bleu([means[f"precision_{n}"] for n in _ORDERS], means["length_ratio"])
+        return figures
+
+    def _translated(self, model: nn.Module, batch: PairBatch) -> dict[str, Ratio]:
+        """What BLEU counts: n-grams that the reference has too, and lengths, in words."""
+        source, source_mask, target, target_mask = batch
+        found = beam_search(model, source, source_mask, boundary=self._tokenizer.boundary, max_len=self._max_len)
+        hypotheses = [self._tokenizer.decode(hypothesis.tokens) for hypothesis in found]
+        references = [
+            self._tokenizer.decode(row[real][1:-1].tolist()) for row, real in zip(target, target_mask, strict=True)
+        ]
+        score = self._bleu.corpus_score(hypotheses, [references])
+        figures = {f"precision_{n}": (score.counts[n - 1], score.totals[n - 1]) for n in _ORDERS}
+        figures["length_ratio"] = (score.sys_len, score.ref_len)
+        return {name: Ratio(torch.tensor(total, device=source.device), count) for name, (total, count) in figures.items()}
+
+
+def _bleu(precisions: list[float], length_ratio: float) -> float:
+    """100 times the geometric mean of the precisions, times the brevity penalty; 0 where there is nothing in common."""
+    if not all(precision > 0 for precision in precisions):  # nan where nothing was counted
+        return 0.0
+    brevity = min(0.0, 1 - 1 / length_ratio)
+    return 100 * math.exp(brevity + math.fsum(map(math.log, precisions)) / len(precisions))

@@ -1,0 +1,106 @@
+"""translation_evaluate.py: BLEU, chrF and perplexity of a translation model on a whole test set."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+from sacrebleu.metrics import BLEU, CHRF
+
+from dl_proj.checkpoint_folder import with_root
+from dl_proj.configs.translation import TranslationEvaluateConfig, TranslationTrainConfig
+from dl_proj.data.pairs import EncodedPairs, line_pairs, raw_pairs
+from dl_proj.tables import csv_text, markdown
+from dl_proj.tasks.sentence_translating import Translation, Translator, load_translator
+from dl_proj.tasks.translating import PairTask
+from my_custom_ai.custom_train import evaluate
+from my_custom_ai.custom_train.data import evaluation_batches
+from my_custom_ai.utils.files import write_text
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Sentences and their translations by people, as they stand in their files."""
+
+    sources: Sequence[str]
+    references: Sequence[str]
+
+
+def score_translations(config: TranslationEvaluateConfig) -> None:
+    """Translate and score; print scores and examples, write translations.csv and scores.json."""
+    translator, trained, _ = load_translator(config)
+    test = _test_set(config, with_root(trained, config.data_root))
+    translations = translator.translate(test.sources, progress=True)
+    scores = corpus_scores([translation.text for translation in translations], test.references, config.bleu_tokenizer)
+    scores |= _likelihood(translator, test, config) | _lengths(test, translations)
+    rows = _rows(test, translations, config.bleu_tokenizer)
+    write_text(config.output_dir / "translations.csv", csv_text(rows))
+    write_text(config.output_dir / "scores.json", json.dumps(_settings(config, trained) | scores, indent=2) + "\n")
+    for row in rows[: config.examples]:
+        print("\n".join(f"{name:>10}: {row[name]}" for name in ("source", "reference", "hypothesis")), end="\n\n")
+    print(markdown([{"figure": name, "value": value} for name, value in scores.items()]))
+    print(f"written: {config.output_dir / 'translations.csv'}, {config.output_dir / 'scores.json'}")
+
+
+def corpus_scores(hypotheses: Sequence[str], references: Sequence[str], tokenizer: str = "13a") -> dict[str, object]:
+    """BLEU (Papineni et al. 2002) and chrF (Popovic 2015) over all sentences together, by sacrebleu (Post 2018).
+
+    Each with the signature that says what was computed.
+    """
+    figures = {}
+    for name, metric in (("BLEU", BLEU(tokenize=tokenizer)), ("chrF", CHRF())):
+        figures[name] = round(metric.corpus_score(list(hypotheses), [list(references)]).score, 4)
+        figures[f"{name} signature"] = metric.get_signature().format()
+    return figures
+
+
+def _test_set(config: TranslationEvaluateConfig, trained: TranslationTrainConfig) -> TestSet:
+    if config.source_file is not None:
+        return TestSet(*line_pairs(config.source_file, config.reference_file))
+    return TestSet(*raw_pairs(trained.data, config.split, seed=trained.seed))
+
+
+def _likelihood(translator: Translator, test: TestSet, config: TranslationEvaluateConfig) -> dict[str, object]:
+    """Of the references, those aside that the model cannot take."""
+    pairs = EncodedPairs.of(test.sources, test.references, translator.tokenizers, translator.max_length)
+    batches = evaluation_batches(pairs, batch_size=config.batch_size)
+    figures = evaluate(translator.model, PairTask(translator.tokenizers.target), batches, Accelerator())
+    return {
+        "perplexity": round(figures["perplexity"], 4),
+        "bits per byte": round(figures["bits_per_byte"], 4),
+        "pairs without a perplexity": len(test.sources) - len(pairs),
+    }
+
+
+def _lengths(test: TestSet, translations: list[Translation]) -> dict[str, object]:
+    """Means of words (as white space parts them) and of tokens; and what was not translated whole."""
+    def words(texts: Sequence[str]) -> float:
+        return round(statistics.fmean(len(text.split()) for text in texts), 2)
+
+    return {
+        "sentences": len(translations),
+        "sources cut": sum(translation.cut for translation in translations),
+        "words a source": words(test.sources),
+        "words a reference": words(test.references),
+        "words a translation": words([translation.text for translation in translations]),
+        "tokens a source": round(statistics.fmean(translation.n_source_tokens for translation in translations), 2),
+        "tokens a translation": round(statistics.fmean(translation.n_tokens for translation in translations), 2),
+    }
+
+
+def _rows(test: TestSet, translations: list[Translation], tokenizer: str) -> list[dict[str, object]]:
+    bleu, chrf = BLEU(tokenize=tokenizer, effective_order=True), CHRF()
+    return [
+        {
+            "source": source,
+            "reference": reference,
+            "hypothesis": translation.text,
+            "BLEU": round(bleu.sentence_score(translation.text, [reference]).score, 2),
+            "chrF": round(chrf.sentence_score(translation.text, [reference]).score, 2),
+            "log probability": round(translation.log_probability, 4),
+            "cut": translation.cut,
+        }
+        for source, reference, translation in zip(test.sources, test.references, translations, strict=True)
+    ]

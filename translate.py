@@ -1,0 +1,15 @@
+"""Translate sentences, of the command line or of standard input: python translate.py "Two dogs play in the snow."."""
+
+from dl_proj.cli import config_and_words, run_script
+from dl_proj.configs.translation import TranslateConfig
+from dl_proj.tasks.sentence_translating import translate_sentences
+
+
+def main(argv: list[str]) -> None:
+    """Parse, translate."""
+    config, sentences = config_and_words(TranslateConfig, argv, preset="translate.yaml", words="SENTENCE")
+    translate_sentences(config, sentences)
+
+
+if __name__ == "__main__":
+    run_script(main)
