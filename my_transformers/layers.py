@@ -211,7 +211,7 @@ class DecoderLayer(_Layer):
         Raises:
             ValueError: not equally many targets of each context.
         """
-        if batch % len(context) or not batch:
+        if not batch or batch % len(context):
             raise ValueError(f"{batch} targets, but {len(context)} contexts: need equally many targets of each")
         projected = self.cross_attention.keys_and_values(context, context_mask)
         return DecoderCache(self.attention.new_cache(batch, max_len), projected)
