@@ -21,6 +21,7 @@ One word a thing, everywhere:
 Activations are (batch, length, dim), heads (batch, heads, length, head_dim).
 """
 
+from my_transformers.cache import Cache
 from my_transformers.layers import DecoderLayer, DecoderStack, EncoderLayer, EncoderStack
 from my_transformers.length_projection import (
     ConvolutionProjection,
@@ -55,6 +56,7 @@ from my_transformers.sublayers import FeedForward, MultiHeadAttention
 __all__ = [
     "AxialPositionalEncoding",
     "BlockCausalLinformerAttention",
+    "Cache",
     "ClippedRelativeAttention",
     "ConvolutionProjection",
     "DecoderLayer",

@@ -7,7 +7,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -236,8 +236,7 @@ def causal_kernel_attention(
     return _Causal.apply(q, k, v, log_phi_q, log_phi_k, mask, chunk_size)
 
 
-@dataclass
-class PrefixSum:
+class PrefixSum(NamedTuple):
     """What all tokens so far add up to: sum_j phi(k_j) [v_j, 1]^T, to be multiplied by exp(largest)."""
 
     sums: Tensor  # (b, h, f, e + 1)

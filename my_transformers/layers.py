@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from my_transformers.cache import Cache, rows_of
 from my_transformers.sublayers import Context, FeedForward, MultiHeadAttention
 
 Branch = Callable[[Tensor], Tensor]
@@ -41,7 +42,7 @@ class _Layer(nn.Module, abc.ABC):
         """What the self-attention adds to the residual x."""
         return self.dropout(self.attention(self._before(x, self.norm_attention), mask=mask))
 
-    def attend_step(self, x: Tensor, cache: object) -> Tensor:
+    def attend_step(self, x: Tensor, cache: Cache) -> Tensor:
         """:meth:`attend` for one more token."""
         return self.dropout(self.attention.step(self._before(x, self.norm_attention), cache))
 
@@ -93,11 +94,11 @@ class EncoderLayer(_Layer):
         """What each sublayer adds, in order, for a stack with another residual than this layer's own."""
         return [partial(self.attend, mask=mask), self.transform]
 
-    def new_cache(self, batch: int, max_len: int) -> object:
+    def new_cache(self, batch: int, max_len: int) -> Cache:
         """The attention's empty cache for decoding up to ``max_len`` tokens."""
         return self.attention.new_cache(batch, max_len)
 
-    def step_branches(self, cache: object) -> list[Branch]:
+    def step_branches(self, cache: Cache) -> list[Branch]:
         """:meth:`branches` for one more token."""
         return [partial(self.attend_step, cache=cache), self.transform]
 
@@ -107,10 +108,19 @@ class EncoderLayer(_Layer):
 
 @dataclass
 class DecoderCache:
-    """What decoding knows: the target's tokens so far, and the context, projected once."""
+    """What decoding knows: the targets' tokens so far, and the contexts, projected once.
 
-    tokens: object  # the self-attention's cache
+    Targets of one context follow each other, equally many of each.
+    """
+
+    tokens: Cache  # the self-attention's
     context: Context  # keys and values
+
+    def select_rows(self, rows: Tensor, contexts: Tensor | None = None) -> None:
+        """Go on with other targets, see :meth:`Cache.select_rows`; of the contexts with these alone, None: all."""
+        self.tokens.select_rows(rows)
+        if contexts is not None:
+            self.context = rows_of(self.context, contexts)
 
 
 class DecoderLayer(_Layer):
@@ -192,11 +202,17 @@ class DecoderLayer(_Layer):
     def new_cache(self, batch: int, max_len: int, context: Tensor, context_mask: Tensor | None = None) -> DecoderCache:
         """The self-attention's empty cache for up to ``max_len`` tokens, and the context's keys and values.
 
+        Args:
+            batch: targets; those of one context, as the hypotheses of a beam search, follow each other.
+            max_len: tokens of a target.
+            context: (b, m, dim); batch is b or a multiple of it, and nothing is copied for each target.
+            context_mask: (b, m), True where a token of the context is real.
+
         Raises:
-            ValueError: not as many contexts as sequences.
+            ValueError: not equally many targets of each context.
         """
-        if len(context) != batch:
-            raise ValueError(f"{batch} sequences, but {len(context)} contexts: repeat a context for each that has it")
+        if not batch or batch % len(context):
+            raise ValueError(f"{batch} targets, but {len(context)} contexts: need equally many targets of each")
         projected = self.cross_attention.keys_and_values(context, context_mask)
         return DecoderCache(self.attention.new_cache(batch, max_len), projected)
 
@@ -204,9 +220,14 @@ class DecoderLayer(_Layer):
         """:meth:`branches` for one more token."""
         return [
             partial(self.attend_step, cache=cache.tokens),
-            partial(self.attend_across, context=cache.context),
+            partial(self._attend_across_together, context=cache.context),
             self.transform,
         ]
+
+    def _attend_across_together(self, x: Tensor, *, context: Context) -> Tensor:
+        """:meth:`attend_across` for one token x (b * k, 1, dim) of each of k targets that share a context."""
+        of_context = x.view(len(context.keys), -1, x.shape[-1])
+        return self.attend_across(of_context, context=context).view_as(x)
 
     def _norms(self) -> list[nn.LayerNorm]:
         return [self.norm_attention, self.norm_cross_attention, self.norm_feed_forward]
@@ -243,7 +264,7 @@ class EncoderStack(_Stack):
             x = layer(x, mask=mask)
         return self.final_norm(x)
 
-    def new_cache(self, batch: int, max_len: int) -> list[object]:
+    def new_cache(self, batch: int, max_len: int) -> list[Cache]:
         """A cache for each layer."""
         return [layer.new_cache(batch, max_len) for layer in self.layers]
 

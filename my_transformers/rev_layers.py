@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from my_transformers.cache import Cache
 from my_transformers.layers import Branch, DecoderCache
 from my_transformers.replay import Recording
 
@@ -87,7 +88,7 @@ class ReversibleStack(_TwoStreams):
         """X (b, n, dim), mask (b, n) True where a token is real -> (b, n, out_dim)."""
         return self._through(x, None, lambda layer, _: layer.branches(mask=mask))
 
-    def new_cache(self, batch: int, max_len: int) -> list[object]:
+    def new_cache(self, batch: int, max_len: int) -> list[Cache]:
         """A cache for each layer."""
         return [layer.new_cache(batch, max_len) for layer in self.layers]
 

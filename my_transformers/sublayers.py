@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from my_transformers.cache import Cache
+
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
 
@@ -92,11 +94,11 @@ class MultiHeadAttention(nn.Module):
             return Context(*self.mechanism.shorten(context, self._linear, mask))
         return Context(*self._project(context, 1, 3), mask)
 
-    def new_cache(self, batch: int, max_len: int) -> object:
+    def new_cache(self, batch: int, max_len: int) -> Cache:
         """The mechanism's empty cache for decoding up to ``max_len`` tokens."""
         return self.mechanism.new_cache(self.to_out.weight.new_empty(batch, self.heads, 0, self.head_dim), max_len)
 
-    def step(self, x: Tensor, cache: object) -> Tensor:
+    def step(self, x: Tensor, cache: Cache) -> Tensor:
         """One more token x (b, 1, dim) -> (b, 1, dim); the cache takes it in."""
         return self._merge(self.mechanism.step(*self._project(x, 0, self.n_projections), cache))
 

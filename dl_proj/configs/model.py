@@ -233,7 +233,11 @@ class LanguageModelConfig(StackConfig):
 
 
 class EncoderDecoderConfig(_LayersConfig):
-    """An encoder of the source and a decoder of the target, that attends to it."""
+    """An encoder of the source and a decoder of the target, that attends to it.
+
+    LSH's n_buckets, where it is null, follows from bucket_size and the greatest length, not from that of a batch: how
+    far a batch is padded changes no translation.
+    """
 
     encoder_depth: int = Field(1, ge=1)
     """layers of the encoder"""
@@ -275,6 +279,19 @@ class EncoderDecoderConfig(_LayersConfig):
                 f"cross_attention.kind: {self.cross_attention.kind} cannot attend to another sequence; use full, "
                 "linformer or performer"
             )
+        return found
+
+    def mistakes_in_translation(self) -> list[str]:
+        """Why a source is not translated alike in every batch, or not step by step: what fits equal lengths alone."""
+        found = _with_keys(self.decoder.moving_chunks("translate"), "decoder", "decoder")
+        match self.encoder_attention:
+            case TransformersLSHConfig(kind=kind):
+                found.append(f"model.encoder_attention.kind: {kind} sees how far a batch is padded; use kind: lsh")
+            case LocalConfig(circle=int(circle)):
+                found.append(
+                    f"model.encoder_attention.circle {circle} must be null: where the ends meet follows from how far a "
+                    "batch is padded"
+                )
         return found
 
     def mistakes_at(self, source_length: int, target_length: int) -> list[str]:

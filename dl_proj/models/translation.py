@@ -12,10 +12,19 @@ from my_transformers.positional_encoding import PositionalEncoding
 
 @dataclass
 class TranslationCache:
-    """What decoding knows: each layer's cache, and how many tokens of the target went in."""
+    """What decoding knows: each layer's cache, and how many tokens of the targets went in."""
 
     layers: list[DecoderCache]
     length: int
+
+    def select_rows(self, rows: Tensor, sources: Tensor | None = None) -> None:
+        """Go on with other targets: number i has what number rows[i] had so far; rows is int64 (any,).
+
+        Targets of one source follow each other, equally many of each. ``sources`` are the numbers of those that stay,
+        int64 (any,), in order; None: all.
+        """
+        for layer in self.layers:
+            layer.select_rows(rows, sources)
 
 
 class EncoderDecoderModel(nn.Module):
@@ -96,22 +105,23 @@ class EncoderDecoderModel(nn.Module):
 
     @torch.no_grad()
     def new_cache(
-        self, context: Tensor, source_mask: Tensor | None = None, *, max_len: int | None = None
+        self, context: Tensor, source_mask: Tensor | None = None, *, max_len: int | None = None, targets: int = 1
     ) -> TranslationCache:
-        """A cache with which :meth:`step` decodes a target for each context.
+        """A cache with which :meth:`step` decodes some targets for each context.
 
         Args:
             context: (b, m, dim), of :meth:`encode`.
             source_mask: (b, m), True where a token of the source is real.
-            max_len: tokens of the targets that the model was trained on, from which LSH derives its number of
-                buckets; default the positional encoding's.
+            max_len: tokens of a target at most; default the positional encoding's. From it LSH derives its number of
+                buckets, if that is not fixed (:func:`~dl_proj.models.build.build_encoder_decoder` fixes it).
+            targets: of each context; they follow each other.
         """
         max_len = max_len or self.target_positions.max_len
-        return TranslationCache(self.decoder.new_cache(len(context), max_len, context, source_mask), 0)
+        return TranslationCache(self.decoder.new_cache(targets * len(context), max_len, context, source_mask), 0)
 
     @torch.no_grad()
     def step(self, tokens: Tensor, cache: TranslationCache) -> Tensor:
-        """The next token of each target, (b,) int64 -> logits of the one after it (b, target vocab).
+        """The next token of each of b targets, (b,) int64 -> logits of the one after it (b, target vocab).
 
         The cache takes it in. In eval mode the logits are those of :meth:`forward`.
 

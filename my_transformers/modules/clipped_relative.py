@@ -1,12 +1,13 @@
 """Attention by clipped distance on a grid, linear in its size (Horn et al. 2021, the second mechanism)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from my_transformers.cache import Cache
 from my_transformers.grid import check_grid, places
 from my_transformers.modules.full import check_causal, check_dropout
 from my_transformers.modules.performer import drop_values
@@ -272,10 +273,12 @@ def _mean(sums: Tensor) -> Tensor:
 
 
 @dataclass
-class ClippedRelativeCache:
+class ClippedRelativeCache(Cache):
     """The content heads' cache, and all gated values of the others."""
 
-    inner: object
+    by_token: ClassVar = ("seen",)
+
+    inner: Cache
     seen: Tensor  # (b, h, max_len, e + 1)
     length: int
 

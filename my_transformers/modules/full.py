@@ -1,12 +1,14 @@
 """Full attention: the exact softmax over all keys (Vaswani et al. 2017, equation 1)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from my_transformers.bucketed_attention import unit
+from my_transformers.cache import Cache
 
 
 class FullAttention(nn.Module):
@@ -113,8 +115,10 @@ class SharedQKAttention(nn.Module):
 
 
 @dataclass
-class KeyValueCache:
+class KeyValueCache(Cache):
     """The keys and values of all tokens so far."""
+
+    by_token: ClassVar = ("keys", "values")
 
     keys: Tensor  # (b, h, max_len, d)
     values: Tensor  # (b, h, max_len, e)

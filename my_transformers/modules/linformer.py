@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from my_transformers.cache import Cache
 from my_transformers.length_projection import LengthProjection
 from my_transformers.modules.full import FullAttention, causal_mask, check_dropout
 
@@ -203,7 +204,7 @@ class BlockCausalLinformerAttention(nn.Module):
             max_len: tokens.
         """
         sizes = (self.block_size, max_len // self.block_size * self.project_keys.rank)
-        block, far = (like.new_zeros(2, *like.shape[:2], size, like.shape[-1]) for size in sizes)
+        block, far = (like.new_zeros(like.shape[0], 2, like.shape[1], size, like.shape[-1]) for size in sizes)
         return BlockCache(block, far, 0, max_len)
 
     def step(self, q: Tensor, k: Tensor, v: Tensor, cache: "BlockCache") -> Tensor:
@@ -211,22 +212,22 @@ class BlockCausalLinformerAttention(nn.Module):
         if cache.length == cache.max_len:
             raise ValueError(f"the cache is full: it was made for max_len={cache.max_len} tokens")
         place, finished = cache.length % self.block_size, cache.length // self.block_size * self.project_keys.rank
-        cache.block[0, :, :, place], cache.block[1, :, :, place] = k[:, :, 0], v[:, :, 0]
+        cache.block[:, 0, :, place], cache.block[:, 1, :, place] = k[:, :, 0], v[:, :, 0]
         cache.length += 1
-        keys, values = torch.cat((cache.block[:, :, :, : place + 1], cache.far[:, :, :, :finished]), dim=3)
+        seen = torch.cat((cache.block[:, :, :, : place + 1], cache.far[:, :, :, :finished]), dim=3)
         if place + 1 == self.block_size:
             into = slice(finished, finished + self.project_keys.rank)
-            cache.far[0, :, :, into] = self.project_keys(cache.block[0])[0]
-            cache.far[1, :, :, into] = (self.project_values or self.project_keys)(cache.block[1])[0]
-        return F.scaled_dot_product_attention(q, keys, values)
+            cache.far[:, 0, :, into] = self.project_keys(cache.block[:, 0])[0]
+            cache.far[:, 1, :, into] = (self.project_values or self.project_keys)(cache.block[:, 1])[0]
+        return F.scaled_dot_product_attention(q, *seen.unbind(1))
 
 
 @dataclass
-class BlockCache:
+class BlockCache(Cache):
     """Keys (0) and values (1) of the block that is being filled, and the projected ones of the finished blocks."""
 
-    block: Tensor  # (2, b, h, B, d)
-    far: Tensor  # (2, b, h, max_len // B * rank, d)
+    block: Tensor  # (b, 2, h, B, d)
+    far: Tensor  # (b, 2, h, max_len // B * rank, d)
     length: int
     max_len: int
 

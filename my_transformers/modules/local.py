@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from my_transformers.cache import Cache
 from my_transformers.modules.full import FullAttention, check_causal
 
 
@@ -145,7 +146,7 @@ class LocalAttention(nn.Module):
 
 
 @dataclass
-class NearCache:
+class NearCache(Cache):
     """Keys and values of the chunks that can still be seen, written round and round."""
 
     keys: Tensor  # (b, h, size, d)

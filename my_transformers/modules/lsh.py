@@ -1,14 +1,17 @@
 """LSH attention: shared query-key attention among tokens that hash alike (Kitaev et al. 2020, section 2)."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from my_transformers.bucketed_attention import Reach, Sight, bucketed_attention, unit
+from my_transformers.cache import Cache
 from my_transformers.local_sensitive_hashing import (
     bucket_of,
     choose_n_buckets,
@@ -254,10 +257,12 @@ def _seen_places(buckets: Tensor, order: Tensor, window: int, causal: bool, rule
 
 
 @dataclass
-class LSHCache:
+class LSHCache(Cache):
     """What decoding knows of the tokens so far; ``recent`` is the per-bucket part."""
 
-    rotations: Tensor  # (h, r, d, n_buckets / 2)
+    by_token: ClassVar = ("keys", "values", "codes")
+
+    hashed: Callable[[Tensor], Tensor]  # (b, h, n, d) -> buckets (b, h, r, n)
     keys: Tensor  # (b, h, max_len, d), unit vectors
     values: Tensor  # (b, h, max_len, e)
     codes: Tensor  # (b, h, max_len, r): rank in the bucket, plus more than the window for each bucket
@@ -276,7 +281,7 @@ class LSHCache:
 
         rows = like.new_zeros(batch, heads, max_len, dim)
         return cls(
-            rotations=rotations,
+            hashed=partial(bucket_of, rotations=rotations),
             keys=rows,
             values=torch.zeros_like(rows),
             codes=integers(max_len, n_rounds),
@@ -290,7 +295,7 @@ class LSHCache:
         if self.length == self.keys.shape[2]:
             raise ValueError(f"the cache is full: it was made for max_len={self.length} tokens")
         window = self.recent.shape[-1]
-        bucket = bucket_of(qk, self.rotations).long()  # (b, h, r, 1)
+        bucket = self.hashed(qk).long()  # (b, h, r, 1)
         rank = self.counts.gather(-1, bucket)
         code = rank + bucket * (self.keys.shape[2] + window)
         tokens = _rows(self.recent, bucket).squeeze(3)  # (b, h, r, window)

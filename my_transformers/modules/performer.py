@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from my_transformers.cache import Cache
 from my_transformers.kernel_attention import (
     LogFeatures,
     PrefixSum,
@@ -185,7 +186,7 @@ class PerformerAttention(nn.Module):
 
 
 @dataclass
-class PerformerCache:
+class PerformerCache(Cache):
     """The sum over all tokens so far."""
 
     so_far: PrefixSum

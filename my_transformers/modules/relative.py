@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from my_transformers.cache import Cache
 from my_transformers.grid import check_grid, places
 
 
@@ -132,8 +133,8 @@ def extended_dim(head_dim: int, n_scales: int, columns: int | None) -> int:
 
 
 @dataclass
-class RelativeCache:
+class RelativeCache(Cache):
     """The inner mechanism's cache."""
 
-    inner: object
+    inner: Cache
     length: int

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from my_transformers import (
     BlockCausalLinformerAttention,
+    Cache,
     ClippedRelativeAttention,
     ConvolutionProjection,
     FullAttention,
@@ -212,9 +213,9 @@ def attend(mechanism: nn.Module, q: Tensor, k: Tensor, v: Tensor, *, mask: Tenso
     return mechanism(q, v, mask=mask) if mechanism.shared_query_key else mechanism(q, k, v, mask=mask)
 
 
-def steps(mechanism: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The same, one token at a time."""
-    cache = mechanism.new_cache(q, q.shape[2])
+def steps(mechanism: nn.Module, q: Tensor, k: Tensor, v: Tensor, *, cache: Cache | None = None) -> Tensor:
+    """The same, one token at a time, perhaps after those that a cache knows."""
+    cache = mechanism.new_cache(q, q.shape[2]) if cache is None else cache
     one = [
         [x[:, :, t : t + 1] for x in ((q, v) if mechanism.shared_query_key else (q, k, v))] for t in range(q.shape[2])
     ]

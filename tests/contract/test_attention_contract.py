@@ -138,6 +138,22 @@ def test_steps_equal_the_whole(case: Case, n: int, seed: int) -> None:
     torch.testing.assert_close(steps(mechanism, q, k, v), attend(mechanism, q, k, v), rtol=0, atol=1e-12)
 
 
+@strict
+@pytest.mark.parametrize("n", [1, 5, 11])
+def test_rows_picked_anew_go_on_as_if_they_had_been_there_from_the_start(case: Case, n: int) -> None:
+    """More rows than before, as many and fewer, some several times and others not at all, as a beam search does it."""
+    mechanism = case.build(causal=True).eval()
+    history = heads(n, batch=2)
+    cache = mechanism.new_cache(history[0], 4 * n)
+    found = [steps(mechanism, *history, cache=cache)]
+    for rows in ([1, 0, 1, 1, 0], [4, 0, 0, 2, 3], [3, 1]):
+        cache.select_rows(torch.tensor(rows))
+        new = heads(n, seed=len(found), batch=len(rows))
+        history = [torch.cat((old[rows], x), dim=2) for old, x in zip(history, new, strict=True)]
+        found = [*(out[rows] for out in found), steps(mechanism, *new, cache=cache)]
+    torch.testing.assert_close(torch.cat(found, dim=2), attend(mechanism, *history), rtol=0, atol=1e-12)
+
+
 @every_direction
 def test_steps_are_refused_where_they_cannot_be_right(case: Case, causal: bool) -> None:
     if causal and not case.leaks_by_design:

@@ -233,11 +233,35 @@ def test_an_unknown_norm_is_refused() -> None:
         decoder_layers(1, norm="rms")
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_a_cache_needs_a_context_a_sequence(batch: int) -> None:
+@pytest.mark.parametrize("batch", [0, 1, 3])
+def test_a_cache_needs_equally_many_targets_of_each_context(batch: int) -> None:
     stack = DecoderStack(decoder_layers(1), dim=16).double()
-    with pytest.raises(ValueError, match=f"{batch} sequences, but 2 contexts"):
+    with pytest.raises(ValueError, match=f"{batch} targets, but 2 contexts"):
         stack.new_cache(batch, 9, torch.randn(2, 7, 16, dtype=torch.float64))
+
+
+@stacks
+@pytest.mark.parametrize("across", ACROSS)
+def test_targets_share_a_context_and_are_picked_anew(stack_class: type, norm: str, across: str) -> None:
+    """Three targets of each of two contexts, of which one leaves, against targets with a context each."""
+    stack = stack_class(decoder_layers(2, "lsh", across, norm=norm), dim=16).double().eval()
+    _, context, masks = target_and_context(m=LONGEST - 3)
+    x = torch.randn(6, 5, 16, dtype=torch.float64)
+    caches = stack.new_cache(6, 9, context, masks["context_mask"])
+    for token in x.split(1, dim=1):
+        stack.step(token, caches)
+    order, new = torch.tensor([1, 0, 1, 5, 3, 3]), torch.randn(6, 2, 16, dtype=torch.float64)
+    for layer in caches:
+        layer.select_rows(order)
+    found = stack.step(new[:, :1], caches)
+    second = torch.tensor([5, 3, 4])
+    for layer in caches:
+        layer.select_rows(second, torch.tensor([1]))
+    found = torch.cat((found[second], stack.step(new[second, 1:], caches)), dim=1)
+    whole = torch.cat((x[order], new), dim=1)[second]
+    whole = nn.functional.pad(whole, (0, 0, 0, 2))  # to the 9 tokens from which the number of buckets follows
+    expected = stack(whole, context[[1, 1, 1]], context_mask=masks["context_mask"][[1, 1, 1]])
+    torch.testing.assert_close(found, expected[:, 5:7], rtol=0, atol=1e-12)
 
 
 def test_two_caches_do_not_mix() -> None:
