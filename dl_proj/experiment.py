@@ -31,6 +31,7 @@ from my_custom_ai.custom_train import (
     start,
 )
 from my_custom_ai.custom_train.checkpoint import count_parameters
+from my_custom_ai.custom_train.data import TrainingBatches
 from my_custom_ai.custom_train.schedules import Schedule
 
 
@@ -65,19 +66,13 @@ def train(config: ExperimentConfig, experiment: Experiment, dim: int, resume: Ru
     settings = config.train
     check_installed(settings.trackers)
     accelerator = start(settings.device, settings.precision)
-    wanted, there = settings.batch_size * accelerator.num_processes, len(experiment.train_data)
-    if wanted > there:  # a configuration cannot know on how many processes it will run
-        raise ConfigError(
-            f"train.batch_size: {settings.batch_size} on each of {accelerator.num_processes} processes is more than "
-            f"the {there} training examples"
-        )
-    if mistakes := config.schedule_mistakes(there, accelerator.num_processes):
+    steps = settings.steps_of(_batches_an_epoch(config, experiment.train_data, accelerator.num_processes))
+    if mistakes := config.schedule_mistakes(steps):
         raise ConfigError(*mistakes)
     run = resume or _new_run(config, accelerator.is_main_process)
     if experiment.tokenizer is not None and accelerator.is_main_process:
         for folder in (run.path, run.best):
             experiment.tokenizer.save(folder / TOKENIZER)
-    steps = settings.steps(len(experiment.train_data), accelerator.num_processes)
     trainer = Trainer(
         accelerator,
         experiment.model,
@@ -98,7 +93,7 @@ def train(config: ExperimentConfig, experiment: Experiment, dim: int, resume: Ru
         pace=Pace(
             total_steps=steps,
             **settings.model_dump(
-                include={"batch_size", "eval_batch_size", "accumulate", "clip_norm"}
+                include={"batch_size", "batch_tokens", "eval_batch_size", "accumulate", "clip_norm"}
                 | {"eval_every", "save_every", "log_every", "num_workers", "trackers"}
             ),
         ),
@@ -120,6 +115,21 @@ def train(config: ExperimentConfig, experiment: Experiment, dim: int, resume: Ru
         draw_curves(run.metrics, run.path / "curves.png")
         print(f"{run.path}: " + ", ".join(f"{name} {_short(value)}" for name, value in figures.items()))
     return trainer
+
+
+def _batches_an_epoch(config: ExperimentConfig, data: Dataset, processes: int) -> int:
+    """Of each process; a configuration cannot know on how many it will run."""
+    bound = config.train.model_dump(include={"batch_size", "batch_tokens"})
+    wanted = bound.get("batch_size", 0) * processes
+    if wanted > len(data):
+        raise ConfigError(
+            f"train.batch_size: {config.train.batch_size} on each of {processes} processes is more than the "
+            f"{len(data)} training examples"
+        )
+    try:
+        return len(TrainingBatches(data, **bound, seed=config.seed, world_size=processes))
+    except ValueError as error:
+        raise ConfigError(f"train.batch_tokens: {error}") from None
 
 
 def add_figures(run: RunDirectory, figures: dict[str, float]) -> None:

@@ -162,4 +162,4 @@ class ImageTrainConfig(ExperimentConfig):
             return found
         if self.train.batch_size > n_train:
             return [*found, f"train.batch_size {self.train.batch_size} is more than the {n_train} training images"]
-        return found + self.schedule_mistakes(n_train)
+        return found + self.schedule_mistakes(self.train.steps(n_train))

@@ -60,7 +60,7 @@ class LanguageTrainConfig(ExperimentConfig):
         """See Strict."""
         found = self.model.mistakes_at(self.data.window, causal=self.causal, grid=False) + self.monitor_mistakes()
         if self.train.max_steps is not None:  # else it takes the number of training windows to know
-            found += self.schedule_mistakes(0)
+            found += self.schedule_mistakes(self.train.max_steps)
         if self.causal and isinstance(self.data.tokenizer, WordPieceConfig):
             found.append(
                 "data.tokenizer.kind: wordpiece loses white space, so a causal model could not write the text, nor "

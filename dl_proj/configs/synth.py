@@ -62,7 +62,7 @@ class SynthTrainConfig(ExperimentConfig):
         if self.train.batch_size > self.data.n_train:
             found.append(f"train.batch_size {self.train.batch_size} is more than data.n_train {self.data.n_train}")
         else:
-            found += self.schedule_mistakes(self.data.n_train)
+            found += self.schedule_mistakes(self.train.steps(self.data.n_train))
         return found
 
 

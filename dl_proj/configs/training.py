@@ -91,15 +91,13 @@ class MonitorConfig(Strict):
     """stop as soon as the metric is this good; null: never"""
 
 
-class TrainConfig(Strict):
-    """The pace of training."""
+class PaceConfig(Strict):
+    """How much and how often; subclasses say what a batch is."""
 
     max_steps: int | None = Field(None, ge=1)
     """updates of the weights; give this or epochs"""
     epochs: int | None = Field(None, ge=1)
     """passes over the training data; give this or max_steps"""
-    batch_size: int = Field(32, ge=1)
-    """examples a batch (and process)"""
     eval_batch_size: int = Field(64, ge=1)
     """examples a batch in evaluation"""
     accumulate: int = Field(1, ge=1)
@@ -136,12 +134,29 @@ class TrainConfig(Strict):
             return [f"max_steps {self.max_steps} and epochs {self.epochs}: give one of them; null takes one back"]
         return []
 
-    def steps(self, n_examples: int, processes: int = 1) -> int:
-        """Updates of the weights in all."""
+    def steps_of(self, n_batches: int) -> int:
+        """Updates of the weights in all, of ``n_batches`` an epoch and process."""
         if self.max_steps is not None:
             return self.max_steps
-        batches = n_examples // processes // self.batch_size
-        return max(1, self.epochs * batches // self.accumulate)
+        return max(1, self.epochs * n_batches // self.accumulate)
+
+
+class TrainConfig(PaceConfig):
+    """The pace of training."""
+
+    batch_size: int = Field(32, ge=1)
+    """examples a batch (and process)"""
+
+    def steps(self, n_examples: int, processes: int = 1) -> int:
+        """Updates of the weights in all."""
+        return self.steps_of(n_examples // processes // self.batch_size)
+
+
+class TranslationPaceConfig(PaceConfig):
+    """The pace of training on sentence pairs of similar length."""
+
+    batch_tokens: int = Field(4096, ge=1)
+    """tokens a batch (and process): its pairs times the longest of their sentences, padding included"""
 
 
 class ExperimentConfig(Strict):
@@ -177,9 +192,9 @@ class ExperimentConfig(Strict):
             return [f"train.monitor.mode {monitor.mode} must be {better} for {monitor.metric}"]
         return []
 
-    def schedule_mistakes(self, n_examples: int, processes: int = 1) -> list[str]:
-        """What does not fit a training on ``n_examples``."""
-        warmup, steps = getattr(self.schedule, "warmup_steps", 0), self.train.steps(n_examples, processes)
+    def schedule_mistakes(self, steps: int) -> list[str]:
+        """What does not fit a training of so many updates."""
+        warmup = getattr(self.schedule, "warmup_steps", 0)
         if warmup < steps:
             return []
         return [f"schedule.warmup_steps {warmup} must be less than the {steps} steps of the training"]

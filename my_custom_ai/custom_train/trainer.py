@@ -35,8 +35,9 @@ class Pace:
 
     Args:
         total_steps: updates of the weights in all.
-        batch_size: examples a batch and process.
         eval_batch_size: examples a batch in evaluation.
+        batch_size: examples a batch and process; give this or batch_tokens.
+        batch_tokens: bound of a batch and process; see :class:`~my_custom_ai.custom_train.data.TrainingBatches`.
         accumulate: batches an update.
         clip_norm: largest norm of the gradient; 0 leaves it as it is.
         eval_every: updates between evaluations on the validation data.
@@ -47,8 +48,9 @@ class Pace:
     """
 
     total_steps: int
-    batch_size: int
     eval_batch_size: int
+    batch_size: int | None = None
+    batch_tokens: int | None = None
     accumulate: int = 1
     clip_norm: float = 0.0
     eval_every: int = 100
@@ -105,6 +107,7 @@ class Trainer:
         self._batches = TrainingBatches(
             train_data,
             batch_size=pace.batch_size,
+            batch_tokens=pace.batch_tokens,
             seed=seed,
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
