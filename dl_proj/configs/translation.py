@@ -57,8 +57,8 @@ class TranslatingConfig(Strict):
     """hypotheses that are kept at each step; 1: greedy"""
     length_penalty: float = Field(0.6, ge=0)
     """alpha of Wu et al. (2016), equation 14: larger ones prefer longer translations; 0: the most probable"""
-    max_length: int | None = Field(None, ge=1)
-    """tokens after which a translation is cut off; null: what the model was trained on"""
+    max_length: int | None = Field(None, ge=2)
+    """tokens of a translation, its end included, at which it is ended; null: what the model was trained on"""
     batch_size: int = Field(64, ge=1)
     """sentences that are translated together"""
     device: DeviceName = "auto"

@@ -1,19 +1,21 @@
 """translate.py: sentences in, translations out, one a line."""
 
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from dl_proj.checkpoint_folder import find_checkpoint, read_config
 from dl_proj.configs.load import ConfigError, complain
 from dl_proj.configs.translation import TranslateConfig, TranslatingConfig, TranslationTrainConfig
-from dl_proj.data.pairs import SentenceTokenizers, padded, saved_tokenizers
+from dl_proj.data.pairs import padded
+from dl_proj.data.sentences import PairTokenizers
 from dl_proj.models.beam_search import beam_search
 from dl_proj.models.translation import EncoderDecoderModel
-from dl_proj.tasks.translation_training import build_configured
+from dl_proj.tasks.translation_training import build_configured, saved_beside
 from my_custom_ai.custom_train import load_weights, start
 
 
@@ -33,9 +35,10 @@ class Translator:
     """A trained model and its tokens, with the settings of the search."""
 
     model: EncoderDecoderModel
-    tokenizers: SentenceTokenizers
+    tokenizers: PairTokenizers
     max_length: int  # of the model's sources, with their end
     config: TranslatingConfig
+    device: torch.device
 
     def translate(self, sentences: Sequence[str], *, progress: bool = False) -> list[Translation]:
         """Each sentence's translation, in their order; that of an empty sentence is empty.
@@ -55,15 +58,14 @@ class Translator:
 
     def _batch(self, sources: list[list[int]]) -> Iterator[Translation]:
         end, most = self.tokenizers.source.boundary, self.max_length
-        taken = [[*source[: most - 1], end] for source in sources]
-        device = next(self.model.parameters()).device
-        tokens, mask = (part.to(device) for part in padded(taken, end))
+        taken = [torch.tensor([*source[: most - 1], end]) for source in sources]
+        tokens, mask = (part.to(self.device) for part in padded(taken, end))
         hypotheses = beam_search(
             self.model,
             tokens,
             mask,
             boundary=self.tokenizers.target.boundary,
-            max_len=self.config.max_length or most,
+            max_len=(self.config.max_length or most) - 1,
             beam_size=self.config.beam_size,
             length_penalty=self.config.length_penalty,
         )
@@ -77,36 +79,40 @@ class Translator:
             )
 
 
-def load_translator(config: TranslatingConfig) -> tuple[Translator, TranslationTrainConfig, Path]:
-    """The trained model that ``config`` names, the configuration that it was trained with, and its folder."""
+def load_translator(config: TranslatingConfig) -> tuple[Translator, TranslationTrainConfig]:
+    """The trained model that ``config`` names, and the configuration that it was trained with."""
     folder = find_checkpoint(config.checkpoint)
     trained = read_config(TranslationTrainConfig, folder)
     longest = trained.data.max_length
     if config.max_length is not None and config.max_length > longest:
         raise ConfigError(f"max_length: {config.max_length} is more than the {longest} tokens that the model knows")
-    tokenizers = saved_tokenizers(trained.data.tokenizer, folder)
+    tokenizers = saved_beside(trained, folder)
     accelerator = start(config.device)
     model = build_configured(trained, tokenizers)
     load_weights(folder / "model.safetensors", model)
-    return Translator(model.to(accelerator.device).eval(), tokenizers, longest, config), trained, folder
+    translator = Translator(model.to(accelerator.device).eval(), tokenizers, longest, config, accelerator.device)
+    return translator, trained
 
 
 def translate_sentences(config: TranslateConfig, sentences: list[str]) -> None:
     """Print a line for each sentence, or for each line of standard input, as soon as its batch is done."""
-    translator, _, _ = load_translator(config)
+    translator, _ = load_translator(config)
     lines = iter(sentences) if sentences else _standard_input()
+    at_once = 1 if not sentences and sys.stdin.isatty() else config.batch_size  # who types waits for an answer
     number = 0
-    while batch := [line for line, _ in zip(lines, range(config.batch_size))]:
+    while batch := list(itertools.islice(lines, at_once)):
         for translation in translator.translate(batch):
             number += 1
             print(translation.text, flush=True)
             if translation.cut:
-                complain(
-                    (
-                        f"sentence {number}: has {translation.n_source_tokens} tokens with its end, only the first "
-                        f"{translator.max_length - 1} were translated",
-                    )
-                )
+                complain((_cut(number, translation, translator.max_length),))
+
+
+def _cut(number: int, translation: Translation, most: int) -> str:
+    return (
+        f"sentence {number}: of its {translation.n_source_tokens - 1} tokens the first {most - 1} were translated, "
+        "which is as many as the model takes"
+    )
 
 
 def _standard_input() -> Iterator[str]:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from sacrebleu.metrics import BLEU
 from torch import Tensor, nn
 
-from dl_proj.data.pair_tokens import SentenceTokenizer
+from dl_proj.data.sentences import SentenceTokenizer
 from dl_proj.models.beam_search import beam_search
 from my_custom_ai.utils.meters import Ratio
 
@@ -60,12 +60,12 @@ class TranslationTask(PairTask):
 
     Args:
         tokenizer, label_smoothing: see :class:`PairTask`.
-        max_len: tokens of a translation, its end included, after which it is cut off.
+        max_length: tokens of a translation, its end included, after which it is cut off.
     """
 
-    def __init__(self, tokenizer: SentenceTokenizer, *, label_smoothing: float, max_len: int) -> None:
+    def __init__(self, tokenizer: SentenceTokenizer, *, label_smoothing: float, max_length: int) -> None:
         super().__init__(tokenizer, label_smoothing=label_smoothing)
-        self._max_len = max_len
+        self._max_length = max_length
         self._bleu = BLEU(smooth_method="none")  # its counts are added up over all batches
 
     def measure(self, model: nn.Module, batch: PairBatch) -> dict[str, Ratio]:
@@ -83,7 +83,9 @@ class TranslationTask(PairTask):
     def _translated(self, model: nn.Module, batch: PairBatch) -> dict[str, Ratio]:
         """What BLEU counts: n-grams that the reference has too, and lengths, in words."""
         source, source_mask, target, target_mask = batch
-        found = beam_search(model, source, source_mask, boundary=self._tokenizer.boundary, max_len=self._max_len)
+        found = beam_search(
+            model, source, source_mask, boundary=self._tokenizer.boundary, max_len=self._max_length - 1, beam_size=1
+        )
         hypotheses = [self._tokenizer.decode(hypothesis.tokens) for hypothesis in found]
         references = [
             self._tokenizer.decode(row[real][1:-1].tolist()) for row, real in zip(target, target_mask, strict=True)
@@ -91,7 +93,9 @@ class TranslationTask(PairTask):
         score = self._bleu.corpus_score(hypotheses, [references])
         figures = {f"precision_{n}": (score.counts[n - 1], score.totals[n - 1]) for n in _ORDERS}
         figures["length_ratio"] = (score.sys_len, score.ref_len)
-        return {name: Ratio(torch.tensor(total, device=source.device), count) for name, (total, count) in figures.items()}
+        return {
+            name: Ratio(torch.tensor(total, device=source.device), count) for name, (total, count) in figures.items()
+        }
 
 
 def _bleu(precisions: list[float], length_ratio: float) -> float:

@@ -4,20 +4,21 @@ import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from accelerate import Accelerator
+import torch
 from sacrebleu.metrics import BLEU, CHRF
+from torch import Tensor
 
 from dl_proj.checkpoint_folder import with_root
 from dl_proj.configs.translation import TranslationEvaluateConfig, TranslationTrainConfig
-from dl_proj.data.pairs import EncodedPairs, line_pairs, raw_pairs
+from dl_proj.data.pair_sets import line_pairs, raw_pairs
+from dl_proj.data.pairs import padded
 from dl_proj.tables import csv_text, markdown
 from dl_proj.tasks.sentence_translating import Translation, Translator, load_translator
 from dl_proj.tasks.translating import PairTask
-from my_custom_ai.custom_train import evaluate
-from my_custom_ai.custom_train.data import evaluation_batches
+from my_custom_ai.custom_train.task import all_figures
 from my_custom_ai.utils.files import write_text
+from my_custom_ai.utils.meters import Meter
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,15 @@ class TestSet:
 
 def score_translations(config: TranslationEvaluateConfig) -> None:
     """Translate and score; print scores and examples, write translations.csv and scores.json."""
-    translator, trained, _ = load_translator(config)
+    translator, trained = load_translator(config)
     test = _test_set(config, with_root(trained, config.data_root))
     translations = translator.translate(test.sources, progress=True)
     scores = corpus_scores([translation.text for translation in translations], test.references, config.bleu_tokenizer)
-    scores |= _likelihood(translator, test, config) | _lengths(test, translations)
+    scores |= _likelihood(translator, test, config.batch_size) | _lengths(test, translations)
+    settings = config.model_dump(mode="json", include={"checkpoint", "beam_size", "length_penalty", "max_length"})
     rows = _rows(test, translations, config.bleu_tokenizer)
     write_text(config.output_dir / "translations.csv", csv_text(rows))
-    write_text(config.output_dir / "scores.json", json.dumps(_settings(config, trained) | scores, indent=2) + "\n")
+    write_text(config.output_dir / "scores.json", json.dumps(settings | scores, indent=2) + "\n")
     for row in rows[: config.examples]:
         print("\n".join(f"{name:>10}: {row[name]}" for name in ("source", "reference", "hypothesis")), end="\n\n")
     print(markdown([{"figure": name, "value": value} for name, value in scores.items()]))
@@ -58,15 +60,22 @@ def corpus_scores(hypotheses: Sequence[str], references: Sequence[str], tokenize
 
 def _test_set(config: TranslationEvaluateConfig, trained: TranslationTrainConfig) -> TestSet:
     if config.source_file is not None:
-        return TestSet(*line_pairs(config.source_file, config.reference_file))
-    return TestSet(*raw_pairs(trained.data, config.split, seed=trained.seed))
+        pairs = line_pairs(config.source_file, config.reference_file)
+    else:
+        pairs = raw_pairs(trained.data, config.split, seed=trained.seed)
+    return TestSet(*map(list, zip(*pairs, strict=True)))
 
 
-def _likelihood(translator: Translator, test: TestSet, config: TranslationEvaluateConfig) -> dict[str, object]:
-    """Of the references, those aside that the model cannot take."""
-    pairs = EncodedPairs.of(test.sources, test.references, translator.tokenizers, translator.max_length)
-    batches = evaluation_batches(pairs, batch_size=config.batch_size)
-    figures = evaluate(translator.model, PairTask(translator.tokenizers.target), batches, Accelerator())
+def _likelihood(translator: Translator, test: TestSet, batch_size: int) -> dict[str, object]:
+    """Of the references; pairs that are too long for the model, or have an empty side, are left out and counted."""
+    task, meter = PairTask(translator.tokenizers.target), Meter()
+    pairs = _fitting(translator, test)
+    with torch.no_grad():
+        for first in range(0, len(pairs), batch_size):
+            sources, targets = zip(*pairs[first : first + batch_size], strict=True)
+            batch = (*padded(sources, sources[0][-1]), *padded(targets, targets[0][-1]))
+            meter.add(task.measure(translator.model, tuple(part.to(translator.device) for part in batch)))
+    figures = all_figures(task, meter.means())
     return {
         "perplexity": round(figures["perplexity"], 4),
         "bits per byte": round(figures["bits_per_byte"], 4),
@@ -74,8 +83,27 @@ def _likelihood(translator: Translator, test: TestSet, config: TranslationEvalua
     }
 
 
+def _fitting(translator: Translator, test: TestSet) -> list[tuple[Tensor, Tensor]]:
+    """Tokens of the pairs that the model takes, with their boundaries, short ones first."""
+    source_end, target_end = (side.boundary for side in (translator.tokenizers.source, translator.tokenizers.target))
+    encoded = zip(
+        translator.tokenizers.source.encode(test.sources),
+        translator.tokenizers.target.encode(test.references),
+        test.sources,
+        test.references,
+        strict=True,
+    )
+    pairs = [
+        (torch.tensor([*source, source_end]), torch.tensor([target_end, *target, target_end]))
+        for source, target, *texts in encoded
+        if all(text.strip() for text in texts) and max(len(source), len(target)) < translator.max_length
+    ]
+    return sorted(pairs, key=lambda pair: max(map(len, pair)))
+
+
 def _lengths(test: TestSet, translations: list[Translation]) -> dict[str, object]:
     """Means of words (as white space parts them) and of tokens; and what was not translated whole."""
+
     def words(texts: Sequence[str]) -> float:
         return round(statistics.fmean(len(text.split()) for text in texts), 2)
 

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import torch
 
+from dl_proj.checkpoint_folder import TOKENIZER
 from dl_proj.configs.translation import TranslationTrainConfig
-from dl_proj.data.pairs import SentenceTokenizers, load_pairs, saved_tokenizers
+from dl_proj.data.pairs import load_pairs, say_counts
+from dl_proj.data.sentences import PairTokenizers, saved_tokenizers, tokenizer_paths
 from dl_proj.experiment import Experiment, train
 from dl_proj.models.build import build_encoder_decoder
 from dl_proj.models.translation import EncoderDecoderModel
@@ -13,7 +15,7 @@ from dl_proj.tasks.translating import TranslationTask
 from my_custom_ai.custom_train import RunDirectory
 
 
-def build_configured(config: TranslationTrainConfig, tokenizers: SentenceTokenizers) -> EncoderDecoderModel:
+def build_configured(config: TranslationTrainConfig, tokenizers: PairTokenizers) -> EncoderDecoderModel:
     """The model, its initial weights drawn from the configuration's seed."""
     torch.manual_seed(config.seed)
     return build_encoder_decoder(
@@ -26,18 +28,31 @@ def build_configured(config: TranslationTrainConfig, tokenizers: SentenceTokeniz
     )
 
 
+def saved_beside(config: TranslationTrainConfig, folder: Path) -> PairTokenizers:
+    """The tokenizers in a checkpoint's folder."""
+    return saved_tokenizers(folder / TOKENIZER, joint=config.data.tokenizer.joint)
+
+
 def translation_experiment(config: TranslationTrainConfig, saved: Path | None = None) -> Experiment:
     """Model, task and pairs; subwords are those in a folder, if it is given, or else learnt from the training pairs."""
-    tokenizers = None if saved is None else saved_tokenizers(config.data.tokenizer, saved)
-    pairs = load_pairs(config.data, seed=config.seed, tokenizers=tokenizers)
+    tokenizers = None if saved is None else saved_beside(config, saved)
+    pairs = load_pairs(config.data, seed=config.seed, saved=tokenizers)
+    say_counts(pairs, config.data)
     task = TranslationTask(
-        pairs.tokenizers.target, label_smoothing=config.label_smoothing, max_len=config.data.max_length
+        pairs.tokenizers.target, label_smoothing=config.label_smoothing, max_length=config.data.max_length
     )
     model = build_configured(config, pairs.tokenizers)
-    return Experiment(model, task, pairs.train, pairs.val, pairs.test, tokenizer=pairs.tokenizers)
+    splits = {"train_data": pairs.train, "val_data": pairs.val, "test_data": pairs.test}
+    return Experiment(model, task, **splits, tokenizer=pairs.tokenizers)
 
 
 def train_translator(config: TranslationTrainConfig, resume: RunDirectory | None = None) -> None:
     """Train and test."""
-    experiment = translation_experiment(config, None if resume is None else resume.path)
+    experiment = translation_experiment(config, None if resume is None else _begun(config, resume))
     train(config, experiment, config.model.dim, resume)
+
+
+def _begun(config: TranslationTrainConfig, run: RunDirectory) -> Path | None:
+    """The folder of a run that has its tokenizers already; a kill may have come first."""
+    paths = tokenizer_paths(run.path / TOKENIZER, joint=config.data.tokenizer.joint)
+    return run.path if all(path.is_file() for path in paths) else None
