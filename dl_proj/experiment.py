@@ -17,6 +17,7 @@ from dl_proj.configs.training import (
     ScheduleConfig,
     WarmupCosineConfig,
 )
+from dl_proj.data.sentences import PairTokenizers
 from dl_proj.data.tokenizers import Tokenizer
 from dl_proj.pictures import draw_curves
 from my_custom_ai.custom_train import (
@@ -39,7 +40,7 @@ from my_custom_ai.custom_train.schedules import Schedule
 class Experiment:
     """What a script hands over: a model, a task and three datasets.
 
-    And the names of their classes, or the tokenizer of their text, if they have any.
+    And the names of their classes, or the tokenizers of their text, if they have any.
     """
 
     model: nn.Module
@@ -48,7 +49,7 @@ class Experiment:
     val_data: Dataset
     test_data: Dataset
     classes: tuple[str, ...] = ()
-    tokenizer: Tokenizer | None = None
+    tokenizer: Tokenizer | PairTokenizers | None = None
 
 
 def train(config: ExperimentConfig, experiment: Experiment, dim: int, resume: RunDirectory | None) -> Trainer:

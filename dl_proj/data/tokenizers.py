@@ -3,6 +3,7 @@
 import codecs
 import hashlib
 import io
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from my_custom_ai.utils.files import write_text
 _MASK = b"[MASK]"
 _UNKNOWN = "[UNK]"
 _LINE = 2**16  # bytes after which a line is cut: what a text without line ends is tokenised by
+_PROBE = "E\u0301 \ufb01\t\u0130  \u2028[MASK] x,y \n."  # what normalising, stripping or splitting would change
 _ALPHABET = 1000  # characters that WordPiece knows at most; words with others are unknown
 
 
@@ -37,6 +39,11 @@ class Tokenizer:
     def n_symbols(self) -> int:
         """Tokens that text may become, 0 to n_symbols - 1: the vocabulary of a causal model."""
         return len(self._pieces)
+
+    @property
+    def pieces(self) -> list[bytes]:
+        """The bytes of text that each token stands for."""
+        return list(self._pieces)
 
     @property
     def mask_token(self) -> int:
@@ -122,6 +129,12 @@ class SubwordTokenizer(Tokenizer):
         """See Tokenizer."""
         return hashlib.sha256(self._subwords.to_str().encode()).hexdigest()
 
+    @property
+    def exact(self) -> bool:
+        """Whether it spells every text, so that it comes back as it was: not WordPiece, nor a BPE that normalises."""
+        spelled = {bytes([byte]) for byte in range(256)} <= set(self._pieces)
+        return spelled and self.decode(self.encode_each([_PROBE])[0]) == _PROBE
+
     def encode(self, text: str) -> list[int]:
         """Tokens of a text: the same, one by one, as in a token file."""
         data = text.encode()
@@ -129,8 +142,12 @@ class SubwordTokenizer(Tokenizer):
 
     def encode_lines(self, lines: list[str]) -> list[int]:
         """Tokens of lines as :func:`text_lines` gives them."""
-        encodings = self._subwords.encode_batch_fast(lines, add_special_tokens=False)
-        return [token for encoding in encodings for token in encoding.ids]
+        return list(itertools.chain.from_iterable(self.encode_each(lines)))
+
+    def encode_each(self, texts: list[str]) -> list[list[int]]:
+        """Tokens of each of some texts, line ends in them like other characters."""
+        encodings = self._subwords.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
     def save(self, path: Path) -> None:
         """Write what :func:`load_tokenizer` reads: the library's tokenizer.json."""
