@@ -44,7 +44,7 @@ class TranslationTrainConfig(ExperimentConfig):
         if self.model.tied and not self.data.tokenizer.joint:
             found.append("model.tied: true needs data.tokenizer.joint: true: one vocabulary for both languages")
         if self.train.max_steps is not None:  # else it takes the number of training pairs to know
-            found += self.schedule_mistakes(0)
+            found += self.schedule_mistakes(self.train.max_steps)
         return found
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,12 +94,16 @@ class TokenPairs(Dataset[tuple[Tensor, Tensor]]):
             Source (b, m) int64, its mask (b, m) bool, True where a token is real, target (b, n + 1) and its mask. What
             is not real is the boundary.
         """
-        batch = []
-        for sentences, boundary in zip(zip(*items, strict=True), self._boundaries, strict=True):
-            tokens = pad_sequence(sentences, batch_first=True, padding_value=boundary)
-            lengths = torch.tensor([len(sentence) for sentence in sentences])
-            batch += [tokens, torch.arange(tokens.shape[1]) < lengths.unsqueeze(1)]
-        return tuple(batch)
+        sides = zip(*items, strict=True)
+        source, target = (padded(*side) for side in zip(sides, self._boundaries, strict=True))
+        return *source, *target
+
+
+def padded(sentences: Sequence[Tensor], boundary: int) -> tuple[Tensor, Tensor]:
+    """Sentences (n,) int64 as a batch (b, longest n) and its mask, True where a token is real; the rest is boundary."""
+    lengths = torch.tensor([len(sentence) for sentence in sentences])
+    tokens = pad_sequence(list(sentences), batch_first=True, padding_value=boundary)
+    return tokens, torch.arange(tokens.shape[1]) < lengths.unsqueeze(1)
 
 
 @dataclass(frozen=True)

@@ -83,10 +83,10 @@ class TranslationTask(PairTask):
     def _translated(self, model: nn.Module, batch: PairBatch) -> dict[str, Ratio]:
         """What BLEU counts: n-grams that the reference has too, and lengths, in words."""
         source, source_mask, target, target_mask = batch
-        found = beam_search(
+        best = beam_search(
             model, source, source_mask, boundary=self._tokenizer.boundary, max_len=self._max_length - 1, beam_size=1
         )
-        hypotheses = [self._tokenizer.decode(hypothesis.tokens) for hypothesis in found]
+        hypotheses = [self._tokenizer.decode(hypothesis.tokens) for hypothesis in best]
         references = [
             self._tokenizer.decode(row[real][1:-1].tolist()) for row, real in zip(target, target_mask, strict=True)
         ]

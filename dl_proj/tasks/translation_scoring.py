@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dl_proj.checkpoint_folder import with_root
 from dl_proj.configs.translation import TranslationEvaluateConfig, TranslationTrainConfig
-from dl_proj.data.pair_sets import line_pairs, raw_pairs
+from dl_proj.data.pair_sets import raw_pairs
+from dl_proj.data.pair_sources import line_pairs
 from dl_proj.data.pairs import padded
 from dl_proj.tables import csv_text, markdown
 from dl_proj.tasks.sentence_translating import Translation, Translator, load_translator
@@ -60,7 +61,9 @@ def corpus_scores(hypotheses: Sequence[str], references: Sequence[str], tokenize
 
 def _test_set(config: TranslationEvaluateConfig, trained: TranslationTrainConfig) -> TestSet:
     if config.source_file is not None:
-        pairs = line_pairs(config.source_file, config.reference_file)
+        files = (config.source_file, config.reference_file)
+        folder = trained.data.root / "pairs"
+        pairs = line_pairs("source_file, reference_file", files, ("source", "reference"), folder)
     else:
         pairs = raw_pairs(trained.data, config.split, seed=trained.seed)
     return TestSet(*map(list, zip(*pairs, strict=True)))
@@ -69,11 +72,12 @@ def _test_set(config: TranslationEvaluateConfig, trained: TranslationTrainConfig
 def _likelihood(translator: Translator, test: TestSet, batch_size: int) -> dict[str, object]:
     """Of the references; pairs that are too long for the model, or have an empty side, are left out and counted."""
     task, meter = PairTask(translator.tokenizers.target), Meter()
-    pairs = _fitting(translator, test)
+    ends = (translator.tokenizers.source.boundary, translator.tokenizers.target.boundary)
+    pairs = _fitting(translator, test, ends)
     with torch.no_grad():
         for first in range(0, len(pairs), batch_size):
             sources, targets = zip(*pairs[first : first + batch_size], strict=True)
-            batch = (*padded(sources, sources[0][-1]), *padded(targets, targets[0][-1]))
+            batch = (*padded(sources, ends[0]), *padded(targets, ends[1]))
             meter.add(task.measure(translator.model, tuple(part.to(translator.device) for part in batch)))
     figures = all_figures(task, meter.means())
     return {
@@ -83,9 +87,8 @@ def _likelihood(translator: Translator, test: TestSet, batch_size: int) -> dict[
     }
 
 
-def _fitting(translator: Translator, test: TestSet) -> list[tuple[Tensor, Tensor]]:
+def _fitting(translator: Translator, test: TestSet, ends: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
     """Tokens of the pairs that the model takes, with their boundaries, short ones first."""
-    source_end, target_end = (side.boundary for side in (translator.tokenizers.source, translator.tokenizers.target))
     encoded = zip(
         translator.tokenizers.source.encode(test.sources),
         translator.tokenizers.target.encode(test.references),
@@ -94,7 +97,7 @@ def _fitting(translator: Translator, test: TestSet) -> list[tuple[Tensor, Tensor
         strict=True,
     )
     pairs = [
-        (torch.tensor([*source, source_end]), torch.tensor([target_end, *target, target_end]))
+        (torch.tensor([*source, ends[0]]), torch.tensor([ends[1], *target, ends[1]]))
         for source, target, *texts in encoded
         if all(text.strip() for text in texts) and max(len(source), len(target)) < translator.max_length
     ]
