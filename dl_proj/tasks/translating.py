@@ -3,7 +3,6 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from sacrebleu.metrics import BLEU
 from torch import Tensor, nn
 
@@ -35,18 +34,18 @@ class PairTask:
         """Batch of source (b, m), its mask, target (b, n + 1) and its mask; see Task."""
         source, source_mask, target, target_mask = batch
         logits = model(source, target[:, :-1], source_mask=source_mask, target_mask=target_mask[:, :-1])
-        real = target_mask[:, 1:]
-        logits, targets, number = logits[real], target[:, 1:][real], real.sum()
-        log_p = F.log_softmax(logits, dim=-1)
-        loss = exact = -log_p.gather(1, targets.unsqueeze(1)).sum()
+        targets, real = target[:, 1:], target_mask[:, 1:]
+        number = real.sum()
+        log_p = logits.log_softmax(-1)
+        loss = exact = -log_p.gather(2, targets.unsqueeze(2)).squeeze(2)[real].sum()
         if model.training and self._smoothing:
-            loss = (1 - self._smoothing) * exact - self._smoothing * log_p.mean(1).sum()
-        n_bytes = self._tokenizer.bytes_of.to(targets.device)[targets].sum()
+            loss = (1 - self._smoothing) * exact - self._smoothing * log_p.mean(2)[real].sum()
+        n_bytes = self._tokenizer.bytes_of.to(targets.device)[targets[real]].sum()
         return {
             "loss": Ratio(loss, number),
             "cross_entropy": Ratio(exact.detach(), number),
             "bits_per_byte": Ratio(exact.detach() / math.log(2), n_bytes),
-            "accuracy": Ratio((logits.detach().argmax(-1) == targets).sum(), number),
+            "accuracy": Ratio((logits.detach().argmax(-1) == targets)[real].sum(), number),
         }
 
     def derived(self, means: dict[str, float]) -> dict[str, float]:
