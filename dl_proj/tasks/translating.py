@@ -28,6 +28,7 @@ class PairTask:
 
     def __init__(self, tokenizer: SentenceTokenizer, *, label_smoothing: float = 0.0) -> None:
         self._tokenizer = tokenizer
+        self._bytes_of = tokenizer.bytes_of
         self._smoothing = label_smoothing
 
     def measure(self, model: nn.Module, batch: PairBatch) -> dict[str, Ratio]:
@@ -40,7 +41,7 @@ class PairTask:
         loss = exact = -log_p.gather(2, targets.unsqueeze(2)).squeeze(2)[real].sum()
         if model.training and self._smoothing:
             loss = (1 - self._smoothing) * exact - self._smoothing * log_p.mean(2)[real].sum()
-        n_bytes = self._tokenizer.bytes_of.to(targets.device)[targets[real]].sum()
+        n_bytes = self._bytes_of.to(targets.device)[targets[real]].sum()
         return {
             "loss": Ratio(loss, number),
             "cross_entropy": Ratio(exact.detach(), number),
