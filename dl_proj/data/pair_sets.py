@@ -58,6 +58,9 @@ def _share(pairs: RawPairs, held_out: dict[str, float], split: Split, seed: int,
     key = hashlib.sha256(choice.encode()).hexdigest()[:12]
     path = write_once(folder / f"{pairs.name}-parts-{key}.npy", lambda file: _choose(file, pairs, held_out, seed))
     rows = np.flatnonzero(np.load(path) == _PARTS.index(split))
+    if not len(rows):
+        shares = " and ".join(f"{name}_share {share}" for name, share in held_out.items())
+        raise ConfigError(f"data.corpus: {shares} of {len(pairs)} training pairs leave none for {split}")
     return RawPairs(pairs.rows.select(rows), pairs.columns, f"{pairs.name}-{split}", key)
 
 

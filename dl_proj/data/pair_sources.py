@@ -122,9 +122,9 @@ def csv_pairs(where: str, path: Path, languages: tuple[str, str], folder: Path) 
     features = datasets.Features({language: datasets.Value("string") for language in languages})
     try:
         head = pd.read_csv(path, nrows=1, dtype=object, **options)
+        _must_have(where, path, head.columns, languages)
         if not isinstance(head.index, pd.RangeIndex):  # of what comes before as many fields as the header has
             raise ValueError("the first row has more fields than the header; texts with commas need quotes")
-        _must_have(where, path, head.columns, languages)
         if head.empty:
             raise ValueError("no rows")
         with _quiet():
