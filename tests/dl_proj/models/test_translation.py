@@ -116,15 +116,68 @@ def test_steps_give_the_logits_of_the_whole(stack, encoder, decoder, across):
         built.step(target[:, 0], cache)
 
 
-def test_lsh_hashes_as_in_training_on_shorter_targets():
-    built = model(decoder="lsh")
-    source, target, _, _ = batch(n=5)
-    steps = {}
-    for max_len in (5, None):
-        cache = built.new_cache(built.encode(source), max_len=max_len)
-        steps[max_len] = torch.stack([built.step(tokens, cache) for tokens in target.unbind(1)], dim=1)
-    torch.testing.assert_close(steps[5], built(source, target))
-    assert not torch.allclose(steps[None], steps[5])  # as many buckets as for 15 tokens
+def test_lsh_hashes_alike_at_every_length_of_targets_and_caches():
+    """With the buckets of the greatest length, or with those that are asked for."""
+    for own, expected in (({}, 4), ({"n_buckets": 2}, 2)):
+        built = model(decoder_attention=DECODER["lsh"] | own)
+        assert {layer.attention.mechanism.n_buckets for layer in built.decoder.layers} == {expected}
+        source, target, _, _ = batch(n=5)
+        for max_len in (5, None):
+            cache = built.new_cache(built.encode(source), max_len=max_len)
+            steps = torch.stack([built.step(tokens, cache) for tokens in target.unbind(1)], dim=1)
+            torch.testing.assert_close(steps, built(source, target))
+
+
+ALIKE_IN_EVERY_BATCH = {
+    **ENCODER,
+    "shared_qk": {"kind": "shared_qk"},
+    "local": {"kind": "local", "chunk_size": 4},
+    "chunks": {"kind": "lsh", "bucket_size": 3, "n_rounds": 2, "rule": "chunk"},
+    "chunks across": {"kind": "lsh", "bucket_size": 3, "rule": "chunk", "attend_across_buckets": True},
+    "performer": {"kind": "performer", "n_features": 8},
+    "relative": {"kind": "relative", "n_features": 16, "n_scales": 2},
+    **{name: {"kind": "linformer", "rank": 5, "projection": name} for name in ("mean", "max", "convolution")},
+}
+
+
+@pytest.mark.parametrize("reversible", [False, True])
+@pytest.mark.parametrize("attention", ALIKE_IN_EVERY_BATCH.values(), ids=ALIKE_IN_EVERY_BATCH)
+def test_how_far_a_batch_is_padded_changes_no_source(attention, reversible):
+    built = model(encoder_attention=attention, reversible=reversible)
+    source = torch.randint(13, (4, SOURCE))
+    for n in (1, 3, 4, 11, SOURCE):
+        mask = torch.arange(SOURCE) < torch.tensor([[5], [n], [SOURCE], [1]])
+        in_batch, alone = built.encode(source, mask)[1, :n], built.encode(source[1:2, :n])[0]
+        torch.testing.assert_close(in_batch, alone, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, []),
+        ({"encoder_attention": {"kind": "lsh", "rule": "chunk"}}, []),
+        ({"encoder_attention": {"kind": "local"}}, []),
+        (
+            {"encoder_attention": {"kind": "transformers_lsh"}, "decoder_attention": {"kind": "transformers_lsh"}},
+            [
+                ("model.decoder_attention.kind: transformers_lsh cannot translate", "use kind: lsh"),
+                ("model.encoder_attention.kind: transformers_lsh", "padded", "use kind: lsh"),
+            ],
+        ),
+        (
+            {
+                "encoder_attention": {"kind": "local", "chunk_size": 4, "circle": 8},
+                "decoder_attention": {"kind": "lsh", "rule": "chunk"},
+            },
+            [
+                ("model.decoder_attention.rule: chunk cannot translate", "use rule: bucket"),
+                ("model.encoder_attention.circle 8 must be null", "padded"),
+            ],
+        ),
+    ],
+)
+def test_what_cannot_translate_alike_in_every_batch_is_told(changes, expected):
+    assert_lines(config(**changes).mistakes_in_translation(), expected)
 
 
 def test_decoding_leaves_no_graph_behind():

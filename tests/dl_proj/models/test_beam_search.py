@@ -1,0 +1,277 @@
+"""Beam search: against all targets, against a naive search without caches or batches, and at its borders."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from dl_proj.configs.model import EncoderDecoderConfig
+from dl_proj.models.beam_search import beam_search
+from dl_proj.models.build import build_encoder_decoder
+
+BOUNDARY = 1
+LSH = {"kind": "lsh", "bucket_size": 3, "n_rounds": 2}
+PERFORMER = {"kind": "performer", "n_features": 8, "chunk_size": 4}
+LINFORMER = {"kind": "linformer", "rank": 3}
+FULL = {"kind": "full"}
+ENCODERS = [FULL, LSH, LINFORMER, PERFORMER, {"kind": "shared_qk"}, {"kind": "local", "chunk_size": 3}]
+DECODERS = [
+    FULL,
+    LSH,
+    PERFORMER,
+    {"kind": "shared_qk"},
+    {"kind": "local", "chunk_size": 2},
+    {"kind": "causal_linformer", "block_size": 3, "rank": 2},
+    {"kind": "relative", "n_features": 16, "n_scales": 2},
+    {"kind": "clipped_relative", "n_features": 8, "distance": 2},
+]
+KINDS = [  # each once at least, with the others
+    *((encoder, FULL, FULL) for encoder in ENCODERS),
+    *((FULL, decoder, FULL) for decoder in DECODERS),
+    *((LSH, LSH, across) for across in (LINFORMER, PERFORMER)),
+]
+
+
+def translator(encoder=FULL, decoder=FULL, across=FULL, *, seed=0, vocab=9, reversible=False, positions=9):
+    """In float64, with weights large enough that the first choice is often not the best one."""
+    config = EncoderDecoderConfig.model_validate(
+        {"dim": 12, "heads": 2, "encoder_depth": 2, "decoder_depth": 2, "ffn_dim": 20, "dropout": 0.3}
+        | {"encoder_attention": encoder, "decoder_attention": decoder, "cross_attention": across}
+        | {"reversible": reversible}
+    )
+    sizes = {"source_vocab_size": 13, "target_vocab_size": vocab, "max_source_len": 11, "max_target_len": positions}
+    model = build_encoder_decoder(config, **sizes).double().eval()
+    torch.manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "norm" not in name:
+            nn.init.normal_(parameter, std=1.0 if "embedding" in name else 0.7)
+    model.to_logits.bias.data[BOUNDARY] += 0.5  # else few end before they must
+    return model
+
+
+def batch(lengths=(4, 11, 1, 6)):
+    source = torch.randint(13, (len(lengths), max(lengths)))
+    return source, torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)
+
+
+def log_p_of_next(model, source, targets):
+    """(m,) and (k, n) without the boundary before -> (k, n + 1, vocab), by a whole forward."""
+    targets = torch.tensor([[BOUNDARY, *target] for target in targets])
+    return model(source.expand(len(targets), -1), targets).log_softmax(-1)
+
+
+def score(log_p, n, alpha):
+    return log_p / ((5 + n) / 6) ** alpha
+
+
+@torch.no_grad()
+def best_of_all(model, source, max_len, vocab, alpha):
+    """By the probability of each target that there can be."""
+    found = []
+    for n in range(max_len + 1):
+        targets = list(itertools.product([token for token in range(vocab) if token != BOUNDARY], repeat=n))
+        log_p = log_p_of_next(model, source, targets)
+        for target, own in zip(targets, log_p, strict=True):
+            total = sum(own[i, token].item() for i, token in enumerate((*target, BOUNDARY)))
+            found.append((score(total, n + 1, alpha), total, list(target)))
+    return max(found)
+
+
+@torch.no_grad()
+def naive_search(model, source, max_len, k, alpha):
+    """One source, no cache, never stopped early."""
+    live, best = [(0.0, [])], (-float("inf"), None, None)
+    for n in range(1, max_len + 2):
+        log_p = log_p_of_next(model, source, [tokens for _, tokens in live])[:, -1].tolist()
+        extended = [
+            (total + p, [*tokens, token])
+            for (total, tokens), own in zip(live, log_p, strict=True)
+            for token, p in enumerate(own)
+            if n <= max_len or token == BOUNDARY
+        ]
+        kept = sorted(extended, reverse=True)[:k]
+        ended = [(score(total, n, alpha), total, tokens[:-1]) for total, tokens in kept if tokens[-1] == BOUNDARY]
+        best = max([best, *ended], key=lambda hypothesis: hypothesis[0])
+        live = [(total, tokens) for total, tokens in kept if tokens[-1] != BOUNDARY]
+        if not live:
+            break
+    return best
+
+
+def assert_found(hypothesis, expected):
+    value, log_p, tokens = expected
+    assert hypothesis.tokens == tokens
+    assert hypothesis.log_probability == pytest.approx(log_p, abs=1e-9)
+    assert hypothesis.score == pytest.approx(value, abs=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.6, 2.0])
+def test_a_beam_that_holds_all_prefixes_finds_the_best_of_all_targets(alpha):
+    differs = 0
+    for seed in range(12):
+        model, (source, mask) = translator(seed=seed, vocab=4), batch((3, 5))
+        found = beam_search(model, source, mask, boundary=BOUNDARY, max_len=4, beam_size=3**3 * 4, length_penalty=alpha)
+        greedy = beam_search(model, source, mask, boundary=BOUNDARY, max_len=4, beam_size=1, length_penalty=alpha)
+        for number, length in enumerate((3, 5)):
+            assert_found(found[number], best_of_all(model, source[number, :length], 4, 4, alpha))
+            differs += found[number].tokens != greedy[number].tokens
+    assert differs >= 3  # so that greedy search would not pass
+
+
+def assert_naive(model, k, alpha, max_len):
+    lengths = (4, 11, 1, 6)
+    source, mask = batch(lengths)
+    found = beam_search(model, source, mask, boundary=BOUNDARY, max_len=max_len, beam_size=k, length_penalty=alpha)
+    for hypothesis, own, length in zip(found, source, lengths, strict=True):
+        assert_found(hypothesis, naive_search(model, own[:length], max_len, k, alpha))
+    return [len(hypothesis.tokens) for hypothesis in found]
+
+
+@pytest.mark.parametrize("reversible", [False, True])
+@pytest.mark.parametrize(("encoder", "decoder", "across"), KINDS)
+def test_every_mechanism_searches_as_without_caches_and_batches(encoder, decoder, across, reversible):
+    assert_naive(translator(encoder, decoder, across, reversible=reversible, seed=3), 3, 1.0, max_len=6)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 12])
+def test_every_beam_size_searches_as_without_caches_and_batches(k):
+    """Twelve are more than the symbols."""
+    lengths = set()
+    for seed, alpha in itertools.product(range(6), (0.0, 1.0)):
+        lengths |= set(assert_naive(translator(seed=seed), k, alpha, max_len=8))
+    assert len(lengths) > 2
+
+
+def test_greedy_takes_the_most_probable_token_until_it_is_the_boundary():
+    for seed in range(4):
+        model, (source, mask) = translator(seed=seed), batch((5,))
+        (found,) = beam_search(model, source, mask, boundary=BOUNDARY, max_len=8, beam_size=1, length_penalty=2.0)
+        tokens, total = [], 0.0
+        while not tokens or tokens[-1] != BOUNDARY:
+            log_p = log_p_of_next(model, source[0], [tokens])[0, -1]
+            tokens.append(int(log_p.argmax()) if len(tokens) < 8 else BOUNDARY)
+            total += log_p[tokens[-1]].item()
+        assert found.tokens == tokens[:-1]
+        assert found.log_probability == pytest.approx(total)
+
+
+def pressed(by):
+    """A model that ends sooner or later."""
+    model = translator()
+    with torch.no_grad():
+        model.to_logits.bias[BOUNDARY] += by
+    return model
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_a_target_of_max_len_is_ended_at_the_boundarys_probability(k, alpha):
+    model, (source, mask) = pressed(-40.0), batch()
+    found = beam_search(model, source, mask, boundary=BOUNDARY, max_len=8, beam_size=k, length_penalty=alpha)
+    for hypothesis, own, real in zip(found, source, mask, strict=True):
+        log_p = log_p_of_next(model, own[real], [hypothesis.tokens])[0]
+        total = sum(log_p[i, token].item() for i, token in enumerate((*hypothesis.tokens, BOUNDARY)))
+        assert hypothesis.log_probability == pytest.approx(total)
+        assert len(hypothesis.tokens) == 8
+        assert log_p[-1, BOUNDARY] < -20
+
+
+def rows_of_each_step(model, monkeypatch):
+    """How many rows each step had, and how many contexts each layer then."""
+    seen, step = [], model.step
+
+    def counted(tokens, cache):
+        seen.append((len(tokens), *{len(layer.context.keys) for layer in cache.layers}))
+        return step(tokens, cache)
+
+    monkeypatch.setattr(model, "step", counted)
+    return seen
+
+
+def test_the_end_is_seen_as_soon_as_nothing_can_beat_it(monkeypatch):
+    model = pressed(40.0)
+    seen = rows_of_each_step(model, monkeypatch)
+    found = beam_search(model, *batch(), boundary=BOUNDARY, max_len=8, beam_size=3)
+    assert [hypothesis.tokens for hypothesis in found] == [[]] * 4
+    assert seen == [(12, 4)]
+
+
+def test_finished_sources_leave_the_batch_and_contexts_are_never_repeated(monkeypatch):
+    model, (source, mask) = translator(seed=3), batch((4, 11, 1, 6, 2, 9, 3))
+    search = {"boundary": BOUNDARY, "max_len": 8, "beam_size": 3}
+    seen = rows_of_each_step(model, monkeypatch)
+    steps = []
+    for own, real in zip(source, mask, strict=True):
+        beam_search(model, own[real].unsqueeze(0), **search)
+        steps.append(len(seen))
+        assert set(seen) == {(3, 1)}
+        seen.clear()
+    beam_search(model, source, mask, **search)
+    going_on = [sum(length > i for length in steps) for i in range(max(steps))]
+    assert seen == [(3 * sources, sources) for sources in going_on]
+    assert len(set(steps)) > 2
+
+
+def test_a_source_is_translated_alike_in_any_batch():
+    """LSH on both sides, which hashes by the length unless its buckets are fixed."""
+    model, search = translator(LSH, LSH), {"boundary": BOUNDARY, "max_len": 8, "beam_size": 4}
+    source, mask = batch((4, 11, 1, 6, 2))
+    together = beam_search(model, source, mask, **search)
+    for order in ([0], [2], [4, 2], [3, 0, 2], [4, 3, 2, 1, 0]):
+        longest = int(mask[order].sum(1).max())
+        found = beam_search(model, source[order, :longest], mask[order, :longest], **search)
+        for hypothesis, number in zip(found, order, strict=True):
+            assert_found(
+                hypothesis, (together[number].score, together[number].log_probability, together[number].tokens)
+            )
+
+
+def test_equals_are_told_apart_alike_each_time_and_in_any_batch():
+    model, (source, mask) = translator(), batch()
+    nn.init.zeros_(model.to_logits.weight)
+    nn.init.zeros_(model.to_logits.bias)
+    search = {"boundary": BOUNDARY, "max_len": 5, "beam_size": 3, "length_penalty": 3.0}
+    found = beam_search(model, source, mask, **search)
+    assert found == beam_search(model, source, mask, **search)
+    assert [found[2]] == beam_search(model, source[2:3, :1], **search)
+
+
+def test_low_precision_is_added_up_in_float32():
+    model = translator().bfloat16()
+    for hypothesis in beam_search(model, *batch(), boundary=BOUNDARY, max_len=8):
+        assert hypothesis.log_probability != torch.tensor(hypothesis.log_probability).bfloat16().item()
+
+
+def test_no_graph_is_left_behind_and_modes_stay(monkeypatch):
+    model = translator()
+    steps, step = [], model.step
+    monkeypatch.setattr(model, "step", lambda *inputs: steps.append(step(*inputs)) or steps[-1])
+    beam_search(model, *batch(), boundary=BOUNDARY, max_len=3)
+    assert not any(logits.requires_grad for logits in steps)
+    assert torch.is_grad_enabled()
+    assert not model.training
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_len": 9}, r"max_len is 9, must be in \[1, 8\]: the boundary takes one of 9 positions"),
+        ({"max_len": 0}, r"max_len is 0, must be in \[1, 8\]"),
+        ({"beam_size": 0}, "beam_size is 0"),
+        ({"length_penalty": -0.1}, "length_penalty -0.1"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        beam_search(translator(), *batch(), **{"boundary": BOUNDARY, "max_len": 8} | changes)
+
+
+def test_dropout_is_refused():
+    with pytest.raises(ValueError, match=r"model.eval\(\)"):
+        beam_search(translator().train(), *batch(), boundary=BOUNDARY, max_len=8)
+
+
+def test_attention_that_cannot_step_says_so():
+    with pytest.raises(ValueError, match="rule='bucket'"):
+        beam_search(translator(FULL, LSH | {"rule": "chunk"}), *batch(), boundary=BOUNDARY, max_len=8)
