@@ -63,14 +63,19 @@ class LearnedPositionalEncoding(PositionalEncoding):
 class SinusoidalPositionalEncoding(PositionalEncoding):
     """sin and cos of the position at wavelengths from 2 pi to 10000 * 2 pi (Vaswani et al. 2017, section 3.5).
 
-    Column 2i is sin(position / 10000^(2i / dim)) and column 2i + 1 its cosine; nothing is learned.
+    Column 2i is amplitude * sin(position / 10000^(2i / dim)) and column 2i + 1 its cosine; nothing is learned.
+
+    Args:
+        dim: of the activations.
+        max_len: tokens.
+        amplitude: the paper's is 1, beside embeddings of about that size; much smaller ones would drown.
     """
 
-    def __init__(self, dim: int, max_len: int) -> None:
+    def __init__(self, dim: int, max_len: int, *, amplitude: float = 1.0) -> None:
         super().__init__(max_len)
         frequency = torch.exp(torch.arange(0, dim, 2) * (-math.log(10000) / dim))
         angle = torch.arange(max_len).unsqueeze(-1) * frequency
-        both = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
+        both = amplitude * torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
         self.register_buffer("sinusoids", both[:, :dim].contiguous(), persistent=False)
 
     def table(self) -> Tensor:

@@ -35,6 +35,8 @@ class SinusoidalPositionsConfig(Strict):
 
     kind: Literal["sinusoidal"] = "sinusoidal"
     """positional encoding"""
+    amplitude: float = Field(0.02, gt=0)
+    """sinusoidal: of the sines; embeddings of tokens start as small as this, and 1 would drown them"""
 
 
 class AxialPositionsConfig(Strict):

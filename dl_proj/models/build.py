@@ -198,8 +198,8 @@ def build_positions(config: PositionsConfig, *, dim: int, places: Places) -> Pos
     match config:
         case LearnedPositionsConfig():
             return LearnedPositionalEncoding(dim, places.max_len)
-        case SinusoidalPositionsConfig():
-            return SinusoidalPositionalEncoding(dim, places.max_len)
+        case SinusoidalPositionsConfig(amplitude=amplitude):
+            return SinusoidalPositionalEncoding(dim, places.max_len, amplitude=amplitude)
         case AxialPositionsConfig():
             return AxialPositionalEncoding(dim, config.shape, dims=config.dims)
         case LearnedSinusoidalPositionsConfig():
