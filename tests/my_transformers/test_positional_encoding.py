@@ -67,8 +67,9 @@ def test_too_many_tokens_are_refused(encoding: torch.nn.Module) -> None:
         encoding(torch.randn(1, 1, _width(encoding)), first=24)
 
 
-def test_sinusoids_are_the_papers() -> None:
-    table = SinusoidalPositionalEncoding(6, 50).table()
+@pytest.mark.parametrize("amplitude", [1.0, 0.25])
+def test_sinusoids_are_the_papers(amplitude: float) -> None:
+    table = SinusoidalPositionalEncoding(6, 50, amplitude=amplitude).table() / amplitude
     for position in (0, 1, 17, 49):
         for i in range(3):
             angle = position / 10000 ** (2 * i / 6)

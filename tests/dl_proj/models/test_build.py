@@ -438,6 +438,9 @@ def test_positions():
     sinusoidal = build_positions(SinusoidalPositionsConfig(), dim=6, places=Places(10))
     assert type(sinusoidal) is SinusoidalPositionalEncoding
     assert sinusoidal.table().shape == (10, 6)
+    assert sinusoidal.table().abs().max().item() == pytest.approx(0.02)  # a cosine of 0
+    loud = build_positions(SinusoidalPositionsConfig(amplitude=3), dim=6, places=Places(10))
+    assert loud.table().abs().max().item() == pytest.approx(3)
     axial = build_positions(AxialPositionsConfig(shape=(3, 4)), dim=6, places=Places(10))
     assert type(axial) is AxialPositionalEncoding
     assert (axial.rows.shape, axial.columns.shape, axial.max_len) == ((3, 1, 3), (1, 4, 3), 12)
