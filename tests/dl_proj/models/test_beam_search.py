@@ -1,6 +1,8 @@
 """Beam search: against all targets, against a naive search without caches or batches, and at its borders."""
 
 import itertools
+import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 from dl_proj.configs.model import EncoderDecoderConfig
 from dl_proj.models.beam_search import beam_search
 from dl_proj.models.build import build_encoder_decoder
+from my_transformers import NoPositionalEncoding
 
 BOUNDARY = 1
 LSH = {"kind": "lsh", "bucket_size": 3, "n_rounds": 2}
@@ -120,11 +123,13 @@ def test_a_beam_that_holds_all_prefixes_finds_the_best_of_all_targets(alpha):
 
 
 def assert_naive(model, k, alpha, max_len):
+    """Of sources of several lengths; all their targets, or each one's, have max_len tokens at most."""
     lengths = (4, 11, 1, 6)
     source, mask = batch(lengths)
+    longest = max_len.tolist() if torch.is_tensor(max_len) else [max_len] * 4
     found = beam_search(model, source, mask, boundary=BOUNDARY, max_len=max_len, beam_size=k, length_penalty=alpha)
-    for hypothesis, own, length in zip(found, source, lengths, strict=True):
-        assert_found(hypothesis, naive_search(model, own[:length], max_len, k, alpha))
+    for hypothesis, own, length, most in zip(found, source, lengths, longest, strict=True):
+        assert_found(hypothesis, naive_search(model, own[:length], most, k, alpha))
     return [len(hypothesis.tokens) for hypothesis in found]
 
 
@@ -134,13 +139,21 @@ def test_every_mechanism_searches_as_without_caches_and_batches(encoder, decoder
     assert_naive(translator(encoder, decoder, across, reversible=reversible, seed=3), 3, 1.0, max_len=6)
 
 
-@pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 12])
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 12])
 def test_every_beam_size_searches_as_without_caches_and_batches(k):
     """Twelve are more than the symbols."""
     lengths = set()
-    for seed, alpha in itertools.product(range(6), (0.0, 1.0)):
+    for seed, alpha in itertools.product((1, 3, 5), (0.0, 1.0)):
         lengths |= set(assert_naive(translator(seed=seed), k, alpha, max_len=8))
     assert len(lengths) > 2
+
+
+@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("alpha", [0.0, 2.0])
+def test_each_source_may_have_a_greatest_length_of_its_own(k, alpha):
+    for seed in (1, 3):
+        assert_naive(translator(seed=seed), k, alpha, torch.tensor([8, 3, 5, 1]))
+    assert assert_naive(pressed(-40.0), k, alpha, torch.tensor([8, 3, 5, 1])) == [8, 3, 5, 1]
 
 
 def test_greedy_takes_the_most_probable_token_until_it_is_the_boundary():
@@ -243,21 +256,98 @@ def test_low_precision_is_added_up_in_float32():
         assert hypothesis.log_probability != torch.tensor(hypothesis.log_probability).bfloat16().item()
 
 
-def test_no_graph_is_left_behind_and_modes_stay(monkeypatch):
+def test_no_graph_is_left_behind(monkeypatch):
     model = translator()
-    steps, step = [], model.step
-    monkeypatch.setattr(model, "step", lambda *inputs: steps.append(step(*inputs)) or steps[-1])
+    contexts, encode = [], model.encode
+    monkeypatch.setattr(model, "encode", lambda *inputs: contexts.append(encode(*inputs)) or contexts[-1])
     beam_search(model, *batch(), boundary=BOUNDARY, max_len=3)
-    assert not any(logits.requires_grad for logits in steps)
+    assert not contexts[0].requires_grad
     assert torch.is_grad_enabled()
-    assert not model.training
+
+
+class Told(nn.Module):
+    """Says the next token's probabilities after each beginning: {"": ..., "a": ..., "ab": ...} of end, a, b.
+
+    After any other beginning, it surely ends. It notes how many rows each step of a search has.
+    """
+
+    def __init__(self, **after):
+        super().__init__()
+        self.after = {"": after.pop("start"), **after}
+        self.target_positions = NoPositionalEncoding(100)
+
+    def encode(self, source, mask):
+        return torch.zeros(len(source), 1, 1, dtype=torch.float64)
+
+    def new_cache(self, context, mask, *, max_len, targets):
+        self.rows = []
+        return Beginnings(["" for _ in range(targets * len(context))])
+
+    def step(self, tokens, cache):
+        if self.rows:
+            cache.texts = [text + "-ab"[token] for text, token in zip(cache.texts, tokens, strict=True)]
+        self.rows.append(len(tokens))
+        return torch.tensor([self.after.get(text, (1, 0, 0)) for text in cache.texts], dtype=torch.float64).log()
+
+
+@dataclass
+class Beginnings:
+    texts: list[str]
+
+    def select_rows(self, rows, sources):
+        self.texts = [self.texts[row] for row in rows]
+
+
+def search_told(told, k, alpha):
+    (found,) = beam_search(
+        told.eval(), torch.zeros(1, 1).long(), boundary=0, max_len=6, beam_size=k, length_penalty=alpha
+    )
+    return "".join("-ab"[token] for token in found.tokens), found.log_probability
+
+
+@pytest.mark.parametrize(("p", "text", "steps"), [(0.59, "aaaaaa", 7), (0.61, "aaaaaa", 7), (0.62, "", 1)])
+def test_a_search_ends_where_even_a_sure_and_longest_target_would_lose(p, text, steps):
+    """The penalty is 1 of the empty target and 2 of the longest, so this wins if 1 - p is more than p^2: p < 0.618."""
+    told = Told(start=(p, 1 - p, 0), **{"a" * n: (0, 1, 0) for n in range(1, 7)} | {"aaaaaa": (1, 0, 0)})
+    found, log_p = search_told(told, 2, 1.0)
+    assert found == text
+    assert log_p == pytest.approx(math.log(1 - p if text else p))
+    assert told.rows == [2] * steps
+
+
+def test_a_source_whose_targets_must_be_short_does_not_wait_for_others():
+    """The targets of the test above: the second source's may have but one token, and those would lose at once."""
+    told = Told(start=(0.6, 0.4, 0), **{"a" * n: (0, 1, 0) for n in range(1, 6)}).eval()
+    source = torch.zeros(2, 1).long()
+    search = {"boundary": 0, "beam_size": 2, "length_penalty": 1.0}
+    found = beam_search(told, source, max_len=torch.tensor([6, 1]), **search)
+    assert [hypothesis.tokens for hypothesis in found] == [[1] * 6, []]
+    assert told.rows == [4] + [2] * 6
+
+
+def test_of_equals_the_one_that_ended_first_is_taken():
+    at_once = Told(start=(0.5, 0.5, 0))
+    assert search_told(at_once, 2, 0.0) == ("", pytest.approx(math.log(0.5)))
+    assert len(at_once.rows) == 1  # the other can be as good, but no better
+    later = Told(start=(0.25, 0.5, 0.25), a=(0, 0.5, 0.5))  # "b", as good as "", ends while "a" may still win
+    assert search_told(later, 3, 0.0) == ("", pytest.approx(math.log(0.25)))
+    assert len(later.rows) == 2
+
+
+def test_hypotheses_that_end_leave_the_beam_and_it_fills_again():
+    """With two hypotheses: "" ends and leaves "a" alone; "aa" and "ab" follow it, though "b" was better than both."""
+    told = Told(start=(0.4, 0.35, 0.25), a=(0, 0.6, 0.4), ab=(0, 0.5, 0.5), aa=(0, 0.7, 0.3))
+    assert search_told(told, 2, 4.0) == ("aaa", pytest.approx(math.log(0.35 * 0.6 * 0.7)))
+    assert search_told(told, 1, 4.0) == ("", pytest.approx(math.log(0.4)))  # greedy search ends with its only one
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_len": 9}, r"max_len is 9, must be in \[1, 8\]: the boundary takes one of 9 positions"),
+        ({"max_len": 9}, r"max_len is 9, must be in \[1, 8\]: there are 9 positions, and"),
         ({"max_len": 0}, r"max_len is 0, must be in \[1, 8\]"),
+        ({"max_len": torch.tensor([8, 8, 12, 1])}, r"max_len is 12, must be in \[1, 8\]"),
+        ({"max_len": torch.tensor([8, 0, 8, 1])}, r"max_len is 0, must be in \[1, 8\]"),
         ({"beam_size": 0}, "beam_size is 0"),
         ({"length_penalty": -0.1}, "length_penalty -0.1"),
     ],
