@@ -15,6 +15,7 @@ from dl_proj.data.pairs import padded
 from dl_proj.data.sentences import PairTokenizers
 from dl_proj.models.beam_search import beam_search
 from dl_proj.models.translation import EncoderDecoderModel
+from dl_proj.tasks.translating import longest_targets
 from dl_proj.tasks.translation_training import build_configured, saved_beside
 from my_custom_ai.custom_train import load_weights, start
 
@@ -65,7 +66,7 @@ class Translator:
             tokens,
             mask,
             boundary=self.tokenizers.target.boundary,
-            max_len=(self.config.max_length or most) - 1,
+            max_len=longest_targets(mask, self.config.max_length or most),
             beam_size=self.config.beam_size,
             length_penalty=self.config.length_penalty,
         )

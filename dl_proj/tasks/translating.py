@@ -12,6 +12,17 @@ from my_custom_ai.utils.meters import Ratio
 
 PairBatch = tuple[Tensor, Tensor, Tensor, Tensor]
 _ORDERS = range(1, 5)  # lengths of the n-grams that BLEU counts
+_MORE = 50  # tokens that a translation may have beyond its source's (Vaswani et al. 2017, section 6.1)
+
+
+def longest_targets(source_mask: Tensor, max_length: int) -> Tensor:
+    """Tokens that the translation of each source may have, (b,) int64: 50 more than the source, within the model's.
+
+    Args:
+        source_mask: (b, m), True where a token is real.
+        max_length: of a target, its end included.
+    """
+    return (source_mask.sum(1) + _MORE).clamp_max(max_length - 1)
 
 
 class PairTask:
@@ -60,7 +71,7 @@ class TranslationTask(PairTask):
 
     Args:
         tokenizer, label_smoothing: see :class:`PairTask`.
-        max_length: tokens of a translation, its end included, after which it is cut off.
+        max_length: tokens of a translation at most, its end included; see :func:`longest_targets`.
     """
 
     def __init__(self, tokenizer: SentenceTokenizer, *, label_smoothing: float, max_length: int) -> None:
@@ -83,9 +94,8 @@ class TranslationTask(PairTask):
     def _translated(self, model: nn.Module, batch: PairBatch) -> dict[str, Ratio]:
         """What BLEU counts: n-grams that the reference has too, and lengths, in words."""
         source, source_mask, target, target_mask = batch
-        best = beam_search(
-            model, source, source_mask, boundary=self._tokenizer.boundary, max_len=self._max_length - 1, beam_size=1
-        )
+        max_len = longest_targets(source_mask, self._max_length)
+        best = beam_search(model, source, source_mask, boundary=self._tokenizer.boundary, max_len=max_len, beam_size=1)
         hypotheses = [self._tokenizer.decode(hypothesis.tokens) for hypothesis in best]
         references = [
             self._tokenizer.decode(row[real][1:-1].tolist()) for row, real in zip(target, target_mask, strict=True)
