@@ -58,8 +58,8 @@ class TranslatingConfig(Strict):
     length_penalty: float = Field(0.6, ge=0)
     """alpha of Wu et al. (2016), equation 14: larger ones prefer longer translations; 0: the most probable"""
     max_length: int | None = Field(None, ge=2)
-    """tokens of a translation, its end included, at which it is ended, if it has not been at 50 more than its source has;
-    null: what the model was trained on"""
+    """tokens of a translation at most, its end included; it is never longer than its source by more than 50; null: what
+    the model was trained on"""
     batch_size: int = Field(64, ge=1)
     """sentences that are translated together"""
     device: DeviceName = "auto"
