@@ -67,7 +67,7 @@ def read_config(schema: type[Config], folder: Path) -> Config:
 
 
 def with_root(config: Config, root: Path | None) -> Config:
-    """A training's configuration with its image data in another folder; None, or no images, changes nothing."""
+    """A training's configuration with its data in another folder; None, or data without a folder, changes nothing."""
     if root is None or "root" not in type(config.data).model_fields:
         return config
     return config.model_copy(update={"data": config.data.model_copy(update={"root": root})})

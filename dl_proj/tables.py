@@ -19,10 +19,12 @@ def _short(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def csv_text(rows: list[dict]) -> str:
-    """The same as CSV, with every column that any row has."""
+def csv_text(rows: list[dict], *, quoted: bool = False) -> str:
+    """The same as CSV, with every column that any row has; ``quoted`` if words may be any text, with carriage returns."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    quoting = csv.QUOTE_NONNUMERIC if quoted else csv.QUOTE_MINIMAL
+    writer = csv.DictWriter(text, columns, lineterminator="\n", quoting=quoting)
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -17,6 +17,7 @@ from dl_proj.configs.performance import PerformanceConfig
 from dl_proj.configs.shift import ShiftConfig
 from dl_proj.configs.sweep import SweepConfig
 from dl_proj.configs.synth import SynthComparisonConfig, SynthTrainConfig
+from dl_proj.configs.translation import TranslateConfig, TranslationEvaluateConfig, TranslationTrainConfig
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -70,14 +71,19 @@ SCRIPTS = {  # each script's schema and preset
     "lm_generate.py": (ContinueTextConfig, "lm_generate.yaml"),
     "sweep.py": (SweepConfig, "sweep_lm_books.yaml"),
     "import_reformer.py": (ImportReformerConfig, "import_reformer.yaml"),
+    "translation_train.py": (TranslationTrainConfig, "translation_multi30k.yaml"),
+    "translation_evaluate.py": (TranslationEvaluateConfig, "translation_evaluate.yaml"),
+    "translate.py": (TranslateConfig, "translate.yaml"),
 }
+TAKE_WORDS = {"translate.py"}  # besides flags
 
 
 def test_the_table_has_every_script_and_its_preset() -> None:
     assert SCRIPTS.keys() == {path.name for path in ROOT.glob("*.py")}
     for name, (schema, preset) in SCRIPTS.items():
         source = (ROOT / name).read_text(encoding="utf-8")
-        assert f"({schema.__name__}, argv, preset={preset!r})".replace("'", '"') in source
+        assert f"({schema.__name__}, argv, preset={preset!r}".replace("'", '"') in source
+        assert ("words=" in source) == (name in TAKE_WORDS)
 
 
 _WORD = r"""(?:"[^"\n]*"|'[^'\n]*'|[^\s`|#"']+)"""  # in quotes, or without spaces
@@ -98,5 +104,6 @@ def test_every_script_has_a_command() -> None:
 def test_flags_that_are_named_are_accepted(name: str, flags: str) -> None:
     """Every command parses and its configuration is valid."""
     schema, preset = SCRIPTS[name]
-    options, overrides = parse_flags(schema, [w for w in shlex.split(flags) if w != "..."], CONFIGS / preset)
+    given = [w for w in shlex.split(flags) if w != "..."]
+    options, overrides = parse_flags(schema, given, CONFIGS / preset, words="X" if name in TAKE_WORDS else None)
     load_config(schema, ROOT / (options.config or CONFIGS / preset), overrides)

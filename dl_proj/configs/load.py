@@ -17,6 +17,8 @@ from dl_proj.configs.help import explain, models_in
 
 Config = TypeVar("Config", bound=BaseModel)
 
+_WORDS = "one or more, after -- also such that look like flags; none: standard input, one a line"
+
 
 class ConfigError(Exception):
     """Mistakes of the user's; ``lines`` says what, where and what is allowed."""
@@ -80,11 +82,13 @@ def merge(values: dict, overrides: dict) -> dict:
 def parse_flags(
     schema: type[BaseModel], argv: list[str], default: Path, *, words: str | None = None
 ) -> tuple[argparse.Namespace, dict]:
-    """Read ``--config``, ``--resume`` (trainings) and a flag for each field; and what is no flag, if it has a name.
+    """Read ``--config``, ``--resume`` (trainings) and a flag for each field.
+
+    And what is no flag, before, between and behind the flags, if ``words`` has a name for it; after ``--`` nothing is.
 
     Returns:
-        The script's own options, with ``words`` those that are no flags, and the fields that flags set, nested as in
-        the file. ``--help`` prints and exits.
+        The script's own options, among them ``words``, a list, and the fields that flags set, nested as in the file.
+        ``--help`` prints and exits.
 
     Raises:
         ConfigError: a flag that does not exist, or that lacks its value.
@@ -98,14 +102,18 @@ def parse_flags(
             help="continue a run: its folder, or 'last' for the newest version of the experiment",
         )
     parser = _OneLineParser(description=schema.__doc__, parents=[own], allow_abbrev=False)
-    options, rest = own.parse_known_args(argv)
+    end = argv.index("--") if words is not None and "--" in argv else len(argv)
+    options, rest = own.parse_known_args(argv[:end])
     settings = type(schema.__name__, (schema, BaseSettings), {})
     source = CliSettingsSource(settings, root_parser=parser)
     explain(parser, schema)
-    if words is not None:
-        parser.add_argument("words", nargs="*", metavar=words, help="one or more; none: standard input, one a line")
-    given = parser.parse_args(rest)
-    options.words = vars(given).pop("words", [])
+    options.words = []
+    if words is None:
+        given = parser.parse_args(rest)
+    else:
+        parser.add_argument("words", nargs="*", metavar=words, help=_WORDS)
+        given = parser.parse_intermixed_args(rest)
+        options.words = vars(given).pop("words") + argv[end + 1 :]
     try:
         return options, source(parsed_args=given)()
     except SettingsError as error:

@@ -255,6 +255,12 @@ class EncoderDecoderConfig(_LayersConfig):
     """one matrix embeds the tokens of both sides and maps to logits; both sides then have one vocabulary"""
 
     @property
+    def attention_title(self) -> str:
+        """A short name for tables: the encoder's, the decoder's own and across, or what all of them are."""
+        titles = [attention.title for attention in (self.encoder_attention, self.decoder_attention, self.cross_attention)]
+        return titles[0] if len(set(titles)) == 1 else ", ".join(titles)
+
+    @property
     def encoder(self) -> StackConfig:
         """The encoder's stack."""
         return self._stack(self.encoder_depth, self.encoder_attention)

@@ -87,7 +87,7 @@ class HubPairsConfig(Strict):
     kind: Literal["hub"] = "hub"
     """where the pairs are: files (line by line), csv and parquet (a column a language) or hub (the datasets library)"""
     name: str = Field("wmt/wmt14", min_length=1)
-    """hub: the dataset, whose rows are {translation: {de: ..., en: ...}}"""
+    """hub: the dataset, whose rows are {translation: {de: ..., en: ...}}, or {de: ..., en: ...}"""
     subset: str | None = Field("de-en", min_length=1)
     """hub: its configuration; null: it has none"""
 

@@ -19,6 +19,7 @@ class TranslationTrainConfig(ExperimentConfig):
         "val/loss": "min",
         "val/perplexity": "min",
         "val/accuracy": "max",
+        "val/bits_per_byte": "min",
         "val/bleu": "max",
     }
 
@@ -36,11 +37,7 @@ class TranslationTrainConfig(ExperimentConfig):
     def mistakes(self) -> list[str]:
         """See Strict."""
         length = self.data.max_length
-        found = self.model.mistakes_at(length, length) + self.monitor_mistakes()
-        found += [
-            line.replace("model.attention", "model.decoder_attention")
-            for line in self.model.decoder.moving_chunks("translate")
-        ]
+        found = self.model.mistakes_at(length, length) + self.model.mistakes_in_translation() + self.monitor_mistakes()
         if self.model.tied and not self.data.tokenizer.joint:
             found.append("model.tied: true needs data.tokenizer.joint: true: one vocabulary for both languages")
         if self.train.max_steps is not None:  # else it takes the number of training pairs to know
@@ -74,13 +71,13 @@ class TranslationEvaluateConfig(TranslatingConfig):
     """Translate a test set with a trained model and score it against the untouched references."""
 
     split: Literal["val", "test"] = "test"
-    """which pairs of the data that the model was trained on"""
+    """which pairs of the corpus that the model was trained on"""
     source_file: Path | None = None
     """text, a sentence a line, to translate instead; with reference_file"""
     reference_file: Path | None = None
     """its translations, line by line"""
     data_root: Path | None = None
-    """folder of downloads and of token files; null: where the model's configuration says"""
+    """folder of downloads and converted pairs; null: where the model's configuration says"""
     bleu_tokenizer: Literal["13a", "intl", "zh", "char", "none"] = "13a"
     """how sacrebleu finds words"""
     examples: int = Field(10, ge=0)
@@ -92,4 +89,6 @@ class TranslationEvaluateConfig(TranslatingConfig):
         """See Strict."""
         if (self.source_file is None) != (self.reference_file is None):
             return ["source_file and reference_file are the two sides of one test set: give both or none"]
+        if self.source_file is not None and self.split != "test":
+            return [f"split {self.split} has no effect: source_file is {self.source_file}"]
         return []

@@ -98,13 +98,13 @@ def load_translator(config: TranslatingConfig) -> tuple[Translator, TranslationT
 def translate_sentences(config: TranslateConfig, sentences: list[str]) -> None:
     """Print a line for each sentence, or for each line of standard input, as soon as its batch is done."""
     translator, _ = load_translator(config)
-    lines = iter(sentences) if sentences else _standard_input()
+    lines = _checked(sentences) if sentences else _standard_input()
     at_once = 1 if not sentences and sys.stdin.isatty() else config.batch_size  # who types waits for an answer
     number = 0
     while batch := list(itertools.islice(lines, at_once)):
         for translation in translator.translate(batch):
             number += 1
-            print(translation.text, flush=True)
+            print(translation.text.replace("\n", " "), flush=True)  # a line each, whatever the model knows
             if translation.cut:
                 complain((_cut(number, translation, translator.max_length),))
 
@@ -116,9 +116,16 @@ def _cut(number: int, translation: Translation, most: int) -> str:
     )
 
 
+def _checked(sentences: list[str]) -> Iterator[str]:
+    for number, sentence in enumerate(sentences, 1):
+        if any("\ud800" <= character <= "\udfff" for character in sentence):  # by which python keeps other bytes
+            raise ConfigError(f"sentence {number} is not UTF-8 (got {sentence!r})")
+        yield sentence
+
+
 def _standard_input() -> Iterator[str]:
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
-            yield line.decode().rstrip("\r\n")
+            yield line.decode().removesuffix("\r\n").removesuffix("\n")
         except UnicodeDecodeError as error:
             raise ConfigError(f"standard input: line {number} is not UTF-8 at byte {error.start}") from None

@@ -10,6 +10,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from torch import Tensor
 
 from dl_proj.checkpoint_folder import with_root
+from dl_proj.configs.load import ConfigError
 from dl_proj.configs.translation import TranslationEvaluateConfig, TranslationTrainConfig
 from dl_proj.data.pair_sets import raw_pairs
 from dl_proj.data.pair_sources import line_pairs
@@ -21,25 +22,31 @@ from my_custom_ai.custom_train.task import all_figures
 from my_custom_ai.utils.files import write_text
 from my_custom_ai.utils.meters import Meter
 
+_SETTINGS = {"checkpoint", "split", "source_file", "reference_file", "beam_size", "length_penalty", "max_length"}
+
 
 @dataclass(frozen=True)
-class TestSet:
-    """Sentences and their translations by people, as they stand in their files."""
+class Sentences:
+    """What is translated, and its translations by people, as they stand in their files."""
 
     sources: Sequence[str]
     references: Sequence[str]
 
 
 def score_translations(config: TranslationEvaluateConfig) -> None:
-    """Translate and score; print scores and examples, write translations.csv and scores.json."""
+    """Translate and score; print scores and examples, write translations.csv and scores.json.
+
+    Raises:
+        ConfigError: what cannot be read, or a test set without sentences.
+    """
     translator, trained = load_translator(config)
     test = _test_set(config, with_root(trained, config.data_root))
     translations = translator.translate(test.sources, progress=True)
     scores = corpus_scores([translation.text for translation in translations], test.references, config.bleu_tokenizer)
     scores |= _likelihood(translator, test, config.batch_size) | _lengths(test, translations)
-    settings = config.model_dump(mode="json", include={"checkpoint", "beam_size", "length_penalty", "max_length"})
+    settings = config.model_dump(mode="json", include=_SETTINGS)
     rows = _rows(test, translations, config.bleu_tokenizer)
-    write_text(config.output_dir / "translations.csv", csv_text(rows))
+    write_text(config.output_dir / "translations.csv", csv_text(rows, quoted=True))
     write_text(config.output_dir / "scores.json", json.dumps(settings | scores, indent=2) + "\n")
     for row in rows[: config.examples]:
         print("\n".join(f"{name:>10}: {row[name]}" for name in ("source", "reference", "hypothesis")), end="\n\n")
@@ -59,21 +66,26 @@ def corpus_scores(hypotheses: Sequence[str], references: Sequence[str], tokenize
     return figures
 
 
-def _test_set(config: TranslationEvaluateConfig, trained: TranslationTrainConfig) -> TestSet:
-    if config.source_file is not None:
-        files = (config.source_file, config.reference_file)
-        folder = trained.data.root / "pairs"
-        pairs = line_pairs("source_file, reference_file", files, ("source", "reference"), folder)
-    else:
+def _test_set(config: TranslationEvaluateConfig, trained: TranslationTrainConfig) -> Sentences:
+    where = "source_file, reference_file" if config.source_file else f"data.corpus.{config.split}"
+    if config.source_file is None:
         pairs = raw_pairs(trained.data, config.split, seed=trained.seed)
-    return TestSet(*map(list, zip(*pairs, strict=True)))
+    else:
+        files = (config.source_file, config.reference_file)
+        pairs = line_pairs(where, files, ("source", "reference"), trained.data.root / "pairs")
+    if not len(pairs):
+        raise ConfigError(f"{where}: there are no sentences to translate")
+    return Sentences(*map(list, zip(*pairs, strict=True)))
 
 
-def _likelihood(translator: Translator, test: TestSet, batch_size: int) -> dict[str, object]:
+def _likelihood(translator: Translator, test: Sentences, batch_size: int) -> dict[str, object]:
     """Of the references; pairs that are too long for the model, or have an empty side, are left out and counted."""
     task, meter = PairTask(translator.tokenizers.target), Meter()
     ends = (translator.tokenizers.source.boundary, translator.tokenizers.target.boundary)
     pairs = _fitting(translator, test, ends)
+    left_out = {"pairs without a perplexity": len(test.sources) - len(pairs)}
+    if not pairs:
+        return {"perplexity": None, "bits per byte": None} | left_out
     with torch.no_grad():
         for first in range(0, len(pairs), batch_size):
             sources, targets = zip(*pairs[first : first + batch_size], strict=True)
@@ -83,11 +95,10 @@ def _likelihood(translator: Translator, test: TestSet, batch_size: int) -> dict[
     return {
         "perplexity": round(figures["perplexity"], 4),
         "bits per byte": round(figures["bits_per_byte"], 4),
-        "pairs without a perplexity": len(test.sources) - len(pairs),
-    }
+    } | left_out
 
 
-def _fitting(translator: Translator, test: TestSet, ends: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+def _fitting(translator: Translator, test: Sentences, ends: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
     """Tokens of the pairs that the model takes, with their boundaries, short ones first."""
     encoded = zip(
         translator.tokenizers.source.encode(test.sources),
@@ -104,7 +115,7 @@ def _fitting(translator: Translator, test: TestSet, ends: tuple[int, int]) -> li
     return sorted(pairs, key=lambda pair: max(map(len, pair)))
 
 
-def _lengths(test: TestSet, translations: list[Translation]) -> dict[str, object]:
+def _lengths(test: Sentences, translations: list[Translation]) -> dict[str, object]:
     """Means of words (as white space parts them) and of tokens; and what was not translated whole."""
 
     def words(texts: Sequence[str]) -> float:
@@ -121,7 +132,7 @@ def _lengths(test: TestSet, translations: list[Translation]) -> dict[str, object
     }
 
 
-def _rows(test: TestSet, translations: list[Translation], tokenizer: str) -> list[dict[str, object]]:
+def _rows(test: Sentences, translations: list[Translation], tokenizer: str) -> list[dict[str, object]]:
     bleu, chrf = BLEU(tokenize=tokenizer, effective_order=True), CHRF()
     return [
         {

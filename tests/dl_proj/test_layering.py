@@ -40,6 +40,9 @@ def test_there_is_something_to_look_at():
         "import_reformer",
         "lm_train",
         "lm_generate",
+        "translation_train",
+        "translation_evaluate",
+        "translate",
         "sweep",
     }
 

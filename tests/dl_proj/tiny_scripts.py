@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import itertools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ import shift_test
 import sweep
 import synth_models_comparison
 import synth_train
+import translate
+import translation_evaluate
+import translation_train
 from dl_proj.cli import run_script
 
 SCRIPTS = {
@@ -40,6 +44,9 @@ SCRIPTS = {
         lm_generate,
         sweep,
         import_reformer,
+        translation_train,
+        translation_evaluate,
+        translate,
     )
 }
 
@@ -77,6 +84,20 @@ TEXT = "".join(
     f"The {word} sat on the mat, said the caf\u00e9's {i % 7} owls.\n"
     for i, word in enumerate(["cat", "dog", "hen", "ox", "elk", "newt", "wren"] * 6)
 )
+TINY_TRANSLATION = {
+    "experiment_name": "tiny-mt",
+    "data": {"corpus": {"kind": "files", "folder": "pairs"}, "max_length": 40, "tokenizer": {"vocab_size": 280}, "root": "data"},
+    "model": {"dim": 16, "heads": 2, "ffn_dim": 16, "positions": {"kind": "sinusoidal"}},
+    "optimizer": {"lr": 0.01},
+    "train": {"max_steps": 3, "batch_tokens": 200, "eval_every": 2, "device": "cpu"},
+}
+NOUNS = {"dog": "Hund", "caf\u00e9": "Kaffee", "man": "Mann", "snow": "Schnee", "fish": "Fisch", "tree": "Baum"}
+VERBS = {"sees": "sieht", "has": "hat", "likes": "mag", "finds": "findet"}
+PAIRS = [
+    (f"a {one} {verb} the {other} .", f"ein {NOUNS[one]} {VERBS[verb]} den {NOUNS[other]} .")
+    for verb in VERBS
+    for one, other in itertools.permutations(NOUNS, 2)
+][:110:2]
 GONE = object()  # as a value: leave this key out
 
 
@@ -113,6 +134,21 @@ def tiny_generator(changes=None):
 def tiny_language(changes=None):
     """A tiny model of the bytes of text.txt, likewise."""
     return changed(TINY_LANGUAGE, changes)
+
+
+def tiny_translation(changes=None):
+    """A tiny model of the pairs below pairs/, likewise."""
+    return changed(TINY_TRANSLATION, changes)
+
+
+def write_pairs(folder="pairs", pairs=PAIRS, sizes=(40, 7, 8)):
+    """The first so many pairs for training, the next ones for validation and test, line by line."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    rest = iter(pairs)
+    for part, size in zip(("train", "val", "test"), sizes, strict=True):
+        for language, lines in zip(("en", "de"), zip(*itertools.islice(rest, size), strict=True), strict=True):
+            text = "".join(f"{line}\n" for line in lines)
+            (Path(folder) / f"{part}.{language}").write_text(text, encoding="utf-8", newline="")
 
 
 def as_yaml(path, config):

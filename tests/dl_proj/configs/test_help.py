@@ -17,6 +17,7 @@ from dl_proj.configs.performance import PerformanceConfig
 from dl_proj.configs.shift import ShiftConfig
 from dl_proj.configs.sweep import SweepConfig
 from dl_proj.configs.synth import SynthComparisonConfig, SynthTrainConfig
+from dl_proj.configs.translation import TranslateConfig, TranslationEvaluateConfig, TranslationTrainConfig
 
 SCRIPTS = {
     "synth_train": SynthTrainConfig,
@@ -31,6 +32,9 @@ SCRIPTS = {
     "lm_generate": ContinueTextConfig,
     "sweep": SweepConfig,
     "import_reformer": ImportReformerConfig,
+    "translation_train": TranslationTrainConfig,
+    "translation_evaluate": TranslationEvaluateConfig,
+    "translate": TranslateConfig,
 }
 TRAINING = {"experiment_name": "x", "train.max_steps": 9}
 NEEDED = {  # what a configuration must be given, at dotted keys
@@ -45,9 +49,12 @@ NEEDED = {  # what a configuration must be given, at dotted keys
     "lm_train": TRAINING | {"data.path": "x"},
     "lm_generate": {"checkpoint": "x"},
     "import_reformer": {"source": "x"},
+    "translation_train": TRAINING | {"data.corpus.kind": "files", "data.corpus.folder": "x"},
+    "translation_evaluate": {"checkpoint": "x"},
+    "translate": {"checkpoint": "x"},
     "sweep": {"base": "x", "variants": {"x": {}}, "output_dir": "x"},
 }
-TRAININGS = ["synth_train", "cls_train", "generation_train", "lm_train"]
+TRAININGS = ["synth_train", "cls_train", "generation_train", "lm_train", "translation_train"]
 PRESETS = {
     "synth_train": "synth_train.yaml",
     "synth_models_comparison": "synth_comparison.yaml",
@@ -61,6 +68,9 @@ PRESETS = {
     "lm_generate": "lm_generate.yaml",
     "sweep": "sweep_lm_books.yaml",
     "import_reformer": "import_reformer.yaml",
+    "translation_train": "translation_multi30k.yaml",
+    "translation_evaluate": "translation_evaluate.yaml",
+    "translate": "translate.yaml",
 }
 
 
@@ -182,3 +192,10 @@ def test_kinds_are_listed(script):
         assert choices in out
     assert "--objective.kind {causal,masked}" in " ".join(script("lm_train", "--help").out.split())
     assert "--loss.kind {cross_entropy,focal}" in " ".join(script("generation_train", "--help").out.split())
+    assert "--data.corpus.kind {csv,files,hub,parquet}" in " ".join(script("translation_train", "--help").out.split())
+
+
+def test_what_is_no_flag_is_there_too(script):
+    out = " ".join(script("translate", "--help").out.split())
+    assert "[SENTENCE ...]" in out
+    assert "SENTENCE one or more, after -- also such that look like flags; none: standard input, one a line" in out

@@ -2,12 +2,13 @@
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
 import torch
 import yaml
-from tiny_scripts import tiny, tiny_classifier, tiny_generator, tiny_language
+from tiny_scripts import tiny, tiny_classifier, tiny_generator, tiny_language, tiny_translation
 
 from dl_proj.checkpoint_folder import SHIPPED
 from dl_proj.cli import CONFIGS
@@ -21,6 +22,7 @@ from dl_proj.configs.performance import PerformanceConfig, Study
 from dl_proj.configs.shift import ShiftConfig
 from dl_proj.configs.sweep import SweepConfig, nested
 from dl_proj.configs.synth import SynthComparisonConfig, SynthTrainConfig
+from dl_proj.configs.translation import TranslateConfig, TranslationEvaluateConfig, TranslationTrainConfig
 from dl_proj.data.tokenizers import Tokenizer
 from dl_proj.models.build import Places, build_mechanisms
 from dl_proj.tasks.classifier_training import build_classification_model
@@ -28,6 +30,7 @@ from dl_proj.tasks.classifying import ClassificationTask
 from dl_proj.tasks.copy_training import build_copy_model, copy_dataset
 from dl_proj.tasks.generator_training import build_generator
 from dl_proj.tasks.language_training import build_configured
+from dl_proj.tasks.translation_training import build_configured as build_translator
 
 SCHEMAS = {  # by the beginning of a file's name; the first that fits
     "synth_comparison": SynthComparisonConfig,
@@ -44,12 +47,16 @@ SCHEMAS = {  # by the beginning of a file's name; the first that fits
     "mlm_": LanguageTrainConfig,
     "sweep_": SweepConfig,
     "import_": ImportReformerConfig,
+    "translation_evaluate": TranslationEvaluateConfig,
+    "translation_": TranslationTrainConfig,
+    "translate": TranslateConfig,
 }
 TRAININGS = {
     SynthTrainConfig: tiny,
     ClassifierTrainConfig: tiny_classifier,
     GeneratorTrainConfig: tiny_generator,
     LanguageTrainConfig: tiny_language,
+    TranslationTrainConfig: tiny_translation,
 }
 PRESETS = {
     path: next((schema for start, schema in SCHEMAS.items() if path.stem.startswith(start)), None)
@@ -104,10 +111,21 @@ def mechanism_parameters(attention, model, length, axes):
     return 0
 
 
+def attention_parameters(model, length, axes):
+    """Of all layers' attention, counted from the numbers of the configuration alone."""
+    dim, inner = model.dim, model.heads * (model.head_dim or model.dim // model.heads)
+    found = 0
+    for _, attention in zip(range(model.depth), itertools.cycle(model.attentions or [model.attention]), strict=False):
+        projections = 2 if attention.kind in ("lsh", "shared_qk") else 3
+        biases = projections * inner + dim if model.attention_bias else 0
+        own = mechanism_parameters(attention, model, length, axes)
+        found += (projections + 1) * inner * dim + biases + own
+    return found
+
+
 def stack_parameters(model, length, axes):
-    """Of layers, positions and the last norm, counted from the numbers of the configuration alone."""
+    """Of layers, positions and the last norm, likewise."""
     dim, hidden = model.dim, model.ffn_dim
-    inner = model.heads * (model.head_dim or dim // model.heads)
     positions = {
         "learned": length * dim,
         "sinusoidal": 0,
@@ -115,16 +133,25 @@ def stack_parameters(model, length, axes):
         "learned_sinusoidal": dim // 2 + dim,  # a frequency for each sine and its cosine, and all their amplitudes
         "none": 0,
     }[model.positions.kind]
-    of_attention = 0
-    for _, attention in zip(range(model.depth), itertools.cycle(model.attentions or [model.attention]), strict=False):
-        projections = 2 if attention.kind in ("lsh", "shared_qk") else 3
-        biases = projections * inner + dim if model.attention_bias else 0
-        own = mechanism_parameters(attention, model, length, axes)
-        of_attention += (projections + 1) * inner * dim + biases + own
     feed_forward = (dim + 1) * hidden + (hidden + 1) * dim
     norms = 2 * 2 * dim
     final_norm = 2 * dim if model.norm == "pre" else 0
+    of_attention = attention_parameters(model, length, axes)
     return positions + of_attention + model.depth * (feed_forward + norms) + final_norm
+
+
+def encoder_decoder_parameters(model, length):
+    """Of an encoder, and of a decoder whose layers have one more attention and norm."""
+
+    def part(depth, attention):
+        return SimpleNamespace(**dict(model), depth=depth, attention=attention, attentions=None)
+
+    return (
+        stack_parameters(part(model.encoder_depth, model.encoder_attention), length, axes=1)
+        + stack_parameters(part(model.decoder_depth, model.decoder_attention), length, axes=1)
+        + attention_parameters(part(model.decoder_depth, model.cross_attention), length, axes=1)
+        + model.decoder_depth * 2 * model.dim
+    )
 
 
 def length(config):
@@ -142,11 +169,17 @@ def length(config):
             return patches + (config.model.pooling == "class_token")
         case LanguageTrainConfig():
             return data.window
+        case TranslationTrainConfig():
+            return data.max_length
 
 
 def expected_parameters(config):
     """Stack, what is embedded, and the linear map to logits."""
     data, dim = config.data, config.model.dim
+    if isinstance(config, TranslationTrainConfig):
+        symbols = data.tokenizer.vocab_size + 1
+        matrices = 1 if config.model.tied else 3
+        return encoder_decoder_parameters(config.model, data.max_length) + symbols * (matrices * dim + 1)
     on_a_line = isinstance(config, SynthTrainConfig | LanguageTrainConfig)
     stack = stack_parameters(config.model, length(config), axes=1 if on_a_line else 2)
     match config:
@@ -175,12 +208,23 @@ def built(config):
             return build_classification_model(config, n_classes(config.data))
         case LanguageTrainConfig():
             return build_configured(config, Tokenizer())
+        case TranslationTrainConfig():
+            side = SimpleNamespace(vocab_size=config.data.tokenizer.vocab_size + 1)
+            return build_translator(config, SimpleNamespace(source=side, target=side))
+
+
+def depths_of(config, model):
+    """Of each stack of a model."""
+    if isinstance(config, TranslationTrainConfig):
+        return {model.encoder: config.model.encoder_depth, model.decoder: config.model.decoder_depth}
+    return {model.stack: config.model.depth}
 
 
 def check_output(config, model):
     """Logits for one example, computed from as many inputs as there should be."""
     data, inputs = config.data, []
-    model.stack.register_forward_pre_hook(lambda _, given: inputs.append(given[0].shape[1]))
+    for stack in (stacks := depths_of(config, model)):
+        stack.register_forward_pre_hook(lambda _, given: inputs.append(given[0].shape[1]))
     with torch.no_grad():
         match config:
             case SynthTrainConfig():
@@ -196,14 +240,19 @@ def check_output(config, model):
             case LanguageTrainConfig():
                 symbols = 257 if config.objective.kind == "masked" else 256
                 logits, shape = model(torch.randint(256, (1, data.window))), (1, data.window, symbols)
-    assert inputs == [length(config)]
+            case TranslationTrainConfig():
+                symbols, n = data.tokenizer.vocab_size + 1, data.max_length
+                source, target = torch.randint(symbols, (2, 1, n))
+                logits, shape = model(source, target), (1, n, symbols)
+    assert inputs == [length(config)] * len(stacks)
     assert logits.shape == shape
     assert logits.isfinite().all()
 
 
 def large(config):
     """Whether it takes a GPU to run."""
-    return config.model.dim * length(config) > 2**20
+    rows = config.data.tokenizer.vocab_size if isinstance(config, TranslationTrainConfig) else length(config)
+    return config.model.dim * rows > 2**20
 
 
 def count(model):
@@ -228,7 +277,7 @@ def test_a_training_builds_its_model(path):
     with torch.device("meta" if large(config) else "cpu"):
         model = built(config)
     assert count(model) == expected_parameters(config)
-    assert len(model.stack.layers) == config.model.depth
+    assert all(len(stack.layers) == depth for stack, depth in depths_of(config, model).items())
     if not large(config):
         check_output(config, model.eval())
 
@@ -285,6 +334,12 @@ def test_what_is_drawn_with_is_trained_by_some_file():
     assert {load_config(DrawConfig, path).checkpoint for path in of(DrawConfig)} | {DrawConfig().checkpoint} <= trained
 
 
+def test_what_is_translated_with_is_trained_by_some_file():
+    trained = {load_config(TranslationTrainConfig, path).experiment_name for path in of(TranslationTrainConfig)}
+    named = [load_config(PRESETS[path], path).checkpoint for path in of(TranslateConfig, TranslationEvaluateConfig)]
+    assert len(named) == 2 and set(named) <= trained
+
+
 def test_what_is_evaluated_are_the_shipped_models():
     for path in of(EvaluateConfig):
         assert CONFIGS.parents[1] / load_config(EvaluateConfig, path).checkpoint == SHIPPED
@@ -331,7 +386,19 @@ CLASSIFIERS = [
     {"data.dataset": "cifar10", "data.patch_size": 16, "data.greyscale": True},
 ]
 GENERATORS = [{"data.max_len": 9, "data.vocab_size": 5}, {"data.labels": ["8", "3"]}]
-OTHERS = [(schema, changes) for schema in TRAININGS for changes in STACKS]
+TRANSLATORS = [
+    {"model.encoder_depth": 3, "model.decoder_depth": 2},
+    {"model.encoder_depth": 3, "model.reversible": True, "model.tied": True},
+    {"model.norm": "post", "model.attention_bias": False, "model.head_dim": 3},
+    {"model.positions": {"kind": "learned"}, "data.max_length": 7},
+    {"model.encoder_attention": {"kind": "linformer", "rank": 5}, "model.encoder_depth": 2},
+    {"model.cross_attention": {"kind": "linformer", "rank": 5, "sharing": "none"}, "model.decoder_depth": 3},
+    {"model.cross_attention": {"kind": "linformer", "rank": 5, "sharing": "layerwise"}, "model.decoder_depth": 2},
+    {"model.encoder_attention": {"kind": "lsh", "bucket_size": 4}, "model.decoder_attention": {"kind": "shared_qk"}},
+    {"model.decoder_attention": {"kind": "clipped_relative", "distance": 2}},
+]
+OTHERS = [(schema, changes) for schema in TRAININGS if schema != TranslationTrainConfig for changes in STACKS]
+OTHERS += [(TranslationTrainConfig, changes) for changes in TRANSLATORS]
 OTHERS += [(ClassifierTrainConfig, changes) for changes in CLASSIFIERS]
 OTHERS += [(GeneratorTrainConfig, changes) for changes in GENERATORS]
 OTHERS += [(LanguageTrainConfig, changes) for changes in LANGUAGE]
@@ -362,7 +429,8 @@ def test_positions_of_odd_width():
 @pytest.mark.parametrize("path", of(PerformanceConfig), ids=name_of)
 def test_a_preset_of_studies_has_all_of_them_or_is_of_one_and_their_layers_are_built(path):
     config = load_config(PerformanceConfig, path)
-    assert set(config.studies) == ({"depth"} if path.stem == "perf_study_long" else set(get_args(Study)))
+    one = {"perf_study_long": {"depth"}, "perf_study_translation": {"model"}}
+    assert set(config.studies) == one.get(path.stem, set(get_args(Study)))
     assert config.reconstruction.length in config.reconstruction.bucket_sizes, "where nothing is missed"
     for own in (config.length, config.depth):
         for variant in own.variants:
