@@ -19,6 +19,8 @@ from dl_proj.tasks.classifier_training import build_classification_model
 from dl_proj.tasks.copy_training import build_copy_model, copy_dataset
 from dl_proj.tasks.generator_training import build_generator
 from dl_proj.tasks.language_training import build_configured
+from dl_proj.tasks.translation_training import build_configured as build_translator
+from dl_proj.tasks.translation_training import saved_beside
 from my_custom_ai.custom_train import load_weights
 
 N_SEQUENCES = 64
@@ -28,6 +30,7 @@ BUILD = {
     "classification": lambda config: build_classification_model(config, 10),
     "generation": lambda config: build_generator(config, 10),
     "language": lambda config: build_configured(config, Tokenizer()),
+    "translation": lambda config: build_translator(config, tokenizers(config)),
 }
 TASKS = {
     path.parent.name: read_yaml(path.with_name("config.yaml"))["task"]
@@ -36,6 +39,11 @@ TASKS = {
 PRESETS = {
     values.get("experiment_name"): path for path in sorted(CONFIGS.rglob("*.yaml")) for values in [read_yaml(path)]
 }
+
+
+def tokenizers(config):
+    """A translator's, whose folder has the experiment's name."""
+    return saved_beside(config, SHIPPED / config.experiment_name)
 
 
 def of(*tasks):
@@ -188,6 +196,47 @@ def test_hashing_generates_almost_as_well_as_full_attention(name):
     full = figures(with_full_attention(config))["test/bits_per_dim"]
     most = {1: 0.10, 2: 0.05, 4: 0.03}[config.model.attention.n_rounds]
     assert figures(name)["test/bits_per_dim"] == pytest.approx(full, rel=most)
+
+
+@pytest.mark.parametrize("name", of("language"))
+@torch.no_grad()
+def test_it_knows_the_held_out_text_as_well_as_it_says(name, real_data):
+    """Some windows, from all over the last bytes of each book; a token is a byte."""
+    config, model = configured(name), loaded(name)
+    books = [path.read_bytes() for path in sorted((real_data / config.data.path.name).glob("*.txt"))]
+    text = b"".join(book[len(book) - round(config.data.test_share * len(book)) :] for book in books)
+    window = config.data.window
+    starts = range(0, len(text) - window - 1, len(text) // 60)
+    tokens = torch.stack([torch.tensor(list(text[start : start + window + 1])) for start in starts])
+    log_p = torch.cat([model(some[:, :-1]).double().log_softmax(-1) for some in tokens.split(10)])
+    bits = -log_p.gather(-1, tokens[:, 1:].unsqueeze(-1)) / np.log(2)
+    assert bits.mean().item() == pytest.approx(figures(name)["test/bits_per_byte"], rel=0.04)
+
+
+@pytest.mark.parametrize("name", of("translation"))
+@torch.no_grad()
+def test_it_knows_the_translations_as_well_as_it_says(name, real_data):
+    """Nats a token of every fifth test pair, one pair at a time."""
+    config, model = configured(name), loaded(name)
+    corpus, both = config.data.corpus, tokenizers(config)
+    languages = (config.data.source_language, config.data.target_language)
+    texts = [
+        (real_data / corpus.folder.name / f"{corpus.test}.{language}").read_text(encoding="utf-8").splitlines()[::5]
+        for language in languages
+    ]
+    nats, count = 0.0, 0
+    for source, target in zip(both.source.encode(texts[0]), both.target.encode(texts[1]), strict=True):
+        whole = torch.tensor([[both.target.boundary, *target, both.target.boundary]])
+        log_p = model(torch.tensor([[*source, both.source.boundary]]), whole[:, :-1]).double().log_softmax(-1)
+        nats -= log_p.gather(-1, whole[:, 1:].unsqueeze(-1)).sum().item()
+        count += whole.shape[1] - 1
+    assert nats / count == pytest.approx(figures(name)["test/cross_entropy"], rel=0.08)
+
+
+def test_translations_are_good_with_any_attention():
+    bleu = {name: figures(name)["test/bleu"] for name in of("translation")}
+    assert min(bleu.values(), default=100) >= 30
+    assert max(bleu.values(), default=0) - min(bleu.values(), default=0) <= 2
 
 
 @pytest.mark.skipif(not of("copy"), reason="none is shipped yet")
