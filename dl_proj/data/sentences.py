@@ -85,8 +85,7 @@ class PairTokenizers:
         """Write what :func:`saved_tokenizers` reads: ``path`` if joint, or else two files beside it."""
         source, target = tokenizer_paths(path, joint=self.joint)
         self.source.save(source)
-        if not self.joint:
-            self.target.save(target)
+        self.target.save(target)
 
 
 def tokenizer_paths(path: Path, *, joint: bool) -> tuple[Path, Path]:

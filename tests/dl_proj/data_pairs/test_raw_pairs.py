@@ -36,9 +36,19 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
+@pytest.fixture
+def library_log(monkeypatch):
+    """What the datasets library would print."""
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    monkeypatch.setattr(logging.getLogger("datasets"), "handlers", [handler])
+    return records
+
+
 def config(**corpus):
     languages = {key: corpus.pop(key) for key in ("source_language", "target_language") if key in corpus}
-    return PairsConfig(corpus=corpus, root=Path("root"), **languages)
+    return PairsConfig(corpus=corpus, root=Path(corpus.pop("root", "root")), **languages)
 
 
 def lines(english, german, stem="train"):
@@ -115,8 +125,8 @@ def test_unequal_numbers_of_lines_are_refused():
 
 
 def test_what_is_no_text_is_refused_with_its_place():
-    (line,) = refusal(lines(b"good\n\xc3\xa4 b\xe4d\n", "a\nb\n"))
-    assert line == "data.corpus.train: text/train.en is not UTF-8 at byte 9 (line 2); convert the file"
+    (line,) = refusal(lines(b"g\xc3\xb6od\n\xc3\xa4 b\xe4d\n", "a\nb\n"))
+    assert line == "data.corpus.train: text/train.en is not UTF-8 at byte 10 (line 2); convert the file"
 
 
 def test_missing_files_are_named_and_what_is_there():
@@ -140,8 +150,10 @@ def test_a_changed_file_is_noticed_and_an_unchanged_one_not_read_again(monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(pair_sources, "_text_lines", None)
         assert pairs_of(configured) == [("a", "b")]
-    write("text/train.de", "new\n")
-    assert pairs_of(configured) == [("a", "new")]
+    for changed in ("new", "now"):
+        write("text/train.de", f"{changed}\n")
+        os.utime("text/train.de", ns=(0, len(list(Path("root").rglob("*.arrow")))))  # however coarse the clock
+        assert pairs_of(configured) == [("a", changed)]
 
 
 # -- CSV --
@@ -152,6 +164,10 @@ def test_every_field_is_text(end):
     rows = ["id,en,de", "1,NA,null", "2,007,1.50", "3,None,nan", '4,"a ""b"", c"," d "', "5,,x", "6,true,N/A"]
     expected = [("NA", "null"), ("007", "1.50"), ("None", "nan"), ('a "b", c', " d "), ("", "x"), ("true", "N/A")]
     assert pairs_of(csv(end.join(rows) + end)) == expected
+
+
+def test_columns_of_numbers_are_text_too():
+    assert pairs_of(csv("de,en\n007,1.50\n1e3,0x1\n")) == [("1.50", "007"), ("0x1", "1e3")]
 
 
 def test_a_row_ends_where_a_row_ends():
@@ -182,10 +198,10 @@ def test_a_field_that_is_not_there_is_empty():
     ],
     ids=["column", "columns", "empty", "no rows", "first row", "fields", "quote", "bytes", "late"],
 )
-def test_what_is_no_csv_is_refused(content, said, capfd):
+def test_what_is_no_csv_is_refused(content, said, capfd, library_log):
     (line,) = refusal(csv(content))
     assert said in line and line.startswith("data.corpus.train: t.csv")
-    assert capfd.readouterr() == ("", ""), "the library's own log is silent"
+    assert capfd.readouterr() == ("", "") and not library_log
 
 
 def test_odd_names_and_silence(capfd):
@@ -280,6 +296,7 @@ def test_shares_are_held_out_and_no_pair_is_in_two_parts():
     for part in numbers:
         assert part == sorted(part), "in the file's order"
     assert numbers[1] != list(range(numbers[1][0], numbers[1][0] + 20)), "drawn, not cut"
+    assert len(pairs_of(configured.model_copy(update={"corpus": numbered(200, test_share=0.5).corpus}), "test")) == 100
     again = [pairs_of(configured, part) for part in PARTS]
     others = [pairs_of(configured, part, seed=1) for part in PARTS]
     assert parts == again and all(mine != other for mine, other in zip(parts, others, strict=True))
@@ -294,7 +311,7 @@ def test_equal_pairs_are_in_one_part():
 
 def test_both_directions_hold_out_the_same():
     there = numbered(100)
-    back = numbered(100, source_language="de", target_language="en")
+    back = numbered(100, source_language="de", target_language="en", root="another")
     for part in PARTS:
         assert pairs_of(there, part) == [(source, target) for target, source in pairs_of(back, part)]
 

@@ -127,6 +127,22 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     assert together[0] != together[1], "who is together changes"
 
 
+@given(sizes_and_bound, st.integers(0, 3))
+@settings(deadline=None)
+def test_who_is_together_is_the_same_on_every_machine(given_sizes, seed):
+    """A stable sort of a permutation, and nothing that depends on how a library sorts."""
+    sizes, bound = given_sizes
+    expected, batch = set(), []
+    drawn = np.random.default_rng((seed, 0)).permutation(len(sizes)).tolist()
+    for i in sorted(drawn, key=sizes.__getitem__):
+        if (len(batch) + 1) * sizes[i] > bound:
+            expected.add(tuple(batch))
+            batch = []
+        batch.append(i)
+    batches = stream(sizes, bound, seed)
+    assert {tuple(batch) for batch in first(batches, len(batches))} == expected | {tuple(batch)}
+
+
 def test_examples_of_one_size_are_drawn_anew():
     batches = stream([5] * 30, 15)
     assert len(batches) == 10
