@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from dl_proj.configs.load import load_config
+from dl_proj.configs.load import ConfigError, load_config, read_yaml, shown
 from my_custom_ai.custom_train import CheckpointError
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -61,9 +61,13 @@ def read_config(schema: type[Config], folder: Path) -> Config:
     """The configuration that a checkpoint was trained with.
 
     Raises:
-        ConfigError: it is missing, or is not one of ``schema``.
+        ConfigError: it is missing, or is not one of ``schema``; of another task, that alone is said.
     """
-    return load_config(schema, config_path(folder))
+    path = config_path(folder)
+    task = schema.model_fields.get("task")
+    if task and (given := read_yaml(path).get("task", task.default)) != task.default:
+        raise ConfigError(f"{path}: task: must be {task.default!r} (got {shown(given)})")
+    return load_config(schema, path)
 
 
 def with_root(config: Config, root: Path | None) -> Config:

@@ -20,7 +20,7 @@ def _short(value: object) -> str:
 
 
 def csv_text(rows: list[dict], *, quoted: bool = False) -> str:
-    """The same as CSV, with every column that any row has; ``quoted`` if words may be any text, with carriage returns."""
+    """The same as CSV, with every column that any row has; ``quoted`` where words may hold carriage returns."""
     text = io.StringIO()
     columns = list(dict.fromkeys(key for row in rows for key in row))
     quoting = csv.QUOTE_NONNUMERIC if quoted else csv.QUOTE_MINIMAL

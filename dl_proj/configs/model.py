@@ -257,7 +257,8 @@ class EncoderDecoderConfig(_LayersConfig):
     @property
     def attention_title(self) -> str:
         """A short name for tables: the encoder's, the decoder's own and across, or what all of them are."""
-        titles = [attention.title for attention in (self.encoder_attention, self.decoder_attention, self.cross_attention)]
+        mechanisms = (self.encoder_attention, self.decoder_attention, self.cross_attention)
+        titles = [mechanism.title for mechanism in mechanisms]
         return titles[0] if len(set(titles)) == 1 else ", ".join(titles)
 
     @property
