@@ -146,7 +146,7 @@ def test_pairs_are_not_held_in_memory():
 
 def test_what_is_left_out_is_counted_and_said(capsys):
     english = ["a", "", "a", " \t\u2003", "a " * 30, "a", "a dog"]
-    german = ["b", "b", "\x0b", "", "b", "b " * 30, ""]
+    german = ["b", "b " * 30, "\x0b", "", "b", "b " * 30, ""]
     others = {f"{part}_{language}": ["a"] * 9 for part in ("val", "test") for language in ("en", "de")}
     write(train_en=english, train_de=german, **others)
     configured = config(max_length=25, tokenizer={"vocab_size": 256})

@@ -1,6 +1,7 @@
 """A training whose batches are bounded by tokens: its length and schedule follow from the true number of batches."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -51,6 +52,14 @@ def test_epochs_count_the_batches_that_there_are(hand_over):
     assert (pace.total_steps, pace.batch_tokens, pace.batch_size) == (5 * 6, 8, None)
     assert hand_over(sizes, epochs=5, batch_tokens=8, accumulate=4)["pace"].total_steps == 5 * 6 // 4
     assert hand_over(sizes, max_steps=3, batch_tokens=8)["pace"].total_steps == 3
+
+
+def test_processes_share_the_batches_of_an_epoch(hand_over, monkeypatch):
+    two = SimpleNamespace(num_processes=2, is_main_process=True)
+    monkeypatch.setattr(dl_proj.experiment, "start", lambda *_: two)
+    assert hand_over([4] * 7, epochs=5, batch_tokens=4)["pace"].total_steps == 5 * 3
+    with pytest.raises(ConfigError, match=r"^train.batch_tokens: 1 training examples make 1 batches .* 2 process"):
+        hand_over([4], epochs=5, batch_tokens=4)
 
 
 def test_a_warmup_beyond_the_training_is_refused(hand_over):
