@@ -118,7 +118,7 @@ def changed(config, changes=None):
         if value is GONE:
             del here[key]
         else:
-            here[key] = value
+            here[key] = copy.deepcopy(value)  # or a later key would change it for all tests
     return config
 
 

@@ -13,6 +13,7 @@ from dl_proj.configs.load import ConfigError, differences, load_config, merge, p
 from dl_proj.configs.model import AxialPositionsConfig, LearnedPositionsConfig
 from dl_proj.configs.synth import SynthComparisonConfig, SynthTrainConfig
 from dl_proj.configs.training import ConstantConfig, NoamConfig, OneCycleConfig, WarmupCosineConfig
+from dl_proj.configs.translation import TranslateConfig
 
 
 def loaded(changes=None, *flags, schema=SynthTrainConfig):
@@ -238,3 +239,36 @@ def test_differences_name_what_differs():
     found = {"b.c": ([1], [2]), "b.d": (None, 0), "e.f": (0, None), "e.g": (None, 0)}
     assert {key: (old, new) for key, old, new in differences(one, other)} == found
     assert list(differences(one, one)) == []
+
+
+WORDS = {  # arguments: the words among them, the fields, the file
+    (): ([], {}, None),
+    ("a b", "c"): (["a b", "c"], {}, None),
+    ("a", "--beam_size", "2", "b", "--config", "x.yaml", "c"): (["a", "b", "c"], {"beam_size": "2"}, "x.yaml"),
+    ("--config=x.yaml", "", "- a", "-5"): (["", "- a", "-5"], {}, "x.yaml"),
+    ("a", "--", "--beam_size", "--config", "--", "--help"): (
+        ["a", "--beam_size", "--config", "--", "--help"],
+        {},
+        None,
+    ),
+    ("--beam_size", "2", "--", "b"): (["b"], {"beam_size": "2"}, None),
+}
+
+
+@pytest.mark.parametrize("argv", WORDS, ids=str)
+def test_words_among_flags(argv):
+    options, overrides = parse_flags(TranslateConfig, list(argv), Path("p.yaml"), words="SENTENCE")
+    assert (options.words, overrides, options.config and str(options.config)) == WORDS[argv]
+
+
+def test_words_where_there_are_none_and_flags_that_are_none():
+    for words, argv in (
+        (None, ["a"]),
+        (None, ["--", "a"]),
+        ("X", ["a", "--no_such", "b"]),
+        ("X", ["a", "--beam_size"]),
+    ):
+        with pytest.raises(ConfigError, match=r"^flags: ") as refused:
+            parse_flags(TranslateConfig, argv, Path("p.yaml"), words=words)
+        assert len(refused.value.lines) == 1
+    assert parse_flags(TranslateConfig, [], Path("p.yaml"))[0].words == []

@@ -268,6 +268,20 @@ def test_the_hub_gives_its_own_splits(monkeypatch):
     assert asked == [("wmt/wmt14", "de-fr", split, "root/pairs") for split in expected.values()]
 
 
+def test_the_hub_gives_columns_too(monkeypatch):
+    """A column a language, and others that are not asked for."""
+
+    def load(name, subset, *, split, cache_dir):
+        pq.write_table(pa.table({"fr": ["chien"], "en": [f"{split} dog"], "de": ["Hund"]}), f"{split}.parquet")
+        return datasets.Dataset.from_parquet(f"{split}.parquet", cache_dir="cache")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    configured = config(kind="hub", name="bentrevett/multi30k", subset=None)
+    assert pairs_of(configured, "val") == [("validation dog", "Hund")]
+    other = config(kind="hub", name="bentrevett/multi30k", subset=None, target_language="cs")
+    assert refusal(other) == ["data.corpus: bentrevett/multi30k has no column cs; there are: fr, en, de"]
+
+
 def test_without_a_network_the_hub_is_refused(monkeypatch):
     def fail(*_, **__):
         raise ConnectionError("no way\nout")
