@@ -40,6 +40,11 @@ class TranslationTrainConfig(ExperimentConfig):
         found = self.model.mistakes_at(length, length) + self.model.mistakes_in_translation() + self.monitor_mistakes()
         if self.model.tied and not self.data.tokenizer.joint:
             found.append("model.tied: true needs data.tokenizer.joint: true: one vocabulary for both languages")
+        if self.train.batch_tokens < length:
+            found.append(
+                f"train.batch_tokens {self.train.batch_tokens} is less than data.max_length {length}: a batch could "
+                "not hold a pair so long"
+            )
         if self.train.max_steps is not None:  # else it takes the number of training pairs to know
             found += self.schedule_mistakes(self.train.max_steps)
         return found

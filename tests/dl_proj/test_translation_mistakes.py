@@ -64,6 +64,10 @@ WRONG = {
         {"schedule": {"kind": "warmup_cosine", "warmup_steps": 3}},
         [("schedule.warmup_steps 3 must be less than the 3 steps",)],
     ),
+    "batches of less than a sentence": (
+        {"train.batch_tokens": 39},
+        [("train.batch_tokens 39 is less than data.max_length 40",)],
+    ),
     "examples a batch": ({"train.batch_size": 8}, [("train.batch_size: no such setting", "batch_tokens")]),
     "three at once": (
         {"model.tied": True, "data.tokenizer.joint": False, "train.monitor.metric": "x", "schedule": WARM_UP},
@@ -92,7 +96,6 @@ IN_THE_PAIRS = {
         [f"data: no {part} pairs are left; of {n}, 0 with" for part, n in (("training", 40), ("validation", 7))]
         + ["data: no test pairs are left; of 8, 0 with"],
     ),
-    "batches of less than a sentence": ({"train.batch_tokens": 5}, ["train.batch_tokens: "]),
     "no tokenizer": (
         {"data.tokenizer": {"paths": ["t.json"]}},
         ["data.tokenizer: t.json: no such file"],
