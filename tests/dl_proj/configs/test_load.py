@@ -251,6 +251,7 @@ WORDS = {  # arguments: the words among them, the fields, the file
         {},
         None,
     ),
+    ("--", "--beam_size", "b"): (["--beam_size", "b"], {}, None),
     ("--beam_size", "2", "--", "b"): (["b"], {"beam_size": "2"}, None),
 }
 

@@ -107,6 +107,9 @@ def test_what_is_cut_is_named(runs, script):
     beginning = translator.tokenizers.source.decode(tokens[:15])
     assert lines[2] == naive(runs["separate"], [beginning])[0]
     assert translated(script, runs["separate"], beginning) == ([lines[2]], []), "which just fits"
+    longer = translator.tokenizers.source.decode(tokens[:16])
+    (line,) = translated(script, runs["separate"], longer)[1]
+    assert line == f"sentence 1: of its 16 {reason}"
 
 
 @pytest.mark.parametrize(
