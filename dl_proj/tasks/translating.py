@@ -88,7 +88,9 @@ class TranslationTask(PairTask):
         """With BLEU (Papineni et al. 2002, section 2.3), whose counts are those of all sentences together."""
         figures = super().derived(means)
         if "length_ratio" in means:
-            figures["bleu"] = _bleu([means[f"precision_{n}"] for n in _ORDERS], means["length_ratio"])
+            shares = {name: means[name] for name in (f"precision_{n}" for n in _ORDERS)}
+            figures |= {name: 0.0 for name, share in shares.items() if math.isnan(share)}  # nothing was counted
+            figures["bleu"] = _bleu([*shares.values()], means["length_ratio"])
         return figures
 
     def _translated(self, model: nn.Module, batch: PairBatch) -> dict[str, Ratio]:

@@ -130,6 +130,7 @@ def test_brevity_and_nothing_in_common(tokenizer, hypotheses, score):
     means = {f"precision_{n}": share for n, share in enumerate(shares, 1)}
     figures = task.derived({"cross_entropy": 1.0, "length_ratio": found.sys_len / found.ref_len} | means)
     assert figures["bleu"] == pytest.approx(found.score if score is None else score)
+    assert not any(math.isnan(value) for value in (means | figures).values())
 
 
 def test_training_translates_nothing(tokenizer, model):
