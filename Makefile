@@ -1,4 +1,4 @@
-# make demo   sets up .venv, trains two small models, shows the shipped ones' comparison and drawings
+# make demo   sets up .venv, trains two small models, shows the shipped ones: a comparison, drawings, a text
 # make test   sets up .venv, lints, runs all tests
 VENV ?= .venv
 PYTHON ?= python3
@@ -25,6 +25,7 @@ demo: setup
 	$(RUN) synth_models_comparison.py --n_test 256 --output_dir runs/demo
 	$(RUN) cls_train.py --config dl_proj/configs/cls_digits.yaml
 	$(RUN) mnist_generator.py --output_dir runs/demo
+	$(RUN) lm_generate.py --length 300
 
 lint: setup-dev
 	$(RUN) -m ruff check .
