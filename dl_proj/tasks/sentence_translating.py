@@ -97,6 +97,8 @@ def load_translator(config: TranslatingConfig) -> tuple[Translator, TranslationT
 
 def translate_sentences(config: TranslateConfig, sentences: list[str]) -> None:
     """Print a line for each sentence, or for each line of standard input, as soon as its batch is done."""
+    if not sentences and sys.stdin is None:
+        raise ConfigError("standard input is closed, and there are no sentences among the arguments")
     translator, _ = load_translator(config)
     lines = _checked(sentences) if sentences else _standard_input()
     at_once = 1 if not sentences and sys.stdin.isatty() else config.batch_size  # who types waits for an answer

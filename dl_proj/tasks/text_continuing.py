@@ -75,6 +75,8 @@ def _prompt(given: str) -> str:
     """The text itself, or what stands on standard input."""
     if given != "-":
         return given
+    if sys.stdin is None:
+        raise ConfigError("prompt: - means standard input, which is closed")
     try:
         text = sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:

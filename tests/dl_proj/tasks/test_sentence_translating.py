@@ -73,6 +73,13 @@ def test_lines_of_standard_input(end, runs, script, monkeypatch):
     assert translated(script, runs["joint"], "--batch_size", 2)[0] == naive(runs["joint"], given)
 
 
+def test_standard_input_that_is_closed(runs, script, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    outcome = script("translate", "--checkpoint", runs["joint"], "--device", "cpu")
+    assert_refused(outcome, [("standard input is closed", "no sentences")])
+    assert translated(script, runs["joint"], "")[0] == [""]
+
+
 def test_no_input_gives_no_output(runs, script, monkeypatch):
     standard_input(monkeypatch, b"")
     assert translated(script, runs["joint"]) == ([], [])

@@ -127,6 +127,13 @@ def test_standard_input_that_is_no_prompt(given, line, runs, script, monkeypatch
     assert_refused(started(script, runs["bytes"], "--prompt", "-"), [line])
 
 
+def test_standard_input_that_is_closed(runs, script, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert_refused(
+        started(script, runs["bytes"], "--prompt", "-"), [("prompt: - means standard input, which is closed",)]
+    )
+
+
 def test_too_long_says_what_is_possible(runs, script):
     line = ("length: 5 tokens of the prompt and 13 new ones", "more than the 17", "window 16; length can be 12 at most")
     assert_refused(started(script, runs["bytes"], "--prompt", "12345", "--length", 13), [line])
