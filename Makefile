@@ -1,4 +1,4 @@
-# make demo   sets up .venv, trains two small models, shows the shipped ones: a comparison, drawings, a text
+# make demo   sets up .venv, trains two small models, shows the shipped ones: a comparison, drawings, text, translations
 # make test   sets up .venv, lints, runs all tests
 VENV ?= .venv
 PYTHON ?= python3
@@ -26,6 +26,7 @@ demo: setup
 	$(RUN) cls_train.py --config dl_proj/configs/cls_digits.yaml
 	$(RUN) mnist_generator.py --output_dir runs/demo
 	$(RUN) lm_generate.py --length 300
+	$(RUN) translate.py "A man is playing a guitar." "Two dogs run through the snow."
 
 lint: setup-dev
 	$(RUN) -m ruff check .

@@ -234,9 +234,11 @@ def test_it_knows_the_translations_as_well_as_it_says(name, real_data):
 
 
 def test_translations_are_good_with_any_attention():
-    bleu = {name: figures(name)["test/bleu"] for name in of("translation")}
-    assert min(bleu.values(), default=100) >= 30
-    assert max(bleu.values(), default=0) - min(bleu.values(), default=0) <= 2
+    """By beam search, as translation_evaluate.py wrote it down."""
+    results = SHIPPED.parents[1] / "docs/results"
+    bleu = {name: json.loads((results / name / "scores.json").read_text())["BLEU"] for name in of("translation")}
+    assert min(bleu.values()) >= 30
+    assert max(bleu.values()) - min(bleu.values()) <= 2
 
 
 @pytest.mark.skipif(not of("copy"), reason="none is shipped yet")
