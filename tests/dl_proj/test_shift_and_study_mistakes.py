@@ -64,7 +64,7 @@ def places(name):
 SHIFTS = {
     "unknown checkpoint": (
         "--checkpoints digits,nothing --max_shift 1",
-        [("'nothing' is neither a folder", "nor a run", "shipped checkpoints: mnist-cls-full")],
+        [("'nothing' is neither a folder", "nor a run", "shipped checkpoints: ", "mnist-cls-full")],
     ),
     "no checkpoint": ("--checkpoints []", [(places("shift_test.yaml") + "checkpoints is empty", "one at least")]),
     "no label": (

@@ -23,7 +23,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mt")
     write_pairs(folder / "pairs")
     own = {"data.corpus.folder": str(folder / "pairs"), "data.root": str(folder / "data"), "runs_dir": str(folder)}
-    pace = {"max_steps": 25, "batch_tokens": 300, "eval_every": 25, "trackers": [], "device": "cpu"}
+    pace = {"max_steps": 120, "batch_tokens": 300, "eval_every": 120, "trackers": [], "device": "cpu"}
     own |= {"train": pace, "data.max_length": 16, "data.tokenizer.vocab_size": 310}
     with one_thread(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("dl_proj.experiment.draw_curves", lambda metrics, path: path.touch())
