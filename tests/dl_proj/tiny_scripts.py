@@ -234,6 +234,18 @@ def one_thread():
         torch.set_num_threads(threads)
 
 
+def trained_translators(folder, trainings, max_length):
+    """A finished run in ``folder`` for each kind of changes, long enough to say different things, on its pairs/."""
+    own = {"data.corpus.folder": str(folder / "pairs"), "data.root": str(folder / "data"), "runs_dir": str(folder)}
+    pace = {"max_steps": 120, "batch_tokens": 300, "eval_every": 120, "trackers": [], "device": "cpu"}
+    own |= {"train": pace, "data.max_length": max_length, "data.tokenizer.vocab_size": 310}
+    with one_thread(), mock.patch("dl_proj.experiment.draw_curves", lambda metrics, path: path.touch()):
+        for name, changes in trainings.items():
+            config = tiny_translation({"experiment_name": name} | own | changes)
+            assert call("translation_train", "--config", as_yaml(folder / "c.yaml", config)).code == 0
+    return {name: folder / name / "version_0" for name in trainings}
+
+
 def files_below(folder):
     """Every file's path relative to ``folder``."""
     return {str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_scripts import PAIRS, as_yaml, assert_refused, call, one_thread, tiny_translation, write_pairs
+from tiny_scripts import PAIRS, assert_refused, call, trained_translators, write_pairs
 
 from dl_proj.configs.translation import TranslateConfig
 from dl_proj.models.beam_search import beam_search
@@ -22,15 +22,7 @@ def runs(tmp_path_factory):
     """A finished run of each kind, of sources up to 16 tokens."""
     folder = tmp_path_factory.mktemp("mt")
     write_pairs(folder / "pairs")
-    own = {"data.corpus.folder": str(folder / "pairs"), "data.root": str(folder / "data"), "runs_dir": str(folder)}
-    pace = {"max_steps": 120, "batch_tokens": 300, "eval_every": 120, "trackers": [], "device": "cpu"}
-    own |= {"train": pace, "data.max_length": 16, "data.tokenizer.vocab_size": 310}
-    with one_thread(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dl_proj.experiment.draw_curves", lambda metrics, path: path.touch())
-        for name, changes in TRAININGS.items():
-            config = tiny_translation({"experiment_name": name} | own | changes)
-            assert call("translation_train", "--config", as_yaml(folder / "c.yaml", config)).code == 0
-    return {name: folder / name / "version_0" for name in TRAININGS}
+    return trained_translators(folder, TRAININGS, 16)
 
 
 def naive(run, sentences, **search):
