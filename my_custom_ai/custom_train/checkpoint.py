@@ -16,7 +16,7 @@ class CheckpointError(Exception):
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], note: dict | None = None) -> None:
     """Write tensors, and ``note`` as JSON in the file's header, to one whole file."""
-    ready = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}  # unties shared ones
+    ready = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}  # parts of one apart
     with whole_file(path) as part:
         save_file(ready, part, metadata={"note": json.dumps(note or {})})
 
@@ -39,9 +39,16 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
 
 
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """A model's parameters and persistent buffers; what modules share has the first of its names alone."""
+    first: dict[int, str] = {}
+    state = model.state_dict(keep_vars=True)  # else shared ones were two tensors of one memory
+    return {name: tensor.detach() for name, tensor in state.items() if first.setdefault(id(tensor), name) == name}
+
+
 def save_weights(path: Path, model: nn.Module, note: dict | None = None) -> None:
-    """Write a model's parameters and persistent buffers."""
-    save_tensors(path, model.state_dict(), note)
+    """Write a model's parameters and persistent buffers, shared ones once."""
+    save_tensors(path, weights(model), note)
 
 
 def load_weights(path: Path, model: nn.Module) -> dict:
@@ -56,12 +63,12 @@ def load_weights(path: Path, model: nn.Module) -> dict:
 
 
 def fill(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy tensors into a model's state, after all names and shapes were compared.
+    """Copy tensors into a model's :func:`weights`, after all names and shapes were compared.
 
     Raises:
         CheckpointError: names the first few differences.
     """
-    own = model.state_dict()
+    own = weights(model)
     problems = [f"lacks {name}" for name in own if name not in tensors]
     problems += [f"has {name}, which the model lacks" for name in tensors if name not in own]
     problems += [
@@ -72,7 +79,7 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise CheckpointError(f"{path}: weights of another model: {'; '.join(problems[:3])}{more}")
-    model.load_state_dict(tensors)
+    model.load_state_dict(tensors, strict=False)  # it misses the other names of shared ones
 
 
 def optimizer_tensors(state: dict) -> tuple[dict[str, Tensor], dict]:

@@ -245,7 +245,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         moments, numbers = checkpoint.optimizer_tensors(self.optimizer.state_dict())
-        tensors = checkpoint.prefixed("model", self._bare_model.state_dict())
+        tensors = checkpoint.prefixed("model", checkpoint.weights(self._bare_model))
         tensors |= checkpoint.prefixed("optimizer", moments)
         for rank, states in enumerate(generators):
             tensors |= checkpoint.prefixed(f"generator.{rank}", states)

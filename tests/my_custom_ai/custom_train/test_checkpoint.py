@@ -68,6 +68,26 @@ def test_weights_come_back_bit_for_bit(tmp_path):
     assert not torch.equal(other.table, model.table)
 
 
+def test_shared_weights_are_stored_once_and_an_untied_model_is_another(tmp_path):
+    path, model = tmp_path / "m.safetensors", Odd(1)
+    save_weights(path, model)
+    stored = load_tensors(path)[0]
+    assert set(model.state_dict()) - set(stored) == {"out.weight"}
+    untied = Odd(2)
+    untied.out.weight = nn.Parameter(torch.randn(5, 4))
+    assert "lacks out.weight" in error_of(load_weights, path, untied)
+    save_weights(path, untied)
+    assert "has out.weight, which the model lacks" in error_of(load_weights, path, model)
+    assert_same_tensors(load_tensors(path)[0], untied.state_dict())
+
+
+def test_parts_of_one_memory_are_stored_apart(tmp_path):
+    whole = torch.arange(6.0)
+    save_tensors(tmp_path / "t", {"front": whole[:4], "back": whole[2:], "all": whole})
+    stored = load_tensors(tmp_path / "t")[0]
+    assert_same_tensors(stored, {"front": whole[:4], "back": whole[2:], "all": whole})
+
+
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "Adafactor", "SGD"])
 def test_optimizer_state_comes_back_bit_for_bit(tmp_path, name):
     models = [nn.Linear(3, 2), nn.Linear(3, 2)]
