@@ -41,18 +41,21 @@ class LanguageModel(nn.Module):
         if tied:
             self.to_logits.weight = self.embedding.weight
 
-    def forward(self, tokens: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Logits at each place.
+    def forward(self, tokens: Tensor, *, mask: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+        """Logits at each place, or at some.
 
         Args:
             tokens: (b, n) int64.
             mask: (b, n), True where a token is real.
+            at: (b, n), True where logits are wanted; a masked model is asked at the chosen places alone, and spares the
+                map to the vocabulary at the others.
 
         Returns:
-            (b, n, vocab).
+            (b, n, vocab), or (places, vocab) at those places, row by row.
         """
-        return self.logits(self.embedding(tokens), mask)
+        return self.logits(self.embedding(tokens), mask, at)
 
-    def logits(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Embedded tokens (b, n, dim), without positions -> (b, n, vocab)."""
-        return self.to_logits(self.stack(self.dropout(self.positions(x)), mask=mask))
+    def logits(self, x: Tensor, mask: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+        """Embedded tokens (b, n, dim), without positions -> (b, n, vocab), or (places, vocab) where ``at`` is True."""
+        seen = self.stack(self.dropout(self.positions(x)), mask=mask)
+        return self.to_logits(seen if at is None else seen[at])

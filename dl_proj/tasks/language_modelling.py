@@ -18,15 +18,14 @@ class LanguageTask:
         loss = means["loss"]
         return {"perplexity": math.inf if loss > 700 else math.exp(loss)}  # which raises beyond that
 
-    def predicted(self, logits: Tensor, targets: Tensor, counted: Tensor) -> dict[str, Ratio]:
-        """Logits (b, n, vocab) of targets (b, n), of which those count that are True in counted (b, n).
+    def predicted(self, logits: Tensor, targets: Tensor) -> dict[str, Ratio]:
+        """Logits (..., vocab) of targets (...), of which those do not count that are -100.
 
         No other tensor as large as the logits is made but those of the cross-entropy.
         """
-        number = counted.sum()
-        aim = targets.masked_fill(~counted, _NOT_COUNTED)
-        loss = F.cross_entropy(logits.flatten(0, 1), aim.flatten(), ignore_index=_NOT_COUNTED, reduction="sum")
-        right = (logits.detach().argmax(-1) == aim).sum()
+        number = (targets != _NOT_COUNTED).sum()
+        loss = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=_NOT_COUNTED, reduction="sum")
+        right = (logits.detach().argmax(-1) == targets).sum()
         return {"loss": Ratio(loss, number), "accuracy": Ratio(right, number)}
 
 
@@ -36,7 +35,7 @@ class CausalTask(LanguageTask):
     def measure(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Ratio]:
         """Batch of tokens (b, n + 1), counted (b, n) targets and bytes a token (b,); see Task."""
         tokens, counted, bytes_per_token = batch
-        found = self.predicted(model(tokens[:, :-1]), tokens[:, 1:], counted)
+        found = self.predicted(model(tokens[:, :-1]), tokens[:, 1:].masked_fill(~counted, _NOT_COUNTED))
         bits = found["loss"].total.detach() / math.log(2)
         n_bytes = (counted.sum(1) * bytes_per_token).sum()
         return found | {"bits_per_byte": Ratio(bits, n_bytes)}
@@ -48,4 +47,4 @@ class MaskedTask(LanguageTask):
     def measure(self, model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Ratio]:
         """Batch of inputs, targets and which places are chosen, each (b, n); see Task."""
         inputs, targets, chosen = batch
-        return self.predicted(model(inputs), targets, chosen)
+        return self.predicted(model(inputs, at=chosen), targets[chosen])

@@ -66,6 +66,13 @@ def other_at(tokens, place):
     return other
 
 
+def test_logits_at_some_places_are_those_of_all_at_these():
+    built = model(False, attention={"kind": "full"})
+    tokens, at = torch.randint(VOCAB, (3, LENGTH)), torch.rand(3, LENGTH) < 0.3
+    torch.testing.assert_close(built(tokens, at=at), built(tokens)[at])
+    assert built(tokens, at=torch.zeros_like(at)).shape == (0, VOCAB)
+
+
 def test_a_masked_model_cannot_continue_anything():
     assert not isinstance(model(False, attention={"kind": "full"}), AutoregressiveModel)
     assert isinstance(model(True, attention={"kind": "full"}), AutoregressiveModel)

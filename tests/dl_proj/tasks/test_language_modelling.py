@@ -17,11 +17,11 @@ class Says(nn.Module):
     def __init__(self, logits):
         super().__init__()
         self.logits = nn.Parameter(logits)
-        self.asked = None
+        self.asked = self.at = None
 
-    def forward(self, tokens):
-        self.asked = tokens
-        return self.logits
+    def forward(self, tokens, at=None):
+        self.asked, self.at = tokens, at
+        return self.logits if at is None else self.logits[at]
 
 
 def naive(logits, targets, counted):
@@ -73,7 +73,7 @@ def test_masked_figures(batch):
     model = Says(logits)
     found = MaskedTask().measure(model, (inputs, targets, chosen))
     loss, accuracy = naive(logits, targets, chosen)
-    assert torch.equal(model.asked, inputs)
+    assert torch.equal(model.asked, inputs) and torch.equal(model.at, chosen)
     assert set(found) == {"loss", "accuracy"}
     assert found["loss"].value.item() == pytest.approx(loss)
     assert found["accuracy"].value.item() == pytest.approx(accuracy)
