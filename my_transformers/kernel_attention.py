@@ -45,19 +45,36 @@ def bidirectional_kernel_attention(
     """
     if torch.compiler.is_compiling():  # whose own partitioner chooses what to keep and what to compute again
         return _at_once(q, k, v, log_phi_q, log_phi_k, mask)
-    return _Bidirectional.apply(q, k, v, log_phi_q, log_phi_k, mask)
+    return _Bidirectional.apply(q, k, v, log_phi_q, log_phi_k, _all_if_none(mask))
 
 
 def _at_once(
     q: Tensor, k: Tensor, v: Tensor, log_phi_q: LogFeatures, log_phi_k: LogFeatures, mask: Tensor | None
 ) -> Tensor:
-    log_k = _masked(log_phi_k(k), mask)
+    return mixture_of_means(log_phi_q(q), *masses_and_means(log_phi_k(k), v, mask))
+
+
+def masses_and_means(log_k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """All that queries need of keys and values, for each feature: log sum_j phi_r(k_j), and its mean of the values.
+
+    Args:
+        log_k: (b, h, m, f), the logarithms of the keys' features.
+        v: (b, h, m, e), of their dtype.
+        mask: (b, m), True where a key is real; a sample without any sees all.
+
+    Returns:
+        (b, h, 1, f) and (b, h, f, e).
+    """
+    log_k = _masked(log_k, _all_if_none(mask))
     largest = log_k.detach().amax(dim=-2, keepdim=True)
     features = (log_k - largest).exp()
-    z = features.sum(dim=-2)
-    means = (features.mT @ v) / z.unsqueeze(-1)
-    mixture = (log_phi_q(q) + (largest + z.log().unsqueeze(-2))).softmax(dim=-1)
-    return mixture @ means
+    mass = features.sum(dim=-2, keepdim=True)
+    return largest + mass.log(), (features.mT @ v) / mass.mT
+
+
+def mixture_of_means(log_q: Tensor, log_mass: Tensor, means: Tensor) -> Tensor:
+    """Attention with what :func:`masses_and_means` gave: log_q (b, h, n, f) -> (b, h, n, e)."""
+    return (log_q + log_mass).softmax(dim=-1) @ means
 
 
 def _without_autocast(backward: Callable[[Any, Tensor], Any]) -> Callable[[Any, Tensor], Any]:
@@ -302,6 +319,11 @@ def divided(sums: Tensor, itself: Tensor) -> Tensor:
 
 def _masked(log_k: Tensor, mask: Tensor | None) -> Tensor:
     return log_k if mask is None else log_k.masked_fill(~mask[:, None, :, None], torch.finfo(log_k.dtype).min)
+
+
+def _all_if_none(mask: Tensor | None) -> Tensor | None:
+    """The mask (b, m), but all of a sample that has no real key: sums of nothing have no mean."""
+    return None if mask is None else mask | ~mask.any(dim=1, keepdim=True)
 
 
 def _chunk_by_chunk(

@@ -15,8 +15,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F
 class Context(NamedTuple):
     """What queries of other tokens, or of later steps, attend to."""
 
-    keys: Tensor  # (b, h, m, head_dim)
-    values: Tensor  # (b, h, m, head_dim)
+    keys: Tensor  # (b, h, m, head_dim), or what the mechanism makes of keys and values
+    values: Tensor  # (b, h, m, head_dim), likewise
     mask: Tensor | None  # (b, m), True where a key is real; None: all
 
 
@@ -28,9 +28,10 @@ class MultiHeadAttention(nn.Module):
     projection is multiplied by sqrt(head_dim), without which the scores, and their gradients, would be that much
     smaller and training slower (q . k / ||k|| is also what Kitaev et al.'s own implementation takes).
 
-    A mechanism that makes fewer keys and values of the tokens (Linformer) has two methods of its own for that,
-    ``shorten(x, linear, mask)`` and ``attend(q, k, v, mask=)``: see
-    :meth:`~my_transformers.modules.linformer.LinformerAttention.shorten`.
+    A mechanism that makes something else of keys and values has a method for that, and ``attend(q, keys, values,
+    mask=)`` for what comes out: ``shorten(x, linear, mask)`` if it makes fewer of the tokens (see
+    :meth:`~my_transformers.modules.linformer.LinformerAttention.shorten`), ``summarize(k, v, mask)`` if that is worth
+    it for a context that is used again (see :meth:`~my_transformers.modules.performer.PerformerAttention.summarize`).
 
     Args:
         mechanism: called with heads (b, h, n, head_dim) and ``mask``: q, k, v or, sharing, qk, v.
@@ -72,15 +73,16 @@ class MultiHeadAttention(nn.Module):
         Raises:
             ValueError: a context for a mechanism that shares queries and keys, or a mask beside keys and values.
         """
-        if isinstance(context, Context) and mask is not None:
-            raise ValueError("keys and values have a mask of their own: give it to keys_and_values")
-        if context is None and not self._shortens:
+        if isinstance(context, Context):
+            if mask is not None:
+                raise ValueError("keys and values have a mask of their own: give it to keys_and_values")
+            return self._attend(x, context)
+        if self._shortens:
+            return self._attend(x, self.keys_and_values(x if context is None else context, mask))
+        if context is None:
             return self._merge(self.mechanism(*self._project(x, 0, self.n_projections), mask=mask))
-        if not isinstance(context, Context):
-            context = self.keys_and_values(x if context is None else context, mask)
-        (q,) = self._project(x, 0, 1)
-        attend = self.mechanism.attend if self._shortens else self.mechanism
-        return self._merge(attend(q, context.keys, context.values, mask=context.mask))
+        self._check_can_cross()
+        return self._merge(self.mechanism(*self._project(x, 0, 1), *self._project(context, 1, 3), mask=mask))
 
     def keys_and_values(self, context: Tensor, mask: Tensor | None = None) -> Context:
         """Those of a context (b, m, dim), its mask (b, m): once for many calls with the same context.
@@ -88,11 +90,13 @@ class MultiHeadAttention(nn.Module):
         Raises:
             ValueError: the mechanism shares queries and keys.
         """
-        if self.mechanism.shared_query_key:
-            raise ValueError("shared queries and keys cannot attend to a context: its tokens have no queries")
+        self._check_can_cross()
         if self._shortens:
             return Context(*self.mechanism.shorten(context, self._linear, mask))
-        return Context(*self._project(context, 1, 3), mask)
+        keys, values = self._project(context, 1, 3)
+        if hasattr(self.mechanism, "summarize"):
+            return Context(*self.mechanism.summarize(keys, values, mask), None)
+        return Context(keys, values, mask)
 
     def new_cache(self, batch: int, max_len: int) -> Cache:
         """The mechanism's empty cache for decoding up to ``max_len`` tokens."""
@@ -105,6 +109,16 @@ class MultiHeadAttention(nn.Module):
     @property
     def _shortens(self) -> bool:
         return hasattr(self.mechanism, "shorten")
+
+    def _check_can_cross(self) -> None:
+        if self.mechanism.shared_query_key:
+            raise ValueError("shared queries and keys cannot attend to a context: its tokens have no queries")
+
+    def _attend(self, x: Tensor, context: Context) -> Tensor:
+        """From x (b, n, dim) to keys and values."""
+        (q,) = self._project(x, 0, 1)
+        attend = getattr(self.mechanism, "attend", self.mechanism)
+        return self._merge(attend(q, context.keys, context.values, mask=context.mask))
 
     def _project(self, x: Tensor, first: int, end: int) -> tuple[Tensor, ...]:
         """(b, n, dim) -> (b, h, n, head_dim) by each of some neighbouring projections, in one product."""

@@ -13,6 +13,8 @@ from my_transformers.kernel_attention import (
     bidirectional_kernel_attention,
     causal_kernel_attention,
     divided,
+    masses_and_means,
+    mixture_of_means,
 )
 from my_transformers.modules.full import check_causal, check_dropout
 from my_transformers.random_features import KERNELS, Kernel, draw_projection, log_features
@@ -131,6 +133,35 @@ class PerformerAttention(nn.Module):
             else:
                 out = bidirectional_kernel_attention(*exact, *log_phi, mask=mask)
         return out.to(v.dtype)
+
+    def summarize(self, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What stands for keys (b, h, m, d) and values (b, h, m, e) in :meth:`attend`, of a size without m.
+
+        Features are computed once for many calls. Their graph is kept, where :meth:`forward` computes them again.
+
+        Args:
+            k: keys.
+            v: values.
+            mask: (b, m), True where a key is real.
+
+        Returns:
+            (b, h, 1, n_features) and (b, h, n_features, e), in float32 at least.
+
+        Raises:
+            ValueError: causal: then each query has keys of its own.
+        """
+        if self.causal:
+            raise ValueError("causal=True: no summary of the keys is the same for all queries")
+        v = drop_values(v, self.dropout if self.training else 0.0)
+        with torch.autocast(k.device.type, enabled=False):
+            k, v = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (k, v))
+            return masses_and_means(self._log_features(self.projection)[1](k), v, mask)
+
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, *, mask: None = None) -> Tensor:
+        """Q (b, h, n, d) and what :meth:`summarize` gave, which has no mask any more -> (b, h, n, e)."""
+        with torch.autocast(q.device.type, enabled=False):
+            log_phi_q, _ = self._log_features(self.projection)
+            return mixture_of_means(log_phi_q(q.to(keys.dtype)), keys, values).to(q.dtype)
 
     def _current_projection(self) -> Tensor | None:
         if self.redraw_every is None or not self.training:

@@ -18,6 +18,7 @@ from my_transformers import (
     ReversibleDecoderStack,
     SharedQKAttention,
 )
+from my_transformers.modules import performer
 
 norms = pytest.mark.parametrize("norm", ["pre", "post"])
 pairs = pytest.mark.parametrize(("own", "across"), list(product(OWN, ACROSS)))
@@ -159,6 +160,18 @@ def test_a_step_does_not_project_the_context_again(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(nn.functional, "linear", lambda y, *rest: lengths.append(y.shape[1]) or linear(y, *rest))
     stack.step(x[:, :1], caches)
     assert set(lengths) == {1}
+
+
+def test_a_performer_across_computes_features_of_the_context_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    (layer,) = decoder_layers(1, across="performer")
+    x, context, _ = target_and_context(n=3, m=7)
+    lengths, features = [], performer.log_features
+    monkeypatch.setattr(performer, "log_features", lambda y, **rest: lengths.append(y.shape[2]) or features(y, **rest))
+    cache = layer.new_cache(2, 3, context)
+    assert lengths == [7]
+    for place in range(3):
+        layer.step(x[:, place : place + 1], cache)
+    assert lengths == [7, 1, 1, 1]
 
 
 @pytest.mark.parametrize("across", ACROSS)

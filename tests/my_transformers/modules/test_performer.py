@@ -167,6 +167,42 @@ def mechanism(causal: bool = False, every: int | None = 2, seed: int = 5, n_feat
     ).double()
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"kernel": "hyperbolic"}, {"kernel": "relu"}, {"kernel": "unprojected"}], ids=str
+)
+def test_a_summary_stands_for_its_keys_and_values(settings: dict) -> None:
+    attention = PerformerAttention(4, **({} if "unprojected" in settings.values() else {"n_features": 6}), **settings)
+    attention = attention.double()
+    q, k, v = (torch.randn(3, 2, n, 4, dtype=torch.float64, requires_grad=True) for n in (5, 9, 9))
+    mask = torch.arange(9) < torch.tensor([[9], [6], [0]])
+    keys, values = attention.summarize(k, v, mask)
+    assert keys.shape == (3, 2, 1, attention.n_features) and values.shape == (3, 2, attention.n_features, 4)
+    expected, out = attention(q, k, v, mask=mask), attention.attend(q, keys, values)
+    torch.testing.assert_close(out, expected)
+    grad = torch.randn_like(out)
+    torch.testing.assert_close(
+        torch.autograd.grad(out, (q, k, v), grad), torch.autograd.grad(expected, (q, k, v), grad)
+    )
+
+
+def test_a_summary_of_half_precision_is_in_single_and_drops_values_in_training() -> None:
+    attention = PerformerAttention(4, n_features=6, dropout=0.5)
+    q, k, v = (torch.randn(1, 2, 6, 4, dtype=torch.bfloat16) for _ in range(3))
+    with torch.autocast("cpu"):
+        keys, values = attention.eval().summarize(k, v)
+        out = attention.attend(q, keys, values)
+    assert keys.dtype == values.dtype == torch.float32 and out.dtype == torch.bfloat16
+    torch.testing.assert_close(out, attention(q, k, v))
+    dropped = attention.train().summarize(k, torch.ones_like(v))[1]
+    assert dropped.min() < 1 - 1e-3 or dropped.max() > 1 + 1e-3
+    assert attention._forwards == 0
+
+
+def test_a_causal_performer_has_no_summary() -> None:
+    with pytest.raises(ValueError, match="no summary"):
+        PerformerAttention(4, n_features=6, causal=True).summarize(torch.ones(1, 1, 2, 4), torch.ones(1, 1, 2, 4))
+
+
 @pytest.mark.parametrize("every", [1, 2, 3])
 def test_new_directions_come_after_so_many_training_forwards(every: int) -> None:
     attention = mechanism(every=every)
