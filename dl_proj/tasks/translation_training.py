@@ -1,5 +1,6 @@
 """translation_train.py: train an encoder-decoder on sentence pairs."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -37,7 +38,8 @@ def translation_experiment(config: TranslationTrainConfig, saved: Path | None = 
     """Model, task and pairs; subwords are those in a folder, if it is given, or else learnt from the training pairs."""
     tokenizers = None if saved is None else saved_beside(config, saved)
     pairs = load_pairs(config.data, seed=config.seed, saved=tokenizers)
-    say_counts(pairs, config.data)
+    if os.environ.get("RANK", "0") == "0":  # torchrun's; no accelerator has begun yet
+        say_counts(pairs, config.data)
     task = TranslationTask(
         pairs.tokenizers.target, label_smoothing=config.label_smoothing, max_length=config.data.max_length
     )

@@ -27,7 +27,7 @@ from tiny_scripts import (
 from dl_proj.configs.load import load_config
 from dl_proj.configs.translation import TranslationTrainConfig
 from dl_proj.tasks.translating import TranslationTask
-from dl_proj.tasks.translation_training import build_configured, saved_beside
+from dl_proj.tasks.translation_training import build_configured, saved_beside, translation_experiment
 from my_custom_ai.custom_train.checkpoint import load_tensors
 
 RUN = Path("runs/tiny-mt/version_0")
@@ -102,6 +102,15 @@ def test_who_trains_hears_what_is_left_out(script):
     reason = "1 with one of more than 16 tokens (data.max_length) are left out"
     assert lines[2] == f"test pairs: 8; of 11, 2 with an empty side and {reason}"
     assert lines[0].startswith("training pairs: 40; of 40, 0 with")
+
+
+@pytest.mark.parametrize(("rank", "lines"), [("0", 3), ("1", 0)])
+def test_of_several_processes_the_first_says_it(rank, lines, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RANK", rank)
+    write_pairs(pairs=[*PAIRS[:47], *TEST], sizes=(40, 7, len(TEST)))
+    translation_experiment(TranslationTrainConfig.model_validate(tiny_translation(LEARNING)))
+    assert capsys.readouterr().err.count(" pairs: ") == lines
 
 
 # -- figures --
