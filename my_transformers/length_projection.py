@@ -2,10 +2,14 @@
 
 import abc
 import math
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Start = Literal["noise", "identity"]
+"""What a learned projection is before it has learned."""
 
 
 class LengthProjection(nn.Module, abc.ABC):
@@ -55,17 +59,27 @@ class LengthProjection(nn.Module, abc.ABC):
 class LearnedProjection(LengthProjection):
     """The paper's E x: a learned matrix (rank, max_len) for all heads, or one for each.
 
-    It starts as noise of variance 1 / max_len, with which a projected token is as large as a token.
-
     Args:
         max_len: tokens at most.
         rank: tokens that come out.
         heads: matrices, one a head; None: one for all.
+        start: "noise" of variance 1 / max_len, with which a projected token is as large as a token, and knows a little
+            of all of them; or "identity", repeated: token j goes to projected token j mod rank. So the first ``rank``
+            tokens are told apart from the beginning, which a small model of short sequences may take long to learn.
+
+    Raises:
+        ValueError: another start.
     """
 
-    def __init__(self, max_len: int, rank: int, *, heads: int | None = None) -> None:
+    def __init__(self, max_len: int, rank: int, *, heads: int | None = None, start: Start = "noise") -> None:
         super().__init__(max_len, rank)
-        self.weight = nn.Parameter(torch.randn(heads or 1, rank, max_len) * max_len**-0.5)
+        if start not in get_args(Start):
+            raise ValueError(f"start is {start!r}, must be one of {', '.join(get_args(Start))}")
+        if start == "noise":
+            first = torch.randn(heads or 1, rank, max_len) * max_len**-0.5
+        else:
+            first = torch.eye(rank).repeat(heads or 1, 1, math.ceil(max_len / rank))[:, :, :max_len]
+        self.weight = nn.Parameter(first.contiguous())
         self.commutes = heads is None
 
     def project(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -131,18 +145,22 @@ class MaxProjection(_WindowProjection):
 
 
 class ConvolutionProjection(_WindowProjection):
-    """A convolution over the length whose kernel and stride are a window; the same for all heads.
+    """A convolution over the length whose kernel and stride are a window: one for all heads, or one for each.
 
     Args:
         max_len: tokens at most.
         rank: tokens that come out.
-        head_dim: of the tokens; the kernel has window * head_dim^2 weights.
+        head_dim: of the tokens; a kernel has window * head_dim^2 weights.
+        heads: kernels, one a head; None: one for all.
     """
 
-    def __init__(self, max_len: int, rank: int, *, head_dim: int) -> None:
+    def __init__(self, max_len: int, rank: int, *, head_dim: int, heads: int | None = None) -> None:
         super().__init__(max_len, rank)
-        self.weight = nn.Parameter(torch.randn(self.window, head_dim, head_dim) * (self.window * head_dim) ** -0.5)
+        kernel = torch.randn(heads or 1, self.window, head_dim, head_dim) * (self.window * head_dim) ** -0.5
+        self.weight = nn.Parameter(kernel)
 
     def reduce(self, windows: Tensor, real: Tensor) -> Tensor:
         """See the base class."""
-        return windows.masked_fill(~real, 0).flatten(3) @ self.weight.to(windows.dtype).flatten(0, 1)
+        kernels = self.weight.to(windows.dtype).flatten(1, 2)
+        kernels = kernels if len(kernels) > 1 else kernels[0]  # one product of all heads
+        return windows.masked_fill(~real, 0).flatten(3) @ kernels

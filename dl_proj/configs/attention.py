@@ -259,6 +259,9 @@ class _LinformerSettings(_AttentionConfig):
     sharing: Sharing | None = None
     """linformer: which of the learned projections are one: none; headwise, all heads'; key_value, also those of keys
     and values; layerwise, also all layers'; null: headwise"""
+    start: Literal["noise", "identity"] = "noise"
+    """linformer: what learned matrices are at first: noise; identity, token j goes to projected token j mod rank; so
+    tokens are told apart from the beginning"""
 
     def ranks(self, depth: int) -> tuple[int, ...]:
         """One a layer."""
@@ -268,8 +271,8 @@ class _LinformerSettings(_AttentionConfig):
         """See Strict."""
         if self.projection in ("mean", "max") and self.sharing is not None:
             return [f"sharing: {self.sharing} is for projections that are learned (projection is {self.projection})"]
-        if self.projection == "convolution" and self.sharing == "none":
-            return ["sharing: none needs projection: learned; a convolution is always shared by the heads"]
+        if self.projection != "learned" and self.start != "noise":
+            return [f"start: {self.start} is for projection: learned (projection is {self.projection})"]
         if self.sharing == "layerwise" and len(set(self.rank)) > 1:
             return [f"sharing: layerwise needs the same rank in all layers (got {list(self.rank)})"]
         return []

@@ -180,15 +180,16 @@ def _linformers(
 def _projection(
     config: LinformerConfig | CausalLinformerConfig, max_len: int, rank: int, heads: int, head_dim: int
 ) -> LengthProjection:
+    each = heads if config.sharing == "none" else None
     match config.projection:
         case "learned":
-            return LearnedProjection(max_len, rank, heads=heads if config.sharing == "none" else None)
+            return LearnedProjection(max_len, rank, heads=each, start=config.start)
         case "mean":
             return MeanProjection(max_len, rank)
         case "max":
             return MaxProjection(max_len, rank)
         case "convolution":
-            return ConvolutionProjection(max_len, rank, head_dim=head_dim)
+            return ConvolutionProjection(max_len, rank, head_dim=head_dim, heads=each)
         case _:
             assert_never(config.projection)
 

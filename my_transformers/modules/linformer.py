@@ -19,8 +19,8 @@ class LinformerAttention(nn.Module):
     Every projected token mixes positions, so there is no causal form: see :class:`BlockCausalLinformerAttention`.
     The identity for E and F makes it equal to full attention. Sharing is who gets which module:
 
-    * none: ``LearnedProjection(..., heads=h)`` twice;
-    * headwise: ``LearnedProjection(...)`` twice;
+    * none: ``LearnedProjection(..., heads=h)`` or ``ConvolutionProjection(..., heads=h)`` twice;
+    * headwise: without ``heads``, twice;
     * key-value: one projection, no ``project_values``;
     * layerwise: the same one in all layers.
 

@@ -103,6 +103,8 @@ def _projection(kind: str, max_len: int, rank: int, heads: int, head_dim: int) -
             return MaxProjection(max_len, rank)
         case "convolution":
             return ConvolutionProjection(max_len, rank, head_dim=head_dim)
+        case "convolution-heads":
+            return ConvolutionProjection(max_len, rank, head_dim=head_dim, heads=heads)
 
 
 def _linformer(mechanism: type[nn.Module], max_len: int, rank: int, keys: str, values: str | None = None) -> Callable:
@@ -121,6 +123,7 @@ def _linformers() -> list[Case]:
         ("mean", ("mean",), False),
         ("max", ("max",), False),
         ("convolution", ("convolution",), True),
+        ("convolution-heads", ("convolution-heads", "convolution"), True),
     ]
     return [
         Case(

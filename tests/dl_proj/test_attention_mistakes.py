@@ -217,10 +217,13 @@ SHARED = {  # sharing that cannot be, with rank 2
     for projection in ("mean", "max")
     for sharing in ("none", "headwise", "key_value", "layerwise")
 } | {
-    "a convolution of each head": (
-        {"projection": "convolution", "sharing": "none"},
-        [("model.attention:", "sharing: none", "projection: learned", "convolution")],
-    ),
+    **{
+        f"{projection} starting": (
+            {"projection": projection, "start": "identity"},
+            [("model.attention:", "start: identity", "projection: learned", f"projection is {projection}")],
+        )
+        for projection in ("mean", "max", "convolution")
+    },
 }
 WRONG_LINFORMERS = {
     "linformer draws": ("generation_train", linformer(), NOT_CAUSAL),
@@ -309,7 +312,7 @@ WRONG_LINFORMERS = {
     **{
         f"{case}, in blocks": ("synth_train", blocks(**settings), lines)
         for case, (settings, lines) in SHARED.items()
-        if "none" in case or "layerwise" in case or "convolution" in case
+        if "none" in case or "layerwise" in case or "starting" in case
     },
 }
 WRONG_PLACES = {
@@ -385,7 +388,10 @@ RIGHT = {
         linformer(rank=[1, 4]) | {"model.depth": 2},
         linformer(rank=[3, 3], sharing="layerwise") | {"model.depth": 2},
         *(linformer(rank=2, sharing=sharing) for sharing in ("none", "headwise", "key_value", "layerwise")),
-        *(linformer(rank=2, projection="convolution", sharing=s) for s in ("headwise", "key_value", "layerwise")),
+        *(
+            linformer(rank=2, projection="convolution", sharing=s)
+            for s in ("none", "headwise", "key_value", "layerwise")
+        ),
         *(linformer(rank=11, projection=p) | PIXELS for p in ("mean", "max", "convolution")),
         linformer(rank=12) | PIXELS,
         attention("performer") | COLOURS,

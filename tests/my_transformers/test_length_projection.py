@@ -6,7 +6,7 @@ from torch import Tensor
 
 from my_transformers import ConvolutionProjection, LearnedProjection, LengthProjection, MaxProjection, MeanProjection
 
-KINDS = ["learned", "learned-heads", "mean", "max", "convolution"]
+KINDS = ["learned", "learned-heads", "mean", "max", "convolution", "convolution-heads"]
 
 
 def make(kind: str, max_len: int, rank: int, *, heads: int = 2, head_dim: int = 4) -> LengthProjection:
@@ -16,6 +16,7 @@ def make(kind: str, max_len: int, rank: int, *, heads: int = 2, head_dim: int = 
         "mean": lambda: MeanProjection(max_len, rank),
         "max": lambda: MaxProjection(max_len, rank),
         "convolution": lambda: ConvolutionProjection(max_len, rank, head_dim=head_dim),
+        "convolution-heads": lambda: ConvolutionProjection(max_len, rank, head_dim=head_dim, heads=heads),
     }[kind]().double()
 
 
@@ -41,7 +42,8 @@ def naive(projection: LengthProjection, x: Tensor, mask: Tensor) -> tuple[Tensor
                 elif isinstance(projection, MaxProjection) and seen:
                     out[b, h, r] = tokens.max(0).values
                 elif isinstance(projection, ConvolutionProjection):
-                    out[b, h, r] = sum((x[b, h, t] @ projection.weight[t - r * window] for t in seen), torch.zeros(d))
+                    kernel = projection.weight[min(h, len(projection.weight) - 1)]
+                    out[b, h, r] = sum((x[b, h, t] @ kernel[t - r * window] for t in seen), torch.zeros(d))
     return out, real
 
 
@@ -78,17 +80,34 @@ def test_what_stands_at_padding_is_invisible(kind: str) -> None:
 def test_the_convolution_equals_torchs() -> None:
     projection = make("convolution", 12, 4)
     x = torch.randn(2, 3, 12, 4, dtype=torch.float64)
-    kernel = projection.weight.permute(2, 1, 0)  # (out, in, window)
+    kernel = projection.weight[0].permute(2, 1, 0)  # (out, in, window)
     expected = torch.nn.functional.conv1d(x.flatten(0, 1).mT, kernel, stride=3).mT.unflatten(0, (2, 3))
     torch.testing.assert_close(projection(x)[0], expected)
 
 
-@pytest.mark.parametrize("kind", ["learned", "learned-heads", "convolution"])
+@pytest.mark.parametrize("kind", ["learned", "learned-heads", "convolution", "convolution-heads"])
 def test_projected_tokens_start_as_large_as_tokens(kind: str) -> None:
     torch.manual_seed(0)
     projection = make(kind, 256, 64, head_dim=32)
     out, _ = projection(torch.randn(8, 2, 256, 32, dtype=torch.float64))
     assert 0.9 < out.std() < 1.1
+
+
+@pytest.mark.parametrize("heads", [None, 2])
+def test_the_identity_is_repeated(heads: int | None) -> None:
+    projection = LearnedProjection(11, 4, heads=heads, start="identity").double()
+    x = torch.randn(2, 2, 11, 3, dtype=torch.float64)
+    assert projection.weight.shape == (heads or 1, 4, 11)
+    torch.testing.assert_close(projection(x[:, :, :4])[0], x[:, :, :4], rtol=0, atol=0)
+    expected = torch.stack([x[:, :, r::4].sum(2) for r in range(4)], dim=2)
+    torch.testing.assert_close(projection(x)[0], expected)
+    projection(x)[0].square().sum().backward()
+    assert projection.weight.grad.ne(0).all(), "all of it learns"
+
+
+def test_another_start_is_refused() -> None:
+    with pytest.raises(ValueError, match="start is 'zero', must be one of noise, identity"):
+        LearnedProjection(8, 4, start="zero")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -104,7 +123,7 @@ def test_an_impossible_rank_is_refused(kind: str, rank: int) -> None:
         make(kind, 8, rank)
 
 
-@pytest.mark.parametrize("kind", ["mean", "max", "convolution"])
+@pytest.mark.parametrize("kind", ["mean", "max", "convolution", "convolution-heads"])
 def test_windows_that_would_stay_empty_are_refused(kind: str) -> None:
     with pytest.raises(ValueError, match="rank is 7, but max_len 10 fills only 5 windows of 2 tokens"):
         make(kind, 10, 7)

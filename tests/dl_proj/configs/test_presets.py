@@ -373,6 +373,7 @@ LINFORMERS = [
     {"rank": 3, "sharing": "layerwise"},
     {"rank": 2, "projection": "mean"},
     {"rank": 3, "projection": "convolution"},
+    {"rank": 2, "projection": "convolution", "sharing": "none"},
     {"rank": 3, "projection": "convolution", "sharing": "layerwise"},
 ]
 CLASSIFIERS = [

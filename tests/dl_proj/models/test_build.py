@@ -75,7 +75,7 @@ RANDOM_FEATURES = {
     "redraw_every": 3,
     "chunk_size": 5,
 }
-PROJECTED = {"dropout": 0.25, "rank": 3, "projection": "mean", "sharing": "key_value"}
+PROJECTED = {"dropout": 0.25, "rank": 3, "projection": "mean", "sharing": "key_value", "start": "identity"}
 
 # for each schema and field: another value than the default's, given as it would be in a file
 OTHER_VALUES = {
@@ -159,6 +159,7 @@ OF_PROJECTIONS = {
     "rank": both(attribute("rank")),
     "projection": both(lambda p: PROJECTIONS[type(p)]),
     "sharing": lambda m: "key_value" if m.project_values is None else "headwise",
+    "start": both(lambda p: "identity" if any((w == 0).any() for w in p.parameters()) else "noise"),
 }
 LOOKS = {
     TransformersLSHConfig: {"keep_rotations": lambda m: m.rotations is not None},
@@ -365,13 +366,19 @@ def test_who_shares_a_learned_projection(schema, sharing, heads, expected):
 
 @pytest.mark.parametrize("schema", KINDS)
 @pytest.mark.parametrize(
-    ("sharing", "expected"),
-    [("headwise", ALL_APART), (None, ALL_APART), ("key_value", OF_A_LAYER), ("layerwise", ALL_ONE)],
+    ("sharing", "heads", "expected"),
+    [
+        ("none", 2, ALL_APART),
+        ("headwise", 1, ALL_APART),
+        (None, 1, ALL_APART),
+        ("key_value", 1, OF_A_LAYER),
+        ("layerwise", 1, ALL_ONE),
+    ],
 )
-def test_who_shares_a_convolution(schema, sharing, expected):
+def test_who_shares_a_convolution(schema, sharing, heads, expected):
     built, pairs = projections(schema, projection="convolution", sharing=sharing)
     assert partition(pairs) == expected
-    assert {p.weight.shape for pair in pairs for p in pair} == {(KINDS[schema] // 4, 4, 4)}
+    assert {p.weight.shape for pair in pairs for p in pair} == {(heads, KINDS[schema] // 4, 4, 4)}
     assert len(list(nn.ModuleList(built).parameters())) == len(set(expected))
 
 
