@@ -684,7 +684,7 @@ def test_a_mechanism_knows_the_width_of_its_heads(changes, head_dim):
     )
     assert performer.head_dim == relative.head_dim == clipped.mechanism.head_dim == head_dim
     assert clipped.displacements.shape[1] == head_dim
-    assert convolution.project_keys.weight.shape[1:] == (head_dim, head_dim)
+    assert convolution.project_keys.weight.shape[2:] == (head_dim, head_dim)
 
 
 @pytest.mark.parametrize("n_labels", [1, 3])

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from matplotlib.figure import Figure
-from safetensors.torch import load_file
 from tiny_scripts import as_yaml, tiny, tiny_classifier, tiny_generator
 
 from dl_proj.configs.classification import ClassifierTrainConfig
@@ -17,6 +16,7 @@ from dl_proj.configs.synth import SynthTrainConfig
 from dl_proj.tasks.classifier_training import build_classification_model
 from dl_proj.tasks.copy_training import build_copy_model
 from dl_proj.tasks.generator_training import build_generator
+from my_custom_ai.custom_train import load_weights
 
 # script: (tiny configuration, schema, its model as it is before the training)
 TRAININGS = {
@@ -52,7 +52,7 @@ def run_of(script, name, *flags):
     (run,) = Path("runs").glob("*/version_0")
     config = load_config(schema, run / "config.yaml")
     before, after = build(config), build(config)
-    after.load_state_dict(load_file(run / "checkpoints/best/model.safetensors"))
+    load_weights(run / "checkpoints/best/model.safetensors", after)
     return run, before, after.eval()
 
 

@@ -39,7 +39,7 @@ def projected(projection: LengthProjection, x: Tensor) -> Tensor:
         return torch.stack([part.mean(0) for part in parts])
     if isinstance(projection, MaxProjection):
         return torch.stack([part.max(0).values for part in parts])
-    return torch.stack([sum(x @ w for x, w in zip(part, projection.weight, strict=False)) for part in parts])
+    return torch.stack([sum(x @ w for x, w in zip(part, projection.weight[0], strict=False)) for part in parts])
 
 
 def of_head(projection: LengthProjection, h: int) -> LengthProjection:
