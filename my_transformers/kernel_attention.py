@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from my_transformers.derivatives import first_derivatives_only
 from my_transformers.memory import Scratch, at_once, empty_heads
 
 _FEATURES_IN_WORK, _FEATURES_ON_DEVICE = 2**20, 2**26  # that exist at one time, on a CPU and elsewhere
@@ -77,13 +77,13 @@ def mixture_of_means(log_q: Tensor, log_mass: Tensor, means: Tensor) -> Tensor:
     return (log_q + log_mass).softmax(dim=-1) @ means
 
 
-def _without_autocast(backward: Callable[[Any, Tensor], Any]) -> Callable[[Any, Tensor], Any]:
+def _without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
     """Features are computed again as forward computed them, also where backward runs under autocast (a replay does)."""
 
     @functools.wraps(backward)
-    def exactly(ctx: Any, grad: Tensor) -> Any:
+    def exactly(ctx: Any, saved: tuple[Tensor | None, ...], grad: Tensor) -> Any:
         with torch.autocast(grad.device.type, enabled=False):
-            return backward(ctx, grad)
+            return backward(ctx, saved, grad)
 
     return exactly
 
@@ -122,10 +122,10 @@ class _Bidirectional(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     @_without_autocast
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        q, k, v, out, log_total, mask, *kept = ctx.saved_tensors
+    def backward(ctx: Any, saved: tuple[Tensor | None, ...], grad: Tensor) -> Any:
+        q, k, v, out, log_total, mask, *kept = saved
         grad_q, grad_k, grad_v = (empty_heads(x) for x in (q, k, v))
         scratch, (log_phi_q, log_phi_k) = Scratch(q.device), ctx.log_phi
         for number, (own, n_tokens) in enumerate(_pieces(k, ctx.n_features)):
@@ -375,10 +375,10 @@ class _Causal(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     @_without_autocast
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        q, k, v, out, mask, *starts = ctx.saved_tensors
+    def backward(ctx: Any, saved: tuple[Tensor | None, ...], grad: Tensor) -> Any:
+        q, k, v, out, mask, *starts = saved
         size, grads, (log_phi_q, log_phi_k) = ctx.size, ([], [], []), ctx.log_phi
         after = None  # gradient of the sum at the chunk's end
         for i in reversed(range(len(starts) // 2)):

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from my_transformers.cache import Cache
+from my_transformers.derivatives import first_derivatives_only
 from my_transformers.layers import Branch, DecoderCache
 from my_transformers.replay import Recording
 
@@ -73,6 +74,9 @@ class ReversibleStack(_TwoStreams):
     than written, so hooks on them work: DistributedDataParallel, torch.autograd.grad, gradient accumulation.
     First derivatives only. Use autocast around the whole model, not inside it.
 
+    The stack calls a layer's sublayers, not the layer: forward hooks on a layer do not run, those on its ``attention``
+    and ``feed_forward`` do, once more when backward recomputes them.
+
     Args:
         layers: one or more EncoderLayer, with norm="pre".
         dim: of the activations.
@@ -123,7 +127,7 @@ class ReversibleDecoderStack(_TwoStreams):
 
 
 class _Reversible(torch.autograd.Function):
-    """The whole stack as one node, that saves its last output alone (and what it was given: the context)."""
+    """The whole stack as one node, that saves its last output alone (and what it was given)."""
 
     @staticmethod
     def forward(
@@ -142,12 +146,14 @@ class _Reversible(torch.autograd.Function):
                 with recording.record():
                     x1, x2 = x2, x1 + branch(x2)
                 ctx.recordings.append(recording)
-        ctx.save_for_backward(x1, x2, context)
+        # backward reads the parameters from the layers; saved, they raise if they were changed in place until then
+        ctx.save_for_backward(x1, x2, context, *parameters)
         return x1, x2
 
     @staticmethod
-    def backward(ctx: Any, grad1: Tensor, grad2: Tensor) -> Any:
-        y1, y2, context = ctx.saved_tensors
+    @first_derivatives_only
+    def backward(ctx: Any, saved: tuple[Tensor | None, ...], grad1: Tensor, grad2: Tensor) -> Any:
+        y1, y2, context, *_ = saved
         if context is not None:
             context = context.detach().requires_grad_(ctx.needs_input_grad[3])
         found: dict[Tensor, Tensor] = {}

@@ -72,9 +72,9 @@ def test_buckets_are_replayed_even_where_rounding_would_move_them(monkeypatch: p
     """Hashing is asked once a layer; a second answer, here a wrong one, is never used."""
     calls = []
 
-    def moody(qk: Tensor, rotations: Tensor) -> Tensor:
+    def moody(qk: Tensor, rotations: Tensor, n_directions: Tensor | None) -> Tensor:
         calls.append(qk.shape)
-        buckets = local_sensitive_hashing.bucket_of(qk, rotations)
+        buckets = local_sensitive_hashing.bucket_of(qk, rotations, n_directions)
         return buckets if len(calls) <= 3 else buckets.flip(-1)
 
     stack = ReversibleStack(layers(3), dim=16).double()
@@ -114,6 +114,25 @@ def test_shared_layers_and_frozen_parameters() -> None:
     for a, b in zip(ours, plain, strict=True):
         if a is not None:
             torch.testing.assert_close(a, b)
+
+
+def test_weights_changed_between_forward_and_backward_are_refused() -> None:
+    """Backward would recompute with the new ones; torch refuses the same in a plain stack."""
+    stack = ReversibleStack(layers(2), dim=16)
+    out = stack(torch.randn(2, 8, 16))
+    with torch.no_grad():
+        stack.layers[0].feed_forward.expand.weight.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
+def test_second_derivatives_are_refused() -> None:
+    """Also of a sum, whose gradient is a constant; they would be wrong without a word."""
+    stack = ReversibleStack(layers(2, lambda i, d: FullAttention(causal=True)), dim=16).double()
+    x = torch.randn(1, 5, 16, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(stack(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="second derivatives are not supported"):
+        torch.autograd.grad(gradient.square().sum(), x)
 
 
 def saved_bytes(depth: int, mechanism: object) -> int:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from stacks import layers, plain_reversible
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from my_custom_ai.custom_train.checkpoint import load_weights, save_weights
 from my_transformers import PerformerAttention, ReversibleStack
@@ -334,6 +335,29 @@ def test_two_forwards_before_backward_keep_their_own_directions(causal: bool) ->
     found, theirs = (torch.autograd.grad(((a + b) * weights).sum(), [*first, *second]) for a, b in (outs, expected))
     for a, b in zip(found, theirs, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@causal_or_not
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_activation_checkpointing_repeats_a_forward_with_its_features(causal: bool, use_reentrant: bool) -> None:
+    """Recomputed forwards are not counted: at each step the gradient is that without checkpointing."""
+    kept, recomputed = mechanism(causal, every=2), mechanism(causal, every=2)
+    for step in range(5):
+        qkv = heads(9, d=4)
+        weights = torch.randn_like(qkv[2])
+        for attention, out in (
+            (kept, kept(*qkv)),
+            (recomputed, checkpoint(recomputed, *qkv, use_reentrant=use_reentrant)),
+        ):
+            (out * weights).sum().backward()
+            assert attention.get_extra_state().item() == step + 1
+        found = [x.grad for x in qkv]
+        for x in qkv:
+            x.grad = None
+        assert torch.equal(kept.projection, recomputed.projection)
+        naive(*qkv, kept.projection, causal).backward(2 * weights)  # as both gradients were added up
+        for x, gradient in zip(qkv, found, strict=True):
+            torch.testing.assert_close(gradient, x.grad)
 
 
 def test_two_forwards_of_a_reversible_stack_before_backward_keep_their_own_directions() -> None:
