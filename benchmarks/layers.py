@@ -33,7 +33,7 @@ def ours(mechanism: nn.Module) -> Layer:
 def lsh(length: int, n_rounds: int, window: int = BUCKET, deduplicate: bool = False) -> Layer:
     """Strictly causal LSH attention inside buckets; ``window`` and duplicates as the libraries have them."""
     settings = {"bucket_size": BUCKET, "n_rounds": n_rounds, "window": window, "deduplicate": deduplicate}
-    return ours(LSHAttention(**settings, causal=True))
+    return ours(LSHAttention(**settings, max_len=length, causal=True))
 
 
 def reformer_pytorch(length: int, n_rounds: int) -> Layer:

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from my_transformers.derivatives import first_derivatives_only
 from my_transformers.memory import Scratch, at_once, empty_heads
 
 _ROWS_IN_WORK, _SCORES_IN_WORK = 2**12, 2**19  # on a CPU
@@ -121,16 +122,21 @@ class _Part:
         self.place = torch.empty_like(self.order).scatter_(1, self.order.long(), steps)
         self.seeds = seeds[:, *where].flatten(1) if dropout > 0 else None
 
-    def table(self, x: Tensor) -> "_Table":
-        """The part's rows of x (b, h, n, d)."""
+    def table(self, x: Tensor, finite: Tensor) -> "_Table":
+        """The part's rows of x (b, h, n, d), with a finite row in the place of each that is not; ``finite`` is (M,)."""
         own = x[self.where]
         if x.shape[2] < self.reach.length:
             own = F.pad(own, (0, 0, 0, self.reach.length - x.shape[2]))
-        return _Table.of(own)
+        return _Table.of(own, finite)
+
+    def flags(self, of_token: Tensor) -> Tensor:
+        """The part's rows of flags (b, h, n): (M,), True where the sequences have no token."""
+        own = of_token[self.where]
+        return F.pad(own, (0, self.reach.length - own.shape[2]), value=True).flatten()
 
     def inverse_norm(self, x: Tensor) -> Tensor:
-        """1 / ||x|| of (b, h, n, d): (M,), in float32 or better."""
-        return self.dot(x, x).clamp_min_(_SMALLEST_NORM**2).rsqrt_()
+        """1 / ||x|| of (b, h, n, d), 0 for a row that is not finite: (M,), in float32 or better."""
+        return self.dot(x, x).clamp_min_(_SMALLEST_NORM**2).rsqrt_().nan_to_num_(0)
 
     def dot(self, x: Tensor, y: Tensor) -> Tensor:
         """Products x . y of each row, (b, h, n, d) both: (M,), in float32 or better."""
@@ -217,8 +223,12 @@ class _Table(NamedTuple):
     number: Tensor  # (M,) int32, where in it each of the part's rows is
 
     @classmethod
-    def of(cls, x: Tensor) -> "_Table":
-        """From (b', h', L, d), the heads side by side or one behind the other, or anyhow."""
+    def of(cls, x: Tensor, finite: Tensor) -> "_Table":
+        """From (b', h', L, d) in any layout, copied if it has to be; rows that are not finite, (M,), are replaced.
+
+        Blocks of keys reach across the ends of sequences. What lies there is hidden by weights of zero, but zero times
+        NaN is NaN. So such a row's number becomes that of a finite row, if there is any.
+        """
         width = x.shape[-1]
         if x.stride(3) != 1 or any(stride % width for stride in x.stride()[:3]):
             x = x.contiguous()
@@ -227,7 +237,10 @@ class _Table(NamedTuple):
             steps = torch.arange(size, dtype=torch.int32, device=x.device) * (stride // width)
             number = number.unsqueeze(-1) + steps
         last = sum((size - 1) * (stride // width) for size, stride in zip(x.shape[:3], x.stride()[:3], strict=True))
-        return cls(x.as_strided((last + 1, width), (width, 1)), number.flatten())
+        number = number.flatten()
+        any_finite = finite.to(torch.uint8).argmax(keepdim=True)
+        number = torch.where(finite, number, number.index_select(0, any_finite))
+        return cls(x.as_strided((last + 1, width), (width, 1)), number)
 
     def take(self, rows: Tensor, scratch: Scratch, name: str) -> Tensor:
         """(k,) numbers of the part's rows -> (k, d)."""
@@ -269,6 +282,8 @@ def _bucketed_attention(
     first: Tensor,
     last: Tensor,
     seeds: Tensor,
+    finite: Tensor,
+    spoiled: Tensor,
     reach: list[int],
     deduplicate: bool,
     dropout: float,
@@ -277,7 +292,8 @@ def _bucketed_attention(
     out, totals = empty_heads(v), v.new_empty(first.shape[1:], dtype=_wide(v))
     with torch.autocast(v.device.type, enabled=False):
         for part in _parts(Sight(order, first, last), seeds, Reach(*reach), dropout):
-            x, values, inverse_norm = part.table(qk), part.table(v), part.inverse_norm(qk)
+            is_finite, inverse_norm = part.flags(finite), part.inverse_norm(qk)
+            x, values = part.table(qk, is_finite), part.table(v, is_finite)
             so_far = _Sums.nothing(len(inverse_norm), v)
             for r in range(len(order)):
                 of_round = _Sums.scratch(len(inverse_norm), v, part.scratch)
@@ -287,7 +303,8 @@ def _bucketed_attention(
                 so_far.add(of_round, part.place[r], part.scratch)
             total, own = so_far.total(), v[part.where]
             alone = part.unfold(total == -torch.inf, own).unsqueeze(-1)
-            out[part.where] = torch.where(alone, own, part.unfold(so_far.mean(), own).to(v.dtype))
+            found = torch.where(alone, own, part.unfold(so_far.mean(), own).to(v.dtype))
+            out[part.where] = found.masked_fill_(spoiled[part.where].unsqueeze(-1), torch.nan)
             totals[part.where] = total.view(*totals[part.where].shape)
     return out, totals
 
@@ -347,7 +364,7 @@ def _attend(part: _Part, run: _Run, scores: Tensor, values: _Table, into: _Sums)
 
 
 @_bucketed_attention.register_fake
-def _(qk, v, order, first, last, seeds, reach, deduplicate, dropout):  # noqa: ANN001, ANN202
+def _(qk, v, order, first, last, seeds, finite, spoiled, reach, deduplicate, dropout):  # noqa: ANN001, ANN202
     return empty_heads(v), v.new_empty(first.shape[1:], dtype=_wide(v))
 
 
@@ -360,6 +377,7 @@ def _bucketed_attention_backward(
     first: Tensor,
     last: Tensor,
     seeds: Tensor,
+    finite: Tensor,
     out: Tensor,
     totals: Tensor,
     reach: list[int],
@@ -371,7 +389,7 @@ def _bucketed_attention_backward(
     halo = reach.halo * reach.block
     grad_qk, grad_v = empty_heads(qk), empty_heads(v)
     for part in _parts(Sight(order, first, last), seeds, reach, dropout):
-        inputs = _Inputs.of(part, qk, v, grad, out, totals)
+        inputs = _Inputs.of(part, qk, v, grad, finite, out, totals)
         found = _Gradients.zeros(inputs, 0, part.scratch)
         for r in range(len(order)):
             of_round = _Gradients.zeros(inputs, halo, part.scratch)
@@ -384,6 +402,9 @@ def _bucketed_attention_backward(
         grad_qk[own] = part.unfold(found.keys, qk[own])
         alone = totals[own][..., : v.shape[2], None] == -torch.inf  # these gave their own value
         torch.where(alone, grad[own], grad.new_zeros(()), out=grad_v[own]).add_(part.unfold(found.values, v[own]))
+        ruined = ~part.unfold(inputs.grad_is_finite, v[own]).all(-1)[..., None, None]  # sequences, as wholes
+        for gradient in (grad_qk[own], grad_v[own]):
+            gradient.masked_fill_(ruined, torch.nan)
     return grad_qk, grad_v
 
 
@@ -396,17 +417,22 @@ class _Inputs(NamedTuple):
     grad: _Table  # of the output
     mean: Tensor  # (M,), sum_j p_ij dp_ij, which is dout_i . out_i
     total: Tensor  # (M,), the base-2 log-sum-exp; inf where a row gave its own value: no probability has a part in it
+    grad_is_finite: Tensor  # (M,), False where the output's gradient, or the output, is not
 
     @classmethod
-    def of(cls, part: _Part, qk: Tensor, v: Tensor, grad: Tensor, out: Tensor, totals: Tensor) -> "_Inputs":
-        total = totals[part.where].flatten()
+    def of(
+        cls, part: _Part, qk: Tensor, v: Tensor, grad: Tensor, finite: Tensor, out: Tensor, totals: Tensor
+    ) -> "_Inputs":
+        total, is_finite, mean = totals[part.where].flatten(), part.flags(finite), part.dot(grad, out)
+        grad_is_finite = mean.isfinite()
         return cls(
-            part.table(qk),
+            part.table(qk, is_finite),
             part.inverse_norm(qk),
-            part.table(v),
-            part.table(grad),
-            part.dot(grad, out),
+            part.table(v, is_finite),
+            part.table(grad, grad_is_finite),
+            mean.nan_to_num_(0, 0, 0),
             total.masked_fill(total == -torch.inf, torch.inf),
+            grad_is_finite,
         )
 
 
@@ -488,19 +514,20 @@ def _band(part: _Part, run: _Run, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 @_bucketed_attention_backward.register_fake
-def _(grad, qk, v, order, first, last, seeds, out, totals, reach, deduplicate, dropout):  # noqa: ANN001, ANN202
+def _(grad, qk, v, order, first, last, seeds, finite, out, totals, reach, deduplicate, dropout):  # noqa: ANN001, ANN202
     return empty_heads(qk), empty_heads(v)
 
 
 def _setup_context(ctx, inputs, output) -> None:  # noqa: ANN001
-    *tensors, ctx.reach, ctx.deduplicate, ctx.dropout = inputs
+    *tensors, _, ctx.reach, ctx.deduplicate, ctx.dropout = inputs  # without ``spoiled``: the output shows it
     ctx.save_for_backward(*tensors, *output)
     ctx.mark_non_differentiable(output[1])
 
 
-def _backward(ctx, grad: Tensor, _: Tensor):  # noqa: ANN001, ANN202
-    gradients = _bucketed_attention_backward(grad, *ctx.saved_tensors, ctx.reach, ctx.deduplicate, ctx.dropout)
-    return *gradients, None, None, None, None, None, None, None
+@first_derivatives_only
+def _backward(ctx, saved, grad: Tensor, _: Tensor):  # noqa: ANN001, ANN202
+    gradients = _bucketed_attention_backward(grad, *saved, ctx.reach, ctx.deduplicate, ctx.dropout)
+    return *gradients, None, None, None, None, None, None, None, None, None
 
 
 _bucketed_attention.register_autograd(_backward, setup_context=_setup_context)
@@ -515,12 +542,15 @@ def bucketed_attention(
     deduplicate: bool = True,
     dropout: float = 0.0,
     seeds: Tensor | None = None,
+    real: Tensor | None = None,
+    causal: bool = False,
 ) -> Tensor:
     """Shared query-key attention among the tokens that hash rounds show each other.
 
     out_i = sum_j p_ij v_j over every key j that i sees in some round, p_ij proportional to
     exp(q_i . q_j / (||q_j|| sqrt(d))), times the number of rounds that show j to i unless ``deduplicate``. A token
-    that sees nothing gives its own value.
+    that sees nothing returns its own value. A number that is not finite makes NaN of the outputs that full attention
+    would make NaN: those of its sequence, if causal from its position on; if its token is not real, none.
 
     Args:
         qk: (b, h, n, d) queries; the keys are their unit vectors.
@@ -529,11 +559,22 @@ def bucketed_attention(
         reach: the blocks in which it is computed; they must hold what ``sight`` says.
         deduplicate: count a key that several rounds show once (the paper's N_ij) instead of once a round.
         dropout: probability with which a pair is dropped.
-        seeds: (2, b, h, L) random int32, one a query and one a key; needed for dropout.
+        seeds: (2, b, h, L) random int32, one per query and one per key; needed for dropout.
+        real: (b, h, n), True where a token is real; None: all. Used for numbers that are not finite, as is the next.
+        causal: a token attends only to itself and earlier tokens.
 
     Returns:
         (b, h, n, e), a view of (b, n, h, e). Saved for backward: the arguments, the output and a log-sum-exp a token.
     """
     if seeds is None:
         seeds = sight.order.new_empty(0)
-    return _bucketed_attention(qk, v, *sight, seeds, list(reach), deduplicate, dropout)[0]
+    finite = _finite_rows(qk) & _finite_rows(v)
+    spoiled = ~finite if real is None else ~finite & real
+    spoiled = spoiled.cumsum(-1) > 0 if causal else spoiled.any(-1, keepdim=True).expand_as(finite)
+    return _bucketed_attention(qk, v, *sight, seeds, finite, spoiled, list(reach), deduplicate, dropout)[0]
+
+
+@torch.no_grad()
+def _finite_rows(x: Tensor) -> Tensor:
+    """(..., d) -> (...), False where a number is infinite or NaN: so is the sum then."""
+    return x.sum(-1, dtype=_wide(x)).isfinite()

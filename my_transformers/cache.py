@@ -1,4 +1,4 @@
-"""What decoding keeps of the tokens so far, and how the rows of a batch are picked anew."""
+"""What decoding keeps of the tokens so far: checks on new tokens, and reordering the sequences of a batch."""
 
 from typing import Any, ClassVar
 
@@ -6,26 +6,43 @@ from torch import Tensor
 
 
 class Cache:
-    """A mechanism's cache, a dataclass. Of each sequence it has one row: the first axis of all its tensors.
+    """Base of every mechanism's cache, a dataclass whose tensors all have the sequences of a batch as first axis.
 
     So a beam search can continue what it kept, some sequences several times and others not at all, whatever the
-    mechanism. What the sequences share, such as a hash function, is no tensor of a cache.
+    mechanism. What all sequences share, such as a hash function, is not stored as a tensor.
     """
 
     by_token: ClassVar[tuple[str, ...]] = ()
-    """Tensors (b, h, max_len, ·) that are filled up to ``length``; behind it there is nothing to copy."""
+    """Names of tensors (b, h, max_len, ·) that are filled up to ``length``; nothing beyond it needs copying."""
+
+    length: int  # tokens so far
+    max_len: int
 
     def select_rows(self, rows: Tensor) -> None:
-        """Go on with other sequences: number i has what number rows[i] had so far; rows is int64 (any,)."""
+        """Reorder: new sequence i is a copy of old sequence rows[i]; rows is int64 (any,)."""
         for name, value in list(vars(self).items()):
             if name in self.by_token:
                 setattr(self, name, _tokens_of(value, rows, self.length))
             else:
                 setattr(self, name, rows_of(value, rows))
 
+    def check(self, *new: Tensor, batch: int, heads: int) -> None:
+        """Raise ValueError unless ``new`` are queries, keys and values (batch, heads, t, ·) that still fit."""
+        shapes = [tuple(x.shape) for x in new]
+        if any(len(shape) != 4 or shape[:3] != (batch, heads, shapes[0][2]) for shape in shapes):
+            raise ValueError(
+                f"the cache holds {batch} sequences of {heads} heads, so a step takes tensors of shape "
+                f"({batch}, {heads}, tokens, width) with equally many tokens, got {', '.join(map(str, shapes))}"
+            )
+        if self.length + shapes[0][2] > self.max_len:
+            raise ValueError(
+                f"the cache is full: it was made for max_len={self.max_len} tokens, holds {self.length}, and "
+                f"{shapes[0][2]} more were given"
+            )
+
 
 def _tokens_of(memory: Tensor, rows: Tensor, length: int) -> Tensor:
-    """In place where the rows do not become more: fresh memory costs a page fault every 4 KiB."""
+    """Reuse the memory unless the batch grows: fresh memory costs a page fault every 4 KiB."""
     selected = memory[:, :, :length].index_select(0, rows)
     enough = len(rows) <= len(memory)
     memory = memory[: len(rows)] if enough else memory.new_zeros(len(rows), *memory.shape[1:])
@@ -34,7 +51,7 @@ def _tokens_of(memory: Tensor, rows: Tensor, length: int) -> Tensor:
 
 
 def rows_of(value: Any, rows: Tensor) -> Any:
-    """Of a tensor, of a cache or tuple of them; anything else is of all sequences."""
+    """Rows of a tensor, of a cache, or of each in a tuple; other values are shared by the batch, unchanged."""
     match value:
         case Tensor():
             return value.index_select(0, rows)

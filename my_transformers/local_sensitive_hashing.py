@@ -38,28 +38,57 @@ def draw_rotations(
     return torch.stack(rounds, dim=1).to(like.device, like.dtype, non_blocking=True)
 
 
+_DRAWN_TOGETHER = 16  # torch.randn fills memory in blocks of 16 numbers: smaller draws are no prefix of larger ones
+
+
+def draw_nested_rotations(
+    heads: int, n_rounds: int, head_dim: int, n_buckets: int, *, like: Tensor, seed: int
+) -> Tensor:
+    """As :func:`draw_rotations`, but those for fewer buckets are the first ones of those for more.
+
+    So a sequence finds the same buckets alone and in a batch whose longest sequence needs more of them.
+    """
+    half = n_buckets // 2
+    rounds = []
+    for r in range(n_rounds):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + r)
+        blocks = [
+            torch.randn((_DRAWN_TOGETHER, heads, head_dim), generator=generator)
+            for _ in range(-(-half // _DRAWN_TOGETHER))
+        ]
+        rounds.append(torch.cat([torch.empty(0, heads, head_dim), *blocks])[:half])
+    return torch.stack(rounds).permute(2, 0, 3, 1).to(like.device, like.dtype, non_blocking=True)
+
+
 @torch.library.custom_op("my_transformers::seeded_rotations", mutates_args=())
-def seeded_rotations(like: Tensor, heads: int, n_rounds: int, head_dim: int, n_buckets: int, seed: int) -> Tensor:
-    """:func:`draw_rotations` from a CPU generator with this seed; an operator, so that torch.compile keeps it whole."""
+def seeded_rotations(
+    like: Tensor, heads: int, n_rounds: int, head_dim: int, n_buckets: int, seed: int, nested: bool = False
+) -> Tensor:
+    """:func:`draw_rotations`, or the nested ones, of this seed; an operator, so that torch.compile keeps it whole."""
+    if nested:
+        return draw_nested_rotations(heads, n_rounds, head_dim, n_buckets, like=like, seed=seed).contiguous()
     generator = torch.Generator().manual_seed(seed)
     return draw_rotations(heads, n_rounds, head_dim, n_buckets, like=like, generator=generator)
 
 
 @seeded_rotations.register_fake
-def _(like: Tensor, heads: int, n_rounds: int, head_dim: int, n_buckets: int, seed: int) -> Tensor:
+def _(
+    like: Tensor, heads: int, n_rounds: int, head_dim: int, n_buckets: int, seed: int, nested: bool = False
+) -> Tensor:
     return like.new_empty(heads, n_rounds, head_dim, n_buckets // 2)
 
 
 @torch.no_grad()
-def bucket_of(qk: Tensor, rotations: Tensor) -> Tensor:
+def bucket_of(qk: Tensor, rotations: Tensor, n_directions: Tensor | None = None) -> Tensor:
     """Angular LSH bucket of every vector in every round: argmax [xR; -xR] (section 2, "Locality sensitive hashing").
 
     Args:
         qk: (b, h, n, d).
         rotations: (h, r, d, n_buckets / 2); with n_buckets = 1 the last size is 0 and all tokens share bucket 0.
+        n_directions: (b,) int64, how many of the rotations each sample is hashed by; None: all.
 
     Returns:
-        int32 (b, h, r, n), each in [0, n_buckets).
+        int32 (b, h, r, n), each in [0, n_buckets), or in [0, 2 n_directions) of its sample.
     """
     batch, heads, length, _ = qk.shape
     n_rounds, half = rotations.shape[1], rotations.shape[-1]
@@ -69,11 +98,19 @@ def bucket_of(qk: Tensor, rotations: Tensor) -> Tensor:
         directions = rotations.to(qk.dtype).transpose(1, 2).flatten(2)  # (h, d, r * half)
         in_work = at_once(qk.device, _PROJECTIONS_IN_WORK, _PROJECTIONS_ON_DEVICE)
         tokens = max(1, in_work // (heads * n_rounds * half))
-        for few, found in zip(rows.split(tokens, dim=1), buckets.split(tokens, dim=2), strict=True):
-            projected = torch.bmm(few, directions).unflatten(-1, (n_rounds, half))
-            at_largest = projected.abs().argmax(dim=-1, keepdim=True)
+        limits = None
+        if n_directions is not None:
+            limits = n_directions.repeat_interleave(length, output_size=batch * length).view(-1, 1, 1)
+        for first in range(0, batch * length, tokens):
+            piece = slice(first, first + tokens)
+            projected = torch.bmm(rows[:, piece], directions).unflatten(-1, (n_rounds, half))
+            sizes, used = projected.abs(), half
+            if limits is not None:
+                used = limits[piece]
+                sizes.masked_fill_(torch.arange(half, device=qk.device) >= used, -1)
+            at_largest = sizes.argmax(dim=-1, keepdim=True)
             opposite = projected.gather(-1, at_largest) < 0
-            found.copy_((at_largest + half * opposite).squeeze(-1).mT)
+            buckets[:, :, piece] = (at_largest + used * opposite).squeeze(-1).mT
     return buckets.unflatten(-1, (batch, length)).permute(2, 0, 1, 3)
 
 

@@ -45,7 +45,7 @@ class LSHConfig(_AttentionConfig):
     eval_rounds: int | None = Field(None, ge=1)
     """lsh: hash rounds in evaluation; null: n_rounds"""
     n_buckets: int | None = Field(None, ge=1)
-    """lsh: fixed number of buckets (1 or even); null: from the length and bucket_size"""
+    """lsh: number of buckets (1 or even); null: from bucket_size and the model's greatest length"""
     window: int | None = Field(None, ge=1)
     """lsh: tokens of its bucket that a query sees on one side, or tokens a chunk; null: 2 * bucket_size"""
     rule: Literal["bucket", "chunk"] = "bucket"

@@ -235,11 +235,7 @@ class LanguageModelConfig(StackConfig):
 
 
 class EncoderDecoderConfig(_LayersConfig):
-    """An encoder of the source and a decoder of the target, that attends to it.
-
-    LSH's n_buckets, where it is null, follows from bucket_size and the greatest length, not from that of a batch: how
-    far a batch is padded changes no translation.
-    """
+    """An encoder of the source and a decoder of the target, that attends to it."""
 
     encoder_depth: int = Field(1, ge=1)
     """layers of the encoder"""

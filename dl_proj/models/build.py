@@ -67,7 +67,7 @@ from my_transformers import (
     TransformersLSHAttention,
     extended_dim,
 )
-from my_transformers.local_sensitive_hashing import choose_n_buckets, draw_rotations
+from my_transformers.local_sensitive_hashing import draw_rotations
 from my_transformers.positional_encoding import PositionalEncoding
 
 
@@ -122,7 +122,8 @@ def _mechanism(
         case SharedQKConfig():
             return SharedQKAttention(causal=causal, dropout=config.dropout)
         case LSHConfig():
-            return LSHAttention(**config.model_dump(exclude={"kind"}), causal=causal, seed=seed)
+            settings = config.model_dump(exclude={"kind"})
+            return LSHAttention(**settings, max_len=places.max_len, causal=causal, seed=seed)
         case LocalConfig():
             return LocalAttention(**config.model_dump(exclude={"kind"}), causal=causal)
         case TransformersLSHConfig():
@@ -340,17 +341,7 @@ def build_encoder_decoder(
     max_target_len: int,
     seed: int = 0,
 ) -> EncoderDecoderModel:
-    """A model of target sequences given source sequences.
-
-    LSH has as many buckets as its ``bucket_size`` asks for at the greatest length, so that how far a batch is padded
-    changes no output.
-    """
-    config = config.model_copy(
-        update={
-            "encoder_attention": _with_fixed_buckets(config.encoder_attention, max_source_len),
-            "decoder_attention": _with_fixed_buckets(config.decoder_attention, max_target_len),
-        }
-    )
+    """A model of target sequences given source sequences."""
     source, target = Places(max_source_len), Places(max_target_len)
     return EncoderDecoderModel(
         build_stack(config.encoder, causal=False, places=source, seed=seed),
@@ -363,13 +354,6 @@ def build_encoder_decoder(
         tied=config.tied,
         dropout=config.dropout,
     )
-
-
-def _with_fixed_buckets(attention: AttentionConfig, max_len: int) -> AttentionConfig:
-    match attention:
-        case LSHConfig(n_buckets=None, bucket_size=size):
-            return attention.model_copy(update={"n_buckets": choose_n_buckets(max_len, size)})
-    return attention
 
 
 def _decoder(

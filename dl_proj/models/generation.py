@@ -72,11 +72,10 @@ class AutoregressiveModel(LanguageModel):
         *,
         labels: Tensor | None = None,
         choose: Choice = most_probable,
-        max_len: int | None = None,
         progress: Callable[[range], Iterable[int]] = iter,
     ) -> Tensor:
         """What :meth:`stream` gives, as one tensor (b, length) int64."""
-        stream = self.stream(prompt, length, labels=labels, choose=choose, max_len=max_len, progress=progress)
+        stream = self.stream(prompt, length, labels=labels, choose=choose, progress=progress)
         new = list(stream)
         return torch.stack(new, dim=1) if new else prompt[:, :0]
 
@@ -88,19 +87,18 @@ class AutoregressiveModel(LanguageModel):
         *,
         labels: Tensor | None = None,
         choose: Choice = most_probable,
-        max_len: int | None = None,
         progress: Callable[[range], Iterable[int]] = iter,
     ) -> Iterator[Tensor]:
-        """Continue sequences token by token, with a cache; each token is given as soon as it is drawn.
+        """Continue sequences token by token, with a cache; each token is yielded as soon as it is drawn.
+
+        The prompt goes through the model at once.
 
         Args:
             prompt: (b, n) int64; n may be 0 for a model with labels.
             length: tokens to add.
             labels: (b,) int64, for a model that has labels.
             choose: (logits (b, vocab), number of the new token) -> tokens (b,); default the most probable.
-            max_len: inputs of the sequences that the model was trained on, from which LSH derives its number of
-                buckets; default the positional encoding's.
-            progress: wraps the steps, for a progress bar.
+            progress: wraps the numbers of the new tokens, for a progress bar.
 
         Yields:
             (b,) int64, ``length`` times, without the prompt.
@@ -108,26 +106,24 @@ class AutoregressiveModel(LanguageModel):
         Raises:
             ValueError: the sequence would outgrow max_len; nothing to start from; labels as in :meth:`forward`.
         """
-        max_len = max_len or self.positions.max_len
         label = self._embed_labels(labels)
-        given = prompt.shape[1]
-        start = 0 if label is None else 1  # inputs before the first token
-        n_inputs = start + given + length - 1
+        given, start = prompt.shape[1], 0 if label is None else 1  # inputs before the first token
+        n_inputs, max_len = start + given + length - 1, self.positions.max_len
         if n_inputs > max_len:
             raise ValueError(f"{given} + {length} tokens are more than the model's {max_len - start} + 1")
         if start + given == 0:
             raise ValueError("an empty prompt: a model without labels needs one token to start from")
-        caches = self.stack.new_cache(prompt.shape[0], max_len)
-        token = None
-        for t in progress(range(n_inputs)):
-            place = t - start  # of the token that goes in
-            token = prompt[:, place] if 0 <= place < given else token
-            x = label if place < 0 else self.embedding(token.unsqueeze(1))
-            x = x + label if label is not None and place >= 0 else x
-            x = self.stack.step(self.dropout(self.positions(x, first=t)), caches)
-            if place + 1 >= given:
-                token = choose(self.to_logits(x[:, -1]), place + 1 - given)
-                yield token
+        caches = self.stack.new_cache(prompt.shape[0], n_inputs)
+        x, first = self.embedding(prompt), 0
+        if label is not None:
+            x = torch.cat((label, x + label), dim=1)
+        for number in progress(range(length)):
+            seen = self.stack.step(self.dropout(self.positions(x, first=first)), caches)
+            token = choose(self.to_logits(seen[:, -1]), number)
+            yield token
+            first += x.shape[1]
+            x = self.embedding(token.unsqueeze(1))
+            x = x if label is None else x + label
 
     def _embed_labels(self, labels: Tensor | None) -> Tensor | None:
         """(b,) -> (b, 1, dim)."""

@@ -112,8 +112,7 @@ class EncoderDecoderModel(nn.Module):
         Args:
             context: (b, m, dim), of :meth:`encode`.
             source_mask: (b, m), True where a token of the source is real.
-            max_len: tokens of a target at most; default the positional encoding's. From it LSH derives its number of
-                buckets, if that is not fixed (:func:`~dl_proj.models.build.build_encoder_decoder` fixes it).
+            max_len: tokens of a target at most; default the positional encoding's.
             targets: of each context; they follow each other.
         """
         max_len = max_len or self.target_positions.max_len

@@ -32,6 +32,6 @@ class CopyTask:
         model.eval()
         word = batch[:, self.second_start + 1 :]
         prompt = batch[:, : self.second_start + 1]
-        copy = model.generate(prompt, word.shape[1], max_len=batch.shape[1] - 1)
+        copy = model.generate(prompt, word.shape[1])
         model.train(was_training)
         return (copy == word).double().mean().item()

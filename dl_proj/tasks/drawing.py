@@ -62,9 +62,7 @@ def draw(
         some = slice(start, start + batch_size)
         choose = sampler(uniform[some].to(device), temperature=temperature, top_k=top_k, top_p=top_p)
         known = given[some].to(device)
-        new = model.generate(
-            known, n_new, labels=labels[some].to(device), choose=choose, max_len=data.max_len, progress=progress
-        )
+        new = model.generate(known, n_new, labels=labels[some].to(device), choose=choose, progress=progress)
         levels.append(torch.cat((known, new), dim=1).cpu())
     model.train(was_training)
     return to_pixels(torch.cat(levels), data.vocab_size).unflatten(1, (data.side, data.side))

@@ -64,7 +64,7 @@ def attention_matrix(mechanism: SharedQKAttention | LSHAttention, qk: Tensor) ->
 
 
 def lsh_matrix(qk: Tensor, bucket_size: int, n_rounds: int, *, causal: bool, seed: int) -> Tensor:
-    """The matrix (b, h, n, n) of LSHAttention(bucket_size, n_rounds, causal, seed) in evaluation."""
+    """The matrix (b, h, n, n) of LSHAttention(bucket_size, n_rounds, max_len=n, causal, seed) in evaluation."""
     _, heads, n, head_dim = qk.shape
     n_buckets = choose_n_buckets(n, bucket_size)
     buckets = bucket_of(qk, seeded_rotations(qk, heads, n_rounds, head_dim, n_buckets, seed))

@@ -35,7 +35,7 @@ def continue_text(config: ContinueTextConfig) -> None:
     for number in range(config.samples):
         heading = f"{'' if number == 0 else chr(10)}sample {number + 1}\n" if config.samples > 1 else ""
         print(heading + text, end="", flush=True)
-        for part in continuation(model, tokenizer, given, trained.data.window, config, number):
+        for part in continuation(model, tokenizer, given, config, number):
             print(part, end="", flush=True)
         print()
 
@@ -44,7 +44,6 @@ def continuation(
     model: AutoregressiveModel,
     tokenizer: Tokenizer,
     prompt: Tensor,
-    window: int,
     config: ContinueTextConfig,
     number: int,
 ) -> Iterator[str]:
@@ -54,14 +53,13 @@ def continuation(
         model: on the prompt's device, in eval mode.
         tokenizer: the model's.
         prompt: (n,) int64 tokens.
-        window: tokens of the sequences that the model was trained on.
         config: how much, and how it is drawn.
         number: of the sample; it depends on this and the seed alone.
     """
     generator = torch.Generator().manual_seed(config.seed + number)
     uniform = torch.rand(1, config.length, dtype=torch.float64, generator=generator).to(prompt.device)
     choose = sampler(uniform, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
-    new = model.stream(prompt.unsqueeze(0), config.length, choose=choose, max_len=window)
+    new = model.stream(prompt.unsqueeze(0), config.length, choose=choose)
     return tokenizer.decode_stream(token.item() for token in new)
 
 

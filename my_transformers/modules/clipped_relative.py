@@ -104,11 +104,13 @@ class ClippedRelativeAttention(nn.Module):
             gate = self._gate(k)
             if mask is not None:
                 gate = gate * mask[:, None, :, None]
-            seen = torch.cat((gate * exact, gate), dim=-1)  # the last column adds up the weights
-            off, on = seen.tensor_split((self.off_grid,), dim=2)
-            q_off, q_on = q.tensor_split((self.off_grid,), dim=2)
-            out = torch.cat((self._from_nowhere(q_off, off, on), self._from_grid(q_on, off, on)), dim=2)
-        return out.to(v.dtype)
+            return self._sums_by_place(q, torch.cat((gate * exact, gate), dim=-1)).to(v.dtype)
+
+    def _sums_by_place(self, q: Tensor, seen: Tensor) -> Tensor:
+        """Queries (b, h, n, d) over gated values (b, h, n, e + 1), whose last column adds up the weights."""
+        off, on = seen.tensor_split((self.off_grid,), dim=2)
+        q_off, q_on = q.tensor_split((self.off_grid,), dim=2)
+        return torch.cat((self._from_nowhere(q_off, off, on), self._from_grid(q_on, off, on)), dim=2)
 
     def _gate(self, k: Tensor) -> Tensor:
         """(b, h, n, d) -> (b, h, n, 1)."""
@@ -147,10 +149,17 @@ class ClippedRelativeAttention(nn.Module):
         content, relative = like.tensor_split((self.content_heads,), dim=1)
         dtype = torch.promote_types(like.dtype, torch.float32)
         seen = relative.new_zeros(*relative.shape[:2], max_len, like.shape[-1] + 1, dtype=dtype)
-        return ClippedRelativeCache(self.mechanism.new_cache(content, max_len), seen, 0)
+        return ClippedRelativeCache(self.mechanism.new_cache(content, max_len), seen, 0, max_len)
 
     def step(self, q: Tensor, k: Tensor, v: Tensor, cache: "ClippedRelativeCache") -> Tensor:
-        """Attend with one more token, each (b, h, 1, ·) -> (b, h, 1, e), and add it to the cache."""
+        """Attend with the next t tokens, each (b, h, t, ·) -> (b, h, t, e), and add them to the cache.
+
+        Several tokens cost O(n e) each, as one does, except at the start, where they take the parallel form.
+
+        Raises:
+            ValueError: the cache is of another shape, or has no room for t more tokens.
+        """
+        cache.check(q, k, v, batch=cache.seen.shape[0], heads=cache.seen.shape[1] + self.content_heads)
         parts = [x.tensor_split((self.content_heads,), dim=1) for x in (q, k, v)]
         (content, relative) = zip(*parts, strict=True)
         return torch.cat((self.mechanism.step(*content, cache.inner), self._step_by_place(*relative, cache)), dim=1)
@@ -159,18 +168,25 @@ class ClippedRelativeAttention(nn.Module):
         with torch.autocast(q.device.type, enabled=False):
             q, k, exact = (x.to(cache.seen.dtype) for x in (q, k, v))
             gate = self._gate(k)
-            seen = cache.append(torch.cat((gate * exact, gate), dim=-1))  # (b, h, t + 1, e + 1)
-            if cache.length <= self.off_grid:
-                return _mean(seen.sum(2, keepdim=True)).to(v.dtype)
+            seen = cache.append(torch.cat((gate * exact, gate), dim=-1))  # (b, h, length, e + 1)
+            if q.shape[2] == cache.length > 1:
+                return self._sums_by_place(q, seen).to(v.dtype)
             tokens = torch.arange(cache.length, device=q.device)
-            place = places(tokens, self.columns, self.off_grid)
-            displacement = (place - place[-1]).clamp(-self.distance, self.distance) + self.distance
-            row, column = displacement[:, 0], displacement[:, -1]
-            number = column if self.columns is None else row * self._span + column
-            of_key = torch.where(tokens < self.off_grid, 0, 1 + number)
+            new = tokens[cache.length - q.shape[2] :]
+            of_key = self._class_of(tokens, new).expand(*q.shape[:2], -1, -1)  # (b, h, t, length)
             vectors = torch.cat((self.nowhere[..., :1], self.displacements), dim=-1).to(q.dtype)
-            logits = (q @ vectors * q.shape[-1] ** -0.5)[..., of_key]  # (b, h, 1, t + 1)
+            logits = (q @ vectors * q.shape[-1] ** -0.5).gather(-1, of_key)
+            logits = logits.masked_fill((new < self.off_grid).unsqueeze(-1), 0)  # off the grid, all is seen alike
+            logits = logits.masked_fill(tokens > new.unsqueeze(-1), -torch.inf)
             return _mean(_relative_to_largest(logits, dim=-1) @ seen).to(v.dtype)
+
+    def _class_of(self, keys: Tensor, queries: Tensor) -> Tensor:
+        """Which vector a query weighs a key by, (queries, keys): 0 for a key off the grid, or 1 + its displacement."""
+        place, own = (places(tokens, self.columns, self.off_grid) for tokens in (keys, queries))
+        displacement = (place - own.unsqueeze(1)).clamp(-self.distance, self.distance) + self.distance
+        row, column = displacement[..., 0], displacement[..., -1]
+        number = column if self.columns is None else row * self._span + column
+        return torch.where(keys < self.off_grid, 0, 1 + number)
 
 
 class _Regions:
@@ -281,9 +297,11 @@ class ClippedRelativeCache(Cache):
     inner: Cache
     seen: Tensor  # (b, h, max_len, e + 1)
     length: int
+    max_len: int
 
-    def append(self, seen: Tensor) -> Tensor:
-        """Add a token (b, h, 1, e + 1); gives all so far."""
-        self.seen[:, :, self.length] = seen[:, :, 0]
-        self.length += 1
-        return self.seen[:, :, : self.length]
+    def append(self, new: Tensor) -> Tensor:
+        """Add t tokens (b, h, t, e + 1); returns all so far."""
+        end = self.length + new.shape[2]
+        self.seen[:, :, self.length : end] = new
+        self.length = end
+        return self.seen[:, :, :end]

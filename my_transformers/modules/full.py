@@ -62,9 +62,17 @@ class FullAttention(nn.Module):
         return KeyValueCache.empty(like, max_len)
 
     def step(self, q: Tensor, k: Tensor, v: Tensor, cache: "KeyValueCache") -> Tensor:
-        """Attend with one more token, each (b, h, 1, ·) -> (b, h, 1, e), and add it to the cache."""
-        cache.append(k, v)
-        return F.scaled_dot_product_attention(q, *cache.so_far())
+        """Attend with the next t tokens, each (b, h, t, ·) -> (b, h, t, e), and add them to the cache.
+
+        Raises:
+            ValueError: the cache is of another shape, or has no room for t more tokens.
+        """
+        new = q.shape[2]
+        cache.append(q, k, v)
+        if cache.length == new:  # no mask needed
+            return F.scaled_dot_product_attention(q, *cache.so_far(), is_causal=new > 1)
+        visible = None if new == 1 else newest_see(new, cache.length, q.device)
+        return F.scaled_dot_product_attention(q, *cache.so_far(), attn_mask=visible)
 
 
 class SharedQKAttention(nn.Module):
@@ -107,11 +115,19 @@ class SharedQKAttention(nn.Module):
         return KeyValueCache.empty(like, max_len)
 
     def step(self, qk: Tensor, v: Tensor, cache: "KeyValueCache") -> Tensor:
-        """Attend with one more token, qk (b, h, 1, d) and v (b, h, 1, e) -> (b, h, 1, e), and add it to the cache."""
-        first = cache.length == 0
-        out = v if first else F.scaled_dot_product_attention(qk, *cache.so_far())
-        cache.append(unit(qk), v)
-        return out
+        """Attend with the next t tokens, qk (b, h, t, d) and v (b, h, t, e) -> (b, h, t, e), and add them to the cache.
+
+        Raises:
+            ValueError: as in :meth:`FullAttention.step`.
+        """
+        new, first = qk.shape[2], cache.length == 0
+        cache.append(qk, unit(qk), v)
+        keys, values = cache.so_far()
+        if new == 1:
+            return v if first else F.scaled_dot_product_attention(qk, keys[:, :, :-1], values[:, :, :-1])
+        visible = newest_see(new, cache.length, qk.device, itself=False)
+        visible[0, 0] |= first  # the very first token has nothing else to attend to
+        return F.scaled_dot_product_attention(qk, keys, values, attn_mask=visible)
 
 
 @dataclass
@@ -123,21 +139,27 @@ class KeyValueCache(Cache):
     keys: Tensor  # (b, h, max_len, d)
     values: Tensor  # (b, h, max_len, e)
     length: int
+    max_len: int
 
     @classmethod
     def empty(cls, like: Tensor, max_len: int) -> "KeyValueCache":
         """No token yet."""
         keys = like.new_zeros(*like.shape[:2], max_len, like.shape[-1])
-        return cls(keys, torch.zeros_like(keys), length=0)
+        return cls(keys, torch.zeros_like(keys), 0, max_len)
 
-    def append(self, key: Tensor, value: Tensor) -> None:
-        """Add a token, (b, h, 1, ·) each."""
-        if self.length == self.keys.shape[2]:
-            raise ValueError(f"the cache is full: it was made for max_len={self.length} tokens")
-        if self.keys.shape[-1] != key.shape[-1]:  # RelativeAttention makes keys longer than values
+    def append(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+        """Add the keys and values of t tokens, (b, h, t, ·) each, after checking that they and the queries fit."""
+        self.check(query, key, value, batch=self.keys.shape[0], heads=self.keys.shape[1])
+        if self.length == 0 and self.keys.shape[-1] != key.shape[-1]:  # RelativeAttention makes keys longer than values
             self.keys = self.keys.new_zeros(*self.keys.shape[:3], key.shape[-1])
-        self.keys[:, :, self.length], self.values[:, :, self.length] = key[:, :, 0], value[:, :, 0]
-        self.length += 1
+        if (key.shape[-1], value.shape[-1]) != (self.keys.shape[-1], self.values.shape[-1]):
+            raise ValueError(
+                f"the cache holds keys of width {self.keys.shape[-1]} and values of width {self.values.shape[-1]}, got "
+                f"{key.shape[-1]} and {value.shape[-1]}"
+            )
+        end = self.length + key.shape[2]
+        self.keys[:, :, self.length : end], self.values[:, :, self.length : end] = key, value
+        self.length = end
 
     def so_far(self) -> tuple[Tensor, Tensor]:
         """Keys and values of the tokens so far, (b, h, length, ·)."""
@@ -147,6 +169,15 @@ class KeyValueCache(Cache):
 def causal_mask(n: int, device: torch.device) -> Tensor:
     """(n, n), True where key j stands at or before query i."""
     return torch.ones(n, n, dtype=torch.bool, device=device).tril()
+
+
+def newest_see(new: int, length: int, device: torch.device, *, itself: bool = True) -> Tensor:
+    """(new, length), True where the key is earlier than the query, or the query's own if ``itself``.
+
+    The queries are the newest of ``length`` tokens.
+    """
+    last_seen = length - new - (not itself)
+    return torch.ones(new, length, dtype=torch.bool, device=device).tril(last_seen)
 
 
 def check_dropout(dropout: float) -> None:

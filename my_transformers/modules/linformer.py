@@ -165,16 +165,39 @@ class BlockCausalLinformerAttention(nn.Module):
         if n != k.shape[2]:
             raise ValueError(f"causal attention needs as many keys as queries, got {n} queries and {k.shape[2]} keys")
         mask = torch.ones(len(q), n, dtype=torch.bool, device=q.device) if mask is None else mask
+        none = k[:, :, :0], v[:, :, :0]
+        return self._in_blocks(q, k, v, mask, none, self.dropout if self.training else 0.0)[0]
+
+    def _in_blocks(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, earlier: tuple[Tensor, Tensor], dropout: float
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The parallel form, whose tokens begin with a whole block; every query also sees some ``earlier`` tokens.
+
+        Args:
+            q: (b, h, n, d).
+            k: (b, h, n, d).
+            v: (b, h, n, e).
+            mask: (b, n), True where a token is real.
+            earlier: projected keys and values (b, h, p, ·) of the blocks before.
+            dropout: probability of dropping an attention weight.
+
+        Returns:
+            (b, h, n, e), and projected keys and values (b, h, blocks * rank, ·) of these blocks.
+        """
+        n = q.shape[2]
         missing = -n % self.block_size
         q = q * q.shape[-1] ** -0.5
         q, k, v = (F.pad(x, (0, 0, 0, missing)).unflatten(2, (-1, self.block_size)) for x in (q, k, v))
         mask = F.pad(mask, (0, missing)).unflatten(1, (-1, self.block_size))  # (b, blocks, B)
         keys, values, real = self._summaries(k, v, mask)
-        scores = torch.cat((q @ k.mT, q @ keys.flatten(2, 3).unsqueeze(2).mT), dim=-1)
-        weights = scores.masked_fill(~self._visible(mask, real), torch.finfo(scores.dtype).min).softmax(-1)
-        weights = F.dropout(weights, self.dropout, self.training)
+        keys, values = keys.flatten(2, 3), values.flatten(2, 3)
+        far_keys, far_values = (torch.cat(x, dim=2) for x in zip(earlier, (keys, values), strict=True))
+        scores = torch.cat((q @ k.mT, q @ far_keys.unsqueeze(2).mT), dim=-1)
+        visible = self._visible(mask, real, earlier[0].shape[2])
+        weights = scores.masked_fill(~visible, torch.finfo(scores.dtype).min).softmax(-1)
+        weights = F.dropout(weights, dropout)
         near, far = weights.tensor_split((self.block_size,), dim=-1)
-        return (near @ v + far @ values.flatten(2, 3).unsqueeze(2)).flatten(2, 3)[:, :, :n]
+        return (near @ v + far @ far_values.unsqueeze(2)).flatten(2, 3)[:, :, :n], (keys, values)
 
     def _summaries(self, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Blocks of k and v (b, h, blocks, B, ·) -> projected keys and values (b, h, blocks, rank, ·), real ones."""
@@ -187,14 +210,18 @@ class BlockCausalLinformerAttention(nn.Module):
         keys, values = (x.unflatten(0, (-1, blocks)).transpose(1, 2) for x in (keys, values))
         return keys, values, real.unflatten(0, (-1, blocks))
 
-    def _visible(self, mask: Tensor, real: Tensor) -> Tensor:
-        """(b, 1, blocks, B, B + blocks * rank), True where a query sees a key of its block or a projected one."""
+    def _visible(self, mask: Tensor, real: Tensor, earlier: int) -> Tensor:
+        """True where a query sees a key of its block, an earlier projected token or one of these blocks'.
+
+        Returns:
+            (b, 1, blocks, B, B + earlier + blocks * rank).
+        """
         blocks, rank = real.shape[1:]
         size = self.block_size
         near = mask.unsqueeze(-2) & causal_mask(size, mask.device)
         finished = torch.ones(blocks, blocks, dtype=torch.bool, device=mask.device).tril(-1)
-        far = (real.unsqueeze(1) & finished[None, :, :, None]).flatten(2).unsqueeze(2)
-        return torch.cat((near, far.expand(-1, -1, size, blocks * rank)), dim=-1).unsqueeze(1)
+        far = F.pad((real.unsqueeze(1) & finished[None, :, :, None]).flatten(2), (earlier, 0), value=True).unsqueeze(2)
+        return torch.cat((near, far.expand(-1, -1, size, earlier + blocks * rank)), dim=-1).unsqueeze(1)
 
     def new_cache(self, like: Tensor, max_len: int) -> "BlockCache":
         """An empty cache for up to ``max_len`` tokens: 2 d (B + rank max_len / B) numbers a head, as many a step.
@@ -208,18 +235,36 @@ class BlockCausalLinformerAttention(nn.Module):
         return BlockCache(block, far, 0, max_len)
 
     def step(self, q: Tensor, k: Tensor, v: Tensor, cache: "BlockCache") -> Tensor:
-        """Attend with one more token, each (b, h, 1, ·) -> (b, h, 1, e), and add it to the cache."""
-        if cache.length == cache.max_len:
-            raise ValueError(f"the cache is full: it was made for max_len={cache.max_len} tokens")
+        """Attend with the next t tokens, each (b, h, t, ·) -> (b, h, t, e), and add them to the cache.
+
+        Raises:
+            ValueError: the cache is of another shape, or has no room for t more tokens.
+        """
+        cache.check(q, k, v, batch=cache.block.shape[0], heads=cache.block.shape[2])
         place, finished = cache.length % self.block_size, cache.length // self.block_size * self.project_keys.rank
+        cache.length += q.shape[2]
+        if q.shape[2] != 1:
+            return self._several_steps(q, k, v, cache, place, finished)
         cache.block[:, 0, :, place], cache.block[:, 1, :, place] = k[:, :, 0], v[:, :, 0]
-        cache.length += 1
         seen = torch.cat((cache.block[:, :, :, : place + 1], cache.far[:, :, :, :finished]), dim=3)
         if place + 1 == self.block_size:
             into = slice(finished, finished + self.project_keys.rank)
             cache.far[:, 0, :, into] = self.project_keys(cache.block[:, 0])[0]
             cache.far[:, 1, :, into] = (self.project_values or self.project_keys)(cache.block[:, 1])[0]
         return F.scaled_dot_product_attention(q, *seen.unbind(1))
+
+    def _several_steps(self, q: Tensor, k: Tensor, v: Tensor, cache: "BlockCache", place: int, finished: int) -> Tensor:
+        """The parallel form over the unfinished block and the new tokens."""
+        k, v = (torch.cat((cache.block[:, i, :, :place], x), dim=2) for i, x in enumerate((k, v)))
+        real = torch.ones(len(k), k.shape[2], dtype=torch.bool, device=k.device)
+        earlier = cache.far[:, 0, :, :finished], cache.far[:, 1, :, :finished]
+        out, projected = self._in_blocks(F.pad(q, (0, 0, place, 0)), k, v, real, earlier, 0.0)
+        blocks, rest = divmod(k.shape[2], self.block_size)
+        added = blocks * self.project_keys.rank
+        for i, (far, tokens) in enumerate(zip(projected, (k, v), strict=True)):
+            cache.far[:, i, :, finished : finished + added] = far[:, :, :added]
+            cache.block[:, i, :, :rest] = tokens[:, :, k.shape[2] - rest :]
+        return out[:, :, place:]
 
 
 @dataclass

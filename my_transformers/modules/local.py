@@ -86,6 +86,10 @@ class LocalAttention(nn.Module):
             )
         if n <= c:
             return self.in_one_chunk(q, k, v, mask=mask)
+        return self._in_chunks(q, k, v, mask, self.dropout if self.training else 0.0)
+
+    def _in_chunks(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+        n, c = q.shape[2], self.chunk_size
         missing = -n % (self.circle or c)
         chunks = (n + missing) // c
         back, ahead = min(self.back, chunks - 1), min(self.ahead, chunks - 1)
@@ -95,7 +99,6 @@ class LocalAttention(nn.Module):
         # each chunk is a sample of its own: (b * chunks, h, c or span, ·)
         q = q.unflatten(1, (-1, c)).flatten(0, 1).transpose(1, 2)
         k, v = (self._near(x, back, ahead).mT.flatten(0, 1) for x in (k, v))
-        dropout = self.dropout if self.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=self._visible(real, back * c), dropout_p=dropout)
         return out.transpose(1, 2).unflatten(0, (-1, chunks)).flatten(1, 2)[:, :n].transpose(1, 2)
 
@@ -134,34 +137,57 @@ class LocalAttention(nn.Module):
         return NearCache(keys, torch.zeros_like(keys), 0, max_len)
 
     def step(self, q: Tensor, k: Tensor, v: Tensor, cache: "NearCache") -> Tensor:
-        """Attend with one more token, each (b, h, 1, ·) -> (b, h, 1, e), and add it to the cache."""
-        slot = cache.append(k, v)
-        if cache.length < cache.keys.shape[2]:
+        """Attend with the next t tokens, each (b, h, t, ·) -> (b, h, t, e), and add them to the cache.
+
+        Raises:
+            ValueError: the cache is of another shape, or has no room for t more tokens.
+        """
+        cache.check(q, k, v, batch=cache.keys.shape[0], heads=cache.keys.shape[1])
+        if q.shape[2] != 1:
+            return self._several_steps(q, k, v, cache)
+        cache.append(k, v)
+        size, slot = cache.keys.shape[2], (cache.length - 1) % cache.keys.shape[2]
+        if cache.length < size:
             return F.scaled_dot_product_attention(q, cache.keys[:, :, : slot + 1], cache.values[:, :, : slot + 1])
-        # behind the newest token, the rest of its chunk's slots hold what can no longer be seen
+        # beyond the newest token, the rest of its chunk's slots hold what can no longer be seen
         end = (slot // self.chunk_size + 1) * self.chunk_size
-        slots = torch.arange(cache.keys.shape[2], device=q.device)
+        slots = torch.arange(size, device=q.device)
         visible = ((slots <= slot) | (slots >= end)).expand(1, 1, 1, -1)
         return F.scaled_dot_product_attention(q, cache.keys, cache.values, attn_mask=visible)
+
+    def _several_steps(self, q: Tensor, k: Tensor, v: Tensor, cache: "NearCache") -> Tensor:
+        """The parallel form over the new tokens and the cached ones that they see, which begin with a whole chunk."""
+        first = max(0, cache.length // self.chunk_size - self.back) * self.chunk_size
+        cached = cache.length - first
+        keys, values = (torch.cat((old, new), dim=2) for old, new in zip(cache.since(first), (k, v), strict=True))
+        cache.append(k, v)
+        return self._in_chunks(F.pad(q, (0, 0, cached, 0)), keys, values, None, 0.0)[:, :, cached:]
 
 
 @dataclass
 class NearCache(Cache):
-    """Keys and values of the chunks that can still be seen, written round and round."""
+    """Keys and values of the chunks that can still be seen; token i is in slot i modulo the number of slots."""
 
-    keys: Tensor  # (b, h, size, d)
-    values: Tensor  # (b, h, size, e)
-    length: int  # tokens so far
+    keys: Tensor  # (b, h, slots, d)
+    values: Tensor  # (b, h, slots, e)
+    length: int
     max_len: int
 
-    def append(self, key: Tensor, value: Tensor) -> int:
-        """Add a token, (b, h, 1, ·) each; gives its slot."""
-        if self.length == self.max_len:
-            raise ValueError(f"the cache is full: it was made for max_len={self.max_len} tokens")
-        slot = self.length % self.keys.shape[2]
-        self.keys[:, :, slot], self.values[:, :, slot] = key[:, :, 0], value[:, :, 0]
-        self.length += 1
-        return slot
+    def append(self, key: Tensor, value: Tensor) -> None:
+        """Add t tokens, (b, h, t, ·) each; of more than there are slots the last ones stay."""
+        slots = self._slots(max(self.length, self.length + key.shape[2] - self.keys.shape[2]), key.shape[2])
+        kept = len(slots)
+        self.keys[:, :, slots], self.values[:, :, slots] = key[:, :, -kept:], value[:, :, -kept:]
+        self.length += key.shape[2]
+
+    def since(self, first: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the tokens from number ``first`` on, in their order."""
+        slots = self._slots(first, 0)
+        return self.keys[:, :, slots], self.values[:, :, slots]
+
+    def _slots(self, first: int, new: int) -> Tensor:
+        """Slots of the tokens from number ``first`` to the end of ``new`` more than there are."""
+        return torch.arange(first, self.length + new, device=self.keys.device) % self.keys.shape[2]
 
 
 def check_circle(circle: int, chunk_size: int) -> None:

@@ -44,9 +44,12 @@ class LSHAttention(nn.Module):
     Saved for backward: qk, v, the output and (3 * n_rounds + 1) integers and sums a token, no scores.
 
     Args:
-        bucket_size: expected tokens a bucket; the number of buckets follows from it and the sequence's length.
+        bucket_size: expected tokens per bucket, from which the number of buckets follows.
         n_rounds: independent hashings a forward.
-        n_buckets: fixed number of buckets (1, or even) instead of one that follows from the length.
+        n_buckets: number of buckets (1, or even), instead.
+        max_len: tokens of the sequences that the number of buckets is meant for, whatever the length of an input. None:
+            if causal 2048, since tokens still to come must not change it; else each sample's own number of real tokens,
+            so that padding is invisible. State it for causal sequences of another length.
         window: see the rules; default 2 * bucket_size, which is the paper's chunk.
         causal: a token sees none behind it.
         rule: "bucket" or "chunk".
@@ -70,6 +73,7 @@ class LSHAttention(nn.Module):
         bucket_size: int = 64,
         n_rounds: int = 4,
         n_buckets: int | None = None,
+        max_len: int | None = None,
         window: int | None = None,
         causal: bool = False,
         rule: Literal["bucket", "chunk"] = "bucket",
@@ -84,6 +88,7 @@ class LSHAttention(nn.Module):
         self.bucket_size = bucket_size
         self.n_rounds = n_rounds
         self.n_buckets = n_buckets
+        self.max_len = _CAUSAL_MAX_LEN if max_len is None and causal else max_len
         self.window = 2 * bucket_size if window is None else window
         self.causal = causal
         self.rule = rule
@@ -96,8 +101,8 @@ class LSHAttention(nn.Module):
         self._check()
 
     def _check(self) -> None:
-        for name in ("bucket_size", "n_rounds", "window", "eval_rounds"):
-            if getattr(self, name) < 1:
+        for name in ("bucket_size", "n_rounds", "window", "eval_rounds", "max_len"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
         if self.n_buckets is not None and self.n_buckets != 1 and (self.n_buckets < 1 or self.n_buckets % 2):
             raise ValueError(f"n_buckets is {self.n_buckets}, must be 1 or even: a rotation gives two buckets")
@@ -114,44 +119,58 @@ class LSHAttention(nn.Module):
 
     def forward(self, qk: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Qk (b, h, n, d), v (b, h, n, e), mask (b, n) True where a token is real -> (b, h, n, e)."""
-        buckets_in_use = self._n_buckets_for(qk.shape[2])
-        rotations = self._rotations(qk, buckets_in_use)
-        buckets = decide(lambda: bucket_of(qk, rotations))
-        if mask is not None:  # padding goes to a bucket of its own, behind all others
-            buckets = buckets.masked_fill(~mask[:, None, None, :], buckets_in_use)
-        dropout = self.dropout if self.training else 0.0
+        buckets, n_buckets = self._hash(qk, mask)
+        return self._attend(qk, v, buckets, n_buckets, self.dropout if self.training else 0.0)
+
+    def _hash(self, qk: Tensor, mask: Tensor | None) -> tuple[Tensor, int]:
+        """Buckets (b, h, r, n), and how many there are; padding goes to a bucket of its own, after all others."""
+        n_buckets, n_directions = self._fixed_n_buckets, None
+        if n_buckets is None:
+            n_buckets = choose_n_buckets(qk.shape[2], self.bucket_size)
+            if mask is not None:
+                n_directions = choose_n_directions(mask.sum(-1), self.bucket_size)
+        rotations = self._rotations(qk, n_buckets)
+        buckets = decide(lambda: bucket_of(qk, rotations, n_directions))
+        return buckets if mask is None else buckets.masked_fill(~mask[:, None, None, :], n_buckets), n_buckets
+
+    def _attend(self, qk: Tensor, v: Tensor, buckets: Tensor, n_buckets: int, dropout: float) -> Tensor:
         return attend_in_buckets(
             qk,
             v,
             buckets,
-            n_buckets=buckets_in_use,
+            n_buckets=n_buckets,
             window=self.window,
             causal=self.causal,
             rule=self.rule,
             attend_across_buckets=self.attend_across_buckets,
-            deduplicate=self.deduplicate and rotations.shape[1] > 1,
+            deduplicate=self.deduplicate and buckets.shape[2] > 1,
             dropout=dropout,
         )
 
-    def _n_buckets_for(self, length: int) -> int:
-        return choose_n_buckets(length, self.bucket_size) if self.n_buckets is None else self.n_buckets
+    @property
+    def _fixed_n_buckets(self) -> int | None:
+        """None: it follows from the number of real tokens."""
+        if self.n_buckets is None and self.max_len is not None:
+            return choose_n_buckets(self.max_len, self.bucket_size)
+        return self.n_buckets
 
     def _rotations(self, qk: Tensor, n_buckets: int) -> Tensor:
         heads, head_dim = qk.shape[1], qk.shape[3]
         if self.training and self.fresh_rotations:
             return draw_rotations(heads, self.n_rounds, head_dim, n_buckets, like=qk)
         n_rounds = self.n_rounds if self.training else self.eval_rounds
-        return seeded_rotations(qk, heads, n_rounds, head_dim, n_buckets, self.seed)
+        nested = self._fixed_n_buckets is None
+        return seeded_rotations(qk, heads, n_rounds, head_dim, n_buckets, self.seed, nested)
 
     def new_cache(self, like: Tensor, max_len: int) -> "LSHCache":
-        """An empty cache for decoding up to ``max_len`` tokens, with the number of buckets of that length.
+        """An empty cache for decoding up to ``max_len`` tokens.
 
         Memory a head: max_len * (2 d + n_rounds) for keys, values and codes, and n_rounds * n_buckets * window
         token numbers. A step costs O(n_rounds * window * d), whatever the length.
 
         Args:
             like: (b, h, any, d), for sizes, dtype and device.
-            max_len: tokens; a parallel forward over this many tokens gives the same outputs.
+            max_len: tokens.
 
         Raises:
             ValueError: not causal, or rule="chunk", whose chunks cannot be known before all tokens are.
@@ -161,18 +180,46 @@ class LSHAttention(nn.Module):
                 f"step-by-step decoding needs causal=True and rule='bucket', this has causal={self.causal} and "
                 f"rule={self.rule!r}"
             )
-        n_buckets = self._n_buckets_for(max_len)
+        n_buckets = self._fixed_n_buckets
         return LSHCache.empty(like, max_len, self._rotations(like, n_buckets), n_buckets, min(self.window, max_len))
 
     def step(self, qk: Tensor, v: Tensor, cache: "LSHCache") -> Tensor:
-        """Attend with one more token, qk (b, h, 1, d) and v (b, h, 1, e) -> (b, h, 1, e), and add it to the cache."""
-        tokens, seen, code, bucket = cache.look_up(qk, self.deduplicate)
+        """Attend with the next t tokens, qk (b, h, t, d) and v (b, h, t, e) -> (b, h, t, e), and add them to the cache.
+
+        One token costs O(n_rounds * window * d). Several are sorted among all tokens so far, as the parallel form does.
+
+        Raises:
+            ValueError: the cache is of another shape, or has no room for t more tokens.
+        """
+        cache.check(qk, v, batch=cache.keys.shape[0], heads=cache.keys.shape[1])
+        if qk.shape[2] != 1:
+            return self._several_steps(qk, v, cache)
+        tokens, seen, ranks, bucket = cache.look_up(qk, self.deduplicate)
         keys, values = _rows(cache.keys, tokens), _rows(cache.values, tokens)
         scores = (qk * qk.shape[-1] ** -0.5 @ keys.mT).masked_fill(~seen.unsqueeze(2), -torch.inf)
         alone = ~seen.any(-1)[..., None, None]
         weights = scores.masked_fill(alone, 0).softmax(dim=-1)
-        cache.append(unit(qk), v, code, bucket)
+        cache.append(unit(qk), v, bucket, ranks)
         return torch.where(alone, v, weights @ values)
+
+    def _several_steps(self, qk: Tensor, v: Tensor, cache: "LSHCache") -> Tensor:
+        """The parallel form over the tokens so far, of which keys are enough, and the new ones."""
+        before, n_buckets = cache.length, cache.counts.shape[-1]
+        bucket = cache.hashed(qk).long()
+        cache.append(unit(qk), v, bucket, cache.counts.gather(-1, bucket) + earlier_in_bucket(bucket))
+        buckets = cache.codes[:, :, : cache.length].mT // cache.code_unit
+        keys_and_new = torch.cat((cache.keys[:, :, :before].to(qk.dtype), qk), dim=2)
+        values = cache.values[:, :, : cache.length].to(v.dtype)
+        return self._attend(keys_and_new, values, buckets, n_buckets, 0.0)[:, :, before:]
+
+
+_CAUSAL_MAX_LEN = 2048
+
+
+def choose_n_directions(lengths: Tensor, bucket_size: int) -> Tensor:
+    """:func:`choose_n_buckets` / 2 of each of some lengths; 0 where one bucket is enough."""
+    enough = -(-lengths // (2 * bucket_size))
+    return torch.where(lengths <= bucket_size, 0, enough)
 
 
 def attend_in_buckets(
@@ -206,6 +253,7 @@ def attend_in_buckets(
         (b, h, n, e).
     """
     n = qk.shape[2]
+    real = buckets[:, :, 0] < n_buckets
     reach = _reach(n, window, causal, by_position=causal and attend_across_buckets, rule=rule)
     buckets = F.pad(buckets, (0, reach.length - n), value=n_buckets)  # to whole blocks, behind all others
     buckets = buckets.permute(2, 0, 1, 3)  # (r, b, h, L)
@@ -215,7 +263,8 @@ def attend_in_buckets(
     first, last = _seen_places(buckets, order, min(window, n), causal and not reach.by_position, rule)
     sight = Sight(order.int(), first.int(), last.int())
     seeds = _draw_seeds(order.shape[1:], qk.device) if dropout > 0 else None
-    return bucketed_attention(qk, v, sight, reach, deduplicate=deduplicate, dropout=dropout, seeds=seeds)
+    weighing = {"deduplicate": deduplicate, "dropout": dropout, "seeds": seeds}
+    return bucketed_attention(qk, v, sight, reach, **weighing, real=real, causal=causal)
 
 
 def _draw_seeds(shape: torch.Size, device: torch.device) -> Tensor:
@@ -265,10 +314,11 @@ class LSHCache(Cache):
     hashed: Callable[[Tensor], Tensor]  # (b, h, n, d) -> buckets (b, h, r, n)
     keys: Tensor  # (b, h, max_len, d), unit vectors
     values: Tensor  # (b, h, max_len, e)
-    codes: Tensor  # (b, h, max_len, r): rank in the bucket, plus more than the window for each bucket
+    codes: Tensor  # (b, h, max_len, r): rank in the bucket, plus :attr:`code_unit` times the bucket
     counts: Tensor  # (b, h, r, n_buckets): tokens in each bucket so far
     recent: Tensor  # (b, h, r, n_buckets, window): numbers of each bucket's last tokens, written round and round
     length: int
+    max_len: int
 
     @classmethod
     def empty(cls, like: Tensor, max_len: int, rotations: Tensor, n_buckets: int, window: int) -> "LSHCache":
@@ -288,21 +338,24 @@ class LSHCache(Cache):
             counts=integers(n_rounds, n_buckets),
             recent=integers(n_rounds, n_buckets, window),
             length=0,
+            max_len=max_len,
         )
 
+    @property
+    def code_unit(self) -> int:
+        """What a code counts for each bucket: more than any two ranks in a bucket and a window are apart."""
+        return self.max_len + self.recent.shape[-1]
+
     def look_up(self, qk: Tensor, deduplicate: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The tokens in the reach of a new one (b, h, r * window), which of them count, and its codes and buckets."""
-        if self.length == self.keys.shape[2]:
-            raise ValueError(f"the cache is full: it was made for max_len={self.length} tokens")
+        """Of a new token: the tokens within its reach (b, h, r * window), which count, its ranks and its buckets."""
         window = self.recent.shape[-1]
         bucket = self.hashed(qk).long()  # (b, h, r, 1)
         rank = self.counts.gather(-1, bucket)
-        code = rank + bucket * (self.keys.shape[2] + window)
         tokens = _rows(self.recent, bucket).squeeze(3)  # (b, h, r, window)
         seen = torch.arange(window, device=qk.device) < rank
         if deduplicate:
-            seen = seen & ~self._seen_before(tokens, code, window)
-        return tokens.flatten(2), seen.flatten(2), code, bucket
+            seen = seen & ~self._seen_before(tokens, rank + bucket * self.code_unit, window)
+        return tokens.flatten(2), seen.flatten(2), rank, bucket
 
     def _seen_before(self, tokens: Tensor, code: Tensor, window: int) -> Tensor:
         """(b, h, r, window): which of a round's tokens an earlier round shows too, by the rule of the parallel form."""
@@ -312,16 +365,36 @@ class LSHCache(Cache):
         earlier = torch.ones(n_rounds, n_rounds, dtype=torch.bool, device=gap.device).tril(-1).unsqueeze(1)
         return ((gap >= 1) & (gap <= window) & earlier).any(dim=-1)
 
-    def append(self, key: Tensor, value: Tensor, code: Tensor, bucket: Tensor) -> None:
-        """Add a token: key and value (b, h, 1, ·), code and bucket (b, h, r, 1)."""
-        now = self.length
-        self.keys[:, :, now], self.values[:, :, now] = key[:, :, 0], value[:, :, 0]
-        self.codes[:, :, now] = code[..., 0]
-        window = self.recent.shape[-1]
-        slot = bucket * window + self.counts.gather(-1, bucket) % window
-        self.recent.flatten(3).scatter_(-1, slot, now)
+    def append(self, key: Tensor, value: Tensor, bucket: Tensor, rank: Tensor) -> None:
+        """Add t tokens: key and value (b, h, t, ·), bucket and rank in it (b, h, r, t)."""
+        window, end = self.recent.shape[-1], self.length + key.shape[2]
+        self.keys[:, :, self.length : end], self.values[:, :, self.length : end] = key, value
+        self.codes[:, :, self.length : end] = (rank + bucket * self.code_unit).mT
         self.counts.scatter_add_(-1, bucket, torch.ones_like(bucket))
-        self.length += 1
+        numbers = torch.arange(self.length, end, device=key.device).expand_as(bucket)
+        self._remember(bucket * window + rank % window, numbers, rank)
+        self.length = end
+
+    def _remember(self, slots: Tensor, numbers: Tensor, rank: Tensor) -> None:
+        """Write the numbers of t new tokens to their slots of ``recent``, (b, h, r, t) each."""
+        recent = self.recent.flatten(3)
+        if slots.shape[-1] == 1:
+            recent.scatter_(-1, slots, numbers)
+            return
+        # of several tokens with one slot the one of the highest rank stays: it is sorted to the end of its slot's run
+        order = torch.sort(slots * (self.max_len + 1) + rank, dim=-1).indices
+        slots, numbers = slots.gather(-1, order), numbers.gather(-1, order)
+        last = F.pad(slots[..., 1:] != slots[..., :-1], (0, 1), value=True)
+        spare = recent.shape[-1]  # a slot more, for those that do not stay
+        recent = F.pad(recent, (0, 1)).scatter_(-1, torch.where(last, slots, spare), numbers)
+        self.recent.copy_(recent[..., :spare].view_as(self.recent))
+
+
+def earlier_in_bucket(bucket: Tensor) -> Tensor:
+    """How many earlier tokens of (..., t) are in the same bucket as each."""
+    order = sort_by_bucket(bucket)
+    in_order = bucket.gather(-1, order)
+    return undo_sort(order) - torch.searchsorted(in_order, bucket.contiguous())
 
 
 def _rows(table: Tensor, numbers: Tensor) -> Tensor:

@@ -40,8 +40,8 @@ class PerformerAttention(nn.Module):
         epsilon: numerical stabiliser, see there; default 1e-3 for the generalised kernels, 0 for the exponential ones.
         redraw_every: new random directions after so many training forwards; None keeps the first. They follow from
             ``seed`` and the number of the drawing alone, so all processes of a training draw the same, and a resumed
-            one goes on with those that it had: the buffer ``projection`` and the count are in the state dict. A
-            reversible stack's recomputation neither counts nor redraws.
+            one goes on with those that it had: the buffer ``projection`` and the count are in the state dict. What
+            is recomputed in backward, in a reversible stack or under torch.utils.checkpoint, is not counted.
         causal: a token sees none behind it; see :func:`~my_transformers.kernel_attention.causal_kernel_attention`.
         chunk_size: of the causal form: tokens whose weights are computed one by one.
         dropout: probability of dropping a value in training, for all queries of a head at once: there are no single
@@ -170,6 +170,8 @@ class PerformerAttention(nn.Module):
 
     @torch.compiler.disable  # counts, which a graph cannot
     def _counted_projection(self) -> Tensor:
+        if torch._C._current_graph_task_id() >= 0:  # in a backward pass, so torch.utils.checkpoint repeats a forward
+            return self.projection
         if self._forwards and self._forwards % self.redraw_every == 0:
             self.projection = self._drawn(self._forwards // self.redraw_every).to(self.projection)
         self._forwards += 1
@@ -204,11 +206,18 @@ class PerformerAttention(nn.Module):
         return PerformerCache(PrefixSum.empty(exact, self.n_features), 0, max_len)
 
     def step(self, q: Tensor, k: Tensor, v: Tensor, cache: "PerformerCache") -> Tensor:
-        """Attend with one more token, each (b, h, 1, ·) -> (b, h, 1, e), and add it to the sum."""
+        """Attend with the next t tokens, each (b, h, t, ·) -> (b, h, t, e), and add them to the sum.
+
+        Raises:
+            ValueError: the cache is of another shape, or has no room for t more tokens.
+        """
+        cache.check(q, k, v, batch=cache.so_far.sums.shape[0], heads=cache.so_far.sums.shape[1])
         with torch.autocast(q.device.type, enabled=False):
             q, k, exact = (x.to(cache.so_far.sums.dtype) for x in (q, k, v))
             log_phi_q, log_phi_k = self._log_features(self.projection)
-            return cache.attend(log_phi_q(q), log_phi_k(k), exact).to(v.dtype)
+            chunks = zip(*(x.split(self.chunk_size, dim=2) for x in (q, k, exact)), strict=True)
+            out = [cache.attend(log_phi_q(q), log_phi_k(k), exact) for q, k, exact in chunks]
+            return torch.cat(out, dim=2).to(v.dtype)
 
     def _log_features(self, projection: Tensor | None) -> tuple[LogFeatures, LogFeatures]:
         """Of queries and of keys."""
@@ -225,11 +234,9 @@ class PerformerCache(Cache):
     max_len: int
 
     def attend(self, log_q: Tensor, log_k: Tensor, value: Tensor) -> Tensor:
-        """Add a token, (b, h, 1, ·) each, and attend with it: (b, h, 1, e)."""
-        if self.length == self.max_len:
-            raise ValueError(f"the cache is full: it was made for max_len={self.max_len} tokens")
+        """Add a chunk of c tokens, (b, h, c, ·) each, and attend with them: (b, h, c, e)."""
         seen, self.so_far = self.so_far.attend(log_q, log_k, value)
-        self.length += 1
+        self.length += value.shape[2]
         return divided(seen, value)
 
 

@@ -94,13 +94,18 @@ class RelativeAttention(nn.Module):
 
     def new_cache(self, like: Tensor, max_len: int) -> "RelativeCache":
         """The mechanism's empty cache for decoding up to ``max_len`` tokens, and the number of the next token."""
-        return RelativeCache(self.mechanism.new_cache(like, max_len), 0)
+        return RelativeCache(self.mechanism.new_cache(like, max_len), 0, max_len)
 
     def step(self, q: Tensor, k: Tensor, v: Tensor, cache: "RelativeCache") -> Tensor:
-        """Attend with one more token, each (b, h, 1, ·) -> (b, h, 1, e), and add it to the cache."""
-        token = torch.full((1,), cache.length, device=q.device)
-        out = self.mechanism.step(*self._extended(q, k, token), v, cache.inner)
-        cache.length += 1
+        """Attend with the next t tokens, each (b, h, t, ·) -> (b, h, t, e), and add them to the cache.
+
+        Raises:
+            ValueError: the cache is of another shape, or has no room for t more tokens.
+        """
+        cache.check(q, k, v, batch=q.shape[0], heads=len(self.coefficients))  # the inner one checks the batch
+        tokens = torch.arange(cache.length, cache.length + q.shape[2], device=q.device)
+        out = self.mechanism.step(*self._extended(q, k, tokens), v, cache.inner)
+        cache.length += q.shape[2]
         return out
 
     def _extended(self, q: Tensor, k: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,3 +143,4 @@ class RelativeCache(Cache):
 
     inner: Cache
     length: int
+    max_len: int

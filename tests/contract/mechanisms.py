@@ -68,6 +68,15 @@ def _plain(mechanism: type[nn.Module], **settings: object) -> Callable[..., nn.M
     return lambda *, heads, head_dim, **common: mechanism(**settings, **common)
 
 
+def _lsh(**settings: object) -> Callable[..., nn.Module]:
+    """Causal ones have as many buckets as 70 tokens want: many enough to tell tokens apart, few enough to crowd."""
+
+    def make(*, heads: int, head_dim: int, causal: bool, **common: object) -> nn.Module:
+        return LSHAttention(**settings, **common, causal=causal, max_len=70 if causal else None)
+
+    return make
+
+
 def _performer(**settings: object) -> Callable[..., nn.Module]:
     return lambda *, heads, head_dim, **common: PerformerAttention(head_dim, chunk_size=4, **settings, **common)
 
@@ -87,6 +96,13 @@ def _clipped(*, exact: bool = False, **settings: object) -> Callable[..., nn.Mod
         content = _plain(FullAttention) if exact else _performer(n_features=32)
         inside = content(heads=heads, head_dim=head_dim, dropout=dropout, causal=causal)
         return ClippedRelativeAttention(inside, heads=heads, head_dim=head_dim, distance=2, dropout=dropout, **settings)
+
+    return make
+
+
+def _defaults_around(mechanism: type[nn.Module]) -> Callable[..., nn.Module]:
+    def make(*, heads: int, head_dim: int, **common: object) -> nn.Module:
+        return mechanism(FullAttention(**common), heads=heads, head_dim=head_dim)
 
     return make
 
@@ -160,15 +176,15 @@ CASES = [
         instead="causal=False",
         circle=True,
     ),
-    Case("lsh-1", _plain(LSHAttention, bucket_size=4, n_rounds=1)),
-    Case("lsh-3", _plain(LSHAttention, bucket_size=4, n_rounds=3)),
-    Case("lsh-narrow", _plain(LSHAttention, bucket_size=8, n_rounds=2, window=3)),  # buckets overflow their window
-    Case("lsh-crowded", _plain(LSHAttention, n_buckets=2, window=5, n_rounds=2)),
-    Case("lsh-counted-twice", _plain(LSHAttention, bucket_size=4, n_rounds=3, deduplicate=False)),
-    Case("lsh-chunk", _plain(LSHAttention, bucket_size=4, n_rounds=2, rule="chunk"), leaks_by_design=True),
+    Case("lsh-1", _lsh(bucket_size=4, n_rounds=1)),
+    Case("lsh-3", _lsh(bucket_size=4, n_rounds=3)),
+    Case("lsh-narrow", _lsh(bucket_size=8, n_rounds=2, window=3)),  # buckets overflow their window
+    Case("lsh-crowded", _lsh(n_buckets=2, window=5, n_rounds=2)),
+    Case("lsh-counted-twice", _lsh(bucket_size=4, n_rounds=3, deduplicate=False)),
+    Case("lsh-chunk", _lsh(bucket_size=4, n_rounds=2, rule="chunk"), leaks_by_design=True),
     Case(
         "lsh-chunk-across",
-        _plain(LSHAttention, bucket_size=4, rule="chunk", attend_across_buckets=True),
+        _lsh(bucket_size=4, rule="chunk", attend_across_buckets=True),
         leaks_by_design=True,
     ),
     Case(
@@ -190,6 +206,17 @@ CASES = [
     Case("clipped-grid", _clipped(columns=5, off_grid=1), min_heads=2),
     Case("clipped-exact", _clipped(exact=True, columns=5, off_grid=1), min_heads=2, compiled=False),
     *_linformers(),
+]
+DEFAULTS = [  # with all that can be left out left out, for sequences longer than their blocks
+    Case("full-default", _plain(FullAttention)),
+    Case("shared_qk-default", _plain(SharedQKAttention)),
+    Case("local-default", _plain(LocalAttention)),
+    Case("lsh-default", _plain(LSHAttention)),
+    Case("performer-default", lambda *, heads, head_dim, **common: PerformerAttention(head_dim, **common)),
+    Case("linformer-default", _linformer(LinformerAttention, 400, 50, "learned"), directions=(False,)),
+    Case("block-causal-default", _linformer(BlockCausalLinformerAttention, 64, 16, "learned"), directions=(True,)),
+    Case("relative-default", _defaults_around(RelativeAttention)),
+    Case("clipped-default", _defaults_around(ClippedRelativeAttention)),
 ]
 STRICT = [case for case in CASES if not case.leaks_by_design and True in case.directions]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mechanisms import CASES, DEVICES, STRICT, Case, attend, heads, steps
+from mechanisms import CASES, DEFAULTS, DEVICES, STRICT, Case, attend, heads, steps
 
 LENGTHS = st.integers(1, 70)
 few = settings(max_examples=15, deadline=None)
@@ -118,15 +118,90 @@ def test_padding_is_invisible(case: Case, causal: bool, data: st.DataObject, n: 
 
 @directions([case for case in CASES if not case.circle])
 def test_padding_behind_equals_no_padding(case: Case, causal: bool) -> None:
-    """With the number of buckets held fixed, for it follows from the padded length."""
     mechanism = case.build(causal=causal).eval()
-    if hasattr(mechanism, "n_buckets"):
-        mechanism.n_buckets = 4
     q, k, v = heads(40)
     mask = torch.arange(40).expand(2, -1) < 29
     padded = attend(mechanism, q, k, v, mask=mask)[:, :, :29]
     bare = attend(mechanism, *(x[:, :, :29] for x in (q, k, v)))
     torch.testing.assert_close(padded, bare, rtol=0, atol=1e-12)
+
+
+@directions(DEFAULTS)
+@pytest.mark.parametrize("real", [1, 200, 377])
+def test_defaults_do_not_see_padding(case: Case, causal: bool, real: int) -> None:
+    """A sequence alone, and padded beside a longer one: the same output, however much padding there is."""
+    mechanism = case.build(causal=causal).eval()
+    q, k, v = heads(400)
+    mask = torch.arange(400) < torch.tensor([[real], [400]])
+    padded = attend(mechanism, q, k, v, mask=mask)
+    bare = attend(mechanism, *(x[:1, :, :real] for x in (q, k, v)))
+    torch.testing.assert_close(padded[:1, :, :real], bare, rtol=0, atol=1e-12)
+    torch.testing.assert_close(padded[1:], attend(mechanism, *(x[1:] for x in (q, k, v))), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", [case for case in (*STRICT, *DEFAULTS) if True in case.directions], ids=str)
+def test_appended_tokens_change_no_earlier_output(case: Case) -> None:
+    """Not even by being there: how long the sequence becomes decides nothing."""
+    mechanism = case.build(causal=True).eval()
+    qkv = heads(300)
+    whole = attend(mechanism, *qkv)
+    for n in (1, 5, 63, 64, 65, 200):
+        beginning = attend(mechanism, *(x[:, :, :n] for x in qkv))
+        torch.testing.assert_close(beginning, whole[:, :, :n], rtol=0, atol=1e-12)
+
+
+@every_direction
+def test_a_number_that_is_not_finite_stays_in_its_sequence(case: Case, causal: bool) -> None:
+    """NaN in one sample and infinity in one head reach no other, neither outputs nor gradients; nor are they hidden."""
+    mechanism = case.build(causal=causal, heads=3).eval()
+    qkv = [x.requires_grad_() for x in heads(24, batch=3, h=3)]
+    spoilt = [x.detach().clone() for x in qkv]
+    for x in spoilt:
+        x[1, :, 5] = torch.nan
+    spoilt[-1][2, 0, 7] = torch.inf
+    spoilt = [x.requires_grad_() for x in spoilt]
+    options = {"allow_unused": True, "materialize_grads": True}
+    found, wanted = (
+        [out := attend(mechanism, *x), *torch.autograd.grad(out.sum(), x, **options)] for x in (spoilt, qkv)
+    )
+    assert found[0][1, :, 5].isnan().any(-1).all()
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a[0], b[0], rtol=0, atol=1e-12)
+        torch.testing.assert_close(a[2, 1:], b[2, 1:], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", [case for case in (*STRICT, *DEFAULTS) if True in case.directions], ids=str)
+@pytest.mark.parametrize("cuts", [(150,), (5, 145), (1, 63, 2, 64, 20), (64, 64, 22), (149, 1)], ids=str)
+def test_several_tokens_a_step_equal_the_whole(case: Case, cuts: tuple[int, ...]) -> None:
+    """A prompt may go through at once, and text in pieces of any size."""
+    mechanism = case.build(causal=True).eval()
+    q, k, v = heads(sum(cuts))
+    tokens = (q, v) if mechanism.shared_query_key else (q, k, v)
+    cache = mechanism.new_cache(q, 150)
+    pieces = zip(*(x.split(cuts, dim=2) for x in tokens), strict=True)
+    found = torch.cat([mechanism.step(*piece, cache) for piece in pieces], dim=2)
+    torch.testing.assert_close(found, attend(mechanism, q, k, v), rtol=0, atol=1e-12)
+    assert cache.length == 150
+
+
+@strict
+def test_a_step_of_another_shape_is_refused(case: Case) -> None:
+    """One row for a cache of two, one head too few, more values than keys, more tokens than there is room for."""
+    mechanism = case.build(causal=True).eval()
+    tokens = heads(6) if not mechanism.shared_query_key else heads(6)[1:]
+    cache = mechanism.new_cache(tokens[0], 5)
+    one = [x[:, :, :1] for x in tokens]
+    mechanism.step(*one, cache)
+    for wrong in (
+        [x[:1] for x in one],
+        [x[:, :1] for x in one],
+        [*one[:-1], tokens[-1][:, :, :2]],
+        [x[:, :, :5] for x in tokens],
+        [x[0] for x in one],
+    ):
+        with pytest.raises(ValueError, match="the cache"):
+            mechanism.step(*wrong, cache)
+    assert cache.length == 1
 
 
 @strict
@@ -278,6 +353,19 @@ def test_gradcheck(case: Case, causal: bool, dropout: float) -> None:
 
     inputs = [*qkv, *mechanism.parameters()] if dropout else qkv  # parameters are moved in place, where run finds them
     assert torch.autograd.gradcheck(run, inputs, eps=1e-6, atol=1e-6, rtol=1e-5, fast_mode=dropout > 0)
+
+
+@every_direction
+def test_second_derivatives_are_right_or_refused(case: Case, causal: bool) -> None:
+    """Of a sum, whose own gradient is a constant: what backward recomputes must not pass for one as well."""
+    mechanism = case.build(causal=causal, head_dim=3)
+    mechanism.eval().double()
+    qkv = [x.requires_grad_() for x in heads(5, batch=1, d=3)]
+    try:
+        right = torch.autograd.gradgradcheck(lambda *x: attend(mechanism, *x).sum(), qkv, atol=1e-4, rtol=1e-3)
+    except RuntimeError as error:
+        right = "not supported here" in str(error) or "is not implemented" in str(error)
+    assert right
 
 
 @directions([case for case in CASES if case.compiled])

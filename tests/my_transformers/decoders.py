@@ -21,7 +21,7 @@ LONGEST = 24  # tokens of a context
 OWN = {  # self-attention: mechanism(layer number, dropout)
     "full": lambda i, dropout: FullAttention(causal=True, dropout=dropout),
     "shared_qk": lambda i, dropout: SharedQKAttention(causal=True, dropout=dropout),
-    "lsh": lambda i, dropout: LSHAttention(bucket_size=4, n_rounds=2, causal=True, dropout=dropout, seed=i),
+    "lsh": lambda i, dropout: LSHAttention(bucket_size=4, n_rounds=2, max_len=40, causal=True, dropout=dropout, seed=i),
     "performer": lambda i, dropout: PerformerAttention(
         4, n_features=8, causal=True, chunk_size=4, dropout=dropout, seed=i
     ),

@@ -7,7 +7,7 @@ from my_transformers import EncoderLayer, FeedForward, LSHAttention, MultiHeadAt
 
 
 def lsh(seed: int, dropout: float = 0.0) -> nn.Module:
-    return LSHAttention(bucket_size=4, n_rounds=2, causal=True, dropout=dropout, seed=seed)
+    return LSHAttention(bucket_size=4, n_rounds=2, max_len=40, causal=True, dropout=dropout, seed=seed)
 
 
 def layers(depth: int, mechanism: object = lsh, *, dropout: float = 0.0, norm: str = "pre") -> list[EncoderLayer]:

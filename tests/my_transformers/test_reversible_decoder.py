@@ -83,9 +83,9 @@ def test_buckets_are_replayed_even_where_rounding_would_move_them(monkeypatch: p
     """Hashing is asked once a layer; a second answer, here a wrong one, is never used."""
     calls = []
 
-    def moody(qk: Tensor, rotations: Tensor) -> Tensor:
+    def moody(qk: Tensor, rotations: Tensor, n_directions: Tensor | None) -> Tensor:
         calls.append(qk.shape)
-        buckets = local_sensitive_hashing.bucket_of(qk, rotations)
+        buckets = local_sensitive_hashing.bucket_of(qk, rotations, n_directions)
         return buckets if len(calls) <= 3 else buckets.flip(-1)
 
     stack = reversible(3, "lsh")

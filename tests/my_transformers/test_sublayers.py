@@ -47,7 +47,7 @@ def test_heads_are_split_by_the_papers_formula_also_when_head_dim_is_free() -> N
 
 def test_shared_query_key_mechanisms_exchange_weights() -> None:
     trained = MultiHeadAttention(SharedQKAttention(causal=True), dim=16, heads=2)
-    other = MultiHeadAttention(LSHAttention(bucket_size=32, causal=True), dim=16, heads=2)
+    other = MultiHeadAttention(LSHAttention(bucket_size=32, max_len=20, causal=True), dim=16, heads=2)
     other.load_state_dict(trained.state_dict())
     x = torch.randn(2, 20, 16)
     torch.testing.assert_close(other(x), trained(x))

@@ -69,7 +69,7 @@ def test_the_rule_token_by_token(n, n_buckets, window, n_rounds, causal):
 @pytest.mark.parametrize(("bucket_size", "n_rounds"), [(4, 1), (4, 3), (16, 2), (61, 2)])
 def test_it_is_what_the_module_does_with_the_identity(bucket_size, n_rounds, causal):
     qk = queries(61)
-    module = LSHAttention(bucket_size=bucket_size, n_rounds=n_rounds, causal=causal, seed=7).eval()
+    module = LSHAttention(bucket_size=bucket_size, n_rounds=n_rounds, max_len=61, causal=causal, seed=7).eval()
     found = lsh_matrix(qk, bucket_size, n_rounds, causal=causal, seed=7)
     torch.testing.assert_close(found, attention_matrix(module, qk), atol=1e-12, rtol=0)
 
@@ -113,7 +113,7 @@ def test_the_error_of_each_head_against_itself(causal):
         qk = random_walk(config, torch.Generator().manual_seed(drawn))
         exact = np.stack([naive_full_matrix(head.numpy(), causal) for head in qk[0]])
         for (size, n_rounds), found in errors.items():
-            module = LSHAttention(bucket_size=size, n_rounds=n_rounds, causal=causal, seed=drawn).eval()
+            module = LSHAttention(bucket_size=size, n_rounds=n_rounds, max_len=24, causal=causal, seed=drawn).eval()
             seen = module(qk, torch.eye(24, dtype=torch.float64).expand(1, 3, 24, 24))[0].numpy()
             found.append(np.sqrt(((seen - exact) ** 2).mean()))
             if drawn == 6:

@@ -8,7 +8,7 @@ from my_transformers.modules import lsh
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("deduplicate", [False, True])
-@pytest.mark.parametrize("settings", [{"bucket_size": 64}, {"n_buckets": 1, "window": 41}])
+@pytest.mark.parametrize("settings", [{"bucket_size": 64, "max_len": 41}, {"n_buckets": 1, "window": 41}])
 def test_one_bucket_is_full_shared_query_key_attention(causal: bool, deduplicate: bool, settings: dict) -> None:
     """Exact in the limit, with padding, for every head; an earlier system's two branches differed by 80 %."""
     qk, v = torch.randn(2, 2, 3, 41, 8, dtype=torch.float64).unbind(0)
@@ -23,7 +23,7 @@ def test_more_rounds_come_closer_to_full_attention() -> None:
     qk = 4 * qk
     full = SharedQKAttention(causal=True)(qk, v)
     errors = [
-        (LSHAttention(bucket_size=32, n_rounds=r, causal=True).eval()(qk, v) - full).square().mean().item()
+        (LSHAttention(bucket_size=32, n_rounds=r, max_len=256, causal=True).eval()(qk, v) - full).square().mean().item()
         for r in (1, 4, 16, 64)
     ]
     assert errors == sorted(errors, reverse=True)
@@ -54,6 +54,7 @@ def test_parity_with_reformer_pytorch(
     mechanism = LSHAttention(
         bucket_size=bucket_size,
         n_rounds=n_rounds,
+        max_len=n,
         window=bucket_size,
         causal=causal,
         rule="chunk",
@@ -96,7 +97,7 @@ def _never_in_the_first_chunk(
 
 
 def test_number_of_buckets_follows_the_sequence_not_a_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An earlier system took it from max_len pixels: 56 hash values for 197 tokens."""
+    """Without causal; an earlier system took it from max_len pixels: 56 hash values for 197 tokens."""
     seen = []
     original = lsh.attend_in_buckets
     monkeypatch.setattr(lsh, "attend_in_buckets", lambda *a, **k: seen.append(k["n_buckets"]) or original(*a, **k))
