@@ -105,7 +105,7 @@ def test_text_comes_while_it_is_drawn(name, runs):
     settings, prompt = ContinueTextConfig(checkpoint="x", length=8), torch.tensor(tokenizer.encode("The"))
     drawn = []
     model.to_logits.register_forward_hook(lambda module, inputs, output: drawn.append(output))
-    parts = continuation(model, tokenizer, prompt, config.data.window, settings, 0)
+    parts = continuation(model, tokenizer, prompt, settings, 0)
     first = next(parts)
     assert first and len(drawn) < 8
     assert first + "".join(parts) == generated(runs[name], "The", 8)
