@@ -101,7 +101,7 @@ def test_samples_are_numbered_and_each_has_its_own_seed(runs, script):
 @pytest.mark.parametrize("name", ["bytes", "bpe"])
 def test_text_comes_while_it_is_drawn(name, runs):
     """The first characters are there before the last token is; together they are what generate gives."""
-    config, tokenizer, model = loaded(runs[name])
+    _, tokenizer, model = loaded(runs[name])
     settings, prompt = ContinueTextConfig(checkpoint="x", length=8), torch.tensor(tokenizer.encode("The"))
     drawn = []
     model.to_logits.register_forward_hook(lambda module, inputs, output: drawn.append(output))
