@@ -73,6 +73,8 @@ class ReversibleStack(_TwoStreams):
     than written, so hooks on them work: DistributedDataParallel, torch.autograd.grad, gradient accumulation.
     First derivatives only. Use autocast around the whole model, not inside it.
 
+    Definition: my_transformers/reference.py, reversible_block, inverse_of_reversible_block.
+
     Args:
         layers: one or more EncoderLayer, with norm="pre".
         dim: of the activations.
