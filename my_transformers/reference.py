@@ -6,15 +6,20 @@ Linformer, Performer, relative positions, the reversible block.
 
 Letters, in shapes and formulas:
 
-    b batch, h heads         n queries, m keys (n = m in self-attention), i a query, j a key
-    d head_dim               q, k (b, h, n or m, d), v (b, h, m, e)
-    mask (b, m)              True where a key is real, False where it is padding
-    visible (b, h or 1, n, m)  True where query i may see key j
+    b batch, h heads, r rounds (a reversible block apart, which is on (b, n, dim))
+    n queries, m keys          i is a query, j a key; in self-attention n = m
+    d head_dim, e value size   q (b, h, n, d), k (b, h, m, d), v (b, h, m, e), qk (b, h, n, d); outputs (b, h, n, e)
+    mask (b, m)                True where a key is real, False where it is padding
+    visible (b, h or 1, n, m)  True where query i may see key j, from :func:`visible_keys`
 
 **A query that sees no key sees itself.** This one rule (:func:`or_itself`) keeps every row finite: the first token of
-shared query-key attention, a token alone in its bucket, a padded token. What a padded query returns has no meaning.
+causal shared query-key attention, a token alone in its buckets, padding before the first real token. The output of a
+padded query has no meaning. In attention to another sequence at least one key must be real.
 
-What is random in a mechanism (rotations, random directions) is an argument here.
+What is random in a mechanism (rotations, directions) is an argument here. LSH attention from beginning to end is
+
+    hashes = buckets_by_length(qk, rotations, mask, bucket_size)
+    out = lsh_attention(qk, v, hashes, mask, window=2 * bucket_size, causal=True)
 
 Papers:
 
@@ -84,12 +89,12 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def n_buckets(length: int, bucket_size: int) -> int:
-    """1 if one bucket holds all, else the least even number with at most ``bucket_size`` expected tokens a bucket."""
+    """1 if one bucket holds all, else the least even number with at most ``bucket_size`` expected tokens per bucket."""
     return 1 if length <= bucket_size else 2 * math.ceil(length / (2 * bucket_size))
 
 
 def buckets(qk: Tensor, rotations: Tensor) -> Tensor:
-    """h(x) = argmax([x R; -x R]) in each of r rounds ("Locality sensitive hashing").
+    """h(x) = argmax([x R; -x R]) in each round (section 2, "Locality sensitive hashing").
 
     qk (b, h, n, d), rotations R (h, r, d, buckets / 2) -> (b, h, r, n). Without any direction there is one bucket.
     """
@@ -121,18 +126,19 @@ def bucket_rule(hashes: Tensor, s: Tensor, window: int) -> Tensor:
 
 
 def chunk_rule(hashes: Tensor, s: Tensor, m: int) -> Tensor:
-    """P_i in each round: h(q_i) = h(q_j), and floor(s_i / m) - 1 <= floor(s_j / m) <= floor(s_i / m) (equation 16)."""
+    """P_i in each round: h(q_i) = h(q_j), floor(s_i / m) - 1 <= floor(s_j / m) <= floor(s_i / m) (equation 16)."""
     same = hashes[..., :, None] == hashes[..., None, :]
     back = (s // m)[..., :, None] - (s // m)[..., None, :]
     return same & (back >= 0) & (back <= 1)
 
 
 def lsh_attention(qk: Tensor, v: Tensor, hashes: Tensor, mask: Tensor, *, window: int, causal: bool) -> Tensor:
-    """Shared query-key attention to the tokens that any round shows (P_i is the union over rounds, equation 6).
+    """Shared query-key attention to the tokens that any round shows: P_i is the union over rounds (equation 6).
 
-    Hash, sort by (bucket, position), and see who is in the same bucket at most ``window`` places away; if causal, only
-    those before. Later tokens change nothing of that, so this rule is strictly causal. One softmax over the union
-    counts a key once, however many rounds show it. ``hashes``: of :func:`buckets` or :func:`buckets_by_length`.
+    Hash, sort by (bucket, position), and see the tokens of the same bucket at most ``window`` places away; if causal,
+    only earlier ones. This window takes the place of the paper's chunks: no later token changes whom a query sees, so
+    it is strictly causal. One softmax over the union counts a key once, however many rounds show it.
+    ``hashes`` (b, h, r, n) are what :func:`buckets` or :func:`buckets_by_length` returns.
     """
     shown = bucket_rule(hashes, sorted_places(hashes, mask), window)
     return attention_over_rounds(qk, v, shown, visible_keys(qk.shape[2], mask, causal=causal), once=True)
@@ -141,7 +147,7 @@ def lsh_attention(qk: Tensor, v: Tensor, hashes: Tensor, mask: Tensor, *, window
 def lsh_chunk_attention(
     qk: Tensor, v: Tensor, hashes: Tensor, mask: Tensor, *, chunk: int, causal: bool, once: bool = True
 ) -> Tensor:
-    """The same with the paper's chunks of m = ``chunk`` sorted tokens. Later tokens move their borders, so it leaks.
+    """The same with the paper's chunks of m = ``chunk`` sorted tokens. Later tokens move their borders: it leaks.
 
     ``once=False`` leaves out N_ij (equation 15), so that a key counts once for every round that shows it.
     """
@@ -240,7 +246,7 @@ def softmax_features(x: Tensor, omega: Tensor) -> Tensor:
 
 
 def hyperbolic_features(x: Tensor, omega: Tensor) -> Tensor:
-    """The same for omega_r and -omega_r, two features a direction (lemma 1, SM hyp+)."""
+    """The same for omega_r and -omega_r, two features per direction (lemma 1, SM hyp+)."""
     return softmax_features(x, torch.cat((omega, -omega)))
 
 
