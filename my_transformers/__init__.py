@@ -1,5 +1,7 @@
 """Efficient attention, hand-written in PyTorch: usable by itself, needs torch alone.
 
+Start with reference.py: the definition of every mechanism, a plain function of some ten lines. Then its class.
+
 One word a thing, everywhere:
 
     dim, heads, head_dim, ffn_dim, depth   sizes of a model; dim is the width of the activations

@@ -77,6 +77,8 @@ class ReversibleStack(_TwoStreams):
     The stack calls a layer's sublayers, not the layer: forward hooks on a layer do not run, those on its ``attention``
     and ``feed_forward`` do, once more when backward recomputes them.
 
+    Definition: my_transformers/reference.py, reversible_block, inverse_of_reversible_block.
+
     Args:
         layers: one or more EncoderLayer, with norm="pre".
         dim: of the activations.

@@ -26,6 +26,8 @@ class ClippedRelativeAttention(nn.Module):
     O(n (C + e)) memory, and no (n, n) tensor. Neither half knows of places but by displacements, so the output is
     translation-equivariant to float precision if the mechanism for the content is.
 
+    Definition: my_transformers/reference.py, clipped_relative_attention.
+
     Args:
         mechanism: for the first half of the heads (rounded up): q, k, v without positions, such as
             PerformerAttention; its ``causal`` is taken over: a token then sees none behind it, in the grid's order.

@@ -14,6 +14,8 @@ from my_transformers.cache import Cache
 class FullAttention(nn.Module):
     """softmax(q k^T / sqrt(d)) v, in O(n m) time, on PyTorch's fused kernels.
 
+    Definition: my_transformers/reference.py, full_attention.
+
     Args:
         causal: query i sees keys 0 to i; queries and keys must then be equally many.
         dropout: probability of dropping an attention weight in training.
@@ -80,6 +82,8 @@ class SharedQKAttention(nn.Module):
 
     A token sees itself only where it sees nothing else: its own key would always be the nearest one. It is what LSH
     attention approximates, so a model trained with one can be evaluated with the other. O(n^2) time.
+
+    Definition: my_transformers/reference.py, shared_qk_attention.
 
     Args:
         causal: a token sees none behind it.

@@ -24,6 +24,8 @@ class LinformerAttention(nn.Module):
     * key-value: one projection, no ``project_values``;
     * layerwise: the same one in all layers.
 
+    Definition: my_transformers/reference.py, linformer_attention.
+
     Args:
         project_keys: E.
         project_values: F, of the same rank; None: E.
@@ -116,6 +118,8 @@ class BlockCausalLinformerAttention(nn.Module):
     block, and each finished block's ``rank`` projected tokens, in one softmax. With n / B blocks that is
     O(n (B + rank n / B) d) time, and so many scores a head are kept for backward: rank / B of full attention's n^2,
     and n B. One block that holds all, or projections that are the identity, make it equal to full causal attention.
+
+    Definition: my_transformers/reference.py, block_causal_linformer_attention.
 
     Args:
         project_keys: from B tokens to ``rank``, for each block.

@@ -19,6 +19,8 @@ class LocalAttention(nn.Module):
 
     Saved for backward: q, k, v, the output, and the keys and values once for each chunk that sees them.
 
+    Definition: my_transformers/reference.py, local_attention.
+
     Args:
         chunk_size: tokens a chunk.
         back: chunks before its own that a query sees.

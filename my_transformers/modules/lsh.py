@@ -43,6 +43,8 @@ class LSHAttention(nn.Module):
 
     Saved for backward: qk, v, the output and (3 * n_rounds + 1) integers and sums a token, no scores.
 
+    Definition: my_transformers/reference.py, lsh_attention, lsh_chunk_attention.
+
     Args:
         bucket_size: expected tokens per bucket, from which the number of buckets follows.
         n_rounds: independent hashings a forward.

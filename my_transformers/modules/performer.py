@@ -30,6 +30,8 @@ class PerformerAttention(nn.Module):
     exp(|q + k|^2 / (2 sqrt(d))), so large queries and keys need many features. Samples and heads do not see each
     other: scales are taken out for each by itself. Features and sums are in float32 at least, also under autocast.
 
+    Definition: my_transformers/reference.py, performer_attention.
+
     Args:
         head_dim: of queries and keys.
         n_features: m; default 256, or head_dim if unprojected.

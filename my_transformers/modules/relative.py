@@ -24,6 +24,8 @@ class RelativeAttention(nn.Module):
     random features up to their error, which falls as 1 / sqrt(m) but is large for large queries and keys. Random
     directions that are ``turned`` lower what a translation changes, and raise the error against the exact softmax.
 
+    Definition: my_transformers/reference.py, relative_attention.
+
     Args:
         mechanism: PerformerAttention, or FullAttention, for queries and keys of :func:`extended_dim` numbers.
         heads: number of heads.

@@ -1,4 +1,4 @@
-"""Lets the tests of the attention library import the naive twins."""
+"""Lets the tests of the attention library import what they share."""
 
 import sys
 from pathlib import Path

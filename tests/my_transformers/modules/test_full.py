@@ -1,8 +1,7 @@
-import naive
 import pytest
 import torch
 
-from my_transformers import FullAttention, SharedQKAttention
+from my_transformers import FullAttention, SharedQKAttention, reference
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -14,7 +13,7 @@ def test_full_attention_equals_the_formula(causal: bool, padded: bool) -> None:
     visible = mask[:, None, None, :] & (torch.ones(17, 17).tril().bool() if causal else torch.tensor(True))
     ours = FullAttention(causal=causal)(q, k, v, mask=mask if padded else None)
     real = mask[:, None, :, None]
-    torch.testing.assert_close(ours * real, naive.softmax_attention(q, k, v, visible) * real)
+    torch.testing.assert_close(ours * real, reference.full_attention(q, k, v, visible) * real)
 
 
 def test_full_attention_crosses_to_another_length() -> None:
@@ -22,7 +21,7 @@ def test_full_attention_crosses_to_another_length() -> None:
     k, v = torch.randn(2, 2, 3, 9, 8, dtype=torch.float64).unbind(0)
     mask = torch.arange(9).expand(2, -1) < 6
     ours = FullAttention()(q, k, v, mask=mask)
-    torch.testing.assert_close(ours, naive.softmax_attention(q, k, v, mask[:, None, None, :]))
+    torch.testing.assert_close(ours, reference.full_attention(q, k, v, mask[:, None, None, :]))
     with pytest.raises(ValueError, match="5 queries and 9 keys"):
         FullAttention(causal=True)(q, k, v)
 
@@ -45,7 +44,7 @@ def test_shared_query_key_attention_equals_the_formula(causal: bool) -> None:
         visible = visible.tril()
         visible[0, 0] = True  # nothing else to see
     keys = qk / qk.norm(dim=-1, keepdim=True)
-    torch.testing.assert_close(SharedQKAttention(causal=causal)(qk, v), naive.softmax_attention(qk, keys, v, visible))
+    torch.testing.assert_close(SharedQKAttention(causal=causal)(qk, v), reference.full_attention(qk, keys, v, visible))
 
 
 def test_a_lonely_token_gives_its_own_value() -> None:
