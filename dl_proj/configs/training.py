@@ -101,7 +101,7 @@ class PaceConfig(Strict):
     eval_batch_size: int = Field(64, ge=1)
     """examples a batch in evaluation"""
     accumulate: int = Field(1, ge=1)
-    """batches an update"""
+    """batches per update (and process); their losses are summed, then divided once by all that they count together"""
     clip_norm: float = Field(1.0, ge=0)
     """largest norm of the gradient; 0: any"""
     eval_every: int = Field(100, ge=1)

@@ -17,9 +17,12 @@ class Task(Protocol):
     def measure(self, model: nn.Module, batch: Any) -> dict[str, Ratio]:
         """Run the model on a batch.
 
-        Gives at least ``"loss"``, a sum over whatever it is averaged over (tokens, examples) and their count; its mean
-        is differentiated. The other names are metrics. Used alike for training and for evaluation, where sums and
-        counts of all batches are added before dividing.
+        Returns at least ``"loss"``, a sum over whatever it is averaged over (tokens, examples) and their count. The
+        other names are metrics. Used alike for training and for evaluation. Sums and counts are added before dividing:
+        in evaluation over all batches, in training over all batches of one update. It is the gradient of the loss's
+        mean over these that an update follows, however they are split into batches and over processes.
+
+        In training every batch must return the same names in the same order; processes add up their values by place.
         """
         ...
 

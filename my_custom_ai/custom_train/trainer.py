@@ -38,7 +38,8 @@ class Pace:
         eval_batch_size: examples a batch in evaluation.
         batch_size: examples a batch and process; give this or batch_tokens.
         batch_tokens: bound of a batch and process; see :class:`~my_custom_ai.custom_train.data.TrainingBatches`.
-        accumulate: batches an update.
+        accumulate: batches per update and process. The update follows the gradient of the mean loss over all that the
+            ``accumulate`` batches of all processes count (tokens, examples), as if they were one batch.
         clip_norm: largest norm of the gradient; 0 leaves it as it is.
         eval_every: updates between evaluations on the validation data.
         save_every: updates between saved states besides those after each evaluation.
@@ -102,7 +103,7 @@ class Trainer:
         self.pace = pace
         self.seed = seed
         self.step = 0  # updates done
-        self._meter = Meter()  # of the batches since the last row of training figures
+        self._meter = Meter()  # of all processes' batches since the last row of training figures
         self._peak_rates = [group["lr"] for group in optimizer.param_groups]
         self._batches = TrainingBatches(
             train_data,
@@ -172,26 +173,53 @@ class Trainer:
         return self.accelerator.unwrap_model(self.model)
 
     def _update(self, stream: Iterator[Any]) -> dict[str, Ratio]:
-        """One step of the optimiser on ``accumulate`` batches; gives their ratios."""
+        """One step of the optimiser on ``accumulate`` batches of every process; returns the sums over them all."""
         self.model.train()
         for group, rate in zip(self.optimizer.param_groups, self._peak_rates, strict=True):
             group["lr"] = rate * self.schedule(self.step)
-        meter = Meter()
-        for part in range(self.pace.accumulate):
-            whole = part == self.pace.accumulate - 1
-            with contextlib.nullcontext() if whole else self.accelerator.no_sync(self.model):
-                ratios = self.task.measure(self.model, send_to_device(next(stream), self.accelerator.device))
-                loss = ratios["loss"].value
-                self._check_finite("loss", loss)
-                self.accelerator.backward(loss / self.pace.accumulate)
-            meter.add(ratios)
+        ratios = self._accumulate_gradients(stream)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.pace.clip_norm or math.inf)
         if not self.accelerator.scaler:  # which skips an update whose gradient overflowed in float16
             self._check_finite("gradient's norm", norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
-        return {name: Ratio(*pair) for name, pair in meter.sums().items()}
+        return ratios
+
+    def _accumulate_gradients(self, stream: Iterator[Any]) -> dict[str, Ratio]:
+        """Leave the gradient of the mean loss over ``accumulate`` batches of every process; return the sums over them.
+
+        A batch's count is known only after its forward pass, so the gradient is a running mean: before each backward
+        pass it is rescaled to the count so far. A sum, divided at the end, could overflow in float16.
+        """
+        meter, divisor = Meter(), 1.0
+        for part in range(self.pace.accumulate):
+            last = part == self.pace.accumulate - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                ratios = self.task.measure(self.model, send_to_device(next(stream), self.accelerator.device))
+                meter.add(ratios)
+                sums = self._sums_over_processes(meter) if last else meter.sums()
+                loss = Ratio(*sums["loss"])
+                before, divisor = divisor, loss.count.clamp_min(1)
+                if last:
+                    self._check_finite("loss", loss.value)  # on all processes alike, so that none waits for another
+                    divisor = divisor / self.accelerator.num_processes  # over which DDP takes the mean
+                if part:
+                    self._scale_gradients(before / divisor)
+                self.accelerator.backward(ratios["loss"].total / divisor)
+        return {name: Ratio(*pair) for name, pair in sums.items()}
+
+    def _sums_over_processes(self, meter: Meter) -> dict[str, torch.Tensor]:
+        sums = meter.sums()
+        if self.accelerator.num_processes == 1:
+            return sums
+        pairs = torch.stack([pair.to(self.accelerator.device) for pair in sums.values()])
+        return dict(zip(sums, self.accelerator.reduce(pairs, reduction="sum"), strict=True))
+
+    def _scale_gradients(self, factor: torch.Tensor) -> None:
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
 
     def _check_finite(self, what: str, value: torch.Tensor) -> None:
         if not math.isfinite(value.item()):

@@ -1,14 +1,12 @@
-"""Training on two processes that gloo connects, as torchrun would start them."""
+"""Training on two processes."""
 
-import json
 import math
-import os
-import socket
 from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
+from several_processes import on_processes
 from tiny_training import (
     Killed,
     KilledAt,
@@ -26,7 +24,7 @@ from my_custom_ai.custom_train.checkpoint import load_tensors, without_prefix
 from my_custom_ai.utils.meters import Ratio
 
 TRACKERS = ("tensorboard",)
-DROPOUT = {"accumulate": 2, "save_every": 1, "total_steps": 8, "val_data_size": 7, "dropout": 0.3}
+DROPOUT = {"accumulate": 2, "save_every": 1, "total_steps": 8, "val_data_size": 7, "dropout": 0.3, "log_every": 4}
 FULL_BATCH = {"accumulate": 1, "total_steps": 10, "val_data_size": 7, "train_data_size": 8, "trackers": TRACKERS}
 
 
@@ -45,9 +43,9 @@ def momentum(model):
     return sgd(model, momentum=0.9)
 
 
-def train(folder, settings, killed_at):
-    """On this process: train, evaluate with the best weights, and write down what was seen."""
-    task = KilledAt(killed_at)
+def train(folder, settings, killed_at, kind=KilledAt):
+    """On this process: train, evaluate with the best weights, and return what was seen."""
+    task = kind(killed_at)
     trainer = trainer_of(folder, task, **settings)
     try:
         trainer.fit()
@@ -60,7 +58,15 @@ def train(folder, settings, killed_at):
     trainer.task = CountsNothing()
     seen["nothing"] = trainer.evaluate(Points(3))
     seen["folder"] = str(trainer.run.path)
-    Path(f"seen_{os.environ['RANK']}.json").write_text(json.dumps(seen))
+    return seen
+
+
+class CountsUnevenly(KilledAt):
+    """Squared error, divided by one to three for each example, so that no two batches need count the same."""
+
+    def measure(self, model, batch):
+        ratios = super().measure(model, batch)
+        return ratios | {"loss": Ratio(ratios["loss"].total, (1 + batch[0] % 3).sum())}
 
 
 class CountsNothing(Squares):
@@ -71,35 +77,8 @@ class CountsNothing(Squares):
         return {"root": math.sqrt(means["loss"])}
 
 
-def refuse(*_):
-    raise AssertionError("only the main process may write")
-
-
-def join_in(rank, port, arguments):
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    torch.set_num_threads(1)
-    torch.manual_seed(rank + 77)  # what a process drew before must not matter
-    if rank:
-        Path.replace = refuse
-    train(*arguments)
-
-
 def on_two(forkserver, *arguments):
-    """Gives what the two wrote down, if they were not killed."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = [forkserver.Process(target=join_in, args=(rank, port, arguments)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    codes = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
-    assert codes == [0, 0]
-    return [json.loads(path.read_text()) for path in sorted(Path.cwd().glob("seen_*.json"))]
+    return on_processes(2, forkserver, train, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +99,10 @@ def test_two_processes_train_as_one_with_twice_the_batch(full_batch):
     for name, weights in twin.model.state_dict().items():
         assert torch.allclose(ours[name], weights, atol=1e-6), name
         assert (weights - tiny_model().state_dict()[name]).abs().max() > 0.01
+    losses = [
+        [float(row["train/loss"]) for row in rows_of(run, "train")] for run in (RunDirectory(folder / "two"), twin.run)
+    ]
+    assert len(losses[0]) == 10 and losses[0] == pytest.approx(losses[1], rel=1e-5), "of both processes"
     for epoch in range(10):
         shares = [set(one["trained"][4 * epoch : 4 * epoch + 4]) for one in seen]
         assert shares[0] | shares[1] == set(range(8)) and not shares[0] & shares[1]
@@ -154,15 +137,17 @@ def test_both_use_one_folder_and_the_main_process_writes(full_batch):
 
 def test_resumed_on_two_it_ends_the_same_bit_for_bit_and_on_one_it_is_refused(forkserver):
     whole, killed = (Path(name, "checkpoints", "last", "state.safetensors") for name in ("whole", "killed"))
-    on_two(forkserver, "whole", DROPOUT, None)
-    on_two(forkserver, "killed", DROPOUT, 8)  # in the middle of update 4
+    on_two(forkserver, "whole", DROPOUT, None, CountsUnevenly)
+    on_two(forkserver, "killed", DROPOUT, 8, CountsUnevenly)  # in the middle of update 4
     tensors, note = load_tensors(killed)
-    assert note["step"] == 3
+    assert note["step"] == 3 and note["meter"]["size"][1] == 3 * 12, "examples of both processes"
     assert not torch.equal(tensors["generator.0.torch"], tensors["generator.1.torch"])
     with pytest.raises(CheckpointError, match=r"saved by 2 process\(es\), cannot continue exactly on 1$"):
         trainer_of("killed", None, **DROPOUT).fit()
-    seen = on_two(forkserver, "killed", DROPOUT, None)
+    seen = on_two(forkserver, "killed", DROPOUT, None, CountsUnevenly)
     assert [len(one["trained"]) for one in seen] == [2 * 5 * 3] * 2  # only what was missing
     assert_same_file(killed, whole)
     best = Path("checkpoints", "best", "model.safetensors")
     assert_same_file("killed" / best, "whole" / best)
+    losses = [[row["train/loss"] for row in rows_of(RunDirectory(Path(run)), "train")] for run in ("whole", "killed")]
+    assert losses[0] == losses[1] and len(losses[0]) == 2
