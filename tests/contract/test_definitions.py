@@ -72,18 +72,18 @@ def local(*, causal: bool, heads: int, head_dim: int, **given: int) -> Pair:
 
 
 def hashed(qk: Tensor, mask: Tensor, n_buckets: int | None, bucket_size: int, n_rounds: int) -> Tensor:
-    """Buckets of a module's own rotations, those of seed 0."""
+    """Buckets of a module's own rotations, those of seed 0; ``n_buckets`` None: as many as each sample needs."""
     count = reference.n_buckets(qk.shape[2], bucket_size) if n_buckets is None else n_buckets
-    rotations = seeded_rotations(qk, qk.shape[1], n_rounds, qk.shape[3], count, 0)
+    rotations = seeded_rotations(qk, qk.shape[1], n_rounds, qk.shape[3], count, 0, nested=n_buckets is None)
     if n_buckets is None:
         return reference.buckets_by_length(qk, rotations, mask, bucket_size)
     return reference.buckets(qk, rotations)
 
 
 def lsh(*, causal: bool, heads: int, head_dim: int, rule: str = "bucket", **given: int) -> Pair:
-    n_buckets, bucket_size, n_rounds = (
-        given.get(name, value) for name, value in (("n_buckets", None), ("bucket_size", 64), ("n_rounds", 4))
-    )
+    bucket_size, n_rounds = given.get("bucket_size", 64), given.get("n_rounds", 4)
+    max_len = given.get("max_len", 2048 if causal else None)
+    n_buckets = given.get("n_buckets", None if max_len is None else reference.n_buckets(max_len, bucket_size))
     window = given.get("window", 2 * bucket_size)
 
     def define(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
@@ -212,12 +212,11 @@ def each(**strategies: st.SearchStrategy) -> st.SearchStrategy[dict]:
 
 @dataclass(frozen=True)
 class Case:
-    """A mechanism, what its settings are drawn from, and whether it can be causal, not causal, and see padding."""
+    """A mechanism, what its settings are drawn from, and whether it can be causal or not."""
 
     make: Callable[..., Pair]
     drawn: st.SearchStrategy[dict] = field(default_factory=each)
     directions: tuple[bool, ...] = (False, True)
-    masked: bool = True
 
 
 SIZES = st.integers(1, 12)
@@ -235,7 +234,8 @@ CASES = {
     "shared_qk": Case(shared_qk),
     "local": Case(local, each(chunk_size=SIZES, back=st.integers(0, 3), ahead=st.integers(0, 3))),
     "lsh": Case(lsh, each(n_buckets=st.sampled_from([1, 2, 4, 8]), n_rounds=ROUNDS, window=SIZES)),
-    "lsh-by-length": Case(lsh, each(bucket_size=SIZES, n_rounds=ROUNDS), masked=False),
+    "lsh-by-length": Case(lsh, each(bucket_size=SIZES, n_rounds=ROUNDS), directions=(False,)),
+    "lsh-max-len": Case(lsh, each(bucket_size=SIZES, n_rounds=ROUNDS, max_len=st.integers(1, 70))),
     "lsh-chunk": Case(
         partial(lsh, rule="chunk"),
         each(n_buckets=st.sampled_from([1, 2, 4, 8]), n_rounds=ROUNDS, window=SIZES, deduplicate=st.booleans()),
@@ -291,33 +291,21 @@ def test_equals_its_definition(name: str, causal: bool, data: st.DataObject, n: 
     batch, h, d = data.draw(st.tuples(st.integers(1, 3), st.integers(2, 3), st.sampled_from([3, 8])), label="sizes")
     torch.manual_seed(seed)
     pair = case.make(causal=causal, heads=h, head_dim=d, **data.draw(case.drawn, label="settings"))
-    mask = drawn_mask(batch, n, seed) if padded and case.masked else None
+    mask = drawn_mask(batch, n, seed) if padded else None
     real = torch.ones(1, n) if mask is None else mask
     assert_same(pair, heads(n, seed=seed, batch=batch, h=h, d=d), mask, real=real)
 
 
-@pytest.mark.parametrize(
-    ("name", "causal"), [(name, causal) for name, causal in DIRECTIONS if name != "lsh-by-length"], ids=str
-)
+@every
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("n", [1, 65, 200, 300])
-def test_equals_its_definition_at_the_defaults(
-    name: str, causal: bool, padded: bool, n: int, request: pytest.FixtureRequest
-) -> None:
-    """LSH has several buckets from 65 tokens on, and at 300 one bucket's tokens are more than its window."""
+def test_equals_its_definition_at_the_defaults(name: str, causal: bool, padded: bool, n: int) -> None:
+    """LSH has several buckets from 65 tokens on."""
     n = min(n, 80) if name == "linformer" else n  # linformer() makes projections of 80 tokens
     mask = drawn_mask(2, n, seed=7) if padded else None
-    if name.startswith("lsh") and padded and (counts(mask) != counts(torch.ones_like(mask))):
-        reason = "LSHAttention chooses the number of buckets by the padded length"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     torch.manual_seed(n)
     pair = CASES[name].make(causal=causal, heads=2, head_dim=8)
     assert_same(pair, heads(n, seed=1), mask, real=torch.ones(1, n) if mask is None else mask)
-
-
-def counts(mask: Tensor) -> list[int]:
-    """Buckets of each sample by LSHAttention's default."""
-    return [reference.n_buckets(real, 64) for real in mask.sum(-1).tolist()]
 
 
 @pytest.mark.parametrize("name", ["full", "linformer", "performer-softmax", "performer-relu"])
