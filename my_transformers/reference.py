@@ -107,7 +107,8 @@ def buckets(qk: Tensor, rotations: Tensor) -> Tensor:
 def buckets_by_length(qk: Tensor, rotations: Tensor, mask: Tensor, bucket_size: int) -> Tensor:
     """:func:`buckets`, as many in each sample as its real tokens need: (b, h, r, n). Not for causal attention.
 
-    Their number depends on how many tokens follow; where that must decide nothing, it is fixed beforehand. Rotations are shared by all samples; one with B buckets uses the first B / 2 directions of each.
+    Their number depends on how many tokens follow; where that must decide nothing, it is fixed beforehand. Rotations
+    are shared by all samples; one with B buckets uses the first B / 2 directions of each.
     """
     counts = [n_buckets(real, bucket_size) for real in mask.sum(-1).tolist()]
     return torch.cat([buckets(x[None], rotations[..., : B // 2]) for x, B in zip(qk, counts, strict=True)])
