@@ -4,12 +4,14 @@ Kitaev, Kaiser and Levskaya, "Reformer: The Efficient Transformer" (ICLR 2020), 
 Letters in shapes: b batch, h heads, n length, d head_dim, r rounds.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
 from my_transformers.memory import at_once
 
-_PROJECTIONS_IN_WORK, _PROJECTIONS_ON_DEVICE = 2**19, 2**26  # that exist at one time, on a CPU and elsewhere
+_PROJECTIONS_IN_WORK, _PROJECTIONS_ON_DEVICE = 2**19, 2**24  # that exist at one time, on a CPU and elsewhere
 
 
 def choose_n_buckets(length: int, bucket_size: int) -> int:
@@ -40,8 +42,19 @@ def draw_rotations(
 
 @torch.library.custom_op("my_transformers::seeded_rotations", mutates_args=())
 def seeded_rotations(like: Tensor, heads: int, n_rounds: int, head_dim: int, n_buckets: int, seed: int) -> Tensor:
-    """:func:`draw_rotations` from a CPU generator with this seed; an operator, so that torch.compile keeps it whole."""
+    """:func:`draw_rotations` from a CPU generator with this seed; an operator, so that torch.compile keeps it whole.
+
+    They are kept on the device: drawing and copying them anew would take a GPU longer than the attention itself.
+    """
+    return _kept_rotations(heads, n_rounds, head_dim, n_buckets, seed, like.device, like.dtype).clone()
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_rotations(
+    heads: int, n_rounds: int, head_dim: int, n_buckets: int, seed: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
+    like = torch.empty(0, device=device, dtype=dtype)
     return draw_rotations(heads, n_rounds, head_dim, n_buckets, like=like, generator=generator)
 
 
