@@ -176,15 +176,17 @@ class Trainer:
         self.model.train()
         for group, rate in zip(self.optimizer.param_groups, self._peak_rates, strict=True):
             group["lr"] = rate * self.schedule(self.step)
-        meter = Meter()
+        meter, losses = Meter(), []
         for part in range(self.pace.accumulate):
             whole = part == self.pace.accumulate - 1
             with contextlib.nullcontext() if whole else self.accelerator.no_sync(self.model):
                 ratios = self.task.measure(self.model, send_to_device(next(stream), self.accelerator.device))
                 loss = ratios["loss"].value
-                self._check_finite("loss", loss)
                 self.accelerator.backward(loss / self.pace.accumulate)
+            losses.append(loss.detach())
             meter.add(ratios)
+        for loss in losses:  # not before backward, or a GPU would idle while the host looks
+            self._check_finite("loss", loss)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.pace.clip_norm or math.inf)
         if not self.accelerator.scaler:  # which skips an update whose gradient overflowed in float16
             self._check_finite("gradient's norm", norm)
