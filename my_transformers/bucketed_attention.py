@@ -25,7 +25,9 @@ from my_transformers.derivatives import first_derivatives_only
 from my_transformers.memory import Scratch, at_once, empty_heads
 
 _ROWS_IN_WORK, _SCORES_IN_WORK = 2**12, 2**19  # on a CPU
-_ROWS_ON_DEVICE, _SCORES_ON_DEVICE = 2**24, 2**26  # places must be exact in float32
+# On a GPU, so much that starting a kernel takes less time than its work, at 0.5 GiB of scratch memory for heads of 64.
+# 2^24 rows is the bound: places must be exact in float32.
+_ROWS_ON_DEVICE, _SCORES_ON_DEVICE = 2**20, 2**24
 
 # Places are counted in this unit, so that how far a key lies outside a query's interval can be added to the score:
 # any distance makes the weight 2^(-unit) = 0. A power of two keeps places exact.

@@ -15,7 +15,7 @@ from torch import Tensor
 from my_transformers.derivatives import first_derivatives_only
 from my_transformers.memory import Scratch, at_once, empty_heads
 
-_FEATURES_IN_WORK, _FEATURES_ON_DEVICE = 2**20, 2**26  # that exist at one time, on a CPU and elsewhere
+_FEATURES_IN_WORK, _FEATURES_ON_DEVICE = 2**20, 2**24  # that exist at one time, on a CPU and elsewhere
 
 LogFeatures = Callable[[Tensor], Tensor]
 """(..., d) -> (..., f), the logarithm of the features."""

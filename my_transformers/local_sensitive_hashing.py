@@ -4,12 +4,14 @@ Kitaev, Kaiser and Levskaya, "Reformer: The Efficient Transformer" (ICLR 2020), 
 Letters in shapes: b batch, h heads, n length, d head_dim, r rounds.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
 from my_transformers.memory import at_once
 
-_PROJECTIONS_IN_WORK, _PROJECTIONS_ON_DEVICE = 2**19, 2**26  # that exist at one time, on a CPU and elsewhere
+_PROJECTIONS_IN_WORK, _PROJECTIONS_ON_DEVICE = 2**19, 2**24  # that exist at one time, on a CPU and elsewhere
 
 
 def choose_n_buckets(length: int, bucket_size: int) -> int:
@@ -64,10 +66,30 @@ def draw_nested_rotations(
 def seeded_rotations(
     like: Tensor, heads: int, n_rounds: int, head_dim: int, n_buckets: int, seed: int, nested: bool = False
 ) -> Tensor:
-    """:func:`draw_rotations`, or the nested ones, of this seed; an operator, so that torch.compile keeps it whole."""
+    """:func:`draw_rotations`, or the nested ones, of this seed; an operator, so that torch.compile keeps it whole.
+
+    They are kept on the device: drawing and copying them anew would take a GPU longer than the attention itself.
+    """
+    sizes = (heads, n_rounds, head_dim, n_buckets)
+    return _kept_rotations(*sizes, seed, nested, like.device, like.dtype).clone()
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_rotations(
+    heads: int,
+    n_rounds: int,
+    head_dim: int,
+    n_buckets: int,
+    seed: int,
+    nested: bool,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    like = torch.empty(0, device=device, dtype=dtype)
     if nested:
         return draw_nested_rotations(heads, n_rounds, head_dim, n_buckets, like=like, seed=seed).contiguous()
     generator = torch.Generator().manual_seed(seed)
+    like = torch.empty(0, device=device, dtype=dtype)
     return draw_rotations(heads, n_rounds, head_dim, n_buckets, like=like, generator=generator)
 
 

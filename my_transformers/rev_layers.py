@@ -190,7 +190,8 @@ def _undo(
     with torch.enable_grad():
         source = source.detach().requires_grad_()
         added = branch(source)
-        gradients = torch.autograd.grad(added, [source, *wanted], grad_target, allow_unused=True)
+        with torch.autocast(source.device.type, enabled=False):  # it is replayed for forward alone
+            gradients = torch.autograd.grad(added, [source, *wanted], grad_target, allow_unused=True)
     for tensor, gradient in zip(wanted, gradients[1:], strict=True):
         if gradient is not None:
             found[tensor] = found[tensor] + gradient if tensor in found else gradient

@@ -34,7 +34,8 @@ class PixelTask:
         if self.gamma:
             loss = (1 - log_p.exp()).clamp_min(1e-6) ** self.gamma * loss  # a root's gradient at 0 is infinite
         if self.weights is not None:
-            loss = self.weights.to(loss.device)[pixels] * loss
+            self.weights = self.weights.to(loss.device)  # moves once
+            loss = self.weights[pixels] * loss
         return {"loss": Ratio(loss.sum(), pixels.numel()), "bits_per_dim": Ratio(bits, pixels.numel())}
 
 

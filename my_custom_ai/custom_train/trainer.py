@@ -202,11 +202,12 @@ class Trainer:
                 loss = Ratio(*sums["loss"])
                 before, divisor = divisor, loss.count.clamp_min(1)
                 if last:
-                    self._check_finite("loss", loss.value)  # on all processes alike, so that none waits for another
                     divisor = divisor / self.accelerator.num_processes  # over which DDP takes the mean
                 if part:
                     self._scale_gradients(before / divisor)
                 self.accelerator.backward(ratios["loss"].total / divisor)
+        # on all processes alike, so that none waits for another; after backward, or a GPU would idle meanwhile
+        self._check_finite("loss", loss.value)
         return {name: Ratio(*pair) for name, pair in sums.items()}
 
     def _sums_over_processes(self, meter: Meter) -> dict[str, torch.Tensor]:

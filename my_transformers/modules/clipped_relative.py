@@ -131,7 +131,7 @@ class ClippedRelativeAttention(nn.Module):
         if n == 0:
             return q.new_empty(*q.shape[:3], on.shape[-1] - 1)
         regions = _Regions(on, self.distance, self.columns, causal=self.causal)
-        vectors = torch.cat((self.nowhere[..., :1], self.displacements[..., regions.classes]), dim=-1).to(q.dtype)
+        vectors = torch.cat((self.nowhere[..., :1], self.displacements[..., : regions.n_classes]), dim=-1).to(q.dtype)
         logits = vectors.mT @ F.pad(q, (0, 0, 0, regions.missing)).mT * q.shape[-1] ** -0.5  # (b, h, 1 + C, places)
         off = off.sum(2, keepdim=True).mT  # (b, h, e + 1, 1)
         visible = torch.cat(((off[:, :, -1:] > 0).expand(-1, -1, -1, logits.shape[-1]), regions.visible()), dim=2)
@@ -216,8 +216,7 @@ class _Regions:
             for column in range(-distance, distance + 1)
             if not causal or (row, column) <= (0, 0)
         ]
-        span = 2 * distance + 1
-        self.classes = [(row + down) * span + column + distance for row, column in wanted]
+        self.n_classes = len(wanted)  # the first ones, in the order in which classes are numbered
 
         grid = F.pad(seen, (0, 0, 0, self.missing)).flatten(0, 1).mT.unflatten(-1, (self._rows, columns))
         grid = F.pad(grid, (distance, distance, down, down))

@@ -10,6 +10,7 @@ LENGTHS = st.integers(1, 70)
 few = settings(max_examples=15, deadline=None)
 every = pytest.mark.parametrize("case", CASES, ids=str)
 strict = pytest.mark.parametrize("case", STRICT, ids=str)
+on_devices = pytest.mark.parametrize("device", DEVICES)
 
 
 def directions(cases: list[Case]) -> pytest.MarkDecorator:
@@ -61,30 +62,34 @@ def test_heads_and_samples_are_independent(case: Case, n: int, seed: int) -> Non
 
 
 @strict
+@on_devices
 @few
 @given(data=st.data(), n=st.integers(2, 70), seed=st.integers(0, 99))
-def test_causal_means_causal(case: Case, data: st.DataObject, n: int, seed: int) -> None:
+def test_causal_means_causal(case: Case, device: str, data: st.DataObject, n: int, seed: int) -> None:
     t = data.draw(st.integers(1, n - 1), label="t")
-    mechanism = case.build(causal=True).eval()
-    qkv = [x.requires_grad_() for x in heads(n, seed=seed)]
+    mechanism = case.build(causal=True, device=device).eval()
+    qkv = [x.requires_grad_() for x in heads(n, seed=seed, device=device)]
     out = attend(mechanism, *qkv)
-    new = heads(n, seed=seed + 1000)  # another direction, so another bucket, not only another size
+    new = heads(n, seed=seed + 1000, device=device)  # another direction, so another bucket, not only another size
     changed = [torch.cat((x[:, :, :t], y[:, :, t:]), dim=2) for x, y in zip(qkv, new, strict=True)]
-    torch.testing.assert_close(attend(mechanism, *changed)[:, :, :t], out[:, :, :t], rtol=0, atol=case.reordering)
+    again = attend(mechanism, *changed)[:, :, :t]
+    torch.testing.assert_close(again, out[:, :, :t], rtol=0, atol=case.reordering(device))
     for gradient in grads(out[:, :, :t], qkv):
         assert (gradient[:, :, t:] == 0).all()
 
 
 @strict
-def test_moving_chunk_borders_is_invisible_to_the_past(case: Case) -> None:
+@on_devices
+def test_moving_chunk_borders_is_invisible_to_the_past(case: Case, device: str) -> None:
     """All tokens in one crowded bucket, and the future moved into another one: where chunk rules leak."""
     n, t = 64, 37
-    q, k, v = heads(n, seed=5)
+    q, k, v = heads(n, seed=5, device=device)
     q[:, :, :] = q[:, :, :1] + 0.01 * q
-    mechanism = case.build(causal=True).eval()
+    mechanism = case.build(causal=True, device=device).eval()
     out = attend(mechanism, q, k, v)
     q = torch.cat((q[:, :, :t], -q[:, :, t:]), dim=2)
-    torch.testing.assert_close(attend(mechanism, q, k, v)[:, :, :t], out[:, :, :t], rtol=0, atol=case.reordering)
+    again = attend(mechanism, q, k, v)[:, :, :t]
+    torch.testing.assert_close(again, out[:, :, :t], rtol=0, atol=case.reordering(device))
 
 
 def test_the_papers_chunk_rule_leaks_as_documented() -> None:
@@ -98,16 +103,19 @@ def test_the_papers_chunk_rule_leaks_as_documented() -> None:
 
 
 @every_direction
+@on_devices
 @few
 @given(data=st.data(), n=st.integers(1, 40), padding=st.integers(0, 30), seed=st.integers(0, 99))
-def test_padding_is_invisible(case: Case, causal: bool, data: st.DataObject, n: int, padding: int, seed: int) -> None:
+def test_padding_is_invisible(
+    case: Case, causal: bool, device: str, data: st.DataObject, n: int, padding: int, seed: int
+) -> None:
     """Whatever stands at masked positions, wherever they are, and to the gradient as well."""
-    mechanism = case.build(causal=causal).eval()
+    mechanism = case.build(causal=causal, device=device).eval()
     total = n + padding
     places = data.draw(st.permutations(range(total)), label="places")
-    mask = torch.zeros(2, total, dtype=torch.bool)
+    mask = torch.zeros(2, total, dtype=torch.bool, device=device)
     mask[:, sorted(places[:n])] = True
-    qkv = [x.requires_grad_() for x in heads(total, seed=seed)]
+    qkv = [x.requires_grad_() for x in heads(total, seed=seed, device=device)]
     other = [torch.where(mask[:, None, :, None], x, 50 * torch.randn_like(x)) for x in qkv]
     out, changed = (attend(mechanism, *tensors, mask=mask) for tensors in (qkv, other))
     assert changed.isfinite().all()
@@ -117,22 +125,24 @@ def test_padding_is_invisible(case: Case, causal: bool, data: st.DataObject, n: 
 
 
 @directions([case for case in CASES if not case.circle])
-def test_padding_behind_equals_no_padding(case: Case, causal: bool) -> None:
-    mechanism = case.build(causal=causal).eval()
-    q, k, v = heads(40)
-    mask = torch.arange(40).expand(2, -1) < 29
+@on_devices
+def test_padding_behind_equals_no_padding(case: Case, causal: bool, device: str) -> None:
+    mechanism = case.build(causal=causal, device=device).eval()
+    q, k, v = heads(40, device=device)
+    mask = torch.arange(40, device=device).expand(2, -1) < 29
     padded = attend(mechanism, q, k, v, mask=mask)[:, :, :29]
     bare = attend(mechanism, *(x[:, :, :29] for x in (q, k, v)))
     torch.testing.assert_close(padded, bare, rtol=0, atol=1e-12)
 
 
 @directions(DEFAULTS)
+@on_devices
 @pytest.mark.parametrize("real", [1, 200, 377])
-def test_defaults_do_not_see_padding(case: Case, causal: bool, real: int) -> None:
+def test_defaults_do_not_see_padding(case: Case, causal: bool, device: str, real: int) -> None:
     """A sequence alone, and padded beside a longer one: the same output, however much padding there is."""
-    mechanism = case.build(causal=causal).eval()
-    q, k, v = heads(400)
-    mask = torch.arange(400) < torch.tensor([[real], [400]])
+    mechanism = case.build(causal=causal, device=device).eval()
+    q, k, v = heads(400, device=device)
+    mask = torch.arange(400, device=device) < torch.tensor([[real], [400]], device=device)
     padded = attend(mechanism, q, k, v, mask=mask)
     bare = attend(mechanism, *(x[:1, :, :real] for x in (q, k, v)))
     torch.testing.assert_close(padded[:1, :, :real], bare, rtol=0, atol=1e-12)
@@ -140,10 +150,11 @@ def test_defaults_do_not_see_padding(case: Case, causal: bool, real: int) -> Non
 
 
 @pytest.mark.parametrize("case", [case for case in (*STRICT, *DEFAULTS) if True in case.directions], ids=str)
-def test_appended_tokens_change_no_earlier_output(case: Case) -> None:
+@on_devices
+def test_appended_tokens_change_no_earlier_output(case: Case, device: str) -> None:
     """Not even by being there: how long the sequence becomes decides nothing."""
-    mechanism = case.build(causal=True).eval()
-    qkv = heads(300)
+    mechanism = case.build(causal=True, device=device).eval()
+    qkv = heads(300, device=device)
     whole = attend(mechanism, *qkv)
     for n in (1, 5, 63, 64, 65, 200):
         beginning = attend(mechanism, *(x[:, :, :n] for x in qkv))
@@ -151,10 +162,11 @@ def test_appended_tokens_change_no_earlier_output(case: Case) -> None:
 
 
 @every_direction
-def test_a_number_that_is_not_finite_stays_in_its_sequence(case: Case, causal: bool) -> None:
+@on_devices
+def test_a_number_that_is_not_finite_stays_in_its_sequence(case: Case, causal: bool, device: str) -> None:
     """NaN in one sample and infinity in one head reach no other, neither outputs nor gradients; nor are they hidden."""
-    mechanism = case.build(causal=causal, heads=3).eval()
-    qkv = [x.requires_grad_() for x in heads(24, batch=3, h=3)]
+    mechanism = case.build(causal=causal, heads=3, device=device).eval()
+    qkv = [x.requires_grad_() for x in heads(24, batch=3, h=3, device=device)]
     spoilt = [x.detach().clone() for x in qkv]
     for x in spoilt:
         x[1, :, 5] = torch.nan
@@ -172,10 +184,11 @@ def test_a_number_that_is_not_finite_stays_in_its_sequence(case: Case, causal: b
 
 @pytest.mark.parametrize("case", [case for case in (*STRICT, *DEFAULTS) if True in case.directions], ids=str)
 @pytest.mark.parametrize("cuts", [(150,), (5, 145), (1, 63, 2, 64, 20), (64, 64, 22), (149, 1)], ids=str)
-def test_several_tokens_a_step_equal_the_whole(case: Case, cuts: tuple[int, ...]) -> None:
+@on_devices
+def test_several_tokens_a_step_equal_the_whole(case: Case, device: str, cuts: tuple[int, ...]) -> None:
     """A prompt may go through at once, and text in pieces of any size."""
-    mechanism = case.build(causal=True).eval()
-    q, k, v = heads(sum(cuts))
+    mechanism = case.build(causal=True, device=device).eval()
+    q, k, v = heads(sum(cuts), device=device)
     tokens = (q, v) if mechanism.shared_query_key else (q, k, v)
     cache = mechanism.new_cache(q, 150)
     pieces = zip(*(x.split(cuts, dim=2) for x in tokens), strict=True)
@@ -205,25 +218,27 @@ def test_a_step_of_another_shape_is_refused(case: Case) -> None:
 
 
 @strict
+@on_devices
 @few
 @given(n=st.integers(1, 60), seed=st.integers(0, 99))
-def test_steps_equal_the_whole(case: Case, n: int, seed: int) -> None:
-    mechanism = case.build(causal=True).eval()
-    q, k, v = heads(n, seed=seed)
+def test_steps_equal_the_whole(case: Case, device: str, n: int, seed: int) -> None:
+    mechanism = case.build(causal=True, device=device).eval()
+    q, k, v = heads(n, seed=seed, device=device)
     torch.testing.assert_close(steps(mechanism, q, k, v), attend(mechanism, q, k, v), rtol=0, atol=1e-12)
 
 
 @strict
+@on_devices
 @pytest.mark.parametrize("n", [1, 5, 11])
-def test_rows_picked_anew_go_on_as_if_they_had_been_there_from_the_start(case: Case, n: int) -> None:
+def test_rows_picked_anew_go_on_as_if_they_had_been_there_from_the_start(case: Case, device: str, n: int) -> None:
     """More rows than before, as many and fewer, some several times and others not at all, as a beam search does it."""
-    mechanism = case.build(causal=True).eval()
-    history = heads(n, batch=2)
+    mechanism = case.build(causal=True, device=device).eval()
+    history = heads(n, batch=2, device=device)
     cache = mechanism.new_cache(history[0], 4 * n)
     found = [steps(mechanism, *history, cache=cache)]
     for rows in ([1, 0, 1, 1, 0], [4, 0, 0, 2, 3], [3, 1]):
-        cache.select_rows(torch.tensor(rows))
-        new = heads(n, seed=len(found), batch=len(rows))
+        cache.select_rows(torch.tensor(rows, device=device))
+        new = heads(n, seed=len(found), batch=len(rows), device=device)
         history = [torch.cat((old[rows], x), dim=2) for old, x in zip(history, new, strict=True)]
         found = [*(out[rows] for out in found), steps(mechanism, *new, cache=cache)]
     torch.testing.assert_close(torch.cat(found, dim=2), attend(mechanism, *history), rtol=0, atol=1e-12)
@@ -256,9 +271,13 @@ def test_a_full_cache_says_so(case: Case) -> None:
 
 
 @every
-@pytest.mark.parametrize("device", DEVICES)
+@on_devices
 def test_replayable(case: Case, device: str) -> None:
-    """The same generator state gives the same output and gradient bit for bit; another state gives others."""
+    """The same generator state gives the same output and gradient bit for bit; another state gives others.
+
+    On CUDA up to rounding: some of PyTorch's kernels add up in the order in which their threads come by.
+    """
+    rounding = {"rtol": 0, "atol": 0} if device == "cpu" else {"rtol": 1e-4, "atol": 1e-5}
     mechanism = case.build(causal=case.directions[-1], dropout=0.3, device=device).train()
     qkv = [x.requires_grad_() for x in heads(50, dtype=torch.float32, device=device)]
     weights = torch.randn_like(qkv[2])
@@ -269,10 +288,10 @@ def test_replayable(case: Case, device: str) -> None:
         return [out, *torch.autograd.grad(out, qkv, weights, allow_unused=True, materialize_grads=True)]
 
     first, again, other = run(1), run(1), run(2)
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not torch.equal(first[0], other[0])
+    torch.testing.assert_close(again, first, **rounding)
+    assert (first[0] - other[0]).abs().max() > 1e-2
     mechanism.eval()
-    assert torch.equal(run(1)[0], run(2)[0])  # evaluation is not random
+    torch.testing.assert_close(run(1)[0], run(2)[0], **rounding)  # evaluation is not random
 
 
 @every_direction
@@ -294,7 +313,7 @@ def test_dropout_keeps_the_mean(case: Case, causal: bool) -> None:
 
 
 @every_direction
-@pytest.mark.parametrize("device", DEVICES)
+@on_devices
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_close(case: Case, causal: bool, device: str, dtype: torch.dtype) -> None:
     """Against the same numbers in float64; buckets are held fixed by hashing numbers that survive rounding."""
@@ -316,7 +335,7 @@ def test_half_precision_is_close(case: Case, causal: bool, device: str, dtype: t
 
 
 @every_direction
-@pytest.mark.parametrize("device", DEVICES)
+@on_devices
 @pytest.mark.parametrize("size", [1e-20, 1e4], ids=["tiny", "large"])
 def test_finite_where_numbers_are_extreme(case: Case, causal: bool, device: str, size: float) -> None:
     """Huge and vanishing logits, one real token in a row, all of a row padded: output and gradient stay finite."""
@@ -369,14 +388,15 @@ def test_second_derivatives_are_right_or_refused(case: Case, causal: bool) -> No
 
 
 @directions([case for case in CASES if case.compiled])
+@on_devices
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
-def test_compiles_whole(case: Case, causal: bool) -> None:
+def test_compiles_whole(case: Case, causal: bool, device: str) -> None:
     """No graph break, equal output and gradient."""
     torch.compiler.reset()
-    mechanism = case.build(causal=causal).eval()
+    mechanism = case.build(causal=causal, device=device).eval()
     compiled = torch.compile(mechanism, fullgraph=True, backend="aot_eager")
-    qkv = [x.requires_grad_() for x in heads(13)]
-    mask = torch.arange(13).expand(2, -1) < 11
+    qkv = [x.requires_grad_() for x in heads(13, device=device)]
+    mask = torch.arange(13, device=device).expand(2, -1) < 11
     plain, fast = attend(mechanism, *qkv, mask=mask), attend(compiled, *qkv, mask=mask)
     weights = torch.randn_like(plain)
     torch.testing.assert_close(fast, plain)
@@ -386,19 +406,3 @@ def test_compiles_whole(case: Case, causal: bool) -> None:
         strict=True,
     ):
         torch.testing.assert_close(a, b)
-
-
-@every_direction
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="counts synchronisations of a CUDA device")
-def test_no_host_sync(case: Case, causal: bool) -> None:
-    mechanism = case.build(causal=causal, dropout=0.1, device="cuda")
-    qkv = [x.requires_grad_() for x in heads(70, dtype=torch.float32, device="cuda")]
-    mask = torch.ones(2, 70, dtype=torch.bool, device="cuda")
-    for training in (True, False):
-        mechanism.train(training)
-        attend(mechanism, *qkv, mask=mask).sum().backward()  # warm up
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            attend(mechanism, *qkv, mask=mask).sum().backward()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")

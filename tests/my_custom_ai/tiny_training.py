@@ -84,13 +84,14 @@ def tiny_trainer(
     train_data=None,
     val_data=None,
     monitor=None,
+    device="cpu",
     precision="no",
     **pace,
 ):
     pace = Pace(**{"total_steps": 12, "batch_size": 3, "eval_batch_size": 4, "eval_every": 5, "log_every": 1} | pace)
     model = tiny_model() if model is None else model
     return Trainer(
-        start("cpu", precision),
+        start(device, precision),
         model,
         task or Squares(),
         build_optimizer(model, optimizer, lr=0.02) if isinstance(optimizer, str) else optimizer(model),

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from my_transformers import LSHAttention, reference
 from my_transformers import bucketed_attention as kernel
-from my_transformers import reference
 from my_transformers.bucketed_attention import keep_pairs, unit
 from my_transformers.modules.lsh import attend_in_buckets
 
@@ -182,3 +182,18 @@ def test_unit_has_length_one_and_survives_zero() -> None:
     x = torch.randn(5, 7, dtype=torch.float16) * 100
     torch.testing.assert_close(unit(x).float().norm(dim=-1), torch.ones(5), rtol=2e-3, atol=0)
     assert torch.equal(unit(torch.zeros(2, 3)), torch.zeros(2, 3))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # opcheck's own
+def test_the_operators_are_lawful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they tell the compiler of shapes, strides and aliases is true, with sizes that are symbols too."""
+    forward, calls = kernel._bucketed_attention, []
+    monkeypatch.setattr(kernel, "_bucketed_attention", lambda *given: calls.append(given) or forward(*given))
+    qk, v = (x.requires_grad_() for x in torch.randn(2, 2, 2, 21, 8, dtype=torch.float64))
+    LSHAttention(bucket_size=4, n_rounds=2, causal=True, dropout=0.2)(qk, v)
+    torch.library.opcheck(forward, calls[0])
+    tensors, settings = [x.detach() for x in calls[0][:6]], calls[0][6:]
+    out, totals = forward(*tensors, *settings)
+    torch.library.opcheck(
+        kernel._bucketed_attention_backward, (torch.randn_like(out), *tensors, out, totals, *settings)
+    )

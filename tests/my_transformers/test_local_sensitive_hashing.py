@@ -97,3 +97,17 @@ def test_seeded_rotations_repeat_and_leave_the_global_generator_alone() -> None:
     fewer = seeded_rotations(like, 2, 2, 8, 6, 1)
     assert torch.equal(fewer, first[:, :2])  # evaluating with fewer rounds keeps the first ones
     assert torch.equal(seeded_rotations(like.double(), 2, 4, 8, 6, 1), first.double())
+
+
+def test_seeded_rotations_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done to those that were given out is not done to the next."""
+    like = torch.zeros(1)
+    first = seeded_rotations(like, 2, 3, 8, 6, 12345)
+    expected = first.clone()
+    first.zero_()
+    monkeypatch.setattr(local_sensitive_hashing, "draw_rotations", None)
+    assert torch.equal(seeded_rotations(like, 2, 3, 8, 6, 12345), expected)
+
+
+def test_seeded_rotations_are_a_lawful_operator() -> None:
+    torch.library.opcheck(seeded_rotations, (torch.zeros(1), 2, 3, 8, 6, 0))

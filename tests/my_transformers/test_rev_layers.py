@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from my_transformers import FullAttention, ReversibleStack, local_sensitive_hashing
 from my_transformers.modules import lsh as lsh_module
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else [])]
 
 
 def run(stack: ReversibleStack, forward: object, x: Tensor, seed: int, **arguments: object) -> list[Tensor]:
@@ -166,6 +166,26 @@ def test_autocast_is_replayed() -> None:
         out = stack(torch.randn(2, 20, 16))
     out.sum().backward()
     assert dtypes == [torch.bfloat16] * 6  # three layers, forward and again
+
+
+def test_gradients_are_not_computed_under_autocast() -> None:
+    """What forward kept in float32 (a mechanism's sums of features) keeps its precision in backward."""
+    seen = []
+
+    class Watched(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            out = super().forward(x)
+            if out.requires_grad:
+                out.register_hook(lambda _: seen.append(torch.is_autocast_enabled("cpu")))
+            return out
+
+    stack = ReversibleStack(layers(2, lambda i, d: FullAttention(causal=True)), dim=16)
+    for layer in stack.layers:
+        layer.attention.to_out = Watched(16, 16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = stack(torch.randn(2, 20, 16))
+    out.sum().backward()
+    assert seen == [False, False]
 
 
 @pytest.mark.filterwarnings("ignore")  # the compiler's own

@@ -9,7 +9,7 @@ from my_custom_ai.utils.measure import allocated_peak
 from my_transformers import DecoderStack, ReversibleDecoderStack, local_sensitive_hashing
 from my_transformers.modules import lsh as lsh_module
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else [])]
 
 
 def reversible(depth: int, *args: str, **settings: float) -> ReversibleDecoderStack:
