@@ -1,0 +1,158 @@
+"""The results of one stage: a JSON file that is whole after every case, so that a kill loses the case in work alone."""
+
+import json
+import subprocess
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from my_custom_ai.utils.files import write_text
+from my_custom_ai.utils.measure import machine
+
+
+class Results:
+    """What a stage has measured; the file is read again when the stage is started a second time.
+
+    A case is a dictionary of values. One that failed holds "error" and "lasting", and perhaps values as well: a failure
+    is a result too. The file also names the case in work, so that a process that crashes leaves word of where.
+
+    Raises:
+        ValueError: the file that is there was written for another stage, card, torch or size.
+    """
+
+    def __init__(self, path: Path, *, stage: str, device: torch.device, tiny: bool) -> None:
+        self.path = path
+        self.found: dict[str, Any] = {
+            "stage": stage,
+            "machine": describe(device),
+            "date": _today(),
+            "tiny": tiny,
+            "complete": False,
+            "running": None,
+            "cases": {},
+        }
+        if path.exists():
+            self._go_on(json.loads(path.read_text(encoding="utf-8")))
+
+    def _go_on(self, before: dict[str, Any]) -> None:
+        for name, then, now in [
+            ("stage", before["stage"], self.found["stage"]),
+            ("device", before["machine"]["device"], self.found["machine"]["device"]),
+            ("torch", before["machine"]["torch"], self.found["machine"]["torch"]),
+            ("tiny", before["tiny"], self.found["tiny"]),
+        ]:
+            if then != now:
+                raise ValueError(f"{self.path} has {name} {then!r}, this is {now!r}; use another output folder")
+        self.found["cases"] = before["cases"]
+        self.found["complete"] = before["complete"]
+
+    def has(self, key: str) -> bool:
+        """Whether a case is done: measured, or failed for a reason that lasts."""
+        return key in self.found["cases"] and not _to_retry(self.found["cases"][key])
+
+    def begin(self, key: str) -> None:
+        """Note which case is in work; the next ``add``, ``fail`` or ``begin`` replaces the note."""
+        self.found["running"] = key
+        self.found["complete"] = False
+        self._write()
+
+    def add(self, key: str, values: dict[str, Any]) -> None:
+        """Keep what a case gave."""
+        self.found["cases"][key] = values
+        self.found["running"] = None
+        self.found["date"] = _today()
+        self._write()
+
+    def fail(self, key: str, error: str, *, lasting: bool, values: dict[str, Any] | None = None) -> None:
+        """Keep why a case failed, with what it measured all the same.
+
+        ``lasting``: it would fail again (out of memory, a library that is not installed); others are tried again by
+        the next call.
+        """
+        self.add(key, {**(values or {}), "error": error, "lasting": lasting})
+
+    def finish(self) -> None:
+        """Mark the stage complete, unless a case is to be tried again."""
+        self.found["running"] = None
+        self.found["complete"] = not any(_to_retry(case) for case in self.found["cases"].values())
+        self._write()
+
+    def _write(self) -> None:
+        write_text(self.path, json.dumps(self.found, indent=1) + "\n")
+
+
+def _to_retry(case: dict[str, Any]) -> bool:
+    return "error" in case and not case["lasting"]
+
+
+def is_complete(path: Path) -> bool:
+    """Whether a stage's file is there and marked complete."""
+    return path.exists() and json.loads(path.read_text(encoding="utf-8"))["complete"]
+
+
+def fail_running_case(path: Path, error: str) -> str | None:
+    """After a crash: the case in work has failed for good, so that the next start does not crash in it again.
+
+    Returns:
+        The case, or None if the process died before it began one.
+    """
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"running": None}
+    key = found["running"]
+    if key is not None:
+        found["cases"][key] = {"error": error, "lasting": True}
+        found["running"] = None
+        write_text(path, json.dumps(found, indent=1) + "\n")
+    return key
+
+
+def forget_failures(path: Path) -> int:
+    """Remove the failed cases, lasting ones too, so that they are tried again; returns how many there were."""
+    if not path.exists():
+        return 0
+    found = json.loads(path.read_text(encoding="utf-8"))
+    failed = [key for key, case in found["cases"].items() if "error" in case]
+    if failed:
+        found["cases"] = {key: case for key, case in found["cases"].items() if "error" not in case}
+        found["complete"] = False
+        write_text(path, json.dumps(found, indent=1) + "\n")
+    return len(failed)
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """The machine: device, python, torch; on CUDA also driver, CUDA, cuDNN, triton and the device's memory."""
+    found: dict[str, Any] = machine(device)
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        found |= {
+            "driver": _driver(),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "triton": _version("triton"),
+            "capability": f"{properties.major}.{properties.minor}",
+            "GiB": round(properties.total_memory / 2**30, 1),
+        }
+    return found
+
+
+def _driver() -> str | None:
+    """Version of the driver, by nvidia-smi; None where that is missing or silent."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.splitlines()[0].strip() if answer.strip() else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _today() -> str:
+    return time.strftime("%Y-%m-%d")

@@ -1,0 +1,110 @@
+"""What all stages share: their arguments, their time, and how they go through their cases."""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks.gpu.results import Results
+
+
+def arguments(
+    doc: str, extend: Callable[[argparse.ArgumentParser], None] | None = None, words: list[str] | None = None
+) -> argparse.Namespace:
+    """A stage's command line: device (torch.device), output (Path), tiny (bool), seconds (float).
+
+    ``extend`` adds options of the stage's own to the parser. Exits with 2 if the device is not on this machine.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cuda"), help="cuda (default) or cpu")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="JSON, continued if it is there")
+    parser.add_argument("--tiny", action="store_true", help="a rehearsal: the same cases, as small as they can be")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no case that would end later")
+    parser.add_argument("--end_with_stdin", action="store_true", help="end when standard input closes (for the plan)")
+    if extend is not None:
+        extend(parser)
+    found = parser.parse_args(words)
+    if found.device.type == "cuda" and not torch.cuda.is_available():
+        parser.error("torch finds no CUDA device; --device cpu --tiny rehearses without one")
+    if found.end_with_stdin:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
+    return found
+
+
+def _end_with_stdin() -> None:
+    """Die with the plan, with all that this stage has started, so that nothing disturbs the next plan."""
+    sys.stdin.buffer.read()
+    os.killpg(0, signal.SIGKILL)
+
+
+class Deadline:
+    """A number of seconds from now on."""
+
+    def __init__(self, seconds: float) -> None:
+        self.end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds until the end, 0 after it."""
+        return max(0.0, self.end - time.monotonic())
+
+    def allows(self, seconds: float) -> bool:
+        """Whether something that takes so long would end in time."""
+        return seconds < self.left()
+
+
+class Case(NamedTuple):
+    """One measurement: ``call`` returns its values, in about ``seconds``."""
+
+    key: str
+    call: Callable[[], dict[str, Any]]
+    seconds: float
+
+
+def go_through(cases: Iterable[Case], results: Results, deadline: Deadline) -> bool:
+    """Run what is missing, in order, as far as the time allows; finishes ``results`` if nothing was left out.
+
+    An exception is the case's result, and the next case follows. It is lasting if memory or a library was missing.
+    After an error that leaves the CUDA context unusable the process exits with 1; the plan starts the stage again.
+
+    Returns:
+        Whether every case is done.
+    """
+    left_out = []
+    for case in cases:
+        if results.has(case.key):
+            continue
+        if not deadline.allows(case.seconds):
+            left_out.append(case.key)
+            continue
+        results.begin(case.key)
+        print(f"{case.key} ...", flush=True)
+        start = time.monotonic()
+        try:
+            results.add(case.key, case.call())
+        except Exception as error:
+            _note(case.key, error, results)
+        print(f"{case.key}: {time.monotonic() - start:.1f} s", flush=True)
+    if left_out:
+        print(f"no time left for: {', '.join(left_out)}", flush=True)
+        return False
+    results.finish()
+    return results.found["complete"]
+
+
+def _note(key: str, error: Exception, results: Results) -> None:
+    traceback.print_exc()
+    line = f"{type(error).__name__}: {str(error).strip()}"[:2000]
+    broken = "CUDA error" in str(error) and not isinstance(error, torch.OutOfMemoryError)
+    results.fail(key, line, lasting=broken or isinstance(error, torch.OutOfMemoryError | MemoryError | ImportError))
+    if isinstance(error, torch.OutOfMemoryError) and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if broken:
+        raise SystemExit(1)
