@@ -71,6 +71,6 @@ def read(path: Path) -> tuple[dict[str, dict[str, str]], str | None]:
     for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         line = json.loads(text)
         running = line["test"] if "outcome" not in line else None
-        if "outcome" in line and ended.get(line["test"], line)["outcome"] != "failed":
+        if "outcome" in line and ended.get(line["test"], {}).get("outcome") != "failed":
             ended[line["test"]] = line
     return ended, running

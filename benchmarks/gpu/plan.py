@@ -94,7 +94,7 @@ def _run_stage(stage: Stage, folder: Path, device: torch.device, budget: Deadlin
             return f"cut after {time.monotonic() - start:.0f} s, {_n_done(output)} cases done"
         if code == 0 or is_complete(output):
             break
-        reason = f"the process ended with {_word(code)}"
+        reason = f"the process ended with {word(code)}"
         case = fail_running_case(output, reason)
         crashes.append(f"{reason}{f' in {case}' if case else ''}")
         if _n_done(output) == before:
@@ -139,5 +139,6 @@ def _n_done(output: Path) -> int:
     return len(json.loads(output.read_text(encoding="utf-8"))["cases"]) if output.exists() else 0
 
 
-def _word(code: int) -> str:
+def word(code: int) -> str:
+    """An exit code in words."""
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu import outcomes
+from benchmarks.gpu.plan import word
 from benchmarks.gpu.report import one_line
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.stage import Deadline, arguments
@@ -73,7 +74,7 @@ def run_part(file: str, share: str, device: torch.device, deadline: Deadline) ->
                 break
             ended, running = outcomes.read(path)
             if running is not None:
-                _write_crash(path, running, code)
+                _write_crash(path, running, word(code))
             elif code in (0, 1, 5):
                 break
             elif len(ended) == before:
@@ -86,7 +87,9 @@ def _pytest(file: str, share: str, path: Path, device: torch.device, seconds: fl
     """Exit code and the end of the output. Warnings of other versions are no errors here: failures are looked for."""
     plugin = ["-p", "benchmarks.gpu.outcomes", "--outcomes", str(path), "--share", share]
     chosen = ["-m", "cuda"] if device.type == "cuda" else []
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default", *plugin, *chosen, file]
+    quiet = ["-q", "-p", "no:cacheprovider", "-W", "default"]
+    root = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]  # else guessed from all paths on the line
+    command = [sys.executable, "-m", "pytest", *quiet, *root, *plugin, *chosen, file]
     threads = os.environ | {"OMP_NUM_THREADS": "2"} if device.type == "cuda" else None
     output = path.with_name("output")  # a pipe would be waited for after the time is over, if a test's process holds it
     try:
@@ -98,8 +101,8 @@ def _pytest(file: str, share: str, path: Path, device: torch.device, seconds: fl
     return code, output.read_text(errors="replace")[-1000:]
 
 
-def _write_crash(path: Path, test: str, code: int) -> None:
-    line = {"test": test, "outcome": "failed", "message": f"the process ended with {code} in this test"}
+def _write_crash(path: Path, test: str, end: str) -> None:
+    line = {"test": test, "outcome": "failed", "message": f"the process ended with {end} in this test"}
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
