@@ -1,57 +1,84 @@
-"""Self-attention layers to compare: ours and other libraries', all from (b, n, DIM) to the same, with 4 heads of 64.
+"""Self-attention layers to compare: ours, other libraries' and PyTorch's kernels, all from (b, n, dim) to the same.
 
-Each function takes the length and gives a layer. Libraries are imported where they are used: a process measures one.
+Each function takes the length and the sizes, and returns a layer. Libraries are imported where they are used: whoever
+measures one needs no other.
 """
 
 import contextlib
 import io
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from my_transformers import (
     FullAttention,
     LearnedProjection,
     LinformerAttention,
+    LocalAttention,
     LSHAttention,
     MultiHeadAttention,
     PerformerAttention,
+    SharedQKAttention,
 )
+from my_transformers.random_features import draw_projection, log_features
 
-DIM, HEADS, HEAD_DIM = 256, 4, 64
 BUCKET, N_FEATURES = 64, 256
 Layer = Callable[[Tensor], Tensor]
 
 
-def ours(mechanism: nn.Module) -> Layer:
+class Sizes(NamedTuple):
+    """Of a layer."""
+
+    dim: int
+    heads: int
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head."""
+        return self.dim // self.heads
+
+
+SIZES = Sizes(dim=256, heads=4)
+
+
+def ours(mechanism: nn.Module, sizes: Sizes) -> MultiHeadAttention:
     """Around one of our mechanisms; the libraries' projections have no biases either."""
-    return MultiHeadAttention(mechanism, dim=DIM, heads=HEADS, bias=False)
+    return MultiHeadAttention(mechanism, dim=sizes.dim, heads=sizes.heads, bias=False)
 
 
-def lsh(length: int, n_rounds: int, window: int = BUCKET, deduplicate: bool = False) -> Layer:
+def lsh(
+    length: int, sizes: Sizes = SIZES, *, n_rounds: int, window: int = BUCKET, deduplicate: bool = False
+) -> MultiHeadAttention:
     """Strictly causal LSH attention inside buckets; ``window`` and duplicates as the libraries have them."""
     settings = {"bucket_size": BUCKET, "n_rounds": n_rounds, "window": window, "deduplicate": deduplicate}
-    return ours(LSHAttention(**settings, causal=True))
+    return ours(LSHAttention(**settings, causal=True), sizes)
 
 
-def reformer_pytorch(length: int, n_rounds: int) -> Layer:
+def local(length: int, sizes: Sizes = SIZES) -> MultiHeadAttention:
+    """A query's own chunk of 64 tokens, up to itself, and the chunk before."""
+    return ours(LocalAttention(chunk_size=BUCKET, causal=True), sizes)
+
+
+def reformer_pytorch(length: int, sizes: Sizes = SIZES, *, n_rounds: int) -> Layer:
     """Chunks of 64 and the one before, causal by position, duplicates counted."""
     from reformer_pytorch import LSHSelfAttention
 
-    return LSHSelfAttention(DIM, heads=HEADS, bucket_size=BUCKET, n_hashes=n_rounds, causal=True)
+    return LSHSelfAttention(sizes.dim, heads=sizes.heads, bucket_size=BUCKET, n_hashes=n_rounds, causal=True)
 
 
-def transformers_reformer(length: int, n_rounds: int) -> Layer:
+def transformers_reformer(length: int, sizes: Sizes = SIZES, *, n_rounds: int) -> Layer:
     """The same in transformers, with as many buckets; it has no output projection."""
     from transformers import ReformerConfig
     from transformers.models.reformer.modeling_reformer import LSHSelfAttention
 
     config = ReformerConfig(
-        hidden_size=DIM,
-        num_attention_heads=HEADS,
-        attention_head_size=HEAD_DIM,
+        hidden_size=sizes.dim,
+        num_attention_heads=sizes.heads,
+        attention_head_size=sizes.head_dim,
         lsh_attn_chunk_length=BUCKET,
         num_buckets=max(2, length // BUCKET),
         num_hashes=n_rounds,
@@ -72,73 +99,138 @@ class Call(nn.Module):
         self.layer, self.call = layer, call
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, n, DIM) -> the same."""
+        """(b, n, dim) -> the same."""
         return self.call(x)
 
 
 class PlainLayer(nn.Module):
     """Projections around a function of queries, keys and values, as one would write it without a library."""
 
-    def __init__(self, attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, attend: Callable[[Tensor, Tensor, Tensor], Tensor], sizes: Sizes) -> None:
         super().__init__()
         self.attend = attend
-        self.to_qkv = nn.Linear(DIM, 3 * DIM, bias=False)
-        self.to_out = nn.Linear(DIM, DIM, bias=False)
+        self.sizes = sizes
+        self.to_qkv = nn.Linear(sizes.dim, 3 * sizes.dim, bias=False)
+        self.to_out = nn.Linear(sizes.dim, sizes.dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, n, DIM) -> the same."""
-        q, k, v = self.to_qkv(x).unflatten(-1, (3, HEADS, HEAD_DIM)).permute(2, 0, 3, 1, 4)
+        """(b, n, dim) -> the same."""
+        q, k, v = self.to_qkv(x).unflatten(-1, (3, self.sizes.heads, self.sizes.head_dim)).permute(2, 0, 3, 1, 4)
         return self.to_out(self.attend(q, k, v).transpose(1, 2).flatten(2))
 
 
-def sdpa(length: int, causal: bool) -> Layer:
-    """PyTorch's fused softmax attention."""
-    return PlainLayer(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=causal))
+def sdpa(length: int, sizes: Sizes = SIZES, *, causal: bool, backend: SDPBackend | None = None) -> Layer:
+    """PyTorch's fused softmax attention, by the kernel that PyTorch chooses or by one backend alone."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with contextlib.nullcontext() if backend is None else sdpa_kernel(backend):
+            return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+    return PlainLayer(attend, sizes)
 
 
-def explicit_softmax(length: int, causal: bool) -> Layer:
+def sliding_window(length: int, sizes: Sizes = SIZES, *, keys: int) -> Layer:
+    """FlexAttention: a query sees itself and the ``keys`` - 1 tokens before it; compiled for this length alone."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    def near(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & (query - key < keys)
+
+    blocks = None
+    torch.compiler.reset()  # each length and window is compiled anew, and torch allows one function few of those
+    attention = torch.compile(flex_attention, dynamic=False)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        nonlocal blocks
+        if blocks is None:
+            blocks = create_block_mask(near, None, None, length, length, device=q.device)
+        return attention(q, k, v, block_mask=blocks)
+
+    return PlainLayer(attend, sizes)
+
+
+def fla_performer(length: int, sizes: Sizes = SIZES) -> Layer:
+    """Causal linear attention in chunks, of flash-linear-attention, on the Performer's features."""
+    from fla.ops.linear_attn import chunk_linear_attn
+
+    return PlainLayer(ByFeatures(lambda q, k, v: chunk_linear_attn(q, k, v, normalize=True)[0], sizes.head_dim), sizes)
+
+
+class ByFeatures(nn.Module):
+    """A function of softmax features of queries and keys, (b, n, h, features), and of values (b, n, h, head_dim).
+
+    The features have the queries' dtype and are at most 1: so is a query's largest, and the largest of a head's keys.
+    """
+
+    def __init__(self, attend: Callable[[Tensor, Tensor, Tensor], Tensor], head_dim: int) -> None:
+        super().__init__()
+        self.attend = attend
+        generator = torch.Generator().manual_seed(0)
+        self.register_buffer("projection", draw_projection(N_FEATURES, head_dim, generator=generator))
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(b, h, n, head_dim) each -> the same."""
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        of_queries = log_features(q, self.projection, up_to_a_factor=True)
+        of_keys = log_features(k, self.projection)
+        of_queries = (of_queries - of_queries.detach().amax(-1, keepdim=True)).exp()
+        of_keys = (of_keys - of_keys.detach().amax((1, -1), keepdim=True)).exp()
+        return self.attend(of_queries, of_keys, v).transpose(1, 2)
+
+
+def explicit_softmax(length: int, sizes: Sizes = SIZES, *, causal: bool) -> Layer:
     """softmax(q k^T / sqrt(d)) v as in the textbook."""
     later = torch.ones(length, length, dtype=torch.bool).triu(1) if causal else torch.zeros((), dtype=torch.bool)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        scores = (q @ k.mT / HEAD_DIM**0.5).masked_fill(later.to(q.device), -torch.inf)
+        scores = (q @ k.mT / sizes.head_dim**0.5).masked_fill(later.to(q.device), -torch.inf)
         return scores.softmax(dim=-1) @ v
 
-    return PlainLayer(attend)
+    return PlainLayer(attend, sizes)
 
 
-def full(length: int, causal: bool) -> Layer:
+def full(length: int, sizes: Sizes = SIZES, *, causal: bool) -> MultiHeadAttention:
     """Our full attention."""
-    return ours(FullAttention(causal=causal))
+    return ours(FullAttention(causal=causal), sizes)
 
 
-def performer(length: int, causal: bool) -> Layer:
+def shared_qk(length: int, sizes: Sizes = SIZES) -> MultiHeadAttention:
+    """Our causal full attention with shared queries and keys, which LSH approximates."""
+    return ours(SharedQKAttention(causal=True), sizes)
+
+
+def performer(length: int, sizes: Sizes = SIZES, *, causal: bool) -> MultiHeadAttention:
     """Our Performer, softmax features."""
-    return ours(PerformerAttention(HEAD_DIM, n_features=N_FEATURES, causal=causal))
+    return ours(PerformerAttention(sizes.head_dim, n_features=N_FEATURES, causal=causal), sizes)
 
 
-def performer_pytorch(length: int, causal: bool) -> Layer:
+def performer_pytorch(length: int, sizes: Sizes = SIZES, *, causal: bool) -> Layer:
     """With as many features; causal without its CUDA extension."""
+    import setuptools  # noqa: F401  # it brings distutils, which the library imports and Python 3.12 lacks
+
     with contextlib.redirect_stdout(io.StringIO()):
         from performer_pytorch import SelfAttention
 
-        return SelfAttention(DIM, causal=causal, heads=HEADS, dim_head=HEAD_DIM, nb_features=N_FEATURES)
+        heads = {"heads": sizes.heads, "dim_head": sizes.head_dim}
+        return SelfAttention(sizes.dim, causal=causal, **heads, nb_features=N_FEATURES)
 
 
-def linformer(length: int, rank: int) -> Layer:
+def linformer(length: int, sizes: Sizes = SIZES, *, rank: int) -> MultiHeadAttention:
     """Ours, one projection for keys and one for values."""
-    return ours(LinformerAttention(LearnedProjection(length, rank), LearnedProjection(length, rank)))
+    return ours(LinformerAttention(LearnedProjection(length, rank), LearnedProjection(length, rank)), sizes)
 
 
-def linformer_library(length: int, rank: int) -> Layer:
+def linformer_library(length: int, sizes: Sizes = SIZES, *, rank: int) -> Layer:
     """The linformer package."""
     from linformer import LinformerSelfAttention
 
-    return LinformerSelfAttention(DIM, length, k=rank, heads=HEADS, dim_head=HEAD_DIM)
+    return LinformerSelfAttention(sizes.dim, length, k=rank, heads=sizes.heads, dim_head=sizes.head_dim)
 
 
-def linformer_pytorch(length: int, rank: int) -> Layer:
+def linformer_pytorch(length: int, sizes: Sizes = SIZES, *, rank: int) -> Layer:
     """The linformer-pytorch package, with the same sharing."""
     from linformer_pytorch import MHAttention
 
-    return MHAttention(length, HEAD_DIM, DIM, rank, HEADS, 0.0, "C0", "headwise", None, None, False, None)
+    return MHAttention(
+        length, sizes.head_dim, sizes.dim, rank, sizes.heads, 0.0, "C0", "headwise", None, None, False, None
+    )

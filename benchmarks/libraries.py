@@ -120,7 +120,7 @@ def serve(comparison: str, case: str, length: int) -> None:
     torch.manual_seed(0)
     dtype = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
     layer = COMPARISONS[comparison].cases[case](length).to(DEVICE, dtype)
-    shape = (TOKENS // length, length, layers.DIM)
+    shape = (TOKENS // length, length, layers.SIZES.dim)
     x, gradient = (torch.randn(shape, device=DEVICE, dtype=dtype) for _ in range(2))
     x.requires_grad_()
 

@@ -1,5 +1,6 @@
 """What a call costs: its time, the memory it allocates, and what the process needs for it."""
 
+import itertools
 import json
 import multiprocessing.context
 import os
@@ -32,6 +33,53 @@ def seconds_of(call: Callable[[], Any], device: torch.device, *, calls: int = 5,
         _wait_for(device)
         found.append(time.perf_counter() - start)
     return found[warm_up:]
+
+
+def seconds_within(
+    call: Callable[[], Any],
+    device: torch.device,
+    *,
+    budget: float,
+    least: int = 5,
+    most: int = 100,
+    patience: float = 4.0,
+) -> list[float]:
+    """Seconds that the device takes for each of as many calls as fit in a budget.
+
+    Two calls come first: one to warm up, and one whose time tells how many fit. On CUDA the others follow each other
+    without a wait, timed by events, so that the device is idle only where the call cannot feed it fast enough.
+
+    Args:
+        call: what to measure.
+        device: where it runs.
+        budget: seconds for all calls.
+        least: calls, even if they take longer than ``budget``;
+        most: calls, even if they take less.
+        patience: seconds that all calls may take at worst: fewer than ``least`` where these would take longer. If one
+            takes that long, the second of the two first calls is the only one.
+
+    Returns:
+        At least one time.
+    """
+    once = seconds_of(call, device, calls=1, warm_up=1)
+    if once[0] >= patience:
+        return once
+    calls = min(max(least, int(budget / once[0])), most, max(1, int(patience / once[0])))
+    return (
+        _by_events(call, device, calls) if device.type == "cuda" else seconds_of(call, device, calls=calls, warm_up=0)
+    )
+
+
+def _by_events(call: Callable[[], Any], device: torch.device, calls: int) -> list[float]:
+    """One CUDA event between any two calls: what the device does from one to the next is a call's."""
+    stream = torch.cuda.current_stream(device)
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(calls + 1)]
+    events[0].record(stream)
+    for event in events[1:]:
+        call()
+        event.record(stream)
+    torch.cuda.synchronize(device)
+    return [start.elapsed_time(end) / 1000 for start, end in itertools.pairwise(events)]
 
 
 def _wait_for(device: torch.device) -> None:

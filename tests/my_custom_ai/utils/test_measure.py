@@ -15,6 +15,7 @@ from my_custom_ai.utils.measure import (
     machine,
     process_peak,
     seconds_of,
+    seconds_within,
     spread,
 )
 
@@ -35,6 +36,52 @@ def test_each_call_has_its_time_and_those_before_have_none(monkeypatch):
 
     assert seconds_of(call, CPU, calls=3, warm_up=2) == [1, 2, 3]
     assert next(lasts, None) is None
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still but for what a test adds to it, on the host and, by events, on a device."""
+    now = [100.0]
+
+    class Event:
+        def __init__(self, *, enable_timing):
+            assert enable_timing
+
+        def record(self, stream):
+            assert stream == "stream"
+            self.at = now[0]
+
+        def elapsed_time(self, end):
+            return 1000 * (end.at - self.at)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "stream")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    return now
+
+
+@pytest.mark.parametrize("device", [CPU, torch.device("cuda")])
+@pytest.mark.parametrize(
+    ("second", "expected"),
+    [
+        (0.25, 8),  # as many as fit in the budget
+        (0.75, 4),  # but 4 at least
+        (0.001, 16),  # and 16 at most
+        (4.0, 2),  # fewer than 4 where they would take more than the patience
+        (9.0, 0),  # where one does, the second call to warm up is all there is
+    ],
+)
+def test_calls_that_fit_are_timed(clock, device, second, expected):
+    lasts = [20, second, *(1 + i / 4 for i in range(16))]
+    calls = iter(lasts)
+
+    def call():
+        clock[0] += next(calls)
+
+    found = seconds_within(call, device, budget=2, least=4, most=16, patience=8)
+    assert found == pytest.approx(lasts[2 : 2 + expected] or [9])
+    assert len(list(calls)) == 16 - expected
 
 
 def test_as_many_calls_as_asked_for():

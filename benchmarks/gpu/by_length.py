@@ -1,0 +1,53 @@
+"""Cases that have a name, a length and a kind, and their tables: a row for each name, a column for each length."""
+
+import gc
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+Found = dict[tuple[str, int, str], dict[str, Any]]
+"""(name, length, kind) -> a case of the results."""
+
+
+def key_of(name: str, length: int, kind: str) -> str:
+    """Of a case in the results."""
+    return f"{name} / {length} / {kind}"
+
+
+def parsed(cases: dict[str, dict[str, Any]]) -> Found:
+    """The results' cases by what their keys say."""
+    found = {}
+    for key, case in cases.items():
+        name, length, kind = key.rsplit(" / ", 2)
+        found[name, int(length), kind] = case
+    return found
+
+
+def free(device: torch.device) -> None:
+    """Give back what an earlier case, perhaps one that failed half-way, left behind."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def rows_by_length(
+    found: Found, names: Iterable[str], kind: str, show: Callable[[dict[str, Any]], str | None]
+) -> list[dict[str, str | None]]:
+    """Of the names that have a case of this kind; ``show`` writes a case, and an error is shown as its cause."""
+    lengths = sorted({length for _, length, of in found if of == kind})
+    rows = []
+    for name in names:
+        cases = {length: found.get((name, length, kind)) for length in lengths}
+        if any(cases.values()):
+            cells = {f"{n:,}": None if case is None else cell(case, show) for n, case in cases.items()}
+            rows.append({"": name, **cells})
+    return rows
+
+
+def cell(case: dict[str, Any], show: Callable[[dict[str, Any]], str | None]) -> str | None:
+    """A case, or in a word why it failed."""
+    if "error" not in case:
+        return show(case)
+    cause = case["error"].partition(":")[0]
+    return {"OutOfMemoryError": "out of memory", "ModuleNotFoundError": "not installed"}.get(cause, "failed")

@@ -1,0 +1,283 @@
+"""Attention layers by length: python -m benchmarks.gpu.layers --output FILE.
+
+Forward, forward and backward, and one step of decoding, of our mechanisms, PyTorch's fused kernels, FlexAttention,
+flash-linear-attention and the libraries. bfloat16, 8 heads of 64, 65,536 tokens a batch in sequences of 1,024 to
+131,072 tokens (of which there is one); a step decodes 16 sequences with caches of that length. Projections into heads
+and back are part of all of them.
+
+Times are of single calls, by CUDA events. Memory is the peak of torch's allocator in a call, above what it held before:
+without the input, the weights and their gradients. Forward alone keeps no graph, and LSH draws new rotations in it.
+
+A case is one layer, one length and one of the three; those that matter most come first.
+"""
+
+import gc
+import statistics
+import warnings
+from collections.abc import Callable
+from functools import partial
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend
+
+from benchmarks import layers
+from benchmarks.gpu import stage
+from benchmarks.gpu.by_length import Found, free, key_of, parsed, rows_by_length
+from benchmarks.gpu.results import Results
+from benchmarks.layers import Sizes
+from my_custom_ai.utils.measure import allocated_peak, seconds_within
+from my_transformers import Cache, MultiHeadAttention
+from my_transformers.modules.lsh import LSHCache
+
+TOKENS, SEQUENCES = 65_536, 16  # of a batch, and of a step
+LENGTHS = (4096, 16_384, 65_536, 8192, 32_768, 2048, 131_072, 1024)  # in order of worth
+FEW = (4096, 65_536, 16_384, 1024)
+BOTH, FORWARD, STEP = "forward and backward", "forward", "one step of decoding"
+FLASH, FLASH_BIDIRECTIONAL = "flash", "flash, bidirectional"
+
+
+class Contender(NamedTuple):
+    """A layer to measure."""
+
+    make: Callable[[int, Sizes], nn.Module]  # of length and sizes
+    worth: int  # 0 comes first
+    lengths: tuple[int, ...] = LENGTHS
+    than: str | None = None  # ours: what it should overtake
+    steps: bool = False
+    cuda_only: bool = False
+    seconds: float = 0.5  # that a case takes on an H100, at length 0
+    slope: float = 1.0  # and more at 65,536
+
+
+def _rank(length: int) -> int:
+    return min(256, length // 4)
+
+
+def _lsh(n_rounds: int, *, deduplicate: bool = True) -> Contender:
+    make = partial(layers.lsh, n_rounds=n_rounds, window=128, deduplicate=deduplicate)
+    headline = deduplicate and n_rounds in (2, 4)
+    return Contender(make, 0 if headline else 1 if deduplicate else 2, than=FLASH, steps=deduplicate)
+
+
+def _sdpa(worth: int, backend: SDPBackend, *, causal: bool = True, cuda_only: bool = False) -> Contender:
+    return Contender(partial(layers.sdpa, causal=causal, backend=backend), worth, cuda_only=cuda_only)
+
+
+def _flex(keys: int) -> Contender:
+    make = partial(layers.sliding_window, keys=keys)
+    return Contender(make, 3, FEW[:2], cuda_only=True, seconds=20)  # compiles, and costs the same a token at any length
+
+
+def _library(make: Callable[..., nn.Module], **settings: object) -> Contender:
+    return Contender(partial(make, **settings), 2, FEW, seconds=1, slope=1.5)
+
+
+_CHUNK_BY_CHUNK = {"slope": 8.0}
+CONTENDERS = {
+    FLASH: _sdpa(0, SDPBackend.FLASH_ATTENTION),
+    "LSH-2": _lsh(2),
+    "LSH-4": _lsh(4),
+    "Performer": Contender(partial(layers.performer, causal=True), 0, than=FLASH, steps=True, **_CHUNK_BY_CHUNK),
+    "cuDNN": _sdpa(1, SDPBackend.CUDNN_ATTENTION, cuda_only=True),
+    "LSH-1": _lsh(1),
+    "LSH-8": _lsh(8),
+    "local": Contender(layers.local, 1, than=FLASH, steps=True),
+    "full": Contender(partial(layers.full, causal=True), 1, steps=True),
+    "flash-linear-attention": Contender(layers.fla_performer, 1, seconds=2),
+    FLASH_BIDIRECTIONAL: _sdpa(1, SDPBackend.FLASH_ATTENTION, causal=False),
+    "Performer, bidirectional": Contender(partial(layers.performer, causal=False), 1, than=FLASH_BIDIRECTIONAL),
+    "Linformer, k = 256": Contender(
+        lambda length, sizes: layers.linformer(length, sizes, rank=_rank(length)), 1, than=FLASH_BIDIRECTIONAL
+    ),
+    "shared-QK": Contender(layers.shared_qk, 2, (4096, 2048, 1024), steps=True),
+    **{f"LSH-{r}, duplicates counted": _lsh(r, deduplicate=False) for r in (2, 4, 8)},
+    **{f"reformer-pytorch, {r} rounds": _library(layers.reformer_pytorch, n_rounds=r) for r in (2, 4)},
+    **{f"transformers' Reformer, {r} rounds": _library(layers.transformers_reformer, n_rounds=r) for r in (2, 4)},
+    "performer-pytorch": _library(layers.performer_pytorch, causal=True),
+    "performer-pytorch, bidirectional": _library(layers.performer_pytorch, causal=False),
+    "linformer": Contender(lambda length, sizes: layers.linformer_library(length, sizes, rank=_rank(length)), 2, FEW),
+    **{f"FlexAttention, window {keys}": _flex(keys) for keys in (256, 512)},
+}
+
+
+class Scale(NamedTuple):
+    """How large everything is."""
+
+    sizes: Sizes
+    tokens: int
+    sequences: int  # of a step
+    lengths: tuple[int, ...] | None  # None: those of the contender
+    budget: float  # seconds of measured calls in a case
+    least: int  # calls
+
+
+REAL = Scale(Sizes(dim=512, heads=8), TOKENS, SEQUENCES, None, budget=0.2, least=5)
+TINY = Scale(Sizes(dim=32, heads=2), 256, 2, (64, 256), budget=0, least=1)
+
+
+def cases(scale: Scale, device: torch.device) -> list[stage.Case]:
+    """All of them, in order of worth; those that need CUDA only where it is."""
+    ranked = []
+    for name, contender in CONTENDERS.items():
+        if contender.cuda_only and device.type != "cuda":
+            continue
+        for kind in (BOTH, STEP, FORWARD) if contender.steps else (BOTH, FORWARD):
+            for place, length in enumerate(scale.lengths or contender.lengths):
+                call = partial(measure, contender.make, length, kind, scale, device)
+                seconds = contender.seconds + contender.slope * length / TOKENS
+                rank = contender.worth, kind == FORWARD, place
+                ranked.append((rank, stage.Case(key_of(name, length, kind), call, seconds)))
+    return [case for _, case in sorted(ranked, key=itemgetter(0))]
+
+
+def measure(
+    make: Callable[[int, Sizes], nn.Module], length: int, kind: str, scale: Scale, device: torch.device
+) -> dict[str, Any]:
+    """Times and memory of one case.
+
+    Returns:
+        "seconds": of each call, "peak": bytes, "batch": sequences.
+    """
+    free(device)
+    torch.manual_seed(0)
+    layer = make(length, scale.sizes).to(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    batch = scale.sequences if kind == STEP else max(1, scale.tokens // length)
+    call = {BOTH: _both, FORWARD: _forward, STEP: _step}[kind](layer, batch, length, scale.sizes.dim)
+    seconds = seconds_within(call, device, budget=scale.budget, least=scale.least)
+    return {"seconds": seconds, "peak": allocated_peak(call, device), "batch": batch}
+
+
+def _input(layer: nn.Module, *shape: int) -> torch.Tensor:
+    like = next(layer.parameters())
+    return torch.randn(shape, device=like.device, dtype=like.dtype)
+
+
+def _both(layer: nn.Module, batch: int, length: int, dim: int) -> Callable[[], None]:
+    x, gradient = (_input(layer, batch, length, dim) for _ in range(2))
+    x.requires_grad_()
+
+    def call() -> None:
+        layer(x).backward(gradient)
+        x.grad = None
+
+    return call
+
+
+def _forward(layer: nn.Module, batch: int, length: int, dim: int) -> Callable[[], None]:
+    x = _input(layer, batch, length, dim)
+
+    @torch.no_grad()
+    def call() -> None:
+        layer(x)
+
+    return call
+
+
+def _step(layer: MultiHeadAttention, batch: int, length: int, dim: int) -> Callable[[], None]:
+    """The last of ``length`` tokens; the next call writes it again."""
+    layer.eval()
+    cache = layer.new_cache(batch, length)
+    fill(cache, length)
+    x = _input(layer, batch, 1, dim)
+
+    @torch.no_grad()
+    def call() -> None:
+        cache.length = length - 1
+        layer.step(x, cache)
+
+    return call
+
+
+def fill(cache: Cache, length: int) -> None:
+    """Random keys and values, and what LSH knows of them: as many in each bucket as are expected, spread over all.
+
+    What a Performer has summed up does not matter to its time.
+    """
+    for name in ("keys", "values"):
+        if hasattr(cache, name):
+            getattr(cache, name).normal_()
+    if isinstance(cache, LSHCache):
+        cache.counts.fill_(length // cache.counts.shape[-1])
+        cache.recent.random_(length)
+        cache.codes.random_(length)
+
+
+def main() -> None:
+    """Measure what is missing, as far as the time allows."""
+    arguments = stage.arguments(__doc__)
+    deadline = stage.Deadline(arguments.seconds)
+    results = Results(arguments.output, stage="layers", device=arguments.device, tiny=arguments.tiny)
+    warnings.simplefilter("ignore")  # of the libraries
+    gc.freeze()  # what was imported need not be looked through before each case
+    stage.go_through(cases(TINY if arguments.tiny else REAL, arguments.device), results, deadline)
+
+
+def tables(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Where ours overtakes flash attention, and times and memory by length, in a table for each kind of call."""
+    found = parsed(results["cases"])
+    made = {"Layers against flash attention, forward and backward": overtaking(found)}
+    for kind in (BOTH, FORWARD, STEP):
+        made[f"Layers, {kind}: milliseconds"] = rows_by_length(found, CONTENDERS, kind, _milliseconds)
+    made[f"Layers, {BOTH}: peak MiB"] = rows_by_length(found, CONTENDERS, BOTH, _mebibytes)
+    return {title: rows for title, rows in made.items() if rows}
+
+
+def _milliseconds(case: dict[str, Any]) -> str:
+    median = 1000 * statistics.median(case["seconds"])
+    return f"{median:,.0f}" if median >= 100 else f"{median:.3g}"
+
+
+def _mebibytes(case: dict[str, Any]) -> str:
+    return f"{case['peak'] / 2**20:,.0f}"
+
+
+def overtaking(found: Found) -> list[dict[str, Any]]:
+    """A row for each of ours: from which length on it is faster, and how it compares at the longest length of both."""
+    rows = []
+    for name, contender in CONTENDERS.items():
+        if contender.than is None:
+            continue
+        own, other = (_medians(found, one) for one in (name, contender.than))
+        both = sorted(own.keys() & other.keys())
+        if not both:
+            continue
+        row: dict[str, Any] = {"": name, "than": contender.than, "faster from length": crossing(own, other)}
+        measured = [n for n in both if max(own[n], other[n]) < float("inf")]
+        if measured:
+            longest = measured[-1]
+            peaks = [found[one, longest, BOTH]["peak"] for one in (name, contender.than)]
+            row["longest"] = f"{longest:,}"
+            row["times as fast there"] = f"{other[longest] / own[longest]:.2f}"
+            row["times its memory there"] = f"{peaks[0] / peaks[1]:.2f}"
+        rows.append(row)
+    return rows
+
+
+def _medians(found: Found, name: str) -> dict[int, float]:
+    """Seconds of forward and backward by length; infinite where it failed."""
+    return {
+        length: float("inf") if "error" in case else statistics.median(case["seconds"])
+        for (one, length, kind), case in found.items()
+        if one == name and kind == BOTH
+    }
+
+
+def crossing(own: dict[int, float], other: dict[int, float]) -> str:
+    """The shortest length from which on, at all lengths at which both were measured, ``own`` is faster than ``other``.
+
+    Seconds by length. What failed counts as infinitely slow, also beside another failure.
+    """
+    lengths = sorted(own.keys() & other.keys())
+    faster_from = None
+    for length in reversed(lengths):
+        if own[length] >= other[length]:
+            break
+        faster_from = length
+    return f"none up to {lengths[-1]:,}" if faster_from is None else f"{faster_from:,}"
+
+
+if __name__ == "__main__":
+    main()
