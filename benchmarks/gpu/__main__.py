@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from benchmarks.gpu.plan import NAMES, PLAN, ROOT, Stage, run_plan
 from benchmarks.gpu.report import report
-from benchmarks.gpu.results import forget_failures
+from benchmarks.gpu.results import check, forget_failures
 from dl_proj.tables import markdown
 
 COMMITTED = ROOT / "benchmarks" / "results"
@@ -32,12 +32,9 @@ def main(words: list[str] | None = None) -> None:
     if arguments.list:
         print(markdown(_listed(stages)))
         return
-    if arguments.minutes <= 0:
-        parser.error("argument --minutes: must be above 0")
-    if arguments.device.type == "cuda" and not torch.cuda.is_available():
-        parser.error("torch finds no CUDA device; --device cpu --tiny rehearses the plan without one")
-    if arguments.commit_results and (arguments.tiny or arguments.device.type != "cuda"):
-        parser.error("argument --commit_results: only results of a GPU are committed, not of --tiny or --device cpu")
+    mistake = _mistake(arguments, stages)
+    if mistake is not None:
+        parser.error(mistake)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the stage in work is ended too
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     try:
@@ -46,6 +43,21 @@ def main(words: list[str] | None = None) -> None:
     except Timeout:
         parser.error(f"argument --output_dir: another plan is at work in {arguments.output_dir}")
     sys.exit(0 if complete else 1)
+
+
+def _mistake(arguments: argparse.Namespace, stages: list[Stage]) -> str | None:
+    if not arguments.minutes > 0:
+        return "argument --minutes: must be above 0"
+    if arguments.device.type == "cuda" and not torch.cuda.is_available():
+        return "torch finds no CUDA device; --device cpu --tiny rehearses the plan without one"
+    if arguments.commit_results and (arguments.tiny or arguments.device.type != "cuda"):
+        return "argument --commit_results: only results of a GPU are committed, not of --tiny or --device cpu"
+    try:
+        for stage in stages:
+            check(arguments.output_dir / f"{stage.name}.json", arguments.device, tiny=arguments.tiny)
+    except ValueError as error:
+        return f"argument --output_dir: {error}"
+    return None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ from my_custom_ai.utils.files import write_text
 
 ROOT = Path(__file__).parents[2]
 GRACE = 5.0  # seconds between asking a stage to end and killing it
+START = 15.0  # with fewer seconds left, no stage is started: it would only import
 
 
 class Stage(NamedTuple):
@@ -27,10 +28,11 @@ class Stage(NamedTuple):
     name: str
     module: str
     words: tuple[str, ...]  # arguments of its own
-    seconds: float  # it takes on an H100
-    least: float  # with less time left it is not started
-    limit: float  # after which it is ended
+    seconds: float  # it takes on an H100; guesses until one has measured them
+    least: float  # seconds that are kept for it while those before it run
+    limit: float  # seconds after which it is ended
     about: str
+    shares: bool = False  # whether it shares a time that is too short for all with others that do
 
     def command(self, device: torch.device, output: Path, seconds: float, *, tiny: bool) -> list[str]:
         """What to run."""
@@ -39,18 +41,18 @@ class Stage(NamedTuple):
 
 
 def _training(experiment: str, seconds: float, about: str) -> Stage:
-    return Stage(experiment, "trainings", ("--experiment", experiment), seconds, 60, 4 * seconds, about)
+    return Stage(experiment, "trainings", ("--experiment", experiment), seconds, 300, 4 * seconds, about, shares=True)
 
 
 PLAN = (
-    Stage("sanity", "sanity", (), 20, 15, 90, "the device, and how fast it multiplies and copies"),
-    Stage("tests", "tests", (), 150, 20, 420, "the tests that take a CUDA device"),
-    Stage("layers", "layers", (), 180, 30, 900, "attention layers by length beside other libraries'"),
-    Stage("models", "models", (), 120, 30, 600, "training steps of 12-layer models by length"),
-    _training("copy", 900, "Reformer's copy task at length 1,024: table 2"),
-    _training("mnist", 1800, "Horn et al.'s MNIST, absolute and relative, with the shift test"),
-    _training("books", 3600, "language models of bytes, 6 layers of width 512, windows of 2,048"),
-    _training("multi30k", 3600, "translation to convergence"),
+    Stage("sanity", "sanity", (), 20, 20, 90, "the device, and how fast it multiplies and copies"),
+    Stage("tests", "tests", (), 150, 60, 420, "the tests that take a CUDA device"),
+    Stage("layers", "layers", (), 670, 120, 2000, "attention layers by length beside other libraries'"),
+    Stage("models", "models", (), 340, 60, 1000, "training steps of 12-layer models by length"),
+    _training("copy", 1680, "Reformer's copy task at length 1,024: table 2"),
+    _training("mnist", 2760, "Horn et al.'s MNIST, absolute and relative, with the shift test"),
+    _training("books", 5790, "language models of bytes, 6 layers of width 512, windows of 2,048"),
+    _training("multi30k", 3180, "translation to convergence"),
 )
 NAMES = tuple(stage.name for stage in PLAN)
 
@@ -66,25 +68,40 @@ def run_plan(
     folder.mkdir(parents=True, exist_ok=True)
     budget = Deadline(60 * minutes)
     became: dict[str, str] = {}
-    for stage in stages:
-        least = 0.0 if tiny else stage.least
+    waiting = [*stages]
+    while waiting:
+        stage, *waiting = waiting
+        missing = [one for one in waiting if not is_complete(folder / f"{one.name}.json")]
         if is_complete(folder / f"{stage.name}.json"):
             became[stage.name] = "complete before"
-        elif not budget.allows(least + GRACE):
-            became[stage.name] = f"skipped: {budget.left():.0f} s left, it needs {stage.least:.0f} s at least"
+        elif not budget.allows(START + GRACE):
+            became[stage.name] = "skipped, no time left"
         else:
             print(f"{stage.name}: {stage.about} ...", flush=True)
-            became[stage.name] = _run_stage(stage, folder, device, budget, tiny=tiny)
+            limit = Deadline(allotted(stage, missing, budget.left() - GRACE))
+            became[stage.name] = _run_stage(stage, folder, device, limit, tiny=tiny)
         print(f"{stage.name}: {became[stage.name]}", flush=True)
         write_text(folder / "plan.json", json.dumps(became, indent=1) + "\n")
     return became
 
 
-def _run_stage(stage: Stage, folder: Path, device: torch.device, budget: Deadline, *, tiny: bool) -> str:
+def allotted(stage: Stage, later: list[Stage], left: float) -> float:
+    """Seconds that a stage may take of those ``left``, with the ``later`` ones in mind.
+
+    Those that share take their part of the time, by what they would need, but not so little that nothing comes of it.
+    The others leave to each other what is kept for them.
+    """
+    if stage.shares:
+        needed = stage.seconds + sum(one.seconds for one in later if one.shares)
+        return min(stage.limit, left, max(left * stage.seconds / needed, stage.least))
+    kept = sum(one.least for one in later if not one.shares)
+    return min(stage.limit, left, max(left - kept, stage.least))
+
+
+def _run_stage(stage: Stage, folder: Path, device: torch.device, limit: Deadline, *, tiny: bool) -> str:
     """Run a stage, again after each crash as long as every start gets further than the one before."""
     output = folder / f"{stage.name}.json"
     start = time.monotonic()
-    limit = Deadline(min(stage.limit, budget.left() - GRACE))
     crashes = []
     while limit.left() > 0:
         before = _n_done(output)

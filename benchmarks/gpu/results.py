@@ -88,6 +88,16 @@ def _to_retry(case: dict[str, Any]) -> bool:
     return "error" in case and not case["lasting"]
 
 
+def check(path: Path, device: torch.device, *, tiny: bool) -> None:
+    """See to it that a stage can continue its file.
+
+    Raises:
+        ValueError: the file is there, and was written on another card, with another torch or in another size.
+    """
+    if path.exists():
+        Results(path, stage=json.loads(path.read_text(encoding="utf-8"))["stage"], device=device, tiny=tiny)
+
+
 def is_complete(path: Path) -> bool:
     """Whether a stage's file is there and marked complete."""
     return path.exists() and json.loads(path.read_text(encoding="utf-8"))["complete"]

@@ -1,18 +1,16 @@
 """The device, versions, and the machine's own limits: a matrix product's TFLOP/s and a copy's TB/s."""
 
-import time
-from collections.abc import Callable
 from functools import partial
 from importlib import metadata
-from itertools import pairwise
 from typing import Any
 
 import torch
 
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.stage import Case, Deadline, arguments, go_through
-from my_custom_ai.utils.measure import spread
+from my_custom_ai.utils.measure import seconds_within, spread
 
+BUDGET = 0.5  # seconds of timed calls in a case
 LIBRARIES = (
     "numpy",
     "triton",
@@ -26,31 +24,10 @@ LIBRARIES = (
 )
 
 
-def seconds_each(call: Callable[[], Any], device: torch.device, calls: int) -> list[float]:
-    """Seconds of each call after two to warm up: between CUDA events, or by the wall clock on a CPU."""
-    for _ in range(2):
-        call()
-    if device.type != "cuda":
-        return [_wall_clock(call) for _ in range(calls)]
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(calls + 1)]
-    marks[0].record()
-    for mark in marks[1:]:
-        call()
-        mark.record()
-    torch.cuda.synchronize(device)
-    return [first.elapsed_time(second) / 1000 for first, second in pairwise(marks)]
-
-
-def _wall_clock(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
 def product(device: torch.device, dtype: torch.dtype, size: int) -> dict[str, Any]:
     """A product of two square matrices: 2 n^3 operations."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    seconds = seconds_each(partial(torch.mm, a, b), device, calls=10)
+    seconds = seconds_within(partial(torch.mm, a, b), device, budget=BUDGET)
     return {"size": size, "TFLOP/s": spread([2 * size**3 / second / 1e12 for second in seconds])}
 
 
@@ -58,7 +35,7 @@ def copy(device: torch.device, n_bytes: int) -> dict[str, Any]:
     """A copy on the device, which reads and writes every byte once."""
     source = torch.zeros(n_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    seconds = seconds_each(partial(target.copy_, source), device, calls=10)
+    seconds = seconds_within(partial(target.copy_, source), device, budget=BUDGET)
     return {"size": n_bytes, "TB/s": spread([2 * n_bytes / second / 1e12 for second in seconds])}
 
 

@@ -30,6 +30,7 @@ from benchmarks.gpu.stage import Deadline, arguments
 ROOT = Path(__file__).parents[2]
 SMALL = "tests/my_custom_ai/utils/test_files.py"
 WORKERS, SHARES = 4, 8
+NONE_SELECTED = 5  # pytest's exit code
 LEAST = 15.0  # seconds that pytest, torch and the CUDA context take to start
 
 
@@ -75,7 +76,9 @@ def run_part(file: str, share: str, device: torch.device, deadline: Deadline) ->
             ended, running = outcomes.read(path)
             if running is not None:
                 _write_crash(path, running, word(code))
-            elif code in (0, 1, 5):
+            elif code == NONE_SELECTED and not ended:
+                error = "no test was selected"
+            elif code in (0, 1, NONE_SELECTED):
                 break
             elif len(ended) == before:
                 error = f"pytest ended with {code}: {tail}"

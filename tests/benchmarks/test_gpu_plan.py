@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import tests
+from benchmarks.gpu import plan, tests
 from benchmarks.gpu.plan import PLAN, Stage, run_plan
 from benchmarks.gpu.report import report
 from benchmarks.gpu.results import Results, fail_running_case, forget_failures, is_complete
@@ -89,6 +89,13 @@ def test_results_of_another_kind_are_refused(tmp_path, changed, told):
         results_at(tmp_path / "s.json", **changed)
 
 
+def test_the_plan_refuses_a_folder_of_another_size(tmp_path, capsys):
+    Results(tmp_path / "sanity.json", stage="sanity", device=CPU, tiny=False).add("copy", {})
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["--device", "cpu", "--tiny", "--output_dir", str(tmp_path)])
+    assert "has tiny False, this is True; use another output folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["device", "torch"])
 def test_results_of_another_machine_are_refused(tmp_path, name):
     results = results_at(tmp_path / "s.json")
@@ -155,7 +162,6 @@ def test_a_crash_is_the_result_of_its_case_and_the_stage_and_the_plan_go_on(tmp_
         fake("crashing", "good", "crash", "ends", "also good"),
         fake("unable", "nothing"),
         fake("fine", "good"),
-        fake("late", "good", least=1000.0),
     ]
     became = run_plan(stages, tmp_path, CPU, 2.0, tiny=False)
     assert cases_in(tmp_path / "crashing.json").keys() == {"good", "crash", "ends", "also good"}
@@ -167,12 +173,34 @@ def test_a_crash_is_the_result_of_its_case_and_the_stage_and_the_plan_go_on(tmp_
     assert became["unable"].startswith("failed: the process ended with exit code 1; see ")
     assert "it cannot start" in (tmp_path / "unable.log").read_text()
     assert became["fine"].startswith("complete after")
-    assert became["late"].endswith("s left, it needs 1000 s at least")
     assert json.loads((tmp_path / "plan.json").read_text()) == became
 
     before = (tmp_path / "crashing.json").read_bytes()
     assert run_plan(stages[:1], tmp_path, CPU, 1.0, tiny=False) == {"crashing": "complete before"}
     assert (tmp_path / "crashing.json").read_bytes() == before
+
+
+def test_time_is_kept_for_later_stages_and_shared_out_among_trainings():
+    first, second = fake("first", limit=500.0, least=50.0), fake("second", least=100.0)
+    assert plan.allotted(first, [second], 1000.0) == 500.0
+    assert plan.allotted(first, [second], 400.0) == 300.0
+    assert plan.allotted(first, [second], 120.0) == 50.0
+    assert plan.allotted(first, [second], 20.0) == 20.0
+    copy, mnist = (fake(name, least=100.0, limit=9000.0)._replace(seconds=s, shares=True) for name, s in TRAININGS)
+    assert plan.allotted(first, [copy, mnist], 400.0) == 400.0
+    assert plan.allotted(copy, [mnist], 2000.0) == 500.0
+    assert plan.allotted(copy, [mnist], 200.0) == 100.0
+    assert plan.allotted(mnist, [], 1500.0) == 1500.0
+    assert plan.allotted(copy, [mnist], float("inf")) == 9000.0
+
+
+TRAININGS = [("copy", 1000.0), ("mnist", 3000.0)]
+
+
+def test_without_time_no_stage_is_started(tmp_path):
+    became = run_plan([fake("one", "good"), fake("two", "good")], tmp_path, CPU, 0.2, tiny=True)
+    assert became == dict.fromkeys(["one", "two"], "skipped, no time left")
+    assert not (tmp_path / "one.log").exists()
 
 
 def test_a_stage_over_its_limit_is_ended_with_what_it_started(tmp_path):
