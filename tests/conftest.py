@@ -16,6 +16,14 @@ def pytest_configure(config):
         torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects by markers
+def pytest_collection_modifyitems(items):
+    """``-m cuda`` selects the tests that run on a CUDA device."""
+    for item in items:
+        if hasattr(item, "callspec") and item.callspec.params.get("device") == "cuda":
+            item.add_marker("cuda")
+
+
 @pytest.fixture(scope="session")
 def forkserver():
     """Starts processes in which torch and the project are imported already: ``forkserver.Process(target=...)``.

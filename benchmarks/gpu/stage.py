@@ -41,7 +41,7 @@ def arguments(
 
 def _end_with_stdin() -> None:
     """Die with the plan, with all that this stage has started, so that nothing disturbs the next plan."""
-    sys.stdin.buffer.read()
+    os.read(sys.stdin.fileno(), 1)  # not sys.stdin.read(), whose lock would disturb the end of this process
     os.killpg(0, signal.SIGKILL)
 
 

@@ -301,6 +301,7 @@ def test_compiles_whole(case: Case, causal: bool) -> None:
 
 
 @every_direction
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="counts synchronisations of a CUDA device")
 def test_no_host_sync(case: Case, causal: bool) -> None:
     mechanism = case.build(causal=causal, dropout=0.1, device="cuda")
