@@ -52,7 +52,8 @@ class PairTask:
         loss = exact = -log_p.gather(2, targets.unsqueeze(2)).squeeze(2)[real].sum()
         if model.training and self._smoothing:
             loss = (1 - self._smoothing) * exact - self._smoothing * log_p.mean(2)[real].sum()
-        n_bytes = self._bytes_of.to(targets.device)[targets[real]].sum()
+        self._bytes_of = self._bytes_of.to(targets.device)  # copied once, not for each batch
+        n_bytes = self._bytes_of[targets[real]].sum()
         return {
             "loss": Ratio(loss, number),
             "cross_entropy": Ratio(exact.detach(), number),

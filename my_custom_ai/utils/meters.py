@@ -28,7 +28,8 @@ class Meter:
         """Take in one batch."""
         for name, (total, count) in ratios.items():
             total = total.detach().to(_widest(total.device))
-            pair = torch.stack((total, torch.as_tensor(count, dtype=total.dtype, device=total.device)))
+            count = count.to(total) if isinstance(count, Tensor) else total.new_full((), count)  # a copy would wait
+            pair = torch.stack((total, count))
             self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
     def sums(self) -> dict[str, Tensor]:
