@@ -3,7 +3,7 @@
 import contextlib
 import json
 import random
-import signal
+import re
 import subprocess
 import sys
 import time
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import plan, tests
+from benchmarks.gpu import layers, models, plan, tests, trainings
 from benchmarks.gpu.plan import PLAN, Stage, run_plan
 from benchmarks.gpu.report import report
 from benchmarks.gpu.results import Results, fail_running_case, forget_failures, is_complete
@@ -287,6 +287,23 @@ def test_the_contract_is_among_the_tests_for_cuda():
     assert ("tests/my_transformers/test_rev_layers.py", "0/1") in parts
 
 
+def test_expected_times_are_those_of_the_stages_own_cases_and_in_the_docs():
+    cuda = torch.device("cuda")
+    own = {
+        "layers": sum(case.seconds for case in layers.cases(layers.REAL, cuda)),
+        "models": sum(case.seconds for case in models.cases(models.REAL, cuda, None)),
+    }
+    for experiment, variant, _ in trainings.all_cases(tiny=False):
+        own[experiment.name] = own.get(experiment.name, 0) + experiment.seconds[variant]
+    expected = {stage.name: stage.seconds for stage in PLAN}
+    assert own.keys() < expected.keys()
+    assert {name: expected[name] for name in own} == pytest.approx(own, rel=0.3)
+    rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", (ROOT / "docs" / "gpu.md").read_text(), flags=re.MULTILINE)
+    assert {name: float(minutes) for name, minutes in rows} == {
+        name: round(seconds / 60, 1 if seconds < 300 else None) for name, seconds in expected.items()
+    }
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -315,42 +332,54 @@ def test_committed_results_have_the_name_of_the_card_and_are_rendered(tmp_path):
 
 def rehearse(folder):
     words = ["--device", "cpu", "--tiny", "--output_dir", str(folder)]
-    return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.gpu", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-m", "benchmarks.gpu", *words]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
-def kept(folder):
+def cases_of_plan(folder):
     files = [folder / f"{stage.name}.json" for stage in PLAN]
-    return {
-        (path.stem, key): case
-        for path in files if path.exists()
-        for key, case in cases_in(path).items() if "error" not in case
-    }  # fmt: skip
+    return {(path.stem, key): case for path in files if path.exists() for key, case in cases_in(path).items()}
+
+
+def processes_with(word):
+    """Numbers of the processes that have a word in their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if word.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
+def kill_in(stage, process, folder, wait):
+    """SIGKILL to the plan's process, ``wait`` seconds after a stage has begun; its children must end by themselves."""
+    with process:
+        wait_until((folder / f"{stage.name}.log").exists, 300.0)
+        time.sleep(wait)
+        process.kill()
+    wait_until(lambda: not processes_with(str(folder)), 10.0)
 
 
 def test_the_rehearsal_of_the_whole_plan_is_killed_and_goes_on(tmp_path):
-    """At two moments that nobody chose; after each, what was done is kept as it was."""
+    """In two stages at moments that nobody chose: what was done before is kept as it was."""
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     chance = random.Random(seed)
-    for _ in range(2):
-        process = rehearse(tmp_path)
-        n_before = len(kept(tmp_path))
-        wait_until(lambda n=n_before: len(kept(tmp_path)) > n + chance.randrange(3), 120.0)
-        time.sleep(chance.uniform(0.0, 3.0))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        time.sleep(1.0)
-    before = kept(tmp_path)
+    done = {}
+    for stages in (PLAN[:4], PLAN[4:]):
+        kill_in(chance.choice(stages), rehearse(tmp_path), tmp_path, chance.uniform(0.0, 6.0))
+        assert {key: cases_of_plan(tmp_path)[key] for key in done} == done
+        done = cases_of_plan(tmp_path)
     process = rehearse(tmp_path)
     shown = process.communicate(timeout=600)[0]
     assert process.returncode == 0, shown
-    after = kept(tmp_path)
-    assert before
-    assert {key: after[key] for key in before} == before
+    cases = cases_of_plan(tmp_path)
+    assert done
+    assert {key: cases[key] for key in done} == done
     assert all(is_complete(tmp_path / f"{stage.name}.json") for stage in PLAN)
+    errors = [case["error"] for case in cases.values() if "error" in case]
+    assert [error for error in errors if not error.startswith("ModuleNotFoundError")] == []
+    assert report(tmp_path) in shown
     for stage in PLAN:
-        assert f"## {stage.name}: {stage.about}" in shown
-    assert "failed cases" not in shown
-    assert report(tmp_path).splitlines() == shown.split("\n\n", 1)[1].rpartition("\nresults: ")[0].splitlines()
+        section = shown.partition(f"## {stage.name}: {stage.about}")[2].partition("\n## ")[0]
+        assert section.count("\n| ") > 2, f"{stage.name} shows no table"
