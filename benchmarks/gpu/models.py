@@ -187,6 +187,8 @@ def main() -> None:
     deadline = stage.Deadline(arguments.seconds)
     results = Results(arguments.output, stage="models", device=arguments.device, tiny=arguments.tiny)
     peak = peak_rate(results.found["machine"]["device"], arguments.output.with_name("sanity.json"))
+    if arguments.tiny:
+        torch.set_num_threads(1)  # several would wait for each other longer than they compute
     gc.freeze()  # what was imported need not be looked through before each case
     stage.go_through(cases(TINY if arguments.tiny else REAL, arguments.device, peak), results, deadline)
 

@@ -9,6 +9,7 @@ import types
 
 import pytest
 import torch
+from torch.nn.attention.flex_attention import flex_attention
 
 from benchmarks import layers as library
 from benchmarks.gpu import layers
@@ -170,7 +171,8 @@ def test_linear_attention_is_given_the_features_of_our_performer(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_sliding_window_sees_so_many_keys_up_to_itself(monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+    compile_for_real = torch.compile  # which FlexAttention calls itself
+    monkeypatch.setattr(torch, "compile", lambda f, **how: f if f is flex_attention else compile_for_real(f, **how))
     torch.manual_seed(0)
     other = library.sliding_window(300, SIZES, keys=70).double()
     x = torch.randn(2, 300, SIZES.dim, dtype=torch.float64)
@@ -198,7 +200,7 @@ def test_a_step_reads_a_full_cache(name):
         assert (caches[0].keys != 0).all()
         assert (caches[0].values != 0).all()
     if hasattr(caches[0], "recent"):
-        assert caches[0].recent.max() > 200
+        assert caches[0].recent.float().mean() == pytest.approx(128, abs=8)
         assert caches[0].counts.float().mean() == pytest.approx(64, abs=1)
 
 
