@@ -1,10 +1,11 @@
 # make demo   sets up .venv, trains two small models, shows the shipped ones: a comparison, drawings, text, translations
+# make gpu    sets up .venv, tests, measures and trains on a GPU, see docs/gpu.md; ARGS="--minutes 9" limits the time
 # make test   sets up .venv, lints, runs all tests
 VENV ?= .venv
 PYTHON ?= python3
 RUN := $(VENV)/bin/python
 
-.PHONY: setup setup-dev demo test lint format
+.PHONY: setup setup-dev demo gpu test lint format
 
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
@@ -27,6 +28,9 @@ demo: setup
 	$(RUN) mnist_generator.py --output_dir runs/demo
 	$(RUN) lm_generate.py --length 300
 	$(RUN) translate.py "A man is playing a guitar." "Two dogs run through the snow."
+
+gpu: setup-dev
+	$(RUN) -m benchmarks.gpu $(ARGS)
 
 lint: setup-dev
 	$(RUN) -m ruff check .

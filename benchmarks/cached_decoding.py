@@ -1,7 +1,7 @@
 """What the cache saves in decoding: python benchmarks/cached_decoding.py [checkpoint ...].
 
 Draws one grid of 100 images with each generator twice in one run: token by token with its cache, and by running the
-model on the whole prefix again for every pixel. Prints a table and writes benchmarks/results/cached_decoding.json. The
+model on the whole prefix again for every pixel. Prints a table and writes cached_decoding.json to --output_dir. The
 pixels are compared as timed, in float32, where rounding may choose another level, and once more in float64.
 """
 
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the packages lie beside this folder
 
+from benchmarks.command_line import parser, result_file
 from dl_proj.checkpoint_folder import find_checkpoint, read_config
 from dl_proj.configs.generation import GeneratorTrainConfig
 from dl_proj.models.generation import AutoregressiveModel
@@ -24,13 +25,13 @@ from dl_proj.models.sampling import sampler
 from dl_proj.tables import markdown
 from dl_proj.tasks.digit_drawing import known_classes
 from dl_proj.tasks.generator_training import build_generator
-from my_custom_ai.custom_train import load_weights
+from my_custom_ai.custom_train import CheckpointError, load_weights
 from my_custom_ai.utils.files import write_text
 from my_transformers import LSHAttention
 from my_transformers.local_sensitive_hashing import choose_n_buckets
 
 N_IMAGES = 100
-RESULTS = Path(__file__).parent / "results" / "cached_decoding.json"
+CHECKPOINTS = ["mnist-gen-full-144", "mnist-gen-lsh-r1-144", "mnist-gen-lsh-r2-144", "mnist-gen-lsh-r4-144"]
 
 
 @torch.no_grad()
@@ -78,14 +79,25 @@ def measure(name: str) -> dict[str, object]:
     }
 
 
-def main(names: list[str]) -> None:
+def main(words: list[str] | None = None) -> None:
     """Measure, print, write."""
-    rows = [measure(name) for name in names]
+    options = parser(__doc__)
+    options.add_argument(
+        "checkpoints", nargs="*", default=CHECKPOINTS, metavar="checkpoint", help="a generator's folder or shipped name"
+    )
+    arguments = options.parse_args(words)
+    try:
+        for name in arguments.checkpoints:
+            find_checkpoint(name)
+    except CheckpointError as error:
+        options.error(str(error))
+    rows = [measure(name) for name in arguments.checkpoints]
     machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
-    write_text(RESULTS, json.dumps({"machine": machine | {"torch": torch.__version__}, "rows": rows}, indent=2) + "\n")
+    path = result_file(arguments, "cached_decoding.json")
+    write_text(path, json.dumps({"machine": machine | {"torch": torch.__version__}, "rows": rows}, indent=2) + "\n")
     print(markdown(rows))
-    print(f"written: {RESULTS}")
+    print(f"written: {path}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["mnist-gen-full-144", "mnist-gen-lsh-r1-144", "mnist-gen-lsh-r2-144", "mnist-gen-lsh-r4-144"])
+    main()

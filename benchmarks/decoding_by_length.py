@@ -2,7 +2,7 @@
 
 Language models of bytes, 2 layers of width 256 with 4 heads and random weights, draw 4,096 tokens one after the other
 with their caches, in turns of 64 tokens, so that what slows the machine slows all alike. Prints the median time a token
-in each eighth of the text and writes benchmarks/results/decoding_by_length_<device>.json.
+in each eighth of the text and writes decoding_by_length_<device>.json to --output_dir.
 """
 
 import itertools
@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the packages lie beside this folder
 
+from benchmarks.command_line import parser, result_file
 from dl_proj.configs.attention import (
     AttentionConfig,
     CausalLinformerConfig,
@@ -35,7 +36,6 @@ from my_custom_ai.utils.measure import machine, seconds_of
 
 LENGTH, PARTS, TURN = 4096, 8, 64
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-RESULTS = Path(__file__).parent / "results"
 MECHANISMS: dict[str, AttentionConfig] = {
     "full": FullConfig(),
     "LSH-2": LSHConfig(bucket_size=64, n_rounds=2),
@@ -59,15 +59,16 @@ def _draw(text: Iterator[Tensor]) -> None:
         pass
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Measure, write, print."""
+    arguments = parser(__doc__).parse_args(words)
     texts = {name: text_of(attention) for name, attention in MECHANISMS.items()}
     seconds: dict[str, list[float]] = {name: [] for name in texts}  # a token, in each turn
     for _ in tqdm(range(LENGTH // TURN), desc="turns of 64 tokens"):
         for name, text in texts.items():
             (turn,) = seconds_of(partial(_draw, text), DEVICE, calls=1, warm_up=0)
             seconds[name].append(turn / TURN)
-    path = RESULTS / f"decoding_by_length_{DEVICE.type}.json"
+    path = result_file(arguments, f"decoding_by_length_{DEVICE.type}.json")
     write_text(path, json.dumps({"machine": machine(DEVICE), "seconds a token": seconds}, indent=1) + "\n")
     turns = LENGTH // TURN // PARTS
     rows = []

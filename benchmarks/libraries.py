@@ -5,21 +5,19 @@ Every case is a process of its own. All cases of a comparison live at the same t
 turn, ``--rounds`` times after a warm-up, so that what slows the machine slows them alike; the median counts. Memory is
 the peak of torch's allocator in one more call. Ratios are to the better of the libraries named "against".
 
-Prints tables and writes benchmarks/results/libraries_<device>.json, which holds every time, after each comparison.
-
-    --only NAME   comparisons whose name contains this; the others' results are kept
-    --rounds N    pairs of timed calls a case
+Prints tables and writes libraries_<device>.json to --output_dir, with every time, after each comparison; results of
+other comparisons are kept there.
 
 Needs requirements-dev.txt.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
 import sys
 import time
 import warnings
+from argparse import SUPPRESS
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +28,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the packages lie beside this folder
 
 from benchmarks import layers
+from benchmarks.command_line import parser, result_file
 from dl_proj.tables import markdown
 from my_custom_ai.utils.files import write_text
 from my_custom_ai.utils.measure import allocated_peak, machine, seconds_of
@@ -37,7 +36,6 @@ from my_custom_ai.utils.measure import allocated_peak, machine, seconds_of
 TOKENS = 16_384
 LENGTHS = (1024, 2048, 4096, 8192, 16_384)
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-RESULTS = Path(__file__).parent / "results"
 
 
 class Comparison(NamedTuple):
@@ -196,19 +194,23 @@ def rows_of(found: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Measure, write, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--serve", nargs=3)
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--only", default="", metavar="NAME", help="comparisons whose name contains this")
+    options.add_argument("--rounds", type=int, default=2, help="pairs of timed calls per case; default: 2")
+    options.add_argument("--serve", nargs=3, help=SUPPRESS)
+    arguments = options.parse_args(words)
     if arguments.serve:
         serve(arguments.serve[0], arguments.serve[1], int(arguments.serve[2]))
         return
-    path = RESULTS / f"libraries_{DEVICE.type}.json"
+    path = result_file(arguments, f"libraries_{DEVICE.type}.json")
     results = json.loads(path.read_text())["results"] if path.exists() else []
     todo = [(name, n) for name, one in COMPARISONS.items() if arguments.only in name for n in one.lengths]
+    if arguments.rounds < 1:
+        options.error(f"argument --rounds: must be 1 or more, got {arguments.rounds}")
+    if not todo:
+        options.error(f"argument --only: no comparison has {arguments.only!r} in its name: {', '.join(COMPARISONS)}")
     for name, length in tqdm(todo, desc="comparisons"):
         found = compare(name, length, arguments.rounds)
         same = [i for i, old in enumerate(results) if (old["comparison"], old["length"]) == (name, length)]

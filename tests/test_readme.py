@@ -21,7 +21,7 @@ from dl_proj.configs.translation import TranslateConfig, TranslationEvaluateConf
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "performance.md"]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "gpu.md"]
 
 
 def test_python_blocks_run_in_order() -> None:
@@ -47,8 +47,8 @@ def test_files_that_are_named_exist(page: Path) -> None:
     paths = re.findall(r"\b(?:dl_proj|my_transformers|my_custom_ai|tests)/[\w./-]+\.(?:py|yaml)", text)
     scripts = re.findall(r"(?<![\w/])(\w+\.py)\b(?= )", "\n".join(re.findall(r"python (.*)", text)))
     assert links or paths or scripts
-    for name in [*links, *paths, *scripts]:
-        assert (ROOT / name).exists(), name
+    for place, names in [(page.parent, links), (ROOT, [*paths, *scripts])]:
+        assert [name for name in names if not (place / name).exists()] == []
 
 
 def test_make_targets_that_are_named_exist() -> None:

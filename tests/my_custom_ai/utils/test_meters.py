@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from my_custom_ai.utils.meters import Meter, Ratio
 
@@ -57,3 +59,25 @@ def test_a_ratio_s_gradient_is_the_mean_s():
     x = torch.tensor([1.0, 5.0], requires_grad=True)
     Ratio(x.sum(), torch.tensor(2)).value.backward()
     assert x.grad.tolist() == [0.5, 0.5]
+
+
+class CopiesFromTheHost(TorchDispatchMode):
+    """Counts them; each would make the host wait until the device has done all that it was given."""
+
+    n = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        out = operator(*args, **(kwargs or {}))
+        if operator._schema.name == "aten::_to_copy":
+            self.n += args[0].device.type == "cpu" and out.device.type == "cuda"
+        return out
+
+
+def test_adding_copies_nothing_to_a_gpu():
+    with FakeTensorMode():
+        total, count = torch.empty((), device="cuda"), torch.empty((), dtype=torch.int64, device="cuda")
+        with CopiesFromTheHost() as copies:
+            Meter().add({"loss": Ratio(total, 32), "accuracy": Ratio(total, count)})
+            assert copies.n == 0
+            torch.as_tensor(32, device="cuda")
+            assert copies.n == 1, "it sees them"

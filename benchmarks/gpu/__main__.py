@@ -1,0 +1,115 @@
+"""Test, measure and train on a GPU: python -m benchmarks.gpu, or make gpu.
+
+Runs the stages in order of worth, each in a process of its own with a time limit. Each keeps its results in
+<output_dir>/<stage>.json, whole after every case, and its output in <stage>.log. Killed at any moment, the same command
+goes on with what is missing. Tables of the results: python -m benchmarks.gpu.report <output_dir>.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from benchmarks.gpu.plan import NAMES, PLAN, ROOT, Stage, run_plan
+from benchmarks.gpu.report import report
+from benchmarks.gpu.results import check, forget_failures
+from dl_proj.tables import markdown
+
+COMMITTED = ROOT / "benchmarks" / "results"
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run the plan; exits with 1 if a stage is not complete, with 2 for a mistake on the command line."""
+    parser = _parser()
+    arguments = parser.parse_args(words)
+    stages = [stage for stage in PLAN if not arguments.only or stage.name in arguments.only]
+    if arguments.list:
+        print(markdown(_listed(stages)))
+        return
+    mistake = _mistake(arguments, stages)
+    if mistake is not None:
+        parser.error(mistake)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the stage in work is ended too
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(arguments.output_dir / ".lock", timeout=0):
+            complete = _run(arguments, stages)
+    except Timeout:
+        parser.error(f"argument --output_dir: another plan is at work in {arguments.output_dir}")
+    sys.exit(0 if complete else 1)
+
+
+def _mistake(arguments: argparse.Namespace, stages: list[Stage]) -> str | None:
+    if not arguments.minutes > 0:
+        return "argument --minutes: must be above 0"
+    if arguments.device.type == "cuda" and not torch.cuda.is_available():
+        return "torch finds no CUDA device; --device cpu --tiny rehearses the plan without one"
+    if arguments.commit_results and (arguments.tiny or arguments.device.type != "cuda"):
+        return "argument --commit_results: only results of a GPU are committed, not of --tiny or --device cpu"
+    try:
+        for stage in stages:
+            check(arguments.output_dir / f"{stage.name}.json", arguments.device, tiny=arguments.tiny)
+    except ValueError as error:
+        return f"argument --output_dir: {error}"
+    return None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--list", action="store_true", help="show the stages and their times, run nothing")
+    parser.add_argument("--only", action="append", choices=NAMES, metavar="NAME", help="this stage; may be repeated")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="for the whole plan; default: no limit")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cuda"), help="cuda (default) or cpu")
+    parser.add_argument("--tiny", action="store_true", help="a rehearsal: every stage as small as it can be")
+    parser.add_argument("--retry", action="store_true", help="forget failed cases first, lasting ones too")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/gpu"), help="default: runs/gpu")
+    parser.add_argument("--commit_results", action="store_true", help="copy the JSON to benchmarks/results/")
+    return parser
+
+
+def _listed(stages: list[Stage]) -> list[dict[str, str]]:
+    return [
+        {
+            "stage": stage.name,
+            "minutes on an H100": f"{stage.seconds / 60:.1f}",
+            "at most": f"{stage.limit / 60:.1f}",
+            "what": stage.about,
+        }
+        for stage in stages
+    ]
+
+
+def _run(arguments: argparse.Namespace, stages: list[Stage]) -> bool:
+    folder = arguments.output_dir.absolute()
+    if arguments.retry:
+        print(f"failed cases forgotten: {sum(forget_failures(folder / f'{stage.name}.json') for stage in stages)}")
+    became = run_plan(stages, folder, arguments.device, arguments.minutes, tiny=arguments.tiny)
+    print(f"\n{report(folder)}\nresults: {folder}")
+    if arguments.commit_results:
+        for path in commit(folder, [stage.name for stage in stages], COMMITTED):
+            print(f"written: {path}")
+    return all(state.startswith("complete") for state in became.values())
+
+
+def commit(folder: Path, names: list[str], target: Path) -> list[Path]:
+    """Copy stages' results to ``target/gpu_<card>_<stage>.json``; returns the copies."""
+    copies = []
+    for path in (folder / f"{name}.json" for name in names):
+        if path.exists():
+            card = json.loads(path.read_text(encoding="utf-8"))["machine"]["device"]
+            slug = re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-")
+            copies.append(target / f"gpu_{slug}_{path.name}")
+            shutil.copyfile(path, copies[-1])
+    return copies
+
+
+if __name__ == "__main__":
+    main()

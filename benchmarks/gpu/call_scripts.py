@@ -1,0 +1,34 @@
+"""Calls scripts of this project one after the other in one process, which imports torch once.
+
+    python -m benchmarks.gpu.call_scripts '[["sweep", "--help"], ["shift_test", "--help"]]'
+
+The argument is a JSON list with a list per script: its name and its flags. The first script that fails ends the process
+with its exit code. The process also ends, with 1, when its standard input is closed: whoever starts it holds the other
+end of a pipe, so that no training outlives them, whatever ends them.
+"""
+
+import importlib
+import json
+import os
+import sys
+import threading
+
+
+def main() -> None:
+    """Call them."""
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    from dl_proj.cli import run_script  # imports torch, which takes seconds
+
+    for name, *flags in json.loads(sys.argv[1]):
+        sys.argv = [f"{name}.py", *flags]
+        run_script(importlib.import_module(name).main)
+
+
+def _end_with_stdin() -> None:
+    while os.read(0, 1024):  # not sys.stdin, whose lock this thread would still hold when the interpreter ends
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
