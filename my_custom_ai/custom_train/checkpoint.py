@@ -108,6 +108,11 @@ def by_own_names(tensors: dict[str, Tensor], own: Collection[str]) -> dict[str, 
     return tensors if ambiguous else renamed
 
 
+def unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors by the names that they have without wrappers; see :func:`by_own_names`."""
+    return by_own_names(tensors, {_without_parts(name, _WRAPPERS) for name in tensors})
+
+
 def _without_parts(name: str, parts: tuple[str, ...]) -> str:
     return ".".join(part for part in name.split(".") if part not in parts)
 

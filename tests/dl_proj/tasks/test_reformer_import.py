@@ -282,6 +282,73 @@ def test_files_that_are_not_there(script, text, monkeypatch):
     assert_refused(outcome, [("saved/model.safetensors: not a safetensors file",)])
 
 
+def test_weights_in_several_files(script, text):
+    """And of a compiled model in DataParallel: the same checkpoint."""
+    model = theirs("saved", **BYTES)
+    assert script("import_reformer", "--source", "saved", *FLAGS).code == 0
+    model.save_pretrained("shards", max_shard_size="8KB")
+    assert len(list(Path("shards").glob("model-0*.safetensors"))) > 2
+    assert not Path("shards/model.safetensors").exists()
+    model.save_pretrained("wrapped")
+    weights = {f"module._orig_mod.{name}": tensor for name, tensor in load_file("wrapped/model.safetensors").items()}
+    save_file(weights, "wrapped/model.safetensors")
+    for source in ("shards", "wrapped"):
+        assert script("import_reformer", "--source", source, *FLAGS[:-1], f"from_{source}").code == 0
+        same = Path(f"from_{source}/model.safetensors").read_bytes() == Path("made/model.safetensors").read_bytes()
+        assert same, source
+
+
+def indexed(file_of):
+    Path("shards/model.safetensors.index.json").write_text(json.dumps({"weight_map": file_of}))
+
+
+@pytest.mark.parametrize(
+    "file", ["../outside.safetensors", "/outside.safetensors", "sub/a.safetensors", "..", "a.bin", "", 3, None]
+)
+def test_an_index_that_names_files_elsewhere_is_refused(file, script, text):
+    theirs("shards", **BYTES)
+    Path("shards/model.safetensors").rename("outside.safetensors")
+    indexed({"lm_head.bias": file})
+    outcome = script("import_reformer", "--source", "shards", *FLAGS)
+    start = "shards/model.safetensors.index.json: weight_map: lm_head.bias: must be the name of a .safetensors file"
+    assert_refused(outcome, [(start,)])
+    assert not Path("made").exists()
+
+
+def test_an_index_that_is_wrong_is_refused(script, text):
+    theirs("shards", **BYTES)
+    Path("shards/model.safetensors").rename("shards/model-1.safetensors")
+    for index, expected in (
+        ({}, "shards/model.safetensors.index.json: weight_map: must say for each tensor which file holds it"),
+        ({"lm_head.bias": "model-2.safetensors"}, "source: shards has no model-2.safetensors"),
+        (
+            {"lm_head.bias": "model-1.safetensors", "lm_head.tail": "model-1.safetensors"},
+            "source: model-1.safetensors has no 'lm_head.tail', which model.safetensors.index.json says it has",
+        ),
+    ):
+        indexed(index)
+        assert_refused(script("import_reformer", "--source", "shards", *FLAGS), [(expected,)])
+
+
+def test_shards_on_the_hub(script, text, monkeypatch):
+    """As its client answers: a file, or that there is none."""
+    import huggingface_hub
+
+    theirs("saved", **BYTES).save_pretrained("shards", max_shard_size="8KB")
+
+    def download(name, file):
+        assert name == "someone/reformer"
+        if not Path("shards", file).is_file():
+            raise huggingface_hub.errors.EntryNotFoundError(file)
+        return Path("shards", file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert script("import_reformer", "--source", "someone/reformer", *FLAGS).code == 0
+    Path("shards/model.safetensors.index.json").unlink()
+    outcome = script("import_reformer", "--source", "someone/reformer", *FLAGS)
+    assert_refused(outcome, [("source: someone/reformer has no model.safetensors on the hub",)])
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
