@@ -4,6 +4,7 @@ import argparse
 import difflib
 import itertools
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ from dl_proj.configs.help import explain, models_in
 Config = TypeVar("Config", bound=BaseModel)
 
 _WORDS = "one or more, after -- also such that look like flags; none: standard input, one a line"
+
+_WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
+_FRACTION = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?\.inf|\.nan", re.IGNORECASE)
 
 
 class ConfigError(Exception):
@@ -151,7 +155,19 @@ class _OneLineParser(argparse.ArgumentParser):
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML without the rule that the second of two equal keys silently wins."""
+    """YAML without the rule that the second of two equal keys silently wins, and with decimal numbers alone.
+
+    By YAML 1.1, 010 is 8 and 1:30 is 90. Here what is no plain decimal number stays the word that was written, which
+    the schema takes or refuses as it does a flag's.
+    """
+
+    def construct_plain_int(self, node: yaml.ScalarNode) -> int | str:
+        text = self.construct_scalar(node)
+        return int(text) if _WHOLE_NUMBER.fullmatch(text) else text
+
+    def construct_plain_float(self, node: yaml.ScalarNode) -> float | str:
+        text = self.construct_scalar(node)
+        return self.construct_yaml_float(node) if _FRACTION.fullmatch(text) else text
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
@@ -163,6 +179,9 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+
+_UniqueKeyLoader.add_constructor("tag:yaml.org,2002:int", _UniqueKeyLoader.construct_plain_int)
+_UniqueKeyLoader.add_constructor("tag:yaml.org,2002:float", _UniqueKeyLoader.construct_plain_float)
 
 _PLAIN = {  # pydantic's words where they mean nothing to who writes a file
     "model_type": "must be a mapping of settings",
