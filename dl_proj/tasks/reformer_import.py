@@ -311,7 +311,8 @@ def _lsh(theirs: dict) -> dict:
 def translated_weights(tensors: dict[str, Tensor], theirs: dict, max_len: int) -> dict[str, Tensor]:
     """Their weights by our names, in float32 or better; with a hash_seed also the rotations that it means on a CPU.
 
-    The bias of the logits is a part of the model, although version 5 of their library leaves it out.
+    The bias of the logits is a part of the model, although version 5 of their library leaves it out; where a file also
+    has the one that newer versions add instead (5.24), it is the sum of both.
 
     Args:
         tensors: theirs, by name.
@@ -341,15 +342,21 @@ def _outside(tensors: dict[str, Tensor], theirs: dict, max_len: int) -> dict[str
         "stack.final_norm.weight": "reformer.encoder.layer_norm.weight",
         "stack.final_norm.bias": "reformer.encoder.layer_norm.bias",
         "to_logits.weight": "lm_head.decoder.weight",
-        "to_logits.bias": "lm_head.bias",
     }
     if theirs["axial_pos_embds"]:
         axis = "reformer.embeddings.position_embeddings.weights"
         names |= {"positions.rows": f"{axis}.0", "positions.columns": f"{axis}.1"}
     found = {ours: tensors[name] for ours, name in names.items()}
+    found["to_logits.bias"] = _bias_of_logits(tensors)
     if not theirs["axial_pos_embds"]:
         found["positions.weight"] = tensors["reformer.embeddings.position_embeddings.embedding.weight"][:max_len]
     return found
+
+
+def _bias_of_logits(tensors: dict[str, Tensor]) -> Tensor:
+    """That of the head, and that of its matrix, which newer versions of their library have beside it and add alone."""
+    bias, newer = tensors["lm_head.bias"], tensors.get("lm_head.decoder.bias")
+    return bias if newer is None or torch.equal(bias, newer) else bias + newer  # equal: one tensor with two names
 
 
 def _layer(tensors: dict[str, Tensor], i: int, kind: str) -> dict[str, Tensor]:

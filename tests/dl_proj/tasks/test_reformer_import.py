@@ -120,14 +120,29 @@ def test_the_bias_of_the_logits_is_imported(tmp_path):
     """Version 5 of their library keeps it, but adds it no more."""
     model = theirs(tmp_path)
     with torch.no_grad():
+        before = model.lm_head(torch.zeros(1, 1, 32))
         model.lm_head.bias.copy_(torch.arange(11.0))
     model.save_pretrained(tmp_path)
     tokens = torch.randint(1, 11, (2, 9))
     with torch.no_grad():
         wanted = model(tokens).logits
         added = ours(tmp_path)(tokens) - wanted
-    applied = 0 if torch.equal(model.lm_head(torch.zeros(1, 1, 32))[0, 0], torch.zeros(11)) else 1
+    applied = 0 if torch.equal(model.lm_head(torch.zeros(1, 1, 32)), before) else 1
     torch.testing.assert_close(added, (1 - applied) * torch.arange(11.0).expand_as(added), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("newer", [None, "equal", "another"])
+def test_a_file_with_one_bias_of_the_logits_or_two(newer, tmp_path):
+    """The matrix has a bias of its own since version 5.24; older files may name one tensor twice."""
+    theirs(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors.pop("lm_head.decoder.bias", None)
+    tensors["lm_head.bias"] = torch.arange(11.0)
+    if newer:
+        tensors["lm_head.decoder.bias"] = torch.arange(11.0) + (5 if newer == "another" else 0)
+    save_file(tensors, tmp_path / "model.safetensors")
+    expected = torch.arange(11.0) * (2 if newer == "another" else 1) + (5 if newer == "another" else 0)
+    assert torch.equal(ours(tmp_path).to_logits.bias, expected)
 
 
 def test_gradients_are_the_same(tmp_path):
@@ -140,8 +155,10 @@ def test_gradients_are_the_same(tmp_path):
         torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
         assert each.training
     named = {name: p.grad for name, p in model.named_parameters() if name != "lm_head.bias"}
+    bias = mine.to_logits.bias.grad
+    named["lm_head.bias"] = torch.zeros_like(bias) if "lm_head.decoder.bias" in named else bias
     settings = read_settings(tmp_path / "config.json")
-    wanted = translated_weights(named | {"lm_head.bias": mine.to_logits.bias.grad}, settings, 24)
+    wanted = translated_weights(named, settings, 24)
     for name, parameter in mine.named_parameters():
         torch.testing.assert_close(parameter.grad, wanted[name], rtol=1e-3, atol=1e-6)
 
