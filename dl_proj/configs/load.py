@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin
 
@@ -121,7 +121,24 @@ def parse_flags(
     try:
         return options, source(parsed_args=given)()
     except SettingsError as error:
-        raise ConfigError(*(_flags_with_broken_json(rest) or [f"flags: {error}"])) from None
+        found = _flags_with_broken_json(rest) or _unreadable_flags(
+            rest, lambda flags: source(parsed_args=parser.parse_args(flags))()
+        )
+        raise ConfigError(*(found or [f"flags: {error}"])) from None
+
+
+def _unreadable_flags(argv: list[str], read: Callable[[list[str]], Any]) -> list[str]:
+    """A line for each flag that cannot be read by itself: a list with a number such as 010, which is no JSON."""
+    words = [part for word in argv for part in word.split("=", 1)]
+    found = []
+    for flag, value in itertools.pairwise(words):
+        try:
+            read([flag, value])
+        except SettingsError:
+            found.append(f"flags: {flag}: must be a list of plain numbers, as in 1,0.5 (got {shown(value)})")
+        except ConfigError:  # a value and the next flag
+            continue
+    return found
 
 
 def _flags_with_broken_json(argv: list[str]) -> list[str]:

@@ -215,6 +215,19 @@ def test_numbers_are_read_as_they_are_written_in_a_file_as_in_a_flag(written):
             assert found == expected and type(found) is type(expected)
 
 
+@pytest.mark.parametrize("given", ["010,0.9", "1_0.5,0.9"])
+def test_odd_numbers_in_a_flags_list_are_refused(given):
+    """The library that reads the flags takes such a list for JSON."""
+    flags = ["--seed", "010", "--optimizer.betas", given, "--model.dim=16"]
+    with pytest.raises(ConfigError) as refused:
+        parse_flags(SynthTrainConfig, flags, Path("p.yaml"))
+    assert refused.value.lines == (
+        f"flags: --optimizer.betas: must be a list of plain numbers, as in 1,0.5 (got '{given}')",
+    )
+    with pytest.raises(ConfigError, match=r"^flags: --optimizer\.betas: must be a list of plain numbers"):
+        parse_flags(SynthTrainConfig, [f"--optimizer.betas={given}"], Path("p.yaml"))
+
+
 def test_keys_are_read_as_they_are_written():
     """A variant's name is a folder's."""
     Path("s.yaml").write_text("base: a.yaml\noutput_dir: out\nvariants: {010: {seed: 010}, 1: {seed: 0x1F}}\n")
