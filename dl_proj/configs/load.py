@@ -4,8 +4,9 @@ import argparse
 import difflib
 import itertools
 import json
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin
 
@@ -18,6 +19,9 @@ from dl_proj.configs.help import explain, models_in
 Config = TypeVar("Config", bound=BaseModel)
 
 _WORDS = "one or more, after -- also such that look like flags; none: standard input, one a line"
+
+_WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
+_FRACTION = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?\.inf|\.nan", re.IGNORECASE)
 
 
 class ConfigError(Exception):
@@ -117,7 +121,24 @@ def parse_flags(
     try:
         return options, source(parsed_args=given)()
     except SettingsError as error:
-        raise ConfigError(*(_flags_with_broken_json(rest) or [f"flags: {error}"])) from None
+        found = _flags_with_broken_json(rest) or _unreadable_flags(
+            rest, lambda flags: source(parsed_args=parser.parse_args(flags))()
+        )
+        raise ConfigError(*(found or [f"flags: {error}"])) from None
+
+
+def _unreadable_flags(argv: list[str], read: Callable[[list[str]], Any]) -> list[str]:
+    """A line for each flag that cannot be read by itself: a list with a number such as 010, which is no JSON."""
+    words = [part for word in argv for part in word.split("=", 1)]
+    found = []
+    for flag, value in itertools.pairwise(words):
+        try:
+            read([flag, value])
+        except SettingsError:
+            found.append(f"flags: {flag}: must be a list of plain numbers, as in 1,0.5 (got {shown(value)})")
+        except ConfigError:  # a value and the next flag
+            continue
+    return found
 
 
 def _flags_with_broken_json(argv: list[str]) -> list[str]:
@@ -151,7 +172,19 @@ class _OneLineParser(argparse.ArgumentParser):
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML without the rule that the second of two equal keys silently wins."""
+    """YAML without the rule that the second of two equal keys silently wins, and with decimal numbers alone.
+
+    By YAML 1.1, 010 is 8 and 1:30 is 90. Here what is no plain decimal number stays the word that was written, which
+    the schema takes or refuses as it does a flag's.
+    """
+
+    def construct_plain_int(self, node: yaml.ScalarNode) -> int | str:
+        text = self.construct_scalar(node)
+        return int(text) if _WHOLE_NUMBER.fullmatch(text) else text
+
+    def construct_plain_float(self, node: yaml.ScalarNode) -> float | str:
+        text = self.construct_scalar(node)
+        return self.construct_yaml_float(node) if _FRACTION.fullmatch(text) else text
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
@@ -163,6 +196,9 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+
+_UniqueKeyLoader.add_constructor("tag:yaml.org,2002:int", _UniqueKeyLoader.construct_plain_int)
+_UniqueKeyLoader.add_constructor("tag:yaml.org,2002:float", _UniqueKeyLoader.construct_plain_float)
 
 _PLAIN = {  # pydantic's words where they mean nothing to who writes a file
     "model_type": "must be a mapping of settings",

@@ -6,6 +6,22 @@ from typing import Literal
 
 ImageSetName = Literal["digits", "mnist", "fashion_mnist", "cifar10", "image_folder"]
 
+_PART_NAMES = {  # in small letters; what an image folder's parts are called elsewhere
+    "train": ("train", "training", "train_set"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "tests", "test_set"),
+}
+_SYSTEM_NAMES = (
+    "__macosx",
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "$recycle.bin",
+    "system volume information",
+    "lost+found",
+    "@eadir",
+)
+
 _TEN_DIGITS = tuple("0123456789")
 _CLOTHES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -40,13 +56,32 @@ def classes_of(dataset: ImageSetName, root: Path) -> tuple[str, ...]:
     folder = root / "train"
     names = subfolders(folder) if folder.is_dir() else ()
     if not names:
-        raise FileNotFoundError(f"{folder} must be a folder with one subfolder of pictures for each class")
+        instead = "" if folder.is_dir() else _instead_of_train(root)
+        raise FileNotFoundError(f"{folder} must be a folder with one subfolder of pictures for each class{instead}")
     return names
 
 
+def _instead_of_train(root: Path) -> str:
+    if wrong := near_miss(root, "train"):
+        return f"; rename {root / wrong} to train"
+    there = subfolders(root) if root.is_dir() else ()
+    return f"; {root} holds {', '.join(there[:5])}{', ...' if there[5:] else ''}" if there else ""
+
+
+def near_miss(root: Path, part: str) -> str | None:
+    """The folder in ``root`` that is meant to be its ``train``, ``val`` or ``test``, but has another name; or None."""
+    there = subfolders(root) if root.is_dir() else ()
+    return next((name for name in there if name != part and name.lower() in _PART_NAMES[part]), None)
+
+
 def subfolders(folder: Path) -> tuple[str, ...]:
-    """Names of a folder's folders in alphabetical order, but hidden ones."""
-    return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
+    """Names of a folder's folders in alphabetical order, but hidden ones and those of operating systems."""
+    return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_system(path.name)))
+
+
+def is_system(name: str) -> bool:
+    """Whether a file or folder is hidden, or left by an operating system or an unpacking program."""
+    return name.startswith(".") or name.lower() in _SYSTEM_NAMES
 
 
 def chosen_classes(classes: tuple[str, ...], labels: tuple[int | str, ...] | None) -> tuple[str, ...]:

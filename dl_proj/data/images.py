@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import datasets
 from torchvision.transforms.v2 import functional as pictures
-from tqdm import tqdm
 
 from dl_proj.configs.images import ClassifierDataConfig, GeneratorDataConfig
 from dl_proj.configs.load import ConfigError
-from dl_proj.data.image_sets import ImageSetName, chosen_classes, classes_of, subfolders
+from dl_proj.data.image_sets import ImageSetName, chosen_classes, classes_of
+from dl_proj.data.picture_folder import read_folder
 
 _SPLIT_SEED = 0  # of what is held out: the same images in every run, whatever its own seed
 _DIGITS_TEST = 360  # of the 1,797 digits, which come without a split
@@ -64,6 +63,7 @@ def load_images(
     vocab_size: int,
     labels: tuple[int | str, ...] | None,
     val_share: float,
+    min_classes: int = 1,
 ) -> ImageSplits:
     """Load a dataset into memory, downloading it to ``root`` if it is not there.
 
@@ -78,14 +78,19 @@ def load_images(
         vocab_size: pixel levels: a value v of 0 to 255 becomes v * vocab_size // 256.
         labels: classes to keep, by name or number, renumbered in this order; None keeps all.
         val_share: share of the training images to hold out, unless an image folder has its own.
+        min_classes: fewer are refused.
 
     Raises:
         ConfigError: files that are neither there nor can be downloaded, or are none that can be read; a label that
-            there is not.
+            there is not; too few classes.
     """
     everything, classes = _known_and_chosen(dataset, root, labels)
+    if len(classes) < min_classes:
+        raise ConfigError(
+            f"data.root: {root / 'train'} has {len(classes)} class, {classes[0]}; must be {min_classes} at least"
+        )
     if dataset == "image_folder":
-        parts = _read_folder(root, everything, side, greyscale)
+        parts = read_folder(root, everything, classes, side=side, greyscale=greyscale)
     else:
         parts = {name: _resized(part, side, greyscale) for name, part in _READERS[dataset](root).items()}
     if "val" not in parts:
@@ -107,6 +112,7 @@ def load_configured(data: ClassifierDataConfig | GeneratorDataConfig) -> ImageSp
         vocab_size=data.vocab_size,
         labels=data.labels,
         val_share=data.val_share,
+        min_classes=2 if isinstance(data, ClassifierDataConfig) else 1,  # of one, every classifier is right
     )
 
 
@@ -121,7 +127,8 @@ def load_test_pixels(data: ClassifierDataConfig) -> tuple[Tensor, Tensor, tuple[
     """
     everything, classes = _known_and_chosen(data.dataset, data.root, data.labels)
     if data.dataset == "image_folder":
-        images, labels = _read_folder(data.root, everything, data.side, data.greyscale)["test"]
+        parts = read_folder(data.root, everything, classes, side=data.side, greyscale=data.greyscale)
+        images, labels = parts["test"]
     else:
         images, labels = _READERS[data.dataset](data.root)["test"]
     labels = _numbers(everything, classes)[labels]
@@ -237,38 +244,3 @@ def _there_or_downloaded(kind: type, root: Path, files: Path) -> dict[str, datas
             "data.dataset: without a network take digits, which needs no files, or image_folder for pictures of your "
             f"own; or copy the files of {kind.__name__} to {files}",
         ) from None
-
-
-def _read_folder(root: Path, classes: tuple[str, ...], side: int, greyscale: bool) -> dict[str, Labelled]:
-    names = ["train", "test", *(["val"] if (root / "val").is_dir() else [])]
-    for name in names:
-        if not (root / name).is_dir():
-            raise ConfigError(f"data.root: {root} must hold train/<class>/ and test/<class>/ (there is no {name})")
-    return {name: _read_pictures(root / name, classes, side, greyscale) for name in names}
-
-
-def _read_pictures(folder: Path, classes: tuple[str, ...], side: int, greyscale: bool) -> Labelled:
-    if unknown := sorted(set(subfolders(folder)) - set(classes)):
-        raise ConfigError(f"data.root: {folder} has classes that train has not: {', '.join(unknown[:3])}")
-    suffixes = datasets.folder.IMG_EXTENSIONS
-    found = [
-        (path, label)
-        for label, name in enumerate(classes)
-        for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower() in suffixes
-    ]
-    if not found:
-        raise ConfigError(f"data.root: {folder} holds no pictures ({', '.join(suffixes)}) in folders of classes")
-    with tqdm(found, desc=f"reading {folder}", unit="picture", dynamic_ncols=True, leave=False) as bar:
-        images = torch.stack([_read_picture(path, side, greyscale) for path, _ in bar])
-    return images, torch.tensor([label for _, label in found])
-
-
-def _read_picture(path: Path, side: int, greyscale: bool) -> Tensor:
-    try:
-        with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file).convert("L" if greyscale else "RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ConfigError(f"data.root: {path} is no picture that can be read ({error})") from None
-    small = pictures.resize(picture, [side], antialias=True)  # the shorter side
-    return pictures.pil_to_tensor(pictures.center_crop(small, [side, side]))

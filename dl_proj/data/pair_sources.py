@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from dl_proj.configs.load import ConfigError
+from dl_proj.data.encodings import OtherEncoding, text_start
 from dl_proj.data.text_sets import Split
 from my_custom_ai.utils.files import write_once
 
@@ -59,12 +60,15 @@ class RawPairs:
 def line_pairs(where: str, files: tuple[Path, Path], languages: tuple[str, str], folder: Path) -> RawPairs:
     """Two text files, line by line, converted into ``folder``; ``where`` is the setting that names them.
 
+    A byte-order mark at the start of a file is left out.
+
     Raises:
         ConfigError: a file is not there or is no text, or one has more lines.
     """
     for file in files:
         _must_be_there(where, file)
-    name, key = files[0].stem, file_key(files)
+    starts = [_text_start(where, file) for file in files]
+    name, key = files[0].stem, file_key(files, *(["without marks"] if any(starts) else []))
     path = folder / f"{name}-{'-'.join(languages)}-{key}.arrow"
     schema = pa.schema([(language, pa.string()) for language in languages])
     write_once(path, lambda part: write_arrow(part, schema, _line_batches(where, *files)))
@@ -83,15 +87,24 @@ def _line_batches(where: str, source: Path, target: Path) -> Iterator[tuple[list
         yield tuple(map(list, zip(*some, strict=True)))
 
 
+def _text_start(where: str, path: Path) -> int:
+    try:
+        return text_start(path)
+    except OtherEncoding as error:
+        raise ConfigError(f"{where}: {path} {error}") from None
+
+
 def _count_lines(path: Path) -> int:
     with path.open("rb") as file:
+        file.seek(text_start(path))
         return sum(1 for _ in file)
 
 
 def _text_lines(where: str, path: Path) -> Iterator[str]:
     r"""Lines that end at \n, or \r\n, and at nothing else that Unicode, or a library, takes for an end."""
-    offset = 0
+    offset = _text_start(where, path)
     with path.open("rb") as file:
+        file.seek(offset)
         for number, line in enumerate(file, 1):
             try:
                 text = line.decode()
@@ -115,6 +128,7 @@ def csv_pairs(where: str, path: Path, languages: tuple[str, str], folder: Path) 
     import pandas as pd
 
     _must_be_there(where, path)
+    _text_start(where, path)  # or pandas would complain of a byte
     key = file_key([path])
     with path.open("rb") as file:
         end = None if file.readline().endswith(b"\r\n") else "\n"

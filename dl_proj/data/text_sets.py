@@ -15,6 +15,7 @@ from urllib.request import urlopen
 from tqdm import tqdm
 
 from dl_proj.configs.load import ConfigError
+from dl_proj.data.encodings import OtherEncoding, text_start
 from dl_proj.data.tokenizers import NotUTF8, text_lines
 from my_custom_ai.utils.files import write_once
 
@@ -77,8 +78,10 @@ Corpus = dict[Split, list[Span]]
 def files_corpus(path: Path, *, val_share: float, test_share: float) -> Corpus:
     """A file, or a folder's ``*.txt`` files by name, the end of each held out: first for validation, then for the test.
 
+    A byte-order mark at the start of a file is left out.
+
     Raises:
-        ConfigError: no such file or folder, no ``*.txt`` in it, or nothing in the files.
+        ConfigError: no such file or folder, no ``*.txt`` in it, nothing in the files, or UTF-16.
     """
     if path.is_dir():
         files = sorted(file for file in path.glob("*.txt") if file.is_file() and not file.name.startswith("."))
@@ -90,9 +93,12 @@ def files_corpus(path: Path, *, val_share: float, test_share: float) -> Corpus:
         raise ConfigError(f"data.path: {path} is not there; must be a file, or a folder with *.txt files")
     corpus: Corpus = {split: [] for split in _SPLITS}
     for file in files:
-        size = file.stat().st_size
-        n_val, n_test = round(val_share * size), round(test_share * size)
-        for split, span in zip(_SPLITS, cut(file, size - n_val - n_test, size - n_test), strict=True):
+        try:
+            start, end = text_start(file), file.stat().st_size
+        except OtherEncoding as error:
+            raise ConfigError(f"data.path: {file} {error}") from None
+        n_val, n_test = (round(share * (end - start)) for share in (val_share, test_share))
+        for split, span in zip(_SPLITS, cut(file, end - n_val - n_test, end - n_test, start=start), strict=True):
             corpus[split] += [span] if len(span) else []
     if not any(corpus.values()):
         raise ConfigError(f"data.path: {path} is empty")
@@ -135,11 +141,14 @@ def wikitext_corpus(source: TextSource, root: Path) -> Corpus:
     return corpus
 
 
-def cut(path: Path, *places: int) -> list[Span]:
-    """A file in parts that begin at ``places`` or up to three bytes later, where a character of UTF-8 begins."""
+def cut(path: Path, *places: int, start: int = 0) -> list[Span]:
+    """A file, from ``start`` on, in parts that begin at ``places``, or up to three bytes later.
+
+    They begin where a character of UTF-8 begins.
+    """
     with path.open("rb") as file:
         inner = [_next_character(file.read(3), place) for place in places if file.seek(place) == place]
-    bounds = [0, *inner, path.stat().st_size]
+    bounds = [start, *inner, path.stat().st_size]
     return [Span(path, start, end) for start, end in itertools.pairwise(bounds)]
 
 

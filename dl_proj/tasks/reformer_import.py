@@ -6,6 +6,7 @@ Dropout, which no evaluation knows, is put where our layers have it.
 
 import json
 import math
+import re
 from pathlib import Path
 
 import torch
@@ -22,9 +23,12 @@ from dl_proj.configs.load import ConfigError, shown
 from dl_proj.configs.text import BytesConfig
 from dl_proj.data.tokenizers import Tokenizer, load_tokenizer
 from dl_proj.tasks.language_training import build_configured
-from my_custom_ai.custom_train.checkpoint import save_weights
+from my_custom_ai.custom_train.checkpoint import save_weights, unwrapped
 from my_custom_ai.utils.files import write_text
 
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"  # in its place where the weights are in several files
+_SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")  # a name without a folder
 _NO_BYTES = 2  # symbols before the bytes where there are 258: token = byte + 2 (google/reformer-enwik8)
 _KEY_EPSILON = 1e-6  # that they add to the mean square of a query before it becomes a key
 _DEFAULTS = {  # of settings that a file may leave out
@@ -67,7 +71,7 @@ def import_reformer(config: ImportReformerConfig) -> None:
     tokenizer = _tokenizer(config)
     ours = _our_config(config, theirs)
     left_out = _symbols_left_out(theirs["vocab_size"], tokenizer, ours)
-    weights = translated_weights(_read_weights(_find(config.source, "model.safetensors")), theirs, config.data.window)
+    weights = translated_weights(_read_weights(config.source), theirs, config.data.window)
     for name in ("embedding.weight", "to_logits.weight", "to_logits.bias"):
         weights[name] = weights[name][left_out:]
     model = build_configured(ours, tokenizer)
@@ -84,16 +88,24 @@ def import_reformer(config: ImportReformerConfig) -> None:
 
 def _find(source: str, name: str) -> Path:
     """A file in a folder or on the hub."""
+    if path := _find_optional(source, name):
+        return path
     folder = Path(source)
     if not folder.is_dir():
-        return _download(source, name)
-    if (folder / name).is_file():
-        return folder / name
+        raise ConfigError(f"source: {source} has no {name} on the hub: load and save it with transformers")
     pickled = "; pytorch_model.bin may hold any program, so it is never read: load and save it with transformers"
     raise ConfigError(f"source: {folder} has no {name}{pickled if (folder / 'pytorch_model.bin').is_file() else ''}")
 
 
-def _download(source: str, name: str) -> Path:
+def _find_optional(source: str, name: str) -> Path | None:
+    """A file in a folder or on the hub; None if it is not there."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return _download(source, name)
+    return folder / name if (folder / name).is_file() else None
+
+
+def _download(source: str, name: str) -> Path | None:
     # takes a second that other scripts need not wait
     from huggingface_hub import errors, hf_hub_download
     from huggingface_hub.utils import logging
@@ -110,7 +122,7 @@ def _download(source: str, name: str) -> Path:
     except errors.LocalEntryNotFoundError:
         raise unreachable from None
     except errors.EntryNotFoundError:
-        raise ConfigError(f"source: {source} has no {name} on the hub: load and save it with transformers") from None
+        return None
     except OSError:
         raise unreachable from None
 
@@ -121,16 +133,45 @@ def read_settings(path: Path) -> dict:
     Raises:
         ConfigError: no JSON, or no mapping.
     """
+    return _DEFAULTS | _read_mapping(path)
+
+
+def _read_mapping(path: Path) -> dict:
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ConfigError(f"{path}: not JSON: {error}") from None
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: must be a mapping of settings (got {shown(settings)})")
-    return _DEFAULTS | settings
+    return settings
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def _read_weights(source: str) -> dict[str, Tensor]:
+    """All tensors, by their own names, whether the saved model was compiled or not, in one file or in several."""
+    path = _find_optional(source, _WEIGHTS)
+    index = None if path else _find_optional(source, _INDEX)
+    tensors = _read_shards(source, index) if index else _read_tensors(path or _find(source, _WEIGHTS))
+    return unwrapped(tensors)
+
+
+def _read_shards(source: str, index: Path) -> dict[str, Tensor]:
+    """The tensors of a model in several files; the index says which tensor is in which."""
+    file_of = _read_mapping(index).get("weight_map")
+    if not isinstance(file_of, dict) or not file_of:
+        raise ConfigError(f"{index}: weight_map: must say for each tensor which file holds it (got {shown(file_of)})")
+    for name, file in file_of.items():
+        if not isinstance(file, str) or not _SHARD.fullmatch(file):  # as '../' could lead anywhere
+            raise ConfigError(
+                f"{index}: weight_map: {name}: must be the name of a .safetensors file beside it (got {shown(file)})"
+            )
+    shards = {file: _read_tensors(_find(source, file)) for file in dict.fromkeys(file_of.values())}
+    if missing := [(name, file) for name, file in file_of.items() if name not in shards[file]]:
+        name, file = missing[0]
+        raise ConfigError(f"source: {file} has no {name!r}, which {_INDEX} says it has")
+    return {name: shards[file][name] for name, file in file_of.items()}
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -270,7 +311,8 @@ def _lsh(theirs: dict) -> dict:
 def translated_weights(tensors: dict[str, Tensor], theirs: dict, max_len: int) -> dict[str, Tensor]:
     """Their weights by our names, in float32 or better; with a hash_seed also the rotations that it means on a CPU.
 
-    The bias of the logits is a part of the model, although version 5 of their library leaves it out.
+    The bias of the logits is a part of the model, although version 5 of their library leaves it out; where a file also
+    has the one that newer versions add instead (5.24), it is the sum of both.
 
     Args:
         tensors: theirs, by name.
@@ -300,15 +342,21 @@ def _outside(tensors: dict[str, Tensor], theirs: dict, max_len: int) -> dict[str
         "stack.final_norm.weight": "reformer.encoder.layer_norm.weight",
         "stack.final_norm.bias": "reformer.encoder.layer_norm.bias",
         "to_logits.weight": "lm_head.decoder.weight",
-        "to_logits.bias": "lm_head.bias",
     }
     if theirs["axial_pos_embds"]:
         axis = "reformer.embeddings.position_embeddings.weights"
         names |= {"positions.rows": f"{axis}.0", "positions.columns": f"{axis}.1"}
     found = {ours: tensors[name] for ours, name in names.items()}
+    found["to_logits.bias"] = _bias_of_logits(tensors)
     if not theirs["axial_pos_embds"]:
         found["positions.weight"] = tensors["reformer.embeddings.position_embeddings.embedding.weight"][:max_len]
     return found
+
+
+def _bias_of_logits(tensors: dict[str, Tensor]) -> Tensor:
+    """That of the head, and that of its matrix, which newer versions of their library have beside it and add alone."""
+    bias, newer = tensors["lm_head.bias"], tensors.get("lm_head.decoder.bias")
+    return bias if newer is None or torch.equal(bias, newer) else bias + newer  # equal: one tensor with two names
 
 
 def _layer(tensors: dict[str, Tensor], i: int, kind: str) -> dict[str, Tensor]:

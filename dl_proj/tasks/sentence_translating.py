@@ -11,6 +11,7 @@ from tqdm import tqdm
 from dl_proj.checkpoint_folder import find_checkpoint, read_config
 from dl_proj.configs.load import ConfigError, complain
 from dl_proj.configs.translation import TranslateConfig, TranslatingConfig, TranslationTrainConfig
+from dl_proj.data.encodings import MARK, OtherEncoding, check_utf8
 from dl_proj.data.pairs import padded
 from dl_proj.data.sentences import PairTokenizers
 from dl_proj.models.beam_search import beam_search
@@ -122,12 +123,19 @@ def _checked(sentences: list[str]) -> Iterator[str]:
     for number, sentence in enumerate(sentences, 1):
         if any("\ud800" <= character <= "\udfff" for character in sentence):  # by which python keeps other bytes
             raise ConfigError(f"sentence {number} is not UTF-8 (got {sentence!r})")
-        yield sentence
+        yield sentence.removeprefix(MARK)
 
 
 def _standard_input() -> Iterator[str]:
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
-            yield line.decode().removesuffix("\r\n").removesuffix("\n")
+            if number == 1:
+                check_utf8(line)
+            text = line.decode()
+        except OtherEncoding as error:
+            raise ConfigError(f"standard input {error}") from None
         except UnicodeDecodeError as error:
             raise ConfigError(f"standard input: line {number} is not UTF-8 at byte {error.start}") from None
+        if number == 1:
+            text = text.removeprefix(MARK)
+        yield text.removesuffix("\r\n").removesuffix("\n")

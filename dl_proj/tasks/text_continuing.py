@@ -9,6 +9,7 @@ from torch import Tensor
 from dl_proj.checkpoint_folder import TOKENIZER, find_checkpoint, read_config
 from dl_proj.configs.language import ContinueTextConfig, LanguageTrainConfig
 from dl_proj.configs.load import ConfigError
+from dl_proj.data.encodings import MARK, OtherEncoding, check_utf8
 from dl_proj.data.text import saved_tokenizer
 from dl_proj.data.tokenizers import Tokenizer
 from dl_proj.models.generation import AutoregressiveModel
@@ -72,11 +73,15 @@ def _cannot_continue(trained: LanguageTrainConfig) -> list[str]:
 def _prompt(given: str) -> str:
     """The text itself, or what stands on standard input."""
     if given != "-":
-        return given
+        return given.removeprefix(MARK)
     if sys.stdin is None:
         raise ConfigError("prompt: - means standard input, which is closed")
+    data = sys.stdin.buffer.read()
     try:
-        text = sys.stdin.buffer.read().decode()
+        check_utf8(data)
+        text = data.decode().removeprefix(MARK)
+    except OtherEncoding as error:
+        raise ConfigError(f"prompt: standard input {error}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"prompt: standard input is not UTF-8 at byte {error.start}") from None
     if not text:

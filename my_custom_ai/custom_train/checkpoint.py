@@ -1,6 +1,7 @@
 """Weights and training states in safetensors files: whole at any instant, and never unpickled."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -8,6 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from my_custom_ai.utils.files import whole_file
+
+_WRAPPERS = ("_orig_mod", "module")  # what torch.compile and DataParallel call the model in them
 
 
 class CheckpointError(Exception):
@@ -40,7 +43,15 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
-    """A model's parameters and persistent buffers; what modules share has the first of its names alone."""
+    """A model's parameters and persistent buffers; what modules share has the first of its names alone.
+
+    What ``torch.compile`` wrapped has the names that it had before.
+    """
+    return {_without_parts(name, ("_orig_mod",)): tensor for name, tensor in _named(model).items()}
+
+
+def _named(model: nn.Module) -> dict[str, Tensor]:
+    """The same, by the names that ``load_state_dict`` takes."""
     first: dict[int, str] = {}
     state = model.state_dict(keep_vars=True)  # else shared ones were two tensors of one memory
     return {name: tensor.detach() for name, tensor in state.items() if first.setdefault(id(tensor), name) == name}
@@ -53,6 +64,8 @@ def save_weights(path: Path, model: nn.Module, note: dict | None = None) -> None
 
 def load_weights(path: Path, model: nn.Module) -> dict:
     """Fill a model from a file; gives the file's note.
+
+    Either may be compiled or in ``DataParallel``; see :func:`by_own_names`.
 
     Raises:
         CheckpointError: the file is not whole, or its names and shapes are not the model's.
@@ -68,7 +81,8 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     Raises:
         CheckpointError: names the first few differences.
     """
-    own = weights(model)
+    own = _named(model)
+    tensors = by_own_names(tensors, own)
     problems = [f"lacks {name}" for name in own if name not in tensors]
     problems += [f"has {name}, which the model lacks" for name in tensors if name not in own]
     problems += [
@@ -80,6 +94,27 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise CheckpointError(f"{path}: weights of another model: {'; '.join(problems[:3])}{more}")
     model.load_state_dict(tensors, strict=False)  # it misses the other names of shared ones
+
+
+def by_own_names(tensors: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+    """Rename tensors to the names in ``own`` that differ in what wrappers added to either: ``_orig_mod``, ``module``.
+
+    ``torch.compile`` puts ``_orig_mod.`` before the names of what it wraps, ``DataParallel`` and
+    ``DistributedDataParallel`` put ``module.``. Nothing is renamed if two names would become one.
+    """
+    known = {_without_parts(name, _WRAPPERS): name for name in own}
+    renamed = {known.get(_without_parts(name, _WRAPPERS), name): tensor for name, tensor in tensors.items()}
+    ambiguous = len(known) < len(own) or len(renamed) < len(tensors)
+    return tensors if ambiguous else renamed
+
+
+def unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors by the names that they have without wrappers; see :func:`by_own_names`."""
+    return by_own_names(tensors, {_without_parts(name, _WRAPPERS) for name in tensors})
+
+
+def _without_parts(name: str, parts: tuple[str, ...]) -> str:
+    return ".".join(part for part in name.split(".") if part not in parts)
 
 
 def optimizer_tensors(state: dict) -> tuple[dict[str, Tensor], dict]:

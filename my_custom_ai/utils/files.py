@@ -21,7 +21,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         mode = part.stat().st_mode  # as the umask has it; safetensors would leave a file that only its owner can read
         yield part
         part.chmod(mode)
-        with part.open("rb") as written:
+        with part.open("rb+") as written:  # Windows refuses to sync a file opened for reading
             os.fsync(written.fileno())  # or a power cut could leave a renamed file without its content
         part.replace(path)
     finally:

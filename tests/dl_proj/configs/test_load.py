@@ -6,10 +6,11 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_scripts import GONE, tiny, tiny_yaml
+from tiny_scripts import GONE, as_yaml, tiny, tiny_classifier, tiny_yaml
 
 from dl_proj.configs.attention import FullConfig, LocalConfig, LSHConfig, SharedQKConfig
-from dl_proj.configs.load import ConfigError, differences, load_config, merge, parse_flags
+from dl_proj.configs.classification import ClassifierTrainConfig
+from dl_proj.configs.load import ConfigError, differences, load_config, merge, parse_flags, read_yaml
 from dl_proj.configs.model import AxialPositionsConfig, LearnedPositionsConfig
 from dl_proj.configs.synth import SynthComparisonConfig, SynthTrainConfig
 from dl_proj.configs.training import ConstantConfig, NoamConfig, OneCycleConfig, WarmupCosineConfig
@@ -159,6 +160,82 @@ def test_numbers_that_yaml_1_1_takes_for_words(text, value):
     assert isinstance(lr, float)
 
 
+REFUSED = object()
+ODD_NUMBERS = {  # as written: the whole number, the number and the word that it is
+    "010": (10, 10.0, "010"),
+    "007": (7, 7.0, "007"),
+    "08": (8, 8.0, "08"),
+    "1:30": (REFUSED, REFUSED, "1:30"),
+    "1:30.5": (REFUSED, REFUSED, "1:30.5"),
+    "190:20:30": (REFUSED, REFUSED, "190:20:30"),
+    "0o10": (REFUSED, REFUSED, "0o10"),
+    "0x1F": (REFUSED, REFUSED, "0x1F"),
+    "0b11": (REFUSED, REFUSED, "0b11"),
+    "1_000": (1000, 1000.0, "1_000"),
+    "1_0.5": (REFUSED, 10.5, "1_0.5"),
+    "1e2": (REFUSED, 100.0, "1e2"),
+    "1.5e3": (REFUSED, 1500.0, "1.5e3"),
+    "+5": (5, 5.0, "+5"),
+    "12": (12, 12.0, "12"),
+}
+
+
+@pytest.mark.parametrize("written", ODD_NUMBERS)
+def test_numbers_are_read_as_they_are_written_in_a_file_as_in_a_flag(written):
+    """By YAML 1.1, 010 is 8 and 1:30 is 90."""
+
+    def value_of(path, overrides, read):
+        try:
+            return read(load_config(schema, path, overrides))
+        except ConfigError as error:
+            assert len(error.lines) == 1 and f": {key}: must be " in error.lines[0] and repr(written) in error.lines[0]
+            return REFUSED
+
+    whole, number, word = ODD_NUMBERS[written]
+    labels = {"data.dataset": "image_folder", "data.image_size": 8, "data.labels": ["a", "b"]}
+    for schema, config, key, old, new, expected, read in (
+        (SynthTrainConfig, tiny({"seed": 0}), "seed", "seed: 0", "seed: {}", whole, lambda c: c.seed),
+        (SynthTrainConfig, tiny(), "optimizer.lr", "lr: 0.01", "lr: {}", number, lambda c: c.optimizer.lr),
+        (
+            ClassifierTrainConfig,
+            tiny_classifier(labels),
+            "data.labels",
+            "- a",
+            "- {}",
+            word,
+            lambda c: c.data.labels[0],
+        ),
+    ):
+        text = as_yaml("c.yaml", config).read_text()
+        assert text.count(old) == 1
+        Path("d.yaml").write_text(text.replace(old, new.format(written)))
+        given = written if key != "data.labels" else f"{written},b"
+        _, overrides = parse_flags(schema, [f"--{key}", given], Path("p.yaml"))
+        for found in (value_of(Path("d.yaml"), None, read), value_of(Path("c.yaml"), overrides, read)):
+            assert found == expected and type(found) is type(expected)
+
+
+@pytest.mark.parametrize("given", ["010,0.9", "1_0.5,0.9"])
+def test_odd_numbers_in_a_flags_list_are_refused(given):
+    """The library that reads the flags takes such a list for JSON."""
+    flags = ["--seed", "010", "--optimizer.betas", given, "--model.dim=16"]
+    with pytest.raises(ConfigError) as refused:
+        parse_flags(SynthTrainConfig, flags, Path("p.yaml"))
+    assert refused.value.lines == (
+        f"flags: --optimizer.betas: must be a list of plain numbers, as in 1,0.5 (got '{given}')",
+    )
+    with pytest.raises(ConfigError, match=r"^flags: --optimizer\.betas: must be a list of plain numbers"):
+        parse_flags(SynthTrainConfig, [f"--optimizer.betas={given}"], Path("p.yaml"))
+
+
+def test_keys_are_read_as_they_are_written():
+    """A variant's name is a folder's."""
+    Path("s.yaml").write_text("base: a.yaml\noutput_dir: out\nvariants: {010: {seed: 010}, 1: {seed: 0x1F}}\n")
+    variants = read_yaml(Path("s.yaml"))["variants"]
+    assert list(variants) == ["010", 1]
+    assert variants["010"] == {"seed": "010"}
+
+
 def test_no_is_a_precision_not_a_truth_value():
     """YAML 1.1 reads ``precision: no`` as false."""
     tiny_yaml("c.yaml")
@@ -186,6 +263,7 @@ ROUND_TRIPS = {
         "model.positions": {"kind": "axial", "shape": [3, 4]},
         "schedule": {"kind": "one_cycle", "start_divisor": 10},
     },
+    "a name that YAML 1.1 reads as a number": {"experiment_name": "010"},
     "words that YAML reads as something else": {"experiment_name": "1e5", "train.precision": "no", "runs_dir": "null"},
     "nothing where a number may be": {"train.max_steps": None, "train.epochs": 3, "model.head_dim": None},
     "small and large numbers": {"optimizer.eps": 1e-300, "optimizer.lr": 1e17, "seed": 2**31 - 1, "data.corruption": 1},

@@ -124,6 +124,41 @@ def test_unequal_numbers_of_lines_are_refused():
     assert len(pairs_of(configured)) == 3
 
 
+def test_a_mark_before_the_lines_is_not_part_of_them():
+    marked = pairs_of(lines("\ufeffdog\n\ufeffcat\n", "\ufeffHund\nKatze\n"))
+    assert marked == [("dog", "Hund"), ("\ufeffcat", "Katze")], "further down it is a character like others"
+    assert pairs_of(lines("dog\n", "\ufeffHund\n")) == [("dog", "Hund")]
+    assert pairs_of(lines("\ufeff\ndog\n", "\nHund\n")) == [("", ""), ("dog", "Hund")]
+    (line,) = refusal(lines(b"\xef\xbb\xbfa\xff\n", "b\n"))
+    assert "is not UTF-8 at byte 4 (line 1)" in line, "the file's byte"
+
+
+def test_lines_that_were_converted_with_their_mark_are_converted_anew(monkeypatch):
+    """By versions that took it for a character."""
+    configured = lines("\ufeffdog\n", "Hund\n")
+    files = (Path("text/train.en"), Path("text/train.de"))
+    schema = pa.schema([("en", pa.string()), ("de", pa.string())])
+    old = Path(f"root/pairs/train-en-de-{pair_sources.file_key(files)}.arrow")
+    old.parent.mkdir(parents=True)
+    pair_sources.write_arrow(old, schema, [(["\ufeffdog"], ["Hund"])])
+    assert pairs_of(configured) == [("dog", "Hund")]
+
+
+ENCODED = ["utf-16", "utf-16-le", "utf-16-be", "utf-32"]
+
+
+@pytest.mark.parametrize("encoding", ENCODED)
+def test_other_encodings_are_named(encoding):
+    name = encoding[:6].upper()
+    coded = "a dog runs .\nthe cat\n".encode(encoding)
+    if encoding != "utf-32":
+        assert refusal(lines("a\nb\n", coded)) == [
+            f"data.corpus.train: text/train.de is {name}, must be UTF-8; convert it"
+        ]
+    (line,) = refusal(csv("de,en\na,b\n".encode(encoding)))
+    assert line == f"data.corpus.train: t.csv is {name}, must be UTF-8; convert it"
+
+
 def test_what_is_no_text_is_refused_with_its_place():
     (line,) = refusal(lines(b"g\xc3\xb6od\n\xc3\xa4 b\xe4d\n", "a\nb\n"))
     assert line == "data.corpus.train: text/train.en is not UTF-8 at byte 10 (line 2); convert the file"

@@ -316,6 +316,7 @@ def test_a_class_without_test_pictures(script, blank):
     coloured_pictures(Path("pictures"))
     for path in Path("pictures/test/red").iterdir():
         path.unlink()
+    Path("pictures/test/red").rmdir()
     changes = {"data": {"dataset": "image_folder", "root": "pictures", "image_size": 4, "val_share": 0.25}}
     figures = run_of(script, changes)
     assert figures["test/accuracy"] == figures["test/accuracy/green"]

@@ -120,14 +120,29 @@ def test_the_bias_of_the_logits_is_imported(tmp_path):
     """Version 5 of their library keeps it, but adds it no more."""
     model = theirs(tmp_path)
     with torch.no_grad():
+        before = model.lm_head(torch.zeros(1, 1, 32))
         model.lm_head.bias.copy_(torch.arange(11.0))
     model.save_pretrained(tmp_path)
     tokens = torch.randint(1, 11, (2, 9))
     with torch.no_grad():
         wanted = model(tokens).logits
         added = ours(tmp_path)(tokens) - wanted
-    applied = 0 if torch.equal(model.lm_head(torch.zeros(1, 1, 32))[0, 0], torch.zeros(11)) else 1
+    applied = 0 if torch.equal(model.lm_head(torch.zeros(1, 1, 32)), before) else 1
     torch.testing.assert_close(added, (1 - applied) * torch.arange(11.0).expand_as(added), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("newer", [None, "equal", "another"])
+def test_a_file_with_one_bias_of_the_logits_or_two(newer, tmp_path):
+    """The matrix has a bias of its own since version 5.24; older files may name one tensor twice."""
+    theirs(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors.pop("lm_head.decoder.bias", None)
+    tensors["lm_head.bias"] = torch.arange(11.0)
+    if newer:
+        tensors["lm_head.decoder.bias"] = torch.arange(11.0) + (5 if newer == "another" else 0)
+    save_file(tensors, tmp_path / "model.safetensors")
+    expected = torch.arange(11.0) * (2 if newer == "another" else 1) + (5 if newer == "another" else 0)
+    assert torch.equal(ours(tmp_path).to_logits.bias, expected)
 
 
 def test_gradients_are_the_same(tmp_path):
@@ -140,8 +155,10 @@ def test_gradients_are_the_same(tmp_path):
         torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
         assert each.training
     named = {name: p.grad for name, p in model.named_parameters() if name != "lm_head.bias"}
+    bias = mine.to_logits.bias.grad
+    named["lm_head.bias"] = torch.zeros_like(bias) if "lm_head.decoder.bias" in named else bias
     settings = read_settings(tmp_path / "config.json")
-    wanted = translated_weights(named | {"lm_head.bias": mine.to_logits.bias.grad}, settings, 24)
+    wanted = translated_weights(named, settings, 24)
     for name, parameter in mine.named_parameters():
         torch.testing.assert_close(parameter.grad, wanted[name], rtol=1e-3, atol=1e-6)
 
@@ -280,6 +297,73 @@ def test_files_that_are_not_there(script, text, monkeypatch):
     Path("saved/model.safetensors").write_bytes(b"anything else")
     outcome = script("import_reformer", "--source", "saved", *FLAGS)
     assert_refused(outcome, [("saved/model.safetensors: not a safetensors file",)])
+
+
+def test_weights_in_several_files(script, text):
+    """And of a compiled model in DataParallel: the same checkpoint."""
+    model = theirs("saved", **BYTES)
+    assert script("import_reformer", "--source", "saved", *FLAGS).code == 0
+    model.save_pretrained("shards", max_shard_size="8KB")
+    assert len(list(Path("shards").glob("model-0*.safetensors"))) > 2
+    assert not Path("shards/model.safetensors").exists()
+    model.save_pretrained("wrapped")
+    weights = {f"module._orig_mod.{name}": tensor for name, tensor in load_file("wrapped/model.safetensors").items()}
+    save_file(weights, "wrapped/model.safetensors")
+    for source in ("shards", "wrapped"):
+        assert script("import_reformer", "--source", source, *FLAGS[:-1], f"from_{source}").code == 0
+        same = Path(f"from_{source}/model.safetensors").read_bytes() == Path("made/model.safetensors").read_bytes()
+        assert same, source
+
+
+def indexed(file_of):
+    Path("shards/model.safetensors.index.json").write_text(json.dumps({"weight_map": file_of}))
+
+
+@pytest.mark.parametrize(
+    "file", ["../outside.safetensors", "/outside.safetensors", "sub/a.safetensors", "..", "a.bin", "", 3, None]
+)
+def test_an_index_that_names_files_elsewhere_is_refused(file, script, text):
+    theirs("shards", **BYTES)
+    Path("shards/model.safetensors").rename("outside.safetensors")
+    indexed({"lm_head.bias": file})
+    outcome = script("import_reformer", "--source", "shards", *FLAGS)
+    start = "shards/model.safetensors.index.json: weight_map: lm_head.bias: must be the name of a .safetensors file"
+    assert_refused(outcome, [(start,)])
+    assert not Path("made").exists()
+
+
+def test_an_index_that_is_wrong_is_refused(script, text):
+    theirs("shards", **BYTES)
+    Path("shards/model.safetensors").rename("shards/model-1.safetensors")
+    for index, expected in (
+        ({}, "shards/model.safetensors.index.json: weight_map: must say for each tensor which file holds it"),
+        ({"lm_head.bias": "model-2.safetensors"}, "source: shards has no model-2.safetensors"),
+        (
+            {"lm_head.bias": "model-1.safetensors", "lm_head.tail": "model-1.safetensors"},
+            "source: model-1.safetensors has no 'lm_head.tail', which model.safetensors.index.json says it has",
+        ),
+    ):
+        indexed(index)
+        assert_refused(script("import_reformer", "--source", "shards", *FLAGS), [(expected,)])
+
+
+def test_shards_on_the_hub(script, text, monkeypatch):
+    """As its client answers: a file, or that there is none."""
+    import huggingface_hub
+
+    theirs("saved", **BYTES).save_pretrained("shards", max_shard_size="8KB")
+
+    def download(name, file):
+        assert name == "someone/reformer"
+        if not Path("shards", file).is_file():
+            raise huggingface_hub.errors.EntryNotFoundError(file)
+        return Path("shards", file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert script("import_reformer", "--source", "someone/reformer", *FLAGS).code == 0
+    Path("shards/model.safetensors.index.json").unlink()
+    outcome = script("import_reformer", "--source", "someone/reformer", *FLAGS)
+    assert_refused(outcome, [("source: someone/reformer has no model.safetensors on the hub",)])
 
 
 @pytest.mark.parametrize(

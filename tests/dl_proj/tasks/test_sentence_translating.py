@@ -10,7 +10,7 @@ from tiny_scripts import PAIRS, assert_refused, call, trained_translators, write
 
 from dl_proj.configs.translation import TranslateConfig
 from dl_proj.models.beam_search import beam_search
-from dl_proj.tasks.sentence_translating import load_translator
+from dl_proj.tasks.sentence_translating import Translator, load_translator
 
 TRAININGS = {"joint": {}, "separate": {"data.tokenizer.joint": False, "data.tokenizer.vocab_size": 280}}
 LONG = "a dog has the fish and the man sees the tree ."
@@ -63,6 +63,23 @@ def test_lines_of_standard_input(end, runs, script, monkeypatch):
     given = [*SENTENCES, "a \x85 b \x0c c \x1c d \r e"]
     standard_input(monkeypatch, end.join(given).encode())
     assert translated(script, runs["joint"], "--batch_size", 2)[0] == naive(runs["joint"], given)
+
+
+def test_a_mark_before_the_sentences_is_not_translated(runs, script, monkeypatch):
+    taken, translate = [], Translator.translate
+    monkeypatch.setattr(Translator, "translate", lambda self, some: taken.extend(some) or translate(self, some))
+    standard_input(monkeypatch, "a dog\n\ufeffa man\n".encode("utf-8-sig"))
+    translated(script, runs["joint"])
+    assert taken == ["a dog", "\ufeffa man"], "further down it is a character like others"
+    translated(script, runs["joint"], "\ufeffa cat")
+    assert taken[2:] == ["a cat"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_sentences_in_another_encoding(encoding, runs, script, monkeypatch):
+    standard_input(monkeypatch, "a dog sees the man .\r\n".encode(encoding))
+    outcome = script("translate", "--checkpoint", runs["joint"], "--device", "cpu")
+    assert_refused(outcome, [("standard input is UTF-16, must be UTF-8; convert it",)])
 
 
 def test_standard_input_that_is_closed(runs, script, monkeypatch):

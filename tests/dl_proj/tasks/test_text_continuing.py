@@ -118,9 +118,22 @@ def test_a_prompt_from_standard_input(runs, script, monkeypatch):
     assert text_of(script, runs["bytes"], "--prompt", "-", "--length", 4) == f"café\n{expected}\n"
 
 
+def test_a_mark_before_a_prompt_is_not_part_of_it(runs, script, monkeypatch):
+    expected = f"café{generated(runs['bytes'], 'café', 4)}\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("café".encode("utf-8-sig"))))
+    assert text_of(script, runs["bytes"], "--prompt", "-", "--length", 4) == expected
+    assert text_of(script, runs["bytes"], "--prompt", "\ufeffcafé", "--length", 4) == expected
+
+
 @pytest.mark.parametrize(
     ("given", "line"),
-    [(b"", ("prompt: standard input is empty",)), (b"ab\xff", ("prompt: standard input is not UTF-8 at byte 2",))],
+    [
+        (b"", ("prompt: standard input is empty",)),
+        (b"\xef\xbb\xbf", ("prompt: standard input is empty",)),
+        (b"ab\xff", ("prompt: standard input is not UTF-8 at byte 2",)),
+        ("caf\u00e9".encode("utf-16"), ("prompt: standard input is UTF-16, must be UTF-8; convert it",)),
+        ("cafe".encode("utf-16-le"), ("prompt: standard input is UTF-16, must be UTF-8; convert it",)),
+    ],
 )
 def test_standard_input_that_is_no_prompt(given, line, runs, script, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))

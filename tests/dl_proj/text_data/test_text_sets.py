@@ -50,6 +50,7 @@ def test_the_end_of_a_file_is_held_out():
 
 @given(st.binary(min_size=1, max_size=200), st.floats(0.01, 0.49), st.floats(0.01, 0.49))
 def test_parts_are_the_file_and_never_overlap(tmp_path_factory, text, val, test):
+    text = b"\x80" + text  # or it may begin with a mark, or as UTF-16 does
     path = write(tmp_path_factory.mktemp("text") / "a.txt", text)
     corpus = files_corpus(path, val_share=val, test_share=test)
     assert b"".join(parts(corpus)) == text
@@ -87,6 +88,31 @@ def test_what_is_no_text():
     )
     assert refusal(files_corpus, Path("empty"), **SHARES) == ("data.path: the folder empty holds no *.txt files",)
     assert refusal(files_corpus, Path("nothing"), **SHARES) == ("data.path: nothing is empty",)
+
+
+def test_a_mark_is_no_part_of_a_text():
+    """Nor does it count in the shares."""
+    mark = b"\xef\xbb\xbf"
+    write("books/a.txt", mark + b"1" * 14 + b"2" * 4 + b"3" * 2)
+    write("books/b.txt", b"B" * 7 + b"C" * 2 + b"D")
+    write("books/c.txt", mark)
+    assert parts(files_corpus(Path("books"), **SHARES)) == [b"1" * 14 + b"B" * 7, b"2222CC", b"33D"]
+    assert refusal(files_corpus, Path("books/c.txt"), **SHARES) == ("data.path: books/c.txt is empty",)
+    assert parts(files_corpus(write("a", b"x" * 6 + mark + b"y"), **SHARES)) == [b"x" * 6 + mark, b"", b"y"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_other_encodings_are_named(encoding):
+    write("books/b.txt", "Der kleine Hund läuft.\n" * 20)
+    for text in ("The little dog runs.\n", "D"):
+        write("books/a.txt", (text * 20).encode(encoding))
+        (line,) = refusal(files_corpus, Path("books"), **SHARES)
+        assert line == f"data.path: books/a.txt is {encoding[:6].upper()}, must be UTF-8; convert it"
+
+
+def test_bytes_that_are_no_text_need_no_encoding():
+    for content in (b"\xff\xfe\x00\xd8" + bytes(96), b"\xff\xfeRIFF\0\xdc" * 9, bytes(100), b"ab\0cd\0", b"a\0b\1" * 9):
+        assert sum(map(len, parts(files_corpus(write("a.bin", content), **SHARES)))) == len(content)
 
 
 @pytest.mark.parametrize("piece", [1, 3, 10, 99])

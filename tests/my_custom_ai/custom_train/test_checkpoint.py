@@ -199,3 +199,66 @@ def test_weights_of_another_model_are_refused_and_the_model_stays_as_it_was(tmp_
     save_file(good, path)
     load_weights(path, model)
     assert_same_tensors(dict(model.state_dict()), good)
+
+
+# -- compiled models, and models in DataParallel --
+
+
+def inner_compiled(model):
+    model[0] = torch.compile(model[0])
+    return model
+
+
+WRAPPED = {
+    "not at all": lambda model: model,
+    "compiled": torch.compile,
+    "in DataParallel": nn.DataParallel,
+    "compiled in DataParallel": lambda model: nn.DataParallel(torch.compile(model)),
+    "DataParallel, compiled": lambda model: torch.compile(nn.DataParallel(model)),
+    "a layer compiled": inner_compiled,
+    "a layer in DataParallel": lambda model: nn.Sequential(nn.DataParallel(model[0]), model[1]),
+}
+
+
+def two_layers(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+
+
+@pytest.mark.parametrize("into", WRAPPED)
+@pytest.mark.parametrize("origin", WRAPPED)
+def test_wrappers_do_not_matter(tmp_path, origin, into):
+    """Whoever wrote the file: torch's own names as they are, and what is saved here."""
+    saved, path = two_layers(1), tmp_path / "m.safetensors"
+    expected = {name: value.clone() for name, value in saved.state_dict().items()}
+    wrapped = WRAPPED[origin](saved)
+    for save in (lambda: save_file(wrapped.state_dict(), path), lambda: save_weights(path, wrapped)):
+        save()
+        filled = two_layers(2)
+        load_weights(path, WRAPPED[into](filled))
+        found = [value for _, value in sorted(filled.state_dict().items())]
+        assert all(map(torch.equal, found, [value for _, value in sorted(expected.items())]))
+
+
+def test_a_compiled_model_is_saved_by_its_own_names(tmp_path):
+    for name in ("compiled", "a layer compiled"):
+        save_weights(tmp_path / "m", WRAPPED[name](two_layers(1)))
+        assert set(load_tensors(tmp_path / "m")[0]) == set(two_layers(1).state_dict())
+
+
+def test_a_part_that_is_called_module_is_not_mistaken_for_a_wrapper(tmp_path):
+    def model(seed):
+        torch.manual_seed(seed)
+        inner = nn.ModuleDict({"a": nn.Linear(2, 2), "module": nn.ModuleDict({"a": nn.Linear(2, 2)})})
+        return nn.ModuleDict({"module": inner})
+
+    one, other = model(1), model(2)
+    save_weights(tmp_path / "m", one)
+    load_weights(tmp_path / "m", other)
+    assert_same_tensors(dict(other.state_dict()), dict(one.state_dict()))
+
+
+def test_names_that_would_become_one_are_refused(tmp_path):
+    path, model = tmp_path / "m.safetensors", nn.Linear(2, 2)
+    save_file({**model.state_dict(), "module.weight": torch.ones(2, 2)}, path)
+    assert "has module.weight, which the model lacks" in error_of(load_weights, path, model)

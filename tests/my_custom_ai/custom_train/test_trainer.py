@@ -451,3 +451,14 @@ def test_what_a_task_derives_comes_from_the_means_over_everything():
     for row in rows:
         split = "train" if row["train/loss"] else "val"
         assert float(row[f"{split}/root"]) == pytest.approx(math.sqrt(float(row[f"{split}/loss"])), rel=1e-6)
+
+
+def test_a_compiled_models_files_are_the_bare_models(tmp_path):
+    """A training that began compiled goes on without, to the same weights."""
+    compiled = tiny_trainer(tmp_path / "one", model=torch.compile(tiny_model(), backend="eager"), total_steps=6)
+    compiled.fit()
+    tiny_trainer(tmp_path / "other", total_steps=6).fit()
+    for path in ("best/model.safetensors", "last/state.safetensors"):
+        tensors = [load_tensors(tmp_path / name / "checkpoints" / path)[0] for name in ("one", "other")]
+        assert_same_tensors(*tensors)
+    tiny_trainer(tmp_path / "one", total_steps=8).fit()

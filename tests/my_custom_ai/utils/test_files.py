@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -70,6 +71,7 @@ def test_the_content_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypat
     synced, fsync, replace = [], os.fsync, Path.replace
 
     def spying_fsync(descriptor):
+        assert fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR, "Windows syncs no other"
         synced.append(os.fstat(descriptor).st_ino)
         fsync(descriptor)
 

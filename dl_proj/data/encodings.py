@@ -1,0 +1,56 @@
+"""Texts are UTF-8: a byte-order mark before them is no part of them, and other encodings are told from it."""
+
+import codecs
+from pathlib import Path
+
+MARK = "\ufeff"  # which editors, spreadsheets and shells of Windows put before a text
+_HEAD = 256  # bytes that show an encoding
+_MARKS = {  # UTF-32's begins with UTF-16's, so it comes first
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+_ASCII = frozenset(b"\t\r\n" + bytes(range(0x20, 0x7F)))
+
+
+class OtherEncoding(ValueError):
+    """A text that is not UTF-8 but another encoding, which the message names."""
+
+
+def check_utf8(head: bytes) -> None:
+    """Refuse what begins like UTF-16 or UTF-32: with its mark, or with Latin letters between zeros.
+
+    Bytes that are no text at all pass: a language model may be one of any bytes.
+
+    Raises:
+        OtherEncoding: it does.
+    """
+    head = head[:_HEAD]
+    encoding = next((name for mark, name in _MARKS.items() if head.startswith(mark) and _decodes(head, name)), None)
+    if encoding is None and len(head) >= 4:
+        halves = (head[::2], head[1::2])
+        if any(_ASCII.issuperset(one) and not any(other) for one, other in (halves, halves[::-1])):
+            encoding = "UTF-16"
+    if encoding:
+        raise OtherEncoding(f"is {encoding}, must be UTF-8; convert it")
+
+
+def text_start(path: Path) -> int:
+    """The place of a file's first byte of text: after the mark, if there is one.
+
+    Raises:
+        OtherEncoding: see :func:`check_utf8`.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    check_utf8(head)
+    return len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
+
+
+def _decodes(head: bytes, encoding: str) -> bool:
+    try:
+        codecs.getincrementaldecoder(encoding)().decode(head)  # which may end inside of a character
+    except UnicodeDecodeError:
+        return False
+    return True
