@@ -7,6 +7,7 @@ with its exit code. The process also ends, with 1, when its standard input is cl
 end of a pipe, so that no training outlives them, whatever ends them.
 """
 
+import argparse
 import importlib
 import json
 import os
@@ -16,10 +17,13 @@ import threading
 
 def main() -> None:
     """Call them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scripts", type=json.loads, metavar="JSON", help="a list with a list per script")
+    scripts = parser.parse_args().scripts
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     from dl_proj.cli import run_script  # imports torch, which takes seconds
 
-    for name, *flags in json.loads(sys.argv[1]):
+    for name, *flags in scripts:
         sys.argv = [f"{name}.py", *flags]
         run_script(importlib.import_module(name).main)
 

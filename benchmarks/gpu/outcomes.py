@@ -65,7 +65,7 @@ def _message(report: pytest.TestReport) -> str:
 
 
 def read(path: Path) -> tuple[dict[str, dict[str, str]], str | None]:
-    """What ended, by test (its last failure if any part of it failed), and the test that started and has not ended."""
+    """What ended, by test (its first failure if any part of it failed), and the test that started and has not ended."""
     ended: dict[str, dict[str, str]] = {}
     running = None
     for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:

@@ -29,7 +29,8 @@ from benchmarks.gpu.stage import Deadline, arguments
 
 ROOT = Path(__file__).parents[2]
 SMALL = "tests/my_custom_ai/utils/test_files.py"
-WORKERS, SHARES = 4, 8
+WORKERS = max(1, min(8, (os.cpu_count() or 1) // 2))  # processes at once on CUDA
+SHARES = 8
 NONE_SELECTED = 5  # pytest's exit code
 LEAST = 15.0  # seconds that pytest, torch and the CUDA context take to start
 

@@ -111,7 +111,7 @@ from benchmarks.gpu.results import Results
 from benchmarks.gpu.stage import Case, Deadline, arguments, go_through
 
 def sleep():
-    child = subprocess.Popen(["sleep", "1000"])
+    child = subprocess.Popen(["sh", "-c", "trap '' TERM; exec sleep 1000"])
     given.output.with_suffix(".pids").write_text(f"{os.getpid()} {child.pid}")
     time.sleep(1000)
 
@@ -249,6 +249,7 @@ def test_crash(): os.kill(os.getpid(), signal.SIGSEGV)
 def test_context(): raise RuntimeError("CUDA error: unspecified launch failure")
 def test_after(): pass
 def test_teardown(request): request.addfinalizer(lambda: 1 / 0)
+def test_twice(request): request.addfinalizer(lambda: 1 / 0); assert 1 == 2, "the cause"
 """
 
 
@@ -256,14 +257,15 @@ def test_tests_go_on_after_one_that_kills_its_process_or_the_cuda_context(tmp_pa
     (tmp_path / "test_made_up.py").write_text(TESTS)
     file = str(tmp_path / "test_made_up.py")
     found = tests.run_part(file, "0/1", CPU, Deadline(100))
-    assert (found["passed"], found["failed"], found["skipped"]) == (4, 4, 1)
+    assert (found["passed"], found["failed"], found["skipped"]) == (4, 5, 1)
     messages = {test.rpartition("::")[2]: message for test, message in found["failures"].items()}
-    assert messages.keys() == {"test_bad", "test_crash", "test_context", "test_teardown"}
+    assert messages.keys() == {"test_bad", "test_crash", "test_context", "test_teardown", "test_twice"}
     assert messages["test_bad"].startswith("call: AssertionError: a message")
     assert messages["test_crash"] == "the process ended with SIGSEGV in this test"
     assert messages["test_teardown"].startswith("teardown: ZeroDivisionError")
+    assert messages["test_twice"].startswith("call: AssertionError: the cause")
     assert found["skips"] == {"Skipped: no such thing": 1}
-    assert found["error"] == "4 of 9 tests failed"
+    assert found["error"] == "5 of 10 tests failed"
 
 
 def test_shares_of_a_file_are_all_of_it_and_time_is_kept(tmp_path):
