@@ -1,8 +1,8 @@
 """Train an image classifier: python cls_train.py --config dl_proj/configs/cls_train.yaml."""
 
 from dl_proj.cli import run_script, training_config
-from dl_proj.configs.classification import ClassifierTrainConfig
-from dl_proj.tasks.classifier_training import train_classifier
+from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
+from dl_proj.experiments.images.classification.train import train_classifier
 
 
 def main(argv: list[str]) -> None:

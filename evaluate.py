@@ -1,8 +1,8 @@
 """Measure trained models on their test data: python evaluate.py --checkpoint mnist-cls-full."""
 
 from dl_proj.cli import config_from, run_script
-from dl_proj.configs.evaluation import EvaluateConfig
-from dl_proj.evaluation import evaluate_checkpoints
+from dl_proj.experiments.evaluate import evaluate_checkpoints
+from dl_proj.experiments.evaluate_settings import EvaluateConfig
 
 
 def main(argv: list[str]) -> None:

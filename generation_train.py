@@ -1,8 +1,8 @@
 """Train a generator of small images: python generation_train.py --config dl_proj/configs/gen_train.yaml."""
 
 from dl_proj.cli import run_script, training_config
-from dl_proj.configs.generation import GeneratorTrainConfig
-from dl_proj.tasks.generator_training import train_generator
+from dl_proj.experiments.images.generation.settings import GeneratorTrainConfig
+from dl_proj.experiments.images.generation.train import train_generator
 
 
 def main(argv: list[str]) -> None:

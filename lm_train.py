@@ -1,8 +1,8 @@
 """Train a language model: python lm_train.py --config dl_proj/configs/lm_books.yaml."""
 
 from dl_proj.cli import run_script, training_config
-from dl_proj.configs.language import LanguageTrainConfig
-from dl_proj.tasks.language_training import train_language_model
+from dl_proj.experiments.language.settings import LanguageTrainConfig
+from dl_proj.experiments.language.train import train_language_model
 
 
 def main(argv: list[str]) -> None:

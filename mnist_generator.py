@@ -1,8 +1,8 @@
 """Draw images with a trained generator: python mnist_generator.py --checkpoint mnist-gen-full-144."""
 
 from dl_proj.cli import config_from, run_script
-from dl_proj.configs.generation import DrawConfig
-from dl_proj.tasks.digit_drawing import draw_digits
+from dl_proj.experiments.images.generation.generate import draw_digits
+from dl_proj.experiments.images.generation.settings import DrawConfig
 
 
 def main(argv: list[str]) -> None:

@@ -1,8 +1,8 @@
 """Measure the mechanisms: python performance_studies.py."""
 
 from dl_proj.cli import config_from, run_script
-from dl_proj.configs.performance import PerformanceConfig
-from dl_proj.tasks.performance_studying import make_studies
+from dl_proj.studies.run import make_studies
+from dl_proj.studies.settings import PerformanceConfig
 
 
 def main(argv: list[str]) -> None:

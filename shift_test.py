@@ -1,8 +1,8 @@
 """How classifiers stand images that move sideways: python shift_test.py."""
 
 from dl_proj.cli import config_from, run_script
-from dl_proj.configs.shift import ShiftConfig
-from dl_proj.tasks.shift_testing import measure_shifts
+from dl_proj.experiments.images.classification.shift import measure_shifts
+from dl_proj.experiments.images.classification.shift_settings import ShiftConfig
 
 
 def main(argv: list[str]) -> None:

@@ -1,8 +1,8 @@
 """Compare copy models across hash rounds: python synth_models_comparison.py."""
 
 from dl_proj.cli import config_from, run_script
-from dl_proj.configs.synth import SynthComparisonConfig
-from dl_proj.tasks.copy_comparison import compare
+from dl_proj.experiments.copy.compare import compare
+from dl_proj.experiments.copy.settings import SynthComparisonConfig
 
 
 def main(argv: list[str]) -> None:

@@ -1,8 +1,8 @@
 """Train a model on the copy task: python synth_train.py --config dl_proj/configs/synth_train.yaml."""
 
 from dl_proj.cli import run_script, training_config
-from dl_proj.configs.synth import SynthTrainConfig
-from dl_proj.tasks.copy_training import train_to_copy
+from dl_proj.experiments.copy.settings import SynthTrainConfig
+from dl_proj.experiments.copy.train import train_to_copy
 
 
 def main(argv: list[str]) -> None:

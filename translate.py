@@ -1,8 +1,8 @@
 """Translate sentences, of the command line or of standard input: python translate.py "Two dogs play in the snow."."""
 
 from dl_proj.cli import config_and_words, run_script
-from dl_proj.configs.translation import TranslateConfig
-from dl_proj.tasks.sentence_translating import translate_sentences
+from dl_proj.experiments.translation.settings import TranslateConfig
+from dl_proj.experiments.translation.translate import translate_sentences
 
 
 def main(argv: list[str]) -> None:

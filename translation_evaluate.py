@@ -1,8 +1,8 @@
 """Score a translation model on its test set: python translation_evaluate.py --checkpoint translation-multi30k."""
 
 from dl_proj.cli import config_from, run_script
-from dl_proj.configs.translation import TranslationEvaluateConfig
-from dl_proj.tasks.translation_scoring import score_translations
+from dl_proj.experiments.translation.evaluate import score_translations
+from dl_proj.experiments.translation.settings import TranslationEvaluateConfig
 
 
 def main(argv: list[str]) -> None:

@@ -1,8 +1,8 @@
 """Train a translation model: python translation_train.py --config dl_proj/configs/translation_multi30k.yaml."""
 
 from dl_proj.cli import run_script, training_config
-from dl_proj.configs.translation import TranslationTrainConfig
-from dl_proj.tasks.translation_training import train_translator
+from dl_proj.experiments.translation.settings import TranslationTrainConfig
+from dl_proj.experiments.translation.train import train_translator
 
 
 def main(argv: list[str]) -> None:

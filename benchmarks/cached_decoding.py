@@ -19,16 +19,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the packages lie beside th
 
 from benchmarks.command_line import parser, result_file
 from dl_proj.checkpoint_folder import find_checkpoint, read_config
-from dl_proj.configs.generation import GeneratorTrainConfig
+from dl_proj.experiments.images.generation.generate import known_classes
+from dl_proj.experiments.images.generation.settings import GeneratorTrainConfig
+from dl_proj.experiments.images.generation.train import build_generator
 from dl_proj.models.generation import AutoregressiveModel
 from dl_proj.models.sampling import sampler
 from dl_proj.tables import markdown
-from dl_proj.tasks.digit_drawing import known_classes
-from dl_proj.tasks.generator_training import build_generator
 from my_custom_ai.custom_train import CheckpointError, load_weights
 from my_custom_ai.utils.files import write_text
 from my_transformers import LSHAttention
-from my_transformers.local_sensitive_hashing import choose_n_buckets
+from my_transformers.lsh.hashing import choose_n_buckets
 
 N_IMAGES = 100
 CHECKPOINTS = ["mnist-gen-full-144", "mnist-gen-lsh-r1-144", "mnist-gen-lsh-r2-144", "mnist-gen-lsh-r4-144"]

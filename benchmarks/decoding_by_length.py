@@ -20,7 +20,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the packages lie beside this folder
 
 from benchmarks.command_line import parser, result_file
-from dl_proj.configs.attention import (
+from dl_proj.models.attention_settings import (
     AttentionConfig,
     CausalLinformerConfig,
     FullConfig,
@@ -28,8 +28,8 @@ from dl_proj.configs.attention import (
     LSHConfig,
     PerformerConfig,
 )
-from dl_proj.configs.model import LanguageModelConfig
 from dl_proj.models.build import build_language_model
+from dl_proj.models.settings import LanguageModelConfig
 from dl_proj.tables import markdown
 from my_custom_ai.utils.files import write_text
 from my_custom_ai.utils.measure import machine, seconds_of

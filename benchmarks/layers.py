@@ -24,7 +24,7 @@ from my_transformers import (
     PerformerAttention,
     SharedQKAttention,
 )
-from my_transformers.random_features import draw_projection, log_features
+from my_transformers.performer.features import draw_projection, log_features
 
 BUCKET, N_FEATURES = 64, 256
 Layer = Callable[[Tensor], Tensor]

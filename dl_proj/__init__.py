@@ -1,1 +1,1 @@
-"""The experiments: configurations, data, models, tasks."""
+"""Experiments with efficient attention: settings, data, models, training, evaluation, studies."""

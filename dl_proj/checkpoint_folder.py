@@ -5,7 +5,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from dl_proj.configs.load import ConfigError, load_config, read_yaml, shown
+from dl_proj.settings.errors import ConfigError
+from dl_proj.settings.load import load_config, read_yaml, shown
 from my_custom_ai.custom_train import CheckpointError
 
 Config = TypeVar("Config", bound=BaseModel)

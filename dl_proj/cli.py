@@ -8,14 +8,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from dl_proj.configs.load import (
-    ConfigError,
-    complain,
-    differences,
-    load_config,
-    parse_flags,
-    shown,
-)
+from dl_proj.settings.errors import ConfigError
+from dl_proj.settings.load import complain, differences, load_config, parse_flags, shown
 from my_custom_ai.custom_train import CheckpointError, NonFiniteLoss, RunDirectory, SetupError
 
 Config = TypeVar("Config", bound=BaseModel)

@@ -25,27 +25,20 @@ Activations are (batch, length, dim), heads (batch, heads, length, head_dim).
 """
 
 from my_transformers.cache import Cache
+from my_transformers.full import FullAttention, SharedQKAttention
 from my_transformers.layers import DecoderLayer, DecoderStack, EncoderLayer, EncoderStack
-from my_transformers.length_projection import (
+from my_transformers.linformer.attention import BlockCausalLinformerAttention, LinformerAttention
+from my_transformers.linformer.projection import (
     ConvolutionProjection,
     LearnedProjection,
     LengthProjection,
     MaxProjection,
     MeanProjection,
 )
-from my_transformers.modules import (
-    BlockCausalLinformerAttention,
-    ClippedRelativeAttention,
-    FullAttention,
-    LinformerAttention,
-    LocalAttention,
-    LSHAttention,
-    PerformerAttention,
-    RelativeAttention,
-    SharedQKAttention,
-    TransformersLSHAttention,
-)
-from my_transformers.modules.relative import extended_dim
+from my_transformers.local import LocalAttention
+from my_transformers.lsh.attention import LSHAttention
+from my_transformers.lsh.transformers import TransformersLSHAttention
+from my_transformers.performer.attention import PerformerAttention
 from my_transformers.positional_encoding import (
     AxialPositionalEncoding,
     LearnedPositionalEncoding,
@@ -53,10 +46,27 @@ from my_transformers.positional_encoding import (
     NoPositionalEncoding,
     SinusoidalPositionalEncoding,
 )
+from my_transformers.relative.attention import RelativeAttention, extended_dim
+from my_transformers.relative.clipped import ClippedRelativeAttention
 from my_transformers.rev_layers import ReversibleDecoderStack, ReversibleStack
 from my_transformers.sublayers import FeedForward, MultiHeadAttention
 
+MECHANISMS = (
+    FullAttention,
+    SharedQKAttention,
+    LocalAttention,
+    LSHAttention,
+    TransformersLSHAttention,
+    PerformerAttention,
+    RelativeAttention,
+    ClippedRelativeAttention,
+    LinformerAttention,
+    BlockCausalLinformerAttention,
+)
+"""Every attention mechanism; a new one joins by its line here."""
+
 __all__ = [
+    "MECHANISMS",
     "AxialPositionalEncoding",
     "BlockCausalLinformerAttention",
     "Cache",

@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from my_transformers.grid import check_grid, places
+from my_transformers.relative.grid import check_grid, places
 
 
 class PositionalEncoding(nn.Module, abc.ABC):

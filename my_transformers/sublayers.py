@@ -30,8 +30,8 @@ class MultiHeadAttention(nn.Module):
 
     A mechanism that makes something else of keys and values has a method for that, and ``attend(q, keys, values,
     mask=)`` for what comes out: ``shorten(x, linear, mask)`` if it makes fewer of the tokens (see
-    :meth:`~my_transformers.modules.linformer.LinformerAttention.shorten`), ``summarize(k, v, mask)`` if that is worth
-    it for a context that is used again (see :meth:`~my_transformers.modules.performer.PerformerAttention.summarize`).
+    :meth:`~my_transformers.linformer.attention.LinformerAttention.shorten`), ``summarize(k, v, mask)`` if that is worth
+    it for a context that is used again (see :meth:`~my_transformers.performer.attention.PerformerAttention.summarize`).
 
     Args:
         mechanism: called with heads (b, h, n, head_dim) and ``mask``: q, k, v or, sharing, qk, v.

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 
 from dl_proj.cli import CONFIGS
-from dl_proj.configs.classification import ClassifierTrainConfig
-from dl_proj.configs.evaluation import EvaluateConfig
-from dl_proj.configs.generation import DrawConfig, GeneratorTrainConfig
-from dl_proj.configs.importing import ImportReformerConfig
-from dl_proj.configs.language import ContinueTextConfig, LanguageTrainConfig
-from dl_proj.configs.load import load_config, parse_flags
-from dl_proj.configs.performance import PerformanceConfig
-from dl_proj.configs.shift import ShiftConfig
-from dl_proj.configs.sweep import SweepConfig
-from dl_proj.configs.synth import SynthComparisonConfig, SynthTrainConfig
-from dl_proj.configs.translation import TranslateConfig, TranslationEvaluateConfig, TranslationTrainConfig
+from dl_proj.experiments.copy.settings import SynthComparisonConfig, SynthTrainConfig
+from dl_proj.experiments.evaluate_settings import EvaluateConfig
+from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
+from dl_proj.experiments.images.classification.shift_settings import ShiftConfig
+from dl_proj.experiments.images.generation.settings import DrawConfig, GeneratorTrainConfig
+from dl_proj.experiments.language.import_settings import ImportReformerConfig
+from dl_proj.experiments.language.settings import ContinueTextConfig, LanguageTrainConfig
+from dl_proj.experiments.sweep_settings import SweepConfig
+from dl_proj.experiments.translation.settings import TranslateConfig, TranslationEvaluateConfig, TranslationTrainConfig
+from dl_proj.settings.load import load_config, parse_flags
+from dl_proj.studies.settings import PerformanceConfig
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dl_proj.cli import CONFIGS
-from dl_proj.data.image_sets import IMAGE_SETS
+from dl_proj.experiments.images.sources import IMAGE_SETS
 from my_custom_ai.utils.files import write_text
 
 GPU_CONFIGS = CONFIGS / "gpu"

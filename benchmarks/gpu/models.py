@@ -43,11 +43,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.gpu import stage
 from benchmarks.gpu.by_length import free, key_of, parsed, rows_by_length
 from benchmarks.gpu.results import Results
-from dl_proj.configs.attention import AttentionConfig, FullConfig, LSHConfig, PerformerConfig
-from dl_proj.configs.model import LanguageModelConfig
+from dl_proj.models.attention_settings import AttentionConfig, FullConfig, LSHConfig, PerformerConfig
 from dl_proj.models.build import build_language_model
+from dl_proj.models.settings import LanguageModelConfig
 from my_custom_ai.utils.measure import allocated_peak, seconds_within
-from my_transformers.local_sensitive_hashing import choose_n_buckets
+from my_transformers.lsh.hashing import choose_n_buckets
 
 PLAIN, REVERSIBLE = "plain", "reversible"
 VOCABULARY = 256

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from dl_proj.tasks.copy_comparison import PAPER as REFORMER_TABLE_2
+from dl_proj.experiments.copy.compare import PAPER as REFORMER_TABLE_2
 
 Values = dict[str, Any]
 Rows = list[dict[str, Any]]

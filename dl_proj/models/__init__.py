@@ -1,1 +1,1 @@
-"""Models, composed from my_transformers, and the builders that turn configurations into them."""
+"""Models composed from my_transformers, their settings, and builders from one to the other."""

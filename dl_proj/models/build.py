@@ -6,7 +6,7 @@ from typing import assert_never
 import torch
 from torch import Tensor, nn
 
-from dl_proj.configs.attention import (
+from dl_proj.models.attention_settings import (
     AttentionConfig,
     CausalLinformerConfig,
     ClippedRelativeConfig,
@@ -19,10 +19,10 @@ from dl_proj.configs.attention import (
     SharedQKConfig,
     TransformersLSHConfig,
 )
-from dl_proj.configs.images import ClassifierDataConfig
-from dl_proj.configs.model import (
+from dl_proj.models.generation import AutoregressiveModel
+from dl_proj.models.language import LanguageModel
+from dl_proj.models.settings import (
     AxialPositionsConfig,
-    ClassifierConfig,
     EncoderDecoderConfig,
     LanguageModelConfig,
     LearnedPositionsConfig,
@@ -32,9 +32,6 @@ from dl_proj.configs.model import (
     SinusoidalPositionsConfig,
     StackConfig,
 )
-from dl_proj.models.classification import ClassificationModel, PatchEmbedding
-from dl_proj.models.generation import AutoregressiveModel
-from dl_proj.models.language import LanguageModel
 from dl_proj.models.translation import EncoderDecoderModel
 from my_transformers import (
     AxialPositionalEncoding,
@@ -67,7 +64,7 @@ from my_transformers import (
     TransformersLSHAttention,
     extended_dim,
 )
-from my_transformers.local_sensitive_hashing import draw_rotations
+from my_transformers.lsh.hashing import draw_rotations
 from my_transformers.positional_encoding import PositionalEncoding
 
 
@@ -264,31 +261,6 @@ def _feed_forward(config: StackConfig) -> FeedForward:
         activation=config.activation,
         dropout=config.dropout,
         chunk_size=config.ffn_chunk_size,
-    )
-
-
-def build_classifier(
-    config: ClassifierConfig, data: ClassifierDataConfig, *, n_classes: int, seed: int = 0
-) -> ClassificationModel:
-    """A model that classifies images as sequences of patches."""
-    columns = None if data.split_channels else data.columns
-    places = Places(config.length(data), columns, off_grid=config.length(data) - data.length)
-    return ClassificationModel(
-        PatchEmbedding(
-            dim=config.dim,
-            values=data.values,
-            vocab_size=data.vocab_size,
-            kind=config.embedding,
-            patch_size=data.patch_size,
-            patch_stride=data.patch_stride,
-            split_channels=data.split_channels,
-        ),
-        build_stack(config, causal=False, places=places, seed=seed),
-        build_positions(config.positions, dim=config.dim, places=places),
-        dim=config.dim,
-        n_classes=n_classes,
-        pooling=config.pooling,
-        dropout=config.dropout,
     )
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dl_proj.data.patches import to_patches
+from dl_proj.models.patches import to_patches
 from my_transformers import EncoderStack, ReversibleStack
 from my_transformers.positional_encoding import PositionalEncoding
 
@@ -21,7 +21,7 @@ class PatchEmbedding(nn.Module):
             vector for each level, for patches of one value.
         patch_size: side of a patch.
         patch_stride: pixels from one patch to the next; None: patch_size.
-        split_channels: a patch for each channel; see :func:`~dl_proj.data.patches.to_patches`.
+        split_channels: a patch for each channel; see :func:`~dl_proj.models.patches.to_patches`.
 
     Raises:
         ValueError: lookup with patches of more than one value.

@@ -17,9 +17,9 @@ from tqdm import tqdm
 from my_custom_ai.custom_train import checkpoint
 from my_custom_ai.custom_train.data import TrainingBatches, evaluation_batches
 from my_custom_ai.custom_train.monitor import Monitor
+from my_custom_ai.custom_train.objective import Objective, all_figures
 from my_custom_ai.custom_train.run_directory import RunDirectory
 from my_custom_ai.custom_train.schedules import Schedule
-from my_custom_ai.custom_train.task import Task, all_figures
 from my_custom_ai.utils.meters import Meter, Ratio
 from my_custom_ai.utils.seeding import generator_states, seed_everything, set_generator_states
 from my_custom_ai.utils.trackers import Curves, MetricsFile
@@ -62,12 +62,12 @@ class Pace:
 
 
 class Trainer:
-    """Trains any module on any task, and can be killed at any instant.
+    """Trains any module on any objective, and can be killed at any instant.
 
     Args:
         accelerator: from :func:`my_custom_ai.custom_train.devices.start`.
         model: on any device.
-        task: its loss and metrics.
+        objective: its loss and metrics.
         optimizer: over the model's parameters; their rates are the peak of the schedule.
         schedule: factor of the rates at each step.
         train_data: examples with a length; see :class:`~my_custom_ai.custom_train.data.TrainingBatches`.
@@ -82,7 +82,7 @@ class Trainer:
         self,
         accelerator: Accelerator,
         model: nn.Module,
-        task: Task,
+        objective: Objective,
         optimizer: torch.optim.Optimizer,
         *,
         schedule: Schedule,
@@ -95,7 +95,7 @@ class Trainer:
     ) -> None:
         self.accelerator = accelerator
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.task = task
+        self.objective = objective
         self.schedule = schedule
         self.val_data = val_data
         self.run = run
@@ -150,7 +150,7 @@ class Trainer:
             world_size=self.accelerator.num_processes,
             num_workers=self.pace.num_workers,
         )
-        return evaluate(model, self.task, batches, self.accelerator)
+        return evaluate(model, self.objective, batches, self.accelerator)
 
     def load_best(self) -> None:
         """Give the model the best weights of the run.
@@ -196,7 +196,7 @@ class Trainer:
         for part in range(self.pace.accumulate):
             last = part == self.pace.accumulate - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
-                ratios = self.task.measure(self.model, send_to_device(next(stream), self.accelerator.device))
+                ratios = self.objective.measure(self.model, send_to_device(next(stream), self.accelerator.device))
                 meter.add(ratios)
                 sums = self._sums_over_processes(meter) if last else meter.sums()
                 loss = Ratio(*sums["loss"])
@@ -241,7 +241,7 @@ class Trainer:
         bar.set_postfix_str(", ".join(filter(None, (bar.postfix_text, shown))))
 
     def _log_training(self, since: float, bar: tqdm) -> float:
-        means = all_figures(self.task, self._meter.means())
+        means = all_figures(self.objective, self._meter.means())
         self._meter.reset()
         now = time.perf_counter()
         rate = self.optimizer.param_groups[0]["lr"]
@@ -324,21 +324,21 @@ class Trainer:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, task: Task, batches: Any, accelerator: Accelerator) -> dict[str, float]:
-    """Each of the task's metrics over all batches; sums and counts are added before dividing, and over processes.
+def evaluate(model: nn.Module, objective: Objective, batches: Any, accelerator: Accelerator) -> dict[str, float]:
+    """Each of the objective's metrics over all batches; sums and counts are added before dividing, and over processes.
 
-    With what the task derives from them.
+    With what the objective derives from them.
     """
     was_training = model.training
     model.eval()
     meter = Meter()
     for batch in batches:
-        meter.add(task.measure(model, send_to_device(batch, accelerator.device)))
+        meter.add(objective.measure(model, send_to_device(batch, accelerator.device)))
     model.train(was_training)
     if accelerator.num_processes == 1:
-        return all_figures(task, meter.means())
+        return all_figures(objective, meter.means())
     everyones: list[dict[str, list[float]]] = gather_object([{k: v.tolist() for k, v in meter.sums().items()}])
     names = dict.fromkeys(name for sums in everyones for name in sums)
     totals = {n: [sum(sums[n][i] for sums in everyones if n in sums) for i in (0, 1)] for n in names}
     means = {name: total / count if count else math.nan for name, (total, count) in totals.items()}
-    return all_figures(task, means)
+    return all_figures(objective, means)

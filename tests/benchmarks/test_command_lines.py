@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks import cached_decoding, command_line, decoding_by_length, libraries
-from dl_proj.configs.attention import FullConfig
+from dl_proj.models.attention_settings import FullConfig
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = sorted(

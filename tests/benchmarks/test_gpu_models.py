@@ -9,9 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu import models
 from benchmarks.gpu.by_length import key_of
-from dl_proj.configs.attention import FullConfig, LinformerConfig, LSHConfig, PerformerConfig
-from dl_proj.configs.model import LanguageModelConfig
+from dl_proj.models.attention_settings import FullConfig, LinformerConfig, LSHConfig, PerformerConfig
 from dl_proj.models.build import build_language_model
+from dl_proj.models.settings import LanguageModelConfig
 from my_transformers import PerformerAttention
 
 BATCH, LENGTH = 3, 24

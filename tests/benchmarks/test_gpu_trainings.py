@@ -19,8 +19,8 @@ from benchmarks.gpu.stage import Deadline
 from benchmarks.gpu.training_tables import HORN, mean_and_deviation, tables
 from benchmarks.gpu.trainings import Case, Place, all_cases, run_case, train_missing
 from dl_proj.cli import config_from, run_script
-from dl_proj.configs.sweep import SweepConfig
-from dl_proj.tasks import sweeping
+from dl_proj.experiments import sweep as sweeping
+from dl_proj.experiments.sweep_settings import SweepConfig
 from my_custom_ai.custom_train import RunDirectory
 
 ROOT = Path(__file__).parents[2]

@@ -18,8 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from my_transformers import bucketed_attention as bucketed
 from my_transformers import replay
+from my_transformers.lsh import bucketed
 
 _BODIES = {op._opoverload: op._init_fn for op in (bucketed._bucketed_attention, bucketed._bucketed_attention_backward)}
 _COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)

@@ -13,6 +13,7 @@ from mechanisms import attend, heads
 from torch import Tensor, nn
 
 from my_transformers import (
+    MECHANISMS,
     BlockCausalLinformerAttention,
     ClippedRelativeAttention,
     ConvolutionProjection,
@@ -31,10 +32,9 @@ from my_transformers import (
     ReversibleStack,
     SharedQKAttention,
     extended_dim,
-    modules,
     reference,
 )
-from my_transformers.local_sensitive_hashing import seeded_rotations
+from my_transformers.lsh.hashing import seeded_rotations
 
 Definition = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(q, k, v, mask) -> output."""
@@ -364,4 +364,4 @@ def test_reversible_stack_is_its_blocks_and_can_be_inverted(depth: int, mechanis
 def test_every_mechanism_is_held_to_a_definition() -> None:
     """TransformersLSHAttention alone is not: it is another library's function, for models that it trained."""
     made = {type(case.make(causal=case.directions[0], heads=2, head_dim=8)[0]).__name__ for case in CASES.values()}
-    assert made == set(modules.__all__) - {"TransformersLSHAttention"}
+    assert made == {mechanism.__name__ for mechanism in MECHANISMS} - {"TransformersLSHAttention"}

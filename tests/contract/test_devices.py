@@ -4,7 +4,10 @@ import pytest
 import torch
 from mechanisms import CASES, DEVICES, Case, attend, heads, steps
 
-from my_transformers import MultiHeadAttention, bucketed_attention, kernel_attention, local_sensitive_hashing
+from my_transformers import MultiHeadAttention
+from my_transformers.lsh import bucketed as bucketed_attention
+from my_transformers.lsh import hashing as local_sensitive_hashing
+from my_transformers.performer import kernel_attention
 
 both = [(case, causal) for case in CASES for causal in case.directions]
 names = [f"{'causal' if causal else 'bidirectional'}-{case}" for case, causal in both]

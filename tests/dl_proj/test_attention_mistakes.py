@@ -5,9 +5,9 @@ import yaml
 from tiny_scripts import GONE, as_yaml, assert_refused, files_below, tiny, tiny_classifier, tiny_generator
 
 import cls_train
-from dl_proj.configs.classification import ClassifierTrainConfig
-from dl_proj.configs.generation import GeneratorTrainConfig
-from dl_proj.configs.synth import SynthTrainConfig
+from dl_proj.experiments.copy.settings import SynthTrainConfig
+from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
+from dl_proj.experiments.images.generation.settings import GeneratorTrainConfig
 from dl_proj.models.build import Places, build_stack
 
 TRAININGS = {"cls_train": tiny_classifier, "generation_train": tiny_generator, "synth_train": tiny}

@@ -7,10 +7,11 @@ from tiny_scripts import tiny, tiny_classifier, tiny_generator
 
 import dl_proj.checkpoint_folder
 from dl_proj.checkpoint_folder import config_path, find_checkpoint, find_checkpoints, read_config, with_root
-from dl_proj.configs.classification import ClassifierTrainConfig
-from dl_proj.configs.generation import GeneratorTrainConfig
-from dl_proj.configs.load import ConfigError, load_config
-from dl_proj.configs.synth import SynthTrainConfig
+from dl_proj.experiments.copy.settings import SynthTrainConfig
+from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
+from dl_proj.experiments.images.generation.settings import GeneratorTrainConfig
+from dl_proj.settings.errors import ConfigError
+from dl_proj.settings.load import load_config
 from my_custom_ai.custom_train import CheckpointError
 
 

@@ -10,8 +10,8 @@ import pytest
 from tiny_scripts import files_below, tiny_yaml
 
 from dl_proj.cli import config_from, run_script, training_config
-from dl_proj.configs.load import ConfigError
-from dl_proj.configs.synth import SynthComparisonConfig, SynthTrainConfig
+from dl_proj.experiments.copy.settings import SynthComparisonConfig, SynthTrainConfig
+from dl_proj.settings.errors import ConfigError
 from my_custom_ai.custom_train import CheckpointError, NonFiniteLoss, SetupError
 
 ROOT = Path(__file__).parents[2]

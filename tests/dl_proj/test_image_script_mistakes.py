@@ -23,9 +23,9 @@ from tiny_scripts import (
 )
 from torchvision.datasets import mnist
 
-from dl_proj.configs.classification import ClassifierTrainConfig
-from dl_proj.configs.generation import DrawConfig, GeneratorTrainConfig
-from dl_proj.data.images import load_configured
+from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
+from dl_proj.experiments.images.data import load_configured
+from dl_proj.experiments.images.generation.settings import DrawConfig, GeneratorTrainConfig
 
 FILE, BOTH = "c.yaml: ", "c.yaml and flags: "
 TRAININGS = {"cls_train": tiny_classifier, "generation_train": tiny_generator}

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from tiny_scripts import GONE, TINY, assert_refused, files_below, tiny, tiny_yaml
 
 from dl_proj.cli import CONFIGS
-from dl_proj.configs.synth import SynthTrainConfig
+from dl_proj.experiments.copy.settings import SynthTrainConfig
 
 ROOT = Path(__file__).parents[2]
 FILE, BOTH = "c.yaml: ", "c.yaml and flags: "

@@ -9,12 +9,12 @@ import yaml
 from tiny_scripts import assert_refused, files_below, tiny_classifier, tiny_generator
 from torchvision.datasets import mnist
 
-import dl_proj.data.images
+import dl_proj.experiments.images.data
 from dl_proj.cli import CONFIGS
-from dl_proj.configs.classification import ClassifierTrainConfig
-from dl_proj.configs.generation import GeneratorTrainConfig
-from dl_proj.tasks.classifier_training import build_classification_model
-from dl_proj.tasks.generator_training import build_generator
+from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
+from dl_proj.experiments.images.classification.train import build_classification_model
+from dl_proj.experiments.images.generation.settings import GeneratorTrainConfig
+from dl_proj.experiments.images.generation.train import build_generator
 from my_custom_ai.custom_train.checkpoint import save_weights
 
 
@@ -107,7 +107,7 @@ def test_what_is_wrong_with_a_shift_test(case, refused):
 @pytest.mark.parametrize("labels", ["7", "null", "1,7"])
 def test_a_shift_for_which_no_image_has_room(labels, refused):
     """The widest margin is named, and would do."""
-    pixels, numbers = dl_proj.data.images._READERS["digits"](Path())["test"]
+    pixels, numbers = dl_proj.experiments.images.data._READERS["digits"](Path())["test"]
     some = [int(label) for label in labels.split(",")] if labels != "null" else range(10)
     images = [image for image, label in zip(pixels, numbers.tolist(), strict=True) if label in some]
     inked = [image.any(0).any(0).nonzero().flatten().tolist() for image in images]

@@ -10,17 +10,17 @@ from torchvision.transforms.v2 import functional as pictures
 
 from dl_proj.checkpoint_folder import SHIPPED, config_path, find_checkpoint, read_config
 from dl_proj.cli import CONFIGS
-from dl_proj.configs.load import differences, load_config, read_yaml
-from dl_proj.configs.synth import SynthComparisonConfig
-from dl_proj.data.images import quantised
-from dl_proj.data.tokenizers import Tokenizer
-from dl_proj.evaluation import KINDS
-from dl_proj.tasks.classifier_training import build_classification_model
-from dl_proj.tasks.copy_training import build_copy_model, copy_dataset
-from dl_proj.tasks.generator_training import build_generator
-from dl_proj.tasks.language_training import build_configured
-from dl_proj.tasks.translation_training import build_configured as build_translator
-from dl_proj.tasks.translation_training import saved_beside
+from dl_proj.experiments.copy.settings import SynthComparisonConfig
+from dl_proj.experiments.copy.train import build_copy_model, copy_dataset
+from dl_proj.experiments.evaluate import KINDS
+from dl_proj.experiments.images.classification.train import build_classification_model
+from dl_proj.experiments.images.data import quantised
+from dl_proj.experiments.images.generation.train import build_generator
+from dl_proj.experiments.language.train import build_configured
+from dl_proj.experiments.translation.train import build_configured as build_translator
+from dl_proj.experiments.translation.train import saved_beside
+from dl_proj.settings.load import differences, load_config, read_yaml
+from dl_proj.text.tokenizers import Tokenizer
 from my_custom_ai.custom_train import load_weights
 
 N_SEQUENCES = 64

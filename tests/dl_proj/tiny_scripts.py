@@ -239,7 +239,7 @@ def trained_translators(folder, trainings, max_length):
     own = {"data.corpus.folder": str(folder / "pairs"), "data.root": str(folder / "data"), "runs_dir": str(folder)}
     pace = {"max_steps": 120, "batch_tokens": 300, "eval_every": 120, "trackers": [], "device": "cpu"}
     own |= {"train": pace, "data.max_length": max_length, "data.tokenizer.vocab_size": 310}
-    with one_thread(), mock.patch("dl_proj.experiment.draw_curves", lambda metrics, path: path.touch()):
+    with one_thread(), mock.patch("dl_proj.experiments.experiment.draw_curves", lambda metrics, path: path.touch()):
         for name, changes in trainings.items():
             config = tiny_translation({"experiment_name": name} | own | changes)
             assert call("translation_train", "--config", as_yaml(folder / "c.yaml", config)).code == 0

@@ -78,7 +78,7 @@ def tiny_trainer(
     folder,
     *,
     model=None,
-    task=None,
+    objective=None,
     optimizer="adam",
     schedule=None,
     train_data=None,
@@ -93,7 +93,7 @@ def tiny_trainer(
     return Trainer(
         start(device, precision),
         model,
-        task or Squares(),
+        objective or Squares(),
         build_optimizer(model, optimizer, lr=0.02) if isinstance(optimizer, str) else optimizer(model),
         schedule=schedule or constant(),
         train_data=train_data or Points(21),  # seven batches: an update may straddle two epochs

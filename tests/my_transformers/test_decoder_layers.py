@@ -18,7 +18,7 @@ from my_transformers import (
     ReversibleDecoderStack,
     SharedQKAttention,
 )
-from my_transformers.modules import performer
+from my_transformers.performer import attention as performer
 
 norms = pytest.mark.parametrize("norm", ["pre", "post"])
 pairs = pytest.mark.parametrize(("own", "across"), list(product(OWN, ACROSS)))

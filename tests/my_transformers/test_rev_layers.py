@@ -10,8 +10,9 @@ from stacks import layers, lsh, plain_reversible
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from my_transformers import FullAttention, ReversibleStack, local_sensitive_hashing
-from my_transformers.modules import lsh as lsh_module
+from my_transformers import FullAttention, ReversibleStack
+from my_transformers.lsh import attention as lsh_module
+from my_transformers.lsh import hashing as local_sensitive_hashing
 
 DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else [])]
 

@@ -6,8 +6,9 @@ from decoders import decoder_layers, target_and_context
 from torch import Tensor, nn
 
 from my_custom_ai.utils.measure import allocated_peak
-from my_transformers import DecoderStack, ReversibleDecoderStack, local_sensitive_hashing
-from my_transformers.modules import lsh as lsh_module
+from my_transformers import DecoderStack, ReversibleDecoderStack
+from my_transformers.lsh import attention as lsh_module
+from my_transformers.lsh import hashing as local_sensitive_hashing
 
 DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else [])]
 

@@ -12,25 +12,25 @@ from tiny_scripts import tiny, tiny_classifier, tiny_generator, tiny_language, t
 
 from dl_proj.checkpoint_folder import SHIPPED
 from dl_proj.cli import CONFIGS
-from dl_proj.configs.classification import ClassifierTrainConfig
-from dl_proj.configs.evaluation import EvaluateConfig
-from dl_proj.configs.generation import DrawConfig, GeneratorTrainConfig
-from dl_proj.configs.importing import ImportReformerConfig
-from dl_proj.configs.language import ContinueTextConfig, LanguageTrainConfig
-from dl_proj.configs.load import load_config, merge, read_yaml
-from dl_proj.configs.performance import PerformanceConfig, Study
-from dl_proj.configs.shift import ShiftConfig
-from dl_proj.configs.sweep import SweepConfig, nested
-from dl_proj.configs.synth import SynthComparisonConfig, SynthTrainConfig
-from dl_proj.configs.translation import TranslateConfig, TranslationEvaluateConfig, TranslationTrainConfig
-from dl_proj.data.tokenizers import Tokenizer
+from dl_proj.experiments.copy.settings import SynthComparisonConfig, SynthTrainConfig
+from dl_proj.experiments.copy.train import build_copy_model, copy_dataset
+from dl_proj.experiments.evaluate_settings import EvaluateConfig
+from dl_proj.experiments.images.classification.objective import ClassificationObjective
+from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
+from dl_proj.experiments.images.classification.shift_settings import ShiftConfig
+from dl_proj.experiments.images.classification.train import build_classification_model
+from dl_proj.experiments.images.generation.settings import DrawConfig, GeneratorTrainConfig
+from dl_proj.experiments.images.generation.train import build_generator
+from dl_proj.experiments.language.import_settings import ImportReformerConfig
+from dl_proj.experiments.language.settings import ContinueTextConfig, LanguageTrainConfig
+from dl_proj.experiments.language.train import build_configured
+from dl_proj.experiments.sweep_settings import SweepConfig, nested
+from dl_proj.experiments.translation.settings import TranslateConfig, TranslationEvaluateConfig, TranslationTrainConfig
+from dl_proj.experiments.translation.train import build_configured as build_translator
 from dl_proj.models.build import Places, build_mechanisms
-from dl_proj.tasks.classifier_training import build_classification_model
-from dl_proj.tasks.classifying import ClassificationTask
-from dl_proj.tasks.copy_training import build_copy_model, copy_dataset
-from dl_proj.tasks.generator_training import build_generator
-from dl_proj.tasks.language_training import build_configured
-from dl_proj.tasks.translation_training import build_configured as build_translator
+from dl_proj.settings.load import load_config, merge, read_yaml
+from dl_proj.studies.settings import PerformanceConfig, Study
+from dl_proj.text.tokenizers import Tokenizer
 
 SCHEMAS = {  # by the beginning of a file's name; the first that fits
     "synth_comparison": SynthComparisonConfig,
@@ -310,7 +310,7 @@ def test_a_small_one_of_its_kind_learns(path):
     labels, losses = torch.arange(4), []
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(4):
-        loss = ClassificationTask().measure(model, (images, labels))["loss"].value
+        loss = ClassificationObjective().measure(model, (images, labels))["loss"].value
         optimizer.zero_grad()
         loss.backward()
         assert all(parameter.grad.isfinite().all() for parameter in model.parameters())

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from dl_proj.configs.model import EncoderDecoderConfig
 from dl_proj.models.beam_search import beam_search
 from dl_proj.models.build import build_encoder_decoder
+from dl_proj.models.settings import EncoderDecoderConfig
 from my_transformers import NoPositionalEncoding
 
 BOUNDARY = 1

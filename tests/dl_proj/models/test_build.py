@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from dl_proj.configs.attention import (
+from dl_proj.experiments.copy.settings import SynthTrainConfig
+from dl_proj.experiments.copy.train import build_copy_model
+from dl_proj.experiments.images.classification.settings import ClassifierConfig
+from dl_proj.experiments.images.classification.train import build_classifier
+from dl_proj.experiments.images.generation.settings import GeneratorTrainConfig
+from dl_proj.experiments.images.generation.train import build_generator
+from dl_proj.experiments.images.settings import ClassifierDataConfig
+from dl_proj.models.attention_settings import (
     CausalLinformerConfig,
     ClippedRelativeConfig,
     FullConfig,
@@ -18,28 +25,15 @@ from dl_proj.configs.attention import (
     SharedQKConfig,
     TransformersLSHConfig,
 )
-from dl_proj.configs.generation import GeneratorTrainConfig
-from dl_proj.configs.images import ClassifierDataConfig
-from dl_proj.configs.model import (
+from dl_proj.models.build import Places, build_autoregressive, build_mechanisms, build_positions, build_stack
+from dl_proj.models.settings import (
     AxialPositionsConfig,
-    ClassifierConfig,
     LearnedPositionsConfig,
     LearnedSinusoidalPositionsConfig,
     NoPositionsConfig,
     SinusoidalPositionsConfig,
     StackConfig,
 )
-from dl_proj.configs.synth import SynthTrainConfig
-from dl_proj.models.build import (
-    Places,
-    build_autoregressive,
-    build_classifier,
-    build_mechanisms,
-    build_positions,
-    build_stack,
-)
-from dl_proj.tasks.copy_training import build_copy_model
-from dl_proj.tasks.generator_training import build_generator
 from my_custom_ai.custom_train import load_weights
 from my_custom_ai.custom_train.checkpoint import count_parameters, save_weights
 from my_transformers import (

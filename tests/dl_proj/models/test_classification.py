@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import nn
 
-from dl_proj.configs.images import ClassifierDataConfig
-from dl_proj.configs.model import ClassifierConfig
-from dl_proj.models.build import build_classifier
+from dl_proj.experiments.images.classification.settings import ClassifierConfig
+from dl_proj.experiments.images.classification.train import build_classifier
+from dl_proj.experiments.images.settings import ClassifierDataConfig
 from dl_proj.models.classification import PatchEmbedding
 
 ATTENTION = {

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from dl_proj.configs.model import StackConfig
 from dl_proj.models.build import build_autoregressive
 from dl_proj.models.sampling import sampler
+from dl_proj.models.settings import StackConfig
 
 VOCAB, LENGTH, LABELS = 11, 21, 3
 

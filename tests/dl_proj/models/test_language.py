@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from dl_proj.configs.model import LanguageModelConfig
 from dl_proj.models.build import build_language_model
 from dl_proj.models.generation import AutoregressiveModel
 from dl_proj.models.sampling import sampler
+from dl_proj.models.settings import LanguageModelConfig
 from my_custom_ai.custom_train import load_weights, save_weights
 
 VOCAB, LENGTH = 11, 20

@@ -7,8 +7,8 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from dl_proj.configs.model import EncoderDecoderConfig
 from dl_proj.models.build import build_encoder_decoder
+from dl_proj.models.settings import EncoderDecoderConfig
 from my_custom_ai.custom_train import load_weights
 from my_custom_ai.custom_train.checkpoint import save_weights
 from my_transformers import (

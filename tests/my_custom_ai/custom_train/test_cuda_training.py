@@ -52,7 +52,7 @@ def test_resumed_it_ends_the_same_bit_for_bit(device, precision):
     settings = {"device": device, "precision": precision, "accumulate": 2, "save_every": 1}
     tiny_trainer("whole", model=tiny_model(0.3), **settings).fit()
     with pytest.raises(Killed):
-        tiny_trainer("killed", model=tiny_model(0.3), task=KilledAt(9), **settings).fit()
+        tiny_trainer("killed", model=tiny_model(0.3), objective=KilledAt(9), **settings).fit()
     tiny_trainer("killed", model=tiny_model(0.3), **settings).fit()
     assert_same_file("killed" / STATE, "whole" / STATE)
     assert_same_file("killed" / BEST, "whole" / BEST)
@@ -105,7 +105,7 @@ def test_ddp_over_nccl_trains_as_a_single_process(forkserver, device):
     process.join(120)
     process.kill()
     assert process.exitcode == 0
-    alone = tiny_trainer("alone", task=Squares(), accumulate=2)
+    alone = tiny_trainer("alone", objective=Squares(), accumulate=2)
     alone.fit()
     assert_close(torch.load("weights.pt", weights_only=True), weights(alone))
     seen = json.loads(Path("seen.json").read_text())

@@ -37,15 +37,17 @@ def far_apart(a, b):
 
 def test_training_is_the_plain_loop():
     """Against a loop written out, over three epochs, with an optimiser that has a memory."""
-    data, task, model, theirs = Points(12), Squares(), tiny_model().eval(), tiny_model()  # fit() is told no mode
-    tiny_trainer("run", model=model, task=task, optimizer=lambda m: sgd(m, momentum=0.9), train_data=data).fit()
+    data, objective, model, theirs = Points(12), Squares(), tiny_model().eval(), tiny_model()  # fit() is told no mode
+    tiny_trainer(
+        "run", model=model, objective=objective, optimizer=lambda m: sgd(m, momentum=0.9), train_data=data
+    ).fit()
     optimizer = sgd(theirs, momentum=0.9)
-    for update, numbers in enumerate(task.trained):
+    for update, numbers in enumerate(objective.trained):
         x = data.x[numbers] + 0.1 * (update // 4)  # four updates an epoch
         optimizer.zero_grad()
         (theirs(x).squeeze(-1) - data.y[numbers]).square().mean().backward()
         optimizer.step()
-    assert len(task.trained) == 12
+    assert len(objective.trained) == 12
     assert far_apart(weights_of(model), weights_of(theirs)) < 1e-6
 
 
@@ -100,7 +102,9 @@ def test_the_rate_follows_the_schedule_in_each_group_also_after_a_kill():
         return optimizer
 
     with pytest.raises(Killed):
-        tiny_trainer("run", optimizer=two_rates, schedule=schedule, total_steps=9, save_every=1, task=KilledAt(5)).fit()
+        tiny_trainer(
+            "run", optimizer=two_rates, schedule=schedule, total_steps=9, save_every=1, objective=KilledAt(5)
+        ).fit()
     trainer = tiny_trainer("run", optimizer=two_rates, schedule=schedule, total_steps=9)
     trainer.fit()
     assert seen == [[0.1 * schedule(step), 0.02 * schedule(step)] for step in range(9)]
@@ -120,7 +124,7 @@ def test_bf16_runs_the_model_under_autocast_and_keeps_float32_weights():
 
 def test_evaluation_is_the_mean_over_examples_in_eval_mode_without_touching_the_generators():
     model, data = tiny_model(dropout=0.5), Points(7)
-    trainer = tiny_trainer("run", model=model, task=Squares(), eval_batch_size=3)  # batches of 3, 3 and 1
+    trainer = tiny_trainer("run", model=model, objective=Squares(), eval_batch_size=3)  # batches of 3, 3 and 1
     model.train()
     before = torch.get_rng_state()
     metrics = trainer.evaluate(data)
@@ -162,26 +166,28 @@ class Scripted(Squares):
     ],
 )
 def test_stops_when_told_and_keeps_the_weights_of_the_best_evaluation(results, settings, evaluations, best):
-    task, model = Scripted([float(r) for r in results]), tiny_model()
+    objective, model = Scripted([float(r) for r in results]), tiny_model()
     trainer = tiny_trainer(
         "run",
         model=model,
-        task=task,
+        objective=objective,
         monitor=Monitor(**{"metric": "val/loss"} | settings),
         eval_every=2,
         val_data=Points(1),
     )
     trainer.fit()
-    assert (len(task.weights), trainer.step) == (evaluations, 2 * evaluations)
-    assert len(task.trained) == trainer.step
+    assert (len(objective.weights), trainer.step) == (evaluations, 2 * evaluations)
+    assert len(objective.trained) == trainer.step
     kept = load_tensors(trainer.run.best_weights)[0]
-    assert_same_tensors(kept, task.weights[best])
-    assert all(far_apart(kept, other) > 0 for i, other in enumerate(task.weights) if i != best)
+    assert_same_tensors(kept, objective.weights[best])
+    assert all(far_apart(kept, other) > 0 for i, other in enumerate(objective.weights) if i != best)
     figures = {"step": 2 * (best + 1), "val/loss": results[best], "val/accuracy": -results[best]}
     assert load_tensors(trainer.run.best_weights)[1] == figures
     trainer.load_best()
-    assert_same_tensors(weights_of(model), task.weights[best])
-    again = tiny_trainer("run", task=Scripted([]), monitor=Monitor(**{"metric": "val/loss"} | settings), eval_every=2)
+    assert_same_tensors(weights_of(model), objective.weights[best])
+    again = tiny_trainer(
+        "run", objective=Scripted([]), monitor=Monitor(**{"metric": "val/loss"} | settings), eval_every=2
+    )
     again.fit()  # what has stopped stays stopped
     assert again.step == trainer.step
 
@@ -222,7 +228,7 @@ def test_nonsense_stops_before_the_weights_change(spoil, what, batch, clip_norm)
     settings = {"accumulate": 2, "save_every": 1, "clip_norm": clip_norm}
     tiny_trainer("good", total_steps=4, **settings).fit()
     model = tiny_model()
-    trainer = tiny_trainer("bad", model=model, task=PoisonedAt(batch, spoil), **settings)
+    trainer = tiny_trainer("bad", model=model, objective=PoisonedAt(batch, spoil), **settings)
     with pytest.raises(NonFiniteLoss) as caught:
         trainer.fit()
     message = str(caught.value)
@@ -237,7 +243,7 @@ def test_nonsense_stops_before_the_weights_change(spoil, what, batch, clip_norm)
 
 def test_nonsense_before_anything_was_saved_says_so():
     with pytest.raises(NonFiniteLoss, match="at step 1; last good checkpoint: none was saved yet"):
-        tiny_trainer("run", task=PoisonedAt(1, lambda loss: loss * math.nan)).fit()
+        tiny_trainer("run", objective=PoisonedAt(1, lambda loss: loss * math.nan)).fit()
 
 
 def test_without_one_sane_evaluation_there_is_no_best(monkeypatch):
@@ -249,7 +255,7 @@ def test_without_one_sane_evaluation_there_is_no_best(monkeypatch):
 
 
 def test_rows_before_nonsense_are_kept():
-    trainer = tiny_trainer("run", task=PoisonedAt(4, lambda loss: loss * math.nan), save_every=100, eval_every=100)
+    trainer = tiny_trainer("run", objective=PoisonedAt(4, lambda loss: loss * math.nan), save_every=100, eval_every=100)
     with pytest.raises(NonFiniteLoss):
         trainer.fit()
     assert [row["step"] for row in rows_of(trainer.run, "train")] == ["1", "2", "3"]
@@ -265,12 +271,12 @@ def test_a_training_set_that_fills_no_batch_is_refused():
 
 def test_metrics_csv_has_the_rows_and_their_means():
     """With a rate of 0 the weights stay, so a row's mean is over whatever batches it spans."""
-    data, val, model, task = Points(12), Points(7), tiny_model(), Squares()
+    data, val, model, objective = Points(12), Points(7), tiny_model(), Squares()
     data.set_epoch = lambda _: None
     trainer = tiny_trainer(
         "run",
         model=model,
-        task=task,
+        objective=objective,
         optimizer=lambda m: sgd(m, lr=0.0),
         train_data=data,
         val_data=val,
@@ -283,7 +289,7 @@ def test_metrics_csv_has_the_rows_and_their_means():
     assert [row["step"] for row in rows_of(trainer.run, "train")] == ["2", "4", "6", "7"]
     assert [row["step"] for row in rows_of(trainer.run, "val")] == ["3", "6", "7"]
     for row, (start, end) in zip(rows_of(trainer.run, "train"), [(0, 4), (4, 8), (8, 12), (12, 14)], strict=True):
-        numbers = list(itertools.chain(*task.trained[start:end]))
+        numbers = list(itertools.chain(*objective.trained[start:end]))
         error = model(data.x[numbers]).squeeze(-1) - data.y[numbers]
         assert float(row["train/loss"]) == pytest.approx(error.square().mean().item(), rel=1e-6)
         assert float(row["train/size"]) == pytest.approx(error.abs().mean().item(), rel=1e-6)
@@ -297,7 +303,7 @@ def test_tensorboard_has_the_same_rows_once_after_a_kill_and_nothing_is_written_
     settings = {"trackers": ("tensorboard",), "save_every": 4, "eval_every": 3, "total_steps": 10}
     for batch in (6, 4):  # in update 6, with the state of update 4; from there on, in update 8, with that of update 6
         with pytest.raises(Killed):
-            tiny_trainer("a/run", task=KilledAt(batch), **settings).fit()
+            tiny_trainer("a/run", objective=KilledAt(batch), **settings).fit()
     trainer = tiny_trainer("a/run", **settings)
     trainer.fit()
     files = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
@@ -331,7 +337,7 @@ def test_killed_in_any_update_and_resumed_it_ends_the_same_bit_for_bit(optimizer
     whole.fit()
     for batch in range(1, 25):  # the first or second of each of the 12 updates
         torch.manual_seed(batch)  # whatever the process drew before must not matter
-        killed = tiny_trainer(f"killed{batch}", model=tiny_model(dropout=0.3), task=KilledAt(batch), **settings)
+        killed = tiny_trainer(f"killed{batch}", model=tiny_model(dropout=0.3), objective=KilledAt(batch), **settings)
         with pytest.raises(Killed):
             killed.fit()
         torch.manual_seed(100 + batch)
@@ -339,7 +345,9 @@ def test_killed_in_any_update_and_resumed_it_ends_the_same_bit_for_bit(optimizer
         resumed.fit()
         updates = killed.step
         saved = max([s for s in range(updates + 1) if s % save_every == 0 or s % 5 == 0], default=0)
-        assert len(resumed.task.trained) == 2 * (12 - saved), "resumed from the last saved state, not from the start"
+        assert len(resumed.objective.trained) == 2 * (12 - saved), (
+            "resumed from the last saved state, not from the start"
+        )
         assert_same_file(resumed.run.last_state, whole.run.last_state)
         assert_same_file(resumed.run.best_weights, whole.run.best_weights)
         if save_every == 1:
@@ -352,7 +360,7 @@ def test_a_row_of_training_figures_spans_a_kill():
     whole = tiny_trainer("whole", **settings)
     whole.fit()
     with pytest.raises(Killed):
-        tiny_trainer("killed", task=KilledAt(9), **settings).fit()  # with the state of update 6
+        tiny_trainer("killed", objective=KilledAt(9), **settings).fit()  # with the state of update 6
     resumed = tiny_trainer("killed", **settings)
     resumed.fit()
     same_history(resumed, whole)
@@ -400,7 +408,7 @@ def test_resuming_a_finished_run_changes_nothing():
     before = {path: path.read_bytes() for path in first.run.path.rglob("*") if path.is_file()}
     again = tiny_trainer("run")
     again.fit()
-    assert again.task.trained == again.task.evaluated == []
+    assert again.objective.trained == again.objective.evaluated == []
     assert_same_tensors(weights_of(again.model), weights_of(first.model))
     assert {path: path.read_bytes() for path in first.run.path.rglob("*") if path.is_file()} == before
 
@@ -442,7 +450,7 @@ class Derives(Squares):
 
 
 def test_what_a_task_derives_comes_from_the_means_over_everything():
-    trainer = tiny_trainer("run", task=Derives(), total_steps=4, log_every=2, monitor=Monitor("val/root"))
+    trainer = tiny_trainer("run", objective=Derives(), total_steps=4, log_every=2, monitor=Monitor("val/root"))
     trainer.fit()
     metrics = trainer.evaluate(Points(7))
     assert metrics["root"] == math.sqrt(metrics["loss"])

@@ -28,11 +28,11 @@ DROPOUT = {"accumulate": 2, "save_every": 1, "total_steps": 8, "val_data_size": 
 FULL_BATCH = {"accumulate": 1, "total_steps": 10, "val_data_size": 7, "train_data_size": 8, "trackers": TRACKERS}
 
 
-def trainer_of(folder, task, *, val_data_size, train_data_size=21, dropout=0.0, **settings):
+def trainer_of(folder, objective, *, val_data_size, train_data_size=21, dropout=0.0, **settings):
     return tiny_trainer(
         folder,
         model=tiny_model(dropout),
-        task=task,
+        objective=objective,
         train_data=Points(train_data_size),
         val_data=Points(val_data_size),
         **settings,
@@ -45,17 +45,17 @@ def momentum(model):
 
 def train(folder, settings, killed_at, kind=KilledAt):
     """On this process: train, evaluate with the best weights, and return what was seen."""
-    task = kind(killed_at)
-    trainer = trainer_of(folder, task, **settings)
+    objective = kind(killed_at)
+    trainer = trainer_of(folder, objective, **settings)
     try:
         trainer.fit()
     except Killed:
         return
-    seen = {"trained": list(chain(*task.trained)), "evaluated": list(chain(*task.evaluated))}
+    seen = {"trained": list(chain(*objective.trained)), "evaluated": list(chain(*objective.evaluated))}
     trainer.load_best()
     seen["odd"] = trainer.evaluate(Points(7))
     seen["single"] = trainer.evaluate(Points(1))  # the second process has none
-    trainer.task = CountsNothing()
+    trainer.objective = CountsNothing()
     seen["nothing"] = trainer.evaluate(Points(3))
     seen["folder"] = str(trainer.run.path)
     return seen

@@ -63,11 +63,11 @@ def momentum(model):
     return sgd(model, lr=0.3, momentum=0.9)
 
 
-def trainer_on(folder, counts, batch_size, accumulate, task=None):
+def trainer_on(folder, counts, batch_size, accumulate, objective=None):
     return tiny_trainer(
         folder,
         model=double_model(),
-        task=task or TokenLoss(),
+        objective=objective or TokenLoss(),
         optimizer=momentum,
         train_data=Sentences(counts),
         val_data=Sentences(counts),
@@ -159,7 +159,7 @@ def bias_step(folder, batch_tokens, accumulate):
     trainer = tiny_trainer(
         folder,
         model=SlopeTimesBias(),
-        task=MeanOutput(),
+        objective=MeanOutput(),
         optimizer=lambda model: sgd(model, lr=1.0),
         train_data=Slopes(),
         val_data=Slopes(),
@@ -200,7 +200,7 @@ def trained_on_several(processes):
         trainer_on(f"all_{batch_size}_{accumulate}", COUNTS, batch_size, accumulate).fit()
     trainer_on("some_count_nothing", (9, 0, 0)[:processes], 1, 1).fit()
     trainer = trainer_on("nonsense", COUNTS, 1, 2)
-    trainer.task = NonsenseOnTheLast(trainer.accelerator.process_index)
+    trainer.objective = NonsenseOnTheLast(trainer.accelerator.process_index)
     try:
         trainer.fit()
     except NonFiniteLoss as error:

@@ -1,1 +1,0 @@
-"""Presets, one YAML file each, and the typed schema that they are checked against."""

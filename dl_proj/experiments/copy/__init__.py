@@ -1,0 +1,1 @@
+"""The copy task of the Reformer paper: a model repeats a random word."""

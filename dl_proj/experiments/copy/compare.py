@@ -1,0 +1,151 @@
+"""synth_models_comparison.py: trained rounds against evaluated rounds, as in the Reformer paper's table 2."""
+
+import csv
+import io
+from pathlib import Path
+
+from accelerate import Accelerator
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from dl_proj.checkpoint_folder import find_checkpoint, read_config
+from dl_proj.experiments.copy.objective import CopyObjective
+from dl_proj.experiments.copy.settings import SynthComparisonConfig, SynthTrainConfig
+from dl_proj.experiments.copy.train import build_copy_model, copy_dataset
+from dl_proj.models.attention_settings import AttentionConfig, LSHConfig, SharedQKConfig
+from dl_proj.models.generation import AutoregressiveModel
+from dl_proj.pictures import save_figure
+from dl_proj.settings.errors import ConfigError
+from my_custom_ai.custom_train import evaluate, load_weights, start
+from my_custom_ai.custom_train.data import evaluation_batches
+from my_custom_ai.utils.files import write_text
+
+# Kitaev et al. 2020, table 2: accuracy in percent by how the model was trained (length 1024) and evaluated
+PAPER = {
+    "full": {"full": 100.0, "LSH-8": 94.8, "LSH-4": 92.5, "LSH-2": 76.9, "LSH-1": 52.5},
+    "LSH-4": {"full": 0.8, "LSH-8": 100.0, "LSH-4": 99.9, "LSH-2": 99.4, "LSH-1": 91.9},
+    "LSH-2": {"full": 0.8, "LSH-8": 100.0, "LSH-4": 99.9, "LSH-2": 98.1, "LSH-1": 86.8},
+    "LSH-1": {"full": 0.8, "LSH-8": 99.9, "LSH-4": 99.6, "LSH-2": 94.8, "LSH-1": 77.9},
+}
+
+
+def compare(config: SynthComparisonConfig) -> None:
+    """Evaluate every checkpoint in every way, print the table, and write it as table.csv and table.png."""
+    folders = [find_checkpoint(name) for name in config.checkpoints]  # all, before the first takes its time
+    trained = [read_config(SynthTrainConfig, folder) for folder in folders]
+    mistakes = [
+        f"{folder}: {mistake}"
+        for folder, own in zip(folders, trained, strict=True)
+        for mistake in _cannot_be_compared(own, config)
+    ]
+    if mistakes:
+        raise ConfigError(*mistakes)
+    accelerator = start(config.device)
+    models = [_load(own, folder / "model.safetensors") for folder, own in zip(folders, trained, strict=True)]
+    ways = ["full", *(f"LSH-{r}" for r in config.eval_rounds)]
+    rows = []
+    with tqdm(total=len(folders) * len(ways), unit="evaluation", desc="comparison") as bar:
+        for name, own, model in zip(config.checkpoints, trained, models, strict=True):
+            scores = {}
+            for way, attention in zip(ways, _evaluated_with(own, config), strict=True):
+                scores[way] = _accuracy(_with_attention(own, attention, model), own, config, accelerator)
+                bar.update()
+            rows.append({"checkpoint": name, "trained": _trained_with(own), "length": own.data.length, **scores})
+    print(render_table(rows, ways))
+    _write_csv(rows, ways, config.output_dir / "table.csv")
+    _draw(rows, ways, config.output_dir / "table.png")
+    print(f"written: {config.output_dir / 'table.csv'}, {config.output_dir / 'table.png'}")
+
+
+def _cannot_be_compared(trained: SynthTrainConfig, config: SynthComparisonConfig) -> list[str]:
+    if trained.model.attentions is not None:
+        return ["trained with attentions of its own in each layer, which are not replaced; use attention: shared_qk"]
+    if not isinstance(trained.model.attention, SharedQKConfig | LSHConfig):
+        return [f"trained with kind: {trained.model.attention.kind}, which LSH cannot evaluate; use kind: shared_qk"]
+    lsh = trained.model.model_copy(update={"attention": _evaluated_with(trained, config)[-1]})
+    found = lsh.mistakes_at(trained.data.length - 1, causal=True, grid=False)
+    return [mistake.replace("model.attention", "lsh") for mistake in found]
+
+
+def _evaluated_with(trained: SynthTrainConfig, config: SynthComparisonConfig) -> list[AttentionConfig]:
+    own = trained.model.attention
+    lsh = own if isinstance(own, LSHConfig) else config.lsh
+    return [SharedQKConfig(), *(lsh.model_copy(update={"eval_rounds": r}) for r in config.eval_rounds)]
+
+
+def _trained_with(trained: SynthTrainConfig) -> str:
+    attention = trained.model.attention
+    return f"LSH-{attention.n_rounds}" if isinstance(attention, LSHConfig) else "full"
+
+
+def _load(trained: SynthTrainConfig, weights: Path) -> AutoregressiveModel:
+    model = build_copy_model(trained)
+    load_weights(weights, model)
+    return model
+
+
+def _with_attention(
+    trained: SynthTrainConfig, attention: AttentionConfig, model: AutoregressiveModel
+) -> AutoregressiveModel:
+    """A model with other attention and the same weights: they fit any that shares queries and keys."""
+    other = trained.model_copy(update={"model": trained.model.model_copy(update={"attention": attention})})
+    built = build_copy_model(other)
+    built.load_state_dict(model.state_dict())
+    return built
+
+
+def _accuracy(
+    model: AutoregressiveModel, trained: SynthTrainConfig, config: SynthComparisonConfig, accelerator: Accelerator
+) -> float:
+    """In percent, on test sequences."""
+    data = copy_dataset(trained.data, "test", config.n_test, trained.seed)
+    batches = evaluation_batches(data, batch_size=config.batch_size)
+    objective = CopyObjective(trained.data.length)
+    return 100 * evaluate(model.to(accelerator.device), objective, batches, accelerator)["accuracy"]
+
+
+def render_table(rows: list[dict], ways: list[str]) -> str:
+    """Ours, with the paper's figure for the same row and column in brackets."""
+    header = ["trained", "length", *(f"eval {way}" for way in ways)]
+    lines = [[row["trained"], str(row["length"]), *(_cell(row, way) for way in ways)] for row in rows]
+    widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
+    table = ["  ".join(map(str.rjust, line, widths)) for line in [header, *lines]]
+    table.append("accuracy in percent on the second word; in brackets: Kitaev et al. 2020, table 2, at length 1024")
+    return "\n".join(table)
+
+
+def _paper(row: dict, way: str) -> float | None:
+    return PAPER.get(row["trained"], {}).get(way)
+
+
+def _cell(row: dict, way: str) -> str:
+    paper = _paper(row, way)
+    return f"{row[way]:.2f} ({paper:.1f})" if paper is not None else f"{row[way]:.2f}"
+
+
+def _write_csv(rows: list[dict], ways: list[str], path: Path) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["checkpoint", "trained", "length", "evaluated", "accuracy", "paper"])
+    for row in rows:
+        for way in ways:
+            paper = _paper(row, way)
+            start_of_line = [row["checkpoint"], row["trained"], row["length"], way]
+            writer.writerow([*start_of_line, f"{row[way]:.4f}", "" if paper is None else paper])
+    write_text(path, text.getvalue())
+
+
+def _draw(rows: list[dict], ways: list[str], path: Path) -> None:
+    """The table as a heatmap."""
+    figure = Figure(figsize=(1.6 + 1.3 * len(ways), 1.4 + 0.7 * len(rows)), layout="constrained")
+    panel = figure.add_subplot()
+    image = panel.imshow([[row[way] for way in ways] for row in rows], vmin=0, vmax=100, cmap="viridis", aspect="auto")
+    panel.set_xticks(range(len(ways)), ways)
+    panel.set_yticks(range(len(rows)), [f"{row['trained']}, {row['length']}" for row in rows])
+    panel.set(xlabel="evaluated with", ylabel="trained with, length", title="Copy task: accuracy in % (the paper's)")
+    for i, row in enumerate(rows):
+        for j, way in enumerate(ways):
+            colour = "black" if row[way] > 60 else "white"
+            panel.text(j, i, _cell(row, way).replace(" ", "\n"), ha="center", va="center", color=colour, fontsize=9)
+    figure.colorbar(image, ax=panel)
+    save_figure(figure, path)

@@ -1,0 +1,75 @@
+"""evaluate.py: the test figures of trained models of any type, one row each."""
+
+import json
+from pathlib import Path
+
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from dl_proj.checkpoint_folder import config_path, find_checkpoints, read_config, with_root
+from dl_proj.experiments.evaluate_settings import EvaluateConfig
+from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
+from dl_proj.experiments.images.classification.train import leave_confusion
+from dl_proj.experiments.registry import experiment_type
+from dl_proj.settings.errors import ConfigError
+from dl_proj.settings.load import read_yaml
+from dl_proj.tables import csv_text, markdown
+from my_custom_ai.custom_train import CheckpointError, evaluate, load_weights, start
+from my_custom_ai.custom_train.checkpoint import count_parameters
+from my_custom_ai.custom_train.data import evaluation_batches
+from my_custom_ai.utils.files import write_text
+
+
+def evaluate_checkpoints(config: EvaluateConfig) -> None:
+    """Measure one model, or all below a folder; print a table and write evaluation.csv.
+
+    Raises:
+        ConfigError: after all others are measured, if some could not be: a line or more for each of those.
+    """
+    folders = find_checkpoints(config.checkpoint)
+    accelerator = start(config.device)
+    rows, mistakes = [], []
+    for name, folder in tqdm(folders.items(), unit="model", desc="evaluation", disable=len(folders) == 1):
+        try:
+            rows.append({"checkpoint": name} | _measure(name, folder, config, accelerator))
+        except (ConfigError, CheckpointError) as error:
+            mistakes += str(error).splitlines()
+    if rows:
+        path = config.output_dir / "evaluation.csv"
+        write_text(path, csv_text(rows))
+        print(markdown(rows))
+        print(f"written: {path}")
+    if mistakes:
+        raise ConfigError(*mistakes)
+
+
+def _measure(name: str, folder: Path, config: EvaluateConfig, accelerator: Accelerator) -> dict[str, object]:
+    """One model's row."""
+    path = config_path(folder)
+    of_type = experiment_type(read_yaml(path).get("task"), path)
+    trained = with_root(read_config(of_type.schema, folder), config.data_root)
+    experiment = of_type.experiment(trained, folder) if of_type.of_text else of_type.experiment(trained)
+    load_weights(folder / "model.safetensors", experiment.model)
+    model = experiment.model.to(accelerator.device)
+    batches = evaluation_batches(experiment.test_data, batch_size=config.batch_size)
+    figures = evaluate(model, experiment.objective, batches, accelerator)
+    if isinstance(trained, ClassifierTrainConfig):
+        figures |= leave_confusion(
+            experiment, config.output_dir / name.lstrip("./"), batch_size=config.batch_size, device=accelerator.device
+        )
+    return {
+        "task": trained.task,
+        "attention": trained.model.attention_title,
+        "parameters": count_parameters(model),
+        "training seconds": _training_seconds(folder),
+    } | figures
+
+
+def _training_seconds(folder: Path) -> float | None:
+    path = config_path(folder).with_name("metrics.json")
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("seconds")
+    except (ValueError, AttributeError):
+        raise CheckpointError(f"{path}: not the figures of a training") from None

@@ -1,0 +1,1 @@
+"""Images as sequences: reading them, splits, patches."""

@@ -1,0 +1,1 @@
+"""Classifying images, and how a classifier takes shifted ones."""

@@ -1,0 +1,56 @@
+"""Image classification: loss, accuracy, and which class is taken for which."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from my_custom_ai.utils.meters import Ratio
+
+
+class ClassificationObjective:
+    """Cross-entropy (nats an image) and accuracy.
+
+    Args:
+        random_shift: training images are moved by up to so many pixels in each direction, at random.
+    """
+
+    def __init__(self, random_shift: int = 0) -> None:
+        self.random_shift = random_shift
+
+    def measure(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Ratio]:
+        """Batch of images (b, c, side, side) and labels (b,), see Objective."""
+        images, labels = batch
+        if model.training and self.random_shift:
+            images = randomly_shifted(images, self.random_shift)
+        logits = model(images)
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        right = (logits.argmax(-1) == labels).sum()
+        return {"loss": Ratio(loss, len(labels)), "accuracy": Ratio(right, len(labels))}
+
+
+def randomly_shifted(images: Tensor, most: int) -> Tensor:
+    """Move each image of (b, c, h, w) by -most ... most pixels along both axes; its border is repeated outward."""
+    padded = F.pad(images.float(), (most,) * 4, mode="replicate").to(images.dtype)
+    batch, _, height, width = images.shape
+    top, left = torch.randint(0, 2 * most + 1, (2, batch, 1), device=images.device)
+    rows = (top + torch.arange(height, device=images.device))[:, None, :, None]
+    columns = (left + torch.arange(width, device=images.device))[:, None, None, :]
+    which = torch.arange(batch, device=images.device)[:, None, None, None]
+    channels = torch.arange(images.shape[1], device=images.device)[None, :, None, None]
+    return padded[which, channels, rows, columns]
+
+
+@torch.no_grad()
+def confusion_matrix(
+    model: nn.Module, data: Dataset, *, n_classes: int, batch_size: int, device: torch.device
+) -> Tensor:
+    """How often images of each class (rows) are taken for each class (columns): (n_classes, n_classes) int64."""
+    was_training = model.training
+    model.eval()
+    counts = torch.zeros(n_classes**2, dtype=torch.int64)
+    for images, labels in DataLoader(data, batch_size=batch_size):
+        said = model(images.to(device)).argmax(-1).cpu()
+        counts += torch.bincount(labels * n_classes + said, minlength=n_classes**2)
+    model.train(was_training)
+    return counts.view(n_classes, n_classes)

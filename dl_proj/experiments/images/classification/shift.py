@@ -1,0 +1,140 @@
+"""shift_test.py: what classifiers say of images that move sideways (Horn et al. 2021, the shift experiment)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dl_proj.checkpoint_folder import find_checkpoint, read_config, with_root
+from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
+from dl_proj.experiments.images.classification.shift_settings import ShiftConfig
+from dl_proj.experiments.images.classification.train import build_classification_model
+from dl_proj.experiments.images.data import load_test_pixels, prepared
+from dl_proj.experiments.images.settings import ClassifierDataConfig
+from dl_proj.experiments.images.sources import chosen_classes, classes_of
+from dl_proj.pictures import save_figure
+from dl_proj.settings.errors import ConfigError
+from dl_proj.tables import csv_text, markdown
+from my_custom_ai.custom_train import load_weights, start
+from my_custom_ai.utils.files import write_text
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A model and what it is tested on."""
+
+    name: str
+    config: ClassifierTrainConfig
+    model: nn.Module
+    pixels: Tensor
+    labels: Tensor
+
+
+def measure_shifts(config: ShiftConfig) -> None:
+    """Measure each model at each shift, print a table, and write shifts.csv and shifts.png."""
+    subjects = [_subject(name, config) for name in config.checkpoints]  # all, before the first takes its time
+    accelerator = start(config.device)
+    shifts = range(-config.max_shift, config.max_shift + 1)
+    rows = []
+    with tqdm(total=len(subjects) * len(shifts), unit="shift", desc="shift test") as bar:
+        for subject in subjects:
+            model = subject.model.to(accelerator.device).eval()
+            for shift in shifts:
+                images = prepared(shifted(subject.pixels, shift), subject.config.data)
+                right = _right(model, images, subject.labels, config.batch_size, accelerator.device)
+                rows.append(
+                    {
+                        "checkpoint": subject.name,
+                        "attention": subject.config.model.attention_title,
+                        "shift": shift,
+                        "images": len(images),
+                        "accuracy": right / len(images),
+                    }
+                )
+                bar.update()
+    write_text(config.output_dir / "shifts.csv", csv_text(rows))
+    _draw(rows, config.output_dir / "shifts.png")
+    print(markdown(_one_row_a_model(rows)))
+    print(f"written: {config.output_dir / 'shifts.csv'}, {config.output_dir / 'shifts.png'}")
+
+
+def _subject(name: str, config: ShiftConfig) -> _Subject:
+    folder = find_checkpoint(name)
+    trained = with_root(read_config(ClassifierTrainConfig, folder), config.data_root)
+    pixels, labels, classes = load_test_pixels(trained.data)
+    chosen = _numbers(trained.data, classes, config.labels, name)
+    kept = torch.isin(labels, torch.tensor(chosen))
+    pixels, labels = pixels[kept], labels[kept]
+    margin = empty_columns(pixels)
+    if not (margin >= config.max_shift).any():
+        widest = int(margin.max()) if len(margin) else 0
+        raise ConfigError(
+            f"max_shift: none of the {len(margin)} test images of {name} with these labels has {config.max_shift} "
+            f"empty columns on both sides; the most that any has is {widest}"
+        )
+    kept = margin >= config.max_shift
+    model = build_classification_model(trained, len(classes))
+    load_weights(folder / "model.safetensors", model)
+    return _Subject(name, trained, model, pixels[kept], labels[kept])
+
+
+def _numbers(
+    data: ClassifierDataConfig, classes: tuple[str, ...], labels: tuple[str, ...] | None, name: str
+) -> list[int]:
+    """Numbers among a model's classes of the wanted ones, which are named or numbered as the dataset has them."""
+    if labels is None:
+        return list(range(len(classes)))
+    try:
+        wanted = chosen_classes(classes_of(data.dataset, data.root), labels)
+    except ValueError as error:
+        raise ConfigError(f"labels: {name}: {error}") from None
+    if unknown := [label for label in wanted if label not in classes]:
+        raise ConfigError(f"labels: {name} does not know {', '.join(unknown)}; its classes: {', '.join(classes)}")
+    return [classes.index(label) for label in wanted]
+
+
+def empty_columns(pixels: Tensor) -> Tensor:
+    """How many columns on the left, and as many on the right, are black: (n, c, h, w) -> (n,) int64."""
+    inked = (pixels > 0).flatten(1, 2).any(1)  # (n, w)
+    left = inked.cumsum(-1).eq(0).sum(-1)
+    right = inked.flip(-1).cumsum(-1).eq(0).sum(-1)
+    return left.minimum(right)
+
+
+def shifted(pixels: Tensor, by: int) -> Tensor:
+    """Move images (n, c, h, w) ``by`` pixels to the right, or to the left if negative; black comes in."""
+    moved = torch.zeros_like(pixels)
+    width = pixels.shape[-1]
+    moved[..., max(by, 0) : width + min(by, 0)] = pixels[..., max(-by, 0) : width - max(by, 0)]
+    return moved
+
+
+@torch.no_grad()
+def _right(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int, device: torch.device) -> int:
+    batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
+    return sum(int((model(some.to(device)).argmax(-1).cpu() == own).sum()) for some, own in batches)
+
+
+def _one_row_a_model(rows: list[dict]) -> list[dict]:
+    """Accuracies in percent, a column a shift."""
+    table: dict[str, dict] = {}
+    for row in rows:
+        start_of_line = {"checkpoint": row["checkpoint"], "images": row["images"]}
+        table.setdefault(row["checkpoint"], start_of_line)[f"{row['shift']:+d}"] = f"{100 * row['accuracy']:.1f}"
+    return list(table.values())
+
+
+def _draw(rows: list[dict], path: Path) -> None:
+    """A curve a model."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    panel = figure.add_subplot()
+    for name in dict.fromkeys(row["checkpoint"] for row in rows):
+        points = [(row["shift"], 100 * row["accuracy"]) for row in rows if row["checkpoint"] == name]
+        panel.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+    panel.set(xlabel="moved to the right by so many pixels", ylabel="accuracy in %", ylim=(-2, 102))
+    panel.grid(alpha=0.3)
+    panel.legend()
+    save_figure(figure, path)

@@ -1,0 +1,246 @@
+"""Labelled images as quantised pixel levels, in a fixed split for training, validation and test."""
+
+import contextlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import datasets
+from torchvision.transforms.v2 import functional as pictures
+
+from dl_proj.experiments.images.picture_folder import read_folder
+from dl_proj.experiments.images.settings import ClassifierDataConfig, GeneratorDataConfig
+from dl_proj.experiments.images.sources import ImageSetName, chosen_classes, classes_of
+from dl_proj.settings.errors import ConfigError
+
+_SPLIT_SEED = 0  # of what is held out: the same images in every run, whatever its own seed
+_DIGITS_TEST = 360  # of the 1,797 digits, which come without a split
+
+Labelled = tuple[Tensor, Tensor]  # images (n, channels, height, width) uint8, labels (n,) int64
+
+
+class LabelledImages(Dataset[Labelled]):
+    """Images and their labels.
+
+    Args:
+        levels: (n, channels, side, side) uint8, each in [0, vocab_size).
+        labels: (n,) int64, numbers of the chosen classes.
+    """
+
+    def __init__(self, levels: Tensor, labels: Tensor) -> None:
+        self.levels = levels
+        self.labels = labels
+
+    def __len__(self) -> int:
+        """Images."""
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Labelled:
+        """Levels (channels, side, side) uint8 and label () int64."""
+        return self.levels[index], self.labels[index]
+
+
+@dataclass(frozen=True)
+class ImageSplits:
+    """The three parts of a dataset, and the names of its chosen classes."""
+
+    train: LabelledImages
+    val: LabelledImages
+    test: LabelledImages
+    classes: tuple[str, ...]
+
+
+def load_images(
+    dataset: ImageSetName,
+    root: Path,
+    *,
+    side: int,
+    greyscale: bool,
+    vocab_size: int,
+    labels: tuple[int | str, ...] | None,
+    val_share: float,
+    min_classes: int = 1,
+) -> ImageSplits:
+    """Load a dataset into memory, downloading it to ``root`` if it is not there.
+
+    Validation images are held out of the training images, always the same ones; the test images are the dataset's own.
+
+    Args:
+        dataset: its name.
+        root: folder of the files; an image folder's holds ``train/<class>/`` and ``test/<class>/``, and may hold
+            ``val/<class>/``.
+        side: height and width of the images, resized with antialiasing; a folder's pictures are cropped to a square.
+        greyscale: turn colours into grey.
+        vocab_size: pixel levels: a value v of 0 to 255 becomes v * vocab_size // 256.
+        labels: classes to keep, by name or number, renumbered in this order; None keeps all.
+        val_share: share of the training images to hold out, unless an image folder has its own.
+        min_classes: fewer are refused.
+
+    Raises:
+        ConfigError: files that are neither there nor can be downloaded, or are none that can be read; a label that
+            there is not; too few classes.
+    """
+    everything, classes = _known_and_chosen(dataset, root, labels)
+    if len(classes) < min_classes:
+        raise ConfigError(
+            f"data.root: {root / 'train'} has {len(classes)} class, {classes[0]}; must be {min_classes} at least"
+        )
+    if dataset == "image_folder":
+        parts = read_folder(root, everything, classes, side=side, greyscale=greyscale)
+    else:
+        parts = {name: _resized(part, side, greyscale) for name, part in _READERS[dataset](root).items()}
+    if "val" not in parts:
+        parts["val"], parts["train"] = _divided(parts["train"], round(val_share * len(parts["train"][1])))
+    numbers = _numbers(everything, classes)
+    split = {name: _chosen(part, numbers, vocab_size) for name, part in parts.items()}
+    if empty := [name for name, part in split.items() if len(part) == 0]:
+        raise ConfigError(f"data: {dataset} has no images for {', '.join(empty)} with these labels and val_share")
+    return ImageSplits(**split, classes=classes)
+
+
+def load_configured(data: ClassifierDataConfig | GeneratorDataConfig) -> ImageSplits:
+    """The images of a configuration; see :func:`load_images`."""
+    return load_images(
+        data.dataset,
+        data.root,
+        side=data.side,
+        greyscale=data.greyscale,
+        vocab_size=data.vocab_size,
+        labels=data.labels,
+        val_share=data.val_share,
+        min_classes=2 if isinstance(data, ClassifierDataConfig) else 1,  # of one, every classifier is right
+    )
+
+
+def load_test_pixels(data: ClassifierDataConfig) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """The test images of a configuration before they are resized and quantised; a folder's come at its image_size.
+
+    Returns:
+        Pixels (n, channels, height, width) uint8 from 0 to 255, labels (n,) int64, and the names of the classes.
+
+    Raises:
+        ConfigError: as :func:`load_images`.
+    """
+    everything, classes = _known_and_chosen(data.dataset, data.root, data.labels)
+    if data.dataset == "image_folder":
+        parts = read_folder(data.root, everything, classes, side=data.side, greyscale=data.greyscale)
+        images, labels = parts["test"]
+    else:
+        images, labels = _READERS[data.dataset](data.root)["test"]
+    labels = _numbers(everything, classes)[labels]
+    return images[labels >= 0], labels[labels >= 0], classes
+
+
+def prepared(pixels: Tensor, data: ClassifierDataConfig) -> Tensor:
+    """Pixels as :func:`load_test_pixels` gives them -> what a model of the configuration takes."""
+    images, _ = _resized((pixels, torch.empty(0)), data.side, data.greyscale)
+    return quantised(images, data.vocab_size)
+
+
+def quantised(pixels: Tensor, vocab_size: int) -> Tensor:
+    """Pixels 0 to 255 as levels in [0, vocab_size) of equal width, uint8."""
+    return (pixels.to(torch.int32) * vocab_size // 256).to(torch.uint8)
+
+
+def to_pixels(levels: Tensor, vocab_size: int) -> Tensor:
+    """Levels in [0, vocab_size) as pixels 0 to 255, uint8: black stays black and white white."""
+    return (levels.float() * (255 / (vocab_size - 1))).round().to(torch.uint8)
+
+
+def _known_and_chosen(
+    dataset: ImageSetName, root: Path, labels: tuple[int | str, ...] | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of all classes, and of those that ``labels`` chooses."""
+    try:
+        everything = classes_of(dataset, root)
+        return everything, chosen_classes(everything, labels)
+    except FileNotFoundError as error:
+        raise ConfigError(f"data.root: {error}") from None
+    except ValueError as error:
+        raise ConfigError(f"data.labels: {error}") from None
+
+
+def _numbers(everything: tuple[str, ...], classes: tuple[str, ...]) -> Tensor:
+    """For each of all classes its number among the chosen ones, or -1."""
+    numbers = torch.full((len(everything),), -1)
+    numbers[[everything.index(name) for name in classes]] = torch.arange(len(classes))
+    return numbers
+
+
+def _chosen(part: Labelled, numbers: Tensor, vocab_size: int) -> LabelledImages:
+    """The images of the chosen classes, renumbered and quantised."""
+    images, labels = part
+    kept = numbers[labels] >= 0
+    return LabelledImages(quantised(images[kept], vocab_size), numbers[labels[kept]])
+
+
+def _divided(part: Labelled, first: int) -> tuple[Labelled, Labelled]:
+    """``first`` images, always the same, and the others."""
+    images, labels = part
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(_SPLIT_SEED))
+    one, other = order[:first].sort().values, order[first:].sort().values
+    return (images[one], labels[one]), (images[other], labels[other])
+
+
+def _resized(part: Labelled, side: int, greyscale: bool) -> Labelled:
+    images, labels = part
+    if greyscale and images.shape[1] == 3:
+        images = pictures.rgb_to_grayscale(images)
+    if images.shape[-1] != side:
+        images = torch.cat([pictures.resize(some, [side, side], antialias=True) for some in images.split(4096)])
+    return images, labels
+
+
+def _read_digits(root: Path) -> dict[str, Labelled]:
+    from sklearn.datasets import load_digits  # takes a second to import
+
+    bunch = load_digits()
+    images = torch.from_numpy(bunch.images * (255 / 16)).round().to(torch.uint8).unsqueeze(1)
+    test, train = _divided((images, torch.from_numpy(bunch.target).long()), _DIGITS_TEST)
+    return {"train": train, "test": test}
+
+
+def _read_mnist(kind: type[datasets.MNIST], folder: str) -> Callable[[Path], dict[str, Labelled]]:
+    def read(root: Path) -> dict[str, Labelled]:
+        parts = _there_or_downloaded(kind, root, root / folder / "raw")
+        return {name: (part.data.unsqueeze(1), part.targets.long()) for name, part in parts.items()}
+
+    return read
+
+
+def _read_cifar10(root: Path) -> dict[str, Labelled]:
+    parts = _there_or_downloaded(datasets.CIFAR10, root, root / "cifar-10-batches-py")
+    return {
+        name: (torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
+        for name, part in parts.items()
+    }
+
+
+_READERS: dict[str, Callable[[Path], dict[str, Labelled]]] = {
+    "digits": _read_digits,
+    "mnist": _read_mnist(datasets.MNIST, "MNIST"),
+    "fashion_mnist": _read_mnist(datasets.FashionMNIST, "FashionMNIST"),
+    "cifar10": _read_cifar10,
+}
+
+
+def _there_or_downloaded(kind: type, root: Path, files: Path) -> dict[str, datasets.VisionDataset]:
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # where torchvision tells of every mirror that it tries
+            parts = {name: kind(root, train=name == "train", download=True) for name in ("train", "test")}
+        if any(len(part.data) != len(part.targets) for part in parts.values()):
+            raise ValueError("not as many labels as images")
+        if any(max(part.targets) >= len(part.classes) for part in parts.values()):
+            raise ValueError("labels that are no class")
+        return parts
+    except (OSError, RuntimeError, ValueError, TypeError, LookupError, AssertionError, EOFError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(":")
+        raise ConfigError(
+            f"data.root: {kind.__name__} is not in {files}, or not whole, and cannot be downloaded ({reason})",
+            "data.dataset: without a network take digits, which needs no files, or image_folder for pictures of your "
+            f"own; or copy the files of {kind.__name__} to {files}",
+        ) from None

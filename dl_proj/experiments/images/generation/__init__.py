@@ -1,0 +1,1 @@
+"""Generating images pixel by pixel, given a class."""

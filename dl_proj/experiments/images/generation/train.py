@@ -1,0 +1,61 @@
+"""generation_train.py: train a class-conditional generator of small images."""
+
+import torch
+from torch import Tensor
+
+from dl_proj.experiments.experiment import Experiment, train_and_test
+from dl_proj.experiments.images.data import load_configured
+from dl_proj.experiments.images.generation.draw import draw, draw_grid
+from dl_proj.experiments.images.generation.objective import PixelObjective, frequency_weights
+from dl_proj.experiments.images.generation.settings import FocalConfig, GeneratorTrainConfig
+from dl_proj.models.build import build_autoregressive
+from dl_proj.models.generation import AutoregressiveModel
+from my_custom_ai.custom_train import RunDirectory
+
+
+def build_generator(config: GeneratorTrainConfig, n_labels: int) -> AutoregressiveModel:
+    """The model, its initial weights drawn from the configuration's seed."""
+    torch.manual_seed(config.seed)
+    data = config.data
+    return build_autoregressive(
+        config.model,
+        vocab_size=data.vocab_size,
+        max_len=data.max_len,
+        columns=data.side,
+        n_labels=n_labels,
+        seed=config.seed,
+    )
+
+
+def generation_experiment(config: GeneratorTrainConfig) -> Experiment:
+    """Model, objective and images."""
+    images = load_configured(config.data)
+    return Experiment(
+        build_generator(config, len(images.classes)),
+        _task(config, images.train.levels),
+        train_data=images.train,
+        val_data=images.val,
+        test_data=images.test,
+        classes=images.classes,
+    )
+
+
+def _task(config: GeneratorTrainConfig, levels: Tensor) -> PixelObjective:
+    loss = config.loss
+    if not isinstance(loss, FocalConfig):
+        return PixelObjective()
+    weighted = loss.frequency_power > 0
+    weights = frequency_weights(levels, config.data.vocab_size, loss.frequency_power) if weighted else None
+    return PixelObjective(loss.gamma, weights)
+
+
+def train_generator(config: GeneratorTrainConfig, resume: RunDirectory | None = None) -> None:
+    """Train, test, and let the model draw a picture of samples."""
+    experiment = generation_experiment(config)
+    trainer = train_and_test(config, experiment, config.model.dim, resume)
+    if trainer.accelerator.is_main_process and config.samples_per_label:
+        labels = torch.arange(len(experiment.classes)).repeat_interleave(config.samples_per_label)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        samples = draw(model, labels, config.data, seed=config.seed, device=trainer.accelerator.device)
+        rows = samples.unflatten(0, (len(experiment.classes), config.samples_per_label))
+        draw_grid(rows, experiment.classes, trainer.run.path / "samples.png")

@@ -1,0 +1,1 @@
+"""Language models of text, causal and masked; importing Reformers."""

@@ -1,0 +1,308 @@
+"""Windows of tokens, read from files as they are asked for: a text may be larger than memory."""
+
+import abc
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from dl_proj.experiments.language.data_settings import (
+    BPEConfig,
+    BytesConfig,
+    TextDataConfig,
+    TokenizerConfig,
+    WordPieceConfig,
+)
+from dl_proj.experiments.language.sources import Corpus, Span, enwik8_corpus, files_corpus, wikitext_corpus
+from dl_proj.settings.errors import ConfigError
+from dl_proj.text.tokenizers import SubwordTokenizer, Tokenizer, load_tokenizer, train_bpe, train_wordpiece
+from my_custom_ai.utils.files import write_once
+
+_BATCH = 2**18  # characters that are tokenised at once
+_SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
+
+Window = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """Tokens in a file, from byte ``offset`` on: as many as ``length``, made of ``n_bytes`` bytes of text."""
+
+    path: Path
+    dtype: str
+    offset: int
+    length: int
+    n_bytes: int
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Tokens ``start`` to ``stop`` (exclusive), int64.
+
+        The file is mapped for this moment only: a mapping that stays would count every page ever read as this
+        process's memory, and would be copied to a loader's processes as a whole.
+        """
+        dtype = np.dtype(self.dtype)
+        at = self.offset + start * dtype.itemsize
+        tokens = np.memmap(self.path, dtype=dtype, mode="r", offset=at, shape=(stop - start,))
+        return torch.from_numpy(tokens.astype(np.int64))
+
+
+class Windows(Dataset[Window], abc.ABC):
+    """Sequences of ``window`` tokens, each with the ``ahead`` tokens after it.
+
+    An item is ``(tokens, counted, bytes_per_token)``: tokens (window + ahead,) int64; counted (window,) bool, True
+    where the target (the token ``ahead`` places on) counts in loss and metrics; bytes of text a token, () float32, a
+    mean over the whole text.
+
+    Args:
+        tokens: the text.
+        window: tokens a sequence.
+        ahead: 1 to predict the next token, 0 to predict masked ones.
+
+    Raises:
+        ValueError: the text is shorter than ``window + ahead``.
+    """
+
+    def __init__(self, tokens: TokenFile, window: int, ahead: int) -> None:
+        if tokens.length < window + ahead:
+            raise ValueError(f"{tokens.length} tokens are less than a window of {window} and {ahead} ahead")
+        self._tokens = tokens
+        self._window = window
+        self._ahead = ahead
+        self._targets = tokens.length - ahead
+
+    def __getitem__(self, index: int) -> Window:
+        """See the class."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"{index} is not in 0 to {len(self) - 1}")
+        start, first_counted = self._place(index)
+        tokens = self._tokens.read(start, start + self._window + self._ahead)
+        counted = torch.arange(start, start + self._window) >= first_counted
+        return tokens, counted, torch.tensor(self._tokens.n_bytes / self._tokens.length)
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Windows."""
+
+    @abc.abstractmethod
+    def _place(self, index: int) -> tuple[int, int]:
+        """Where a window starts, and the first position in the text that counts in it."""
+
+
+class RandomWindows(Windows):
+    """Windows that start anywhere, drawn from (seed, epoch, index) alone; an epoch has as many tokens as the text.
+
+    Args:
+        tokens, window, ahead: see :class:`Windows`.
+        seed: other seeds give other windows.
+    """
+
+    def __init__(self, tokens: TokenFile, window: int, ahead: int, *, seed: int) -> None:
+        super().__init__(tokens, window, ahead)
+        self._seed = seed
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        """Windows an epoch."""
+        return self._targets // self._window
+
+    def set_epoch(self, epoch: int) -> None:
+        """Give the windows of another epoch."""
+        self._epoch = epoch
+
+    def _place(self, index: int) -> tuple[int, int]:
+        generator = np.random.default_rng((self._seed, zlib.crc32(b"windows"), self._epoch, index))
+        start = int(generator.integers(self._targets - self._window + 1))
+        return start, start
+
+
+class SequentialWindows(Windows):
+    """Windows in the text's order in which every target counts exactly once; the last one is moved back to be full.
+
+    Args:
+        tokens, window, ahead: see :class:`Windows`.
+        stride: tokens from one window to the next, so many count in each but the first; less than ``window`` gives
+            each at least ``window - stride`` tokens of context.
+    """
+
+    def __init__(self, tokens: TokenFile, window: int, ahead: int, *, stride: int) -> None:
+        super().__init__(tokens, window, ahead)
+        if not 1 <= stride <= window:
+            raise ValueError(f"stride {stride} must be 1 to window {window}, or tokens would be left out")
+        self._stride = stride
+
+    def __len__(self) -> int:
+        """Windows."""
+        return 1 + -(-(self._targets - self._window) // self._stride)
+
+    def _place(self, index: int) -> tuple[int, int]:
+        start = min(index * self._stride, self._targets - self._window)
+        return start, (index - 1) * self._stride + self._window if index else 0
+
+
+@dataclass(frozen=True)
+class TextData:
+    """The three parts of a text and their tokens' meaning; ``train`` may have ``set_epoch``."""
+
+    train: Windows
+    val: Windows
+    test: Windows
+    tokenizer: Tokenizer
+
+
+def load_text(config: TextDataConfig, *, seed: int, ahead: int = 1, saved_tokenizer: Path | None = None) -> TextData:
+    """The windows of a text, tokenised once into ``root/tokens``; a single file of bytes is read as it is.
+
+    Args:
+        config: which text, tokens and windows.
+        seed: of the random training windows.
+        ahead: see :class:`Windows`.
+        saved_tokenizer: file of the subwords to use, instead of learning them from the training text.
+
+    Raises:
+        ConfigError: files that are not there and cannot be downloaded, or are empty, too short, or no text.
+    """
+    try:
+        corpus, name = _corpus(config)
+        tokenizer = _tokenizer(config, name, corpus["train"], saved_tokenizer)
+        files = {split: _token_file(config, f"{name}-{split}", spans, tokenizer) for split, spans in corpus.items()}
+    except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise ConfigError(f"data: {error.filename}: {error.strerror.lower()}") from None
+    _check_lengths(files, config, ahead)
+    window, stride = config.window, config.eval_stride or config.window
+    if config.sampling == "random":
+        train: Windows = RandomWindows(files["train"], window, ahead, seed=seed)
+    else:
+        train = SequentialWindows(files["train"], window, ahead, stride=window)
+    val, test = (SequentialWindows(files[split], window, ahead, stride=stride) for split in ("val", "test"))
+    return TextData(train, val, test, tokenizer)
+
+
+def _corpus(config: TextDataConfig) -> tuple[Corpus, str]:
+    """The text, and a name for files made of it."""
+    if config.source == "files":
+        corpus = files_corpus(config.path, val_share=config.val_share, test_share=config.test_share)
+        return corpus, config.path.resolve().stem
+    if config.source == "enwik8":
+        return enwik8_corpus(config.root), config.source
+    return wikitext_corpus(config.source, config.root), config.source
+
+
+def _tokenizer(config: TextDataConfig, name: str, spans: list[Span], saved: Path | None) -> Tokenizer:
+    settings = config.tokenizer
+    if isinstance(settings, BytesConfig):
+        return Tokenizer()
+    if saved is None:
+        key = _key(spans, settings.model_dump_json())
+        path = config.root / "tokens" / f"{name}-{settings.kind}-{key}.json"
+        saved = write_once(path, lambda part: _learn(settings, name, spans).save(part))
+    return saved_tokenizer(settings, saved)
+
+
+def saved_tokenizer(settings: TokenizerConfig, saved: Path) -> Tokenizer:
+    """The tokenizer that a model was trained with; for bytes there need not be a file.
+
+    Raises:
+        ConfigError: no such file, or not a tokenizer.
+    """
+    if isinstance(settings, BytesConfig):
+        return Tokenizer()
+    try:
+        return load_tokenizer(saved)
+    except FileNotFoundError:
+        raise ConfigError(f"data.tokenizer: {saved} is not there: without it nobody knows the model's tokens") from None
+    except ValueError as error:
+        raise ConfigError(f"data.tokenizer: {saved} is no tokenizer of this project's ({error})") from None
+
+
+def _learn(settings: BPEConfig | WordPieceConfig, name: str, spans: list[Span]) -> SubwordTokenizer:
+    lines = _Lines(spans, f"learning subwords of {name}")
+    if isinstance(settings, BPEConfig):
+        return train_bpe(lines, settings.vocab_size)
+    return train_wordpiece(lines, settings.vocab_size, lowercase=settings.lowercase)
+
+
+def _token_file(config: TextDataConfig, name: str, spans: list[Span], tokenizer: Tokenizer) -> TokenFile:
+    n_bytes = sum(map(len, spans))
+    if not isinstance(tokenizer, SubwordTokenizer) and len(spans) == 1:
+        return TokenFile(spans[0].path, "uint8", spans[0].start, n_bytes, n_bytes)
+    path = config.root / "tokens" / f"{name}-{config.tokenizer.kind}-{_key(spans, tokenizer.digest)}.bin"
+    dtype = np.min_scalar_type(tokenizer.n_symbols - 1)
+    write_once(path, lambda part: _write_tokens(part, name, spans, tokenizer, dtype))
+    return TokenFile(path, dtype.name, 0, path.stat().st_size // dtype.itemsize, n_bytes)
+
+
+def _write_tokens(part: Path, name: str, spans: list[Span], tokenizer: Tokenizer, dtype: np.dtype) -> None:
+    what = f"tokens of {name}"
+    with part.open("wb") as file:
+        if isinstance(tokenizer, SubwordTokenizer):
+            for lines in _batches(_Lines(spans, what)):
+                file.write(np.array(tokenizer.encode_lines(lines), dtype=dtype).tobytes())
+            return
+        with _progress(what, spans) as bar:
+            for span in spans:
+                for piece in span.pieces():
+                    file.write(piece)
+                    bar.update(len(piece))
+
+
+@dataclass
+class _Lines:
+    """A text's lines, from its start each time that they are asked for; a bar shows how far they are."""
+
+    spans: list[Span]
+    what: str
+
+    def __iter__(self) -> Iterator[str]:
+        with _progress(self.what, self.spans) as bar:
+            for span in self.spans:
+                for line in span.lines():
+                    bar.update(len(line))  # characters, which in most texts are about as many as bytes
+                    yield line
+
+
+def _batches(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Lines, so many together as are worth sharing out among threads."""
+    batch, size = [], 0
+    for line in lines:
+        batch.append(line)
+        size += len(line)
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _progress(what: str, spans: list[Span]) -> tqdm:
+    total = sum(map(len, spans))
+    return tqdm(desc=what, total=total, unit="B", unit_scale=True, delay=1, dynamic_ncols=True, leave=False)
+
+
+def _key(spans: list[Span], *others: str) -> str:
+    """A word for what is made of parts of files: another one as soon as a file changes."""
+    parts = [(str(span.path.resolve()), span.path.stat().st_mtime_ns, span.start, span.end) for span in spans]
+    return hashlib.sha256(json.dumps([parts, others]).encode()).hexdigest()[:12]
+
+
+def _check_lengths(files: dict[str, TokenFile], config: TextDataConfig, ahead: int) -> None:
+    lines = []
+    for split, file in files.items():
+        if file.length >= config.window + ahead:
+            continue
+        most = file.length - ahead
+        raised = f" or raise data.{split}_share" if config.source == "files" and split != "train" else ""
+        lowered = f"lower data.window to {most} at most{raised}" if most >= 2 else f"take a longer text{raised}"
+        lines.append(
+            f"data.window: {config.window} tokens{' and the one after them' if ahead else ''} are more than the "
+            f"{file.length} of the {_SPLIT_NAMES[split]} text; {lowered}"
+        )
+    if lines:
+        raise ConfigError(*lines)

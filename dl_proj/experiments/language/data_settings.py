@@ -1,0 +1,81 @@
+"""Schemas of text: where it comes from, its tokens, the windows that models see."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dl_proj.experiments.language.sources import TextSource
+from dl_proj.settings.base import Strict
+
+
+class BytesConfig(Strict):
+    """A token is a byte: 256 symbols, no training, any file."""
+
+    kind: Literal["bytes"] = "bytes"
+    """what a token is"""
+
+
+class BPEConfig(Strict):
+    """Byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019): subwords that spell any text."""
+
+    kind: Literal["bpe"] = "bpe"
+    """what a token is"""
+    vocab_size: int = Field(8192, ge=256, le=2**20)
+    """bpe, wordpiece: symbols, learnt from the training text; masked models have one more, the mask"""
+
+
+class WordPieceConfig(Strict):
+    """BERT's subwords (Devlin et al. 2019), which lose white space and, if lowercase, case: for masked models."""
+
+    kind: Literal["wordpiece"] = "wordpiece"
+    """what a token is"""
+    vocab_size: int = Field(8192, ge=256, le=2**20)
+    """bpe, wordpiece: symbols, learnt from the training text; masked models have one more, the mask"""
+    lowercase: bool = True
+    """wordpiece: without case and accents"""
+
+
+TokenizerConfig = Annotated[BytesConfig | BPEConfig | WordPieceConfig, Field(discriminator="kind")]
+
+
+class TextDataConfig(Strict):
+    """A text, split for training, validation and test, as windows of tokens."""
+
+    source: TextSource = "files"
+    """files: text of your own at path; enwik8, wikitext2 and wikitext103 are downloaded and have their own splits"""
+    path: Path | None = None
+    """files: a file, or a folder whose *.txt files, by name, are the text"""
+    root: Path = Path("data")
+    """folder of downloads and of token files"""
+    val_share: float = Field(0.025, gt=0, lt=1)
+    """files: share of each file that is held out for validation, before its end"""
+    test_share: float = Field(0.025, gt=0, lt=1)
+    """files: share of each file that is held out for the test, at its end"""
+    tokenizer: TokenizerConfig = BytesConfig()
+    """the tokens, chosen by kind"""
+    window: int = Field(512, ge=2)
+    """tokens a sequence"""
+    sampling: Literal["random", "sequential"] = "random"
+    """training windows: drawn anywhere in the text, or one after the other (in shuffled order)"""
+    eval_stride: int | None = Field(None, ge=1)
+    """tokens that an evaluation window adds to those before; less than window gives each more context; null: window"""
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        found = []
+        if self.eval_stride is not None and self.eval_stride > self.window:
+            found.append(
+                f"eval_stride {self.eval_stride} must be at most window {self.window}: tokens would be left out"
+            )
+        if self.source == "files":
+            if self.path is None:
+                found.append("path is needed for source: files")
+            if self.val_share + self.test_share >= 1:
+                found.append(f"val_share {self.val_share} and test_share {self.test_share} leave nothing to train on")
+            return found
+        for name in ("path", "val_share", "test_share"):
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default:
+                found.append(f"{name} {value} has no effect: source {self.source} has its own text and splits")
+        return found

@@ -1,0 +1,385 @@
+"""import_reformer.py: a Reformer that the transformers library saved becomes a checkpoint.
+
+Their LSH layers become :class:`~my_transformers.TransformersLSHAttention`; what there is no setting for is refused.
+Dropout, which no evaluation knows, is put where our layers have it.
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import torch
+import yaml
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dl_proj.checkpoint_folder import TOKENIZER
+from dl_proj.experiments.language.data_settings import BytesConfig
+from dl_proj.experiments.language.import_settings import ImportReformerConfig
+from dl_proj.experiments.language.settings import LanguageTrainConfig
+from dl_proj.experiments.language.train import build_configured
+from dl_proj.settings.errors import ConfigError
+from dl_proj.settings.load import shown
+from dl_proj.text.tokenizers import Tokenizer, load_tokenizer
+from my_custom_ai.custom_train.checkpoint import save_weights, unwrapped
+from my_custom_ai.utils.files import write_text
+
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"  # in its place where the weights are in several files
+_SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")  # a name without a folder
+_NO_BYTES = 2  # symbols before the bytes where there are 258: token = byte + 2 (google/reformer-enwik8)
+_KEY_EPSILON = 1e-6  # that they add to the mean square of a query before it becomes a key
+_DEFAULTS = {  # of settings that a file may leave out
+    "architectures": None,
+    "axial_pos_embds": True,
+    "chunk_size_feed_forward": 0,
+    "hash_seed": None,
+    "hidden_act": "relu",
+    "hidden_dropout_prob": 0.0,
+    "is_decoder": False,
+    "layer_norm_eps": 1e-12,
+    "local_attention_probs_dropout_prob": 0.0,
+    "local_num_chunks_after": 0,
+    "local_num_chunks_before": 1,
+    "lsh_attention_probs_dropout_prob": 0.0,
+    "lsh_num_chunks_after": 0,
+    "lsh_num_chunks_before": 1,
+    "num_buckets": None,
+    "num_hashes": 1,
+    "tie_word_embeddings": False,
+}
+_SIZES = (  # whole numbers that there must be
+    "attention_head_size",
+    "feed_forward_size",
+    "hidden_size",
+    "num_attention_heads",
+    "num_hashes",
+    "vocab_size",
+)
+_ATTENTION = {"lsh": ("query_key", "value"), "local": ("query", "key", "value")}  # its projections
+
+
+def import_reformer(config: ImportReformerConfig) -> None:
+    """Write the checkpoint: model.safetensors, config.yaml and, for subwords, tokenizer.json.
+
+    Raises:
+        ConfigError: files that are not there, settings without a counterpart, a vocabulary that is not the text's.
+    """
+    theirs = read_settings(_find(config.source, "config.json"))
+    tokenizer = _tokenizer(config)
+    ours = _our_config(config, theirs)
+    left_out = _symbols_left_out(theirs["vocab_size"], tokenizer, ours)
+    weights = translated_weights(_read_weights(config.source), theirs, config.data.window)
+    for name in ("embedding.weight", "to_logits.weight", "to_logits.bias"):
+        weights[name] = weights[name][left_out:]
+    model = build_configured(ours, tokenizer)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ConfigError(f"source: model.safetensors is not what config.json says: {error}".splitlines()[0]) from None
+    config.output_dir.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(config.output_dir / TOKENIZER)
+    write_text(config.output_dir / "config.yaml", yaml.safe_dump(ours.model_dump(mode="json"), sort_keys=False))
+    save_weights(config.output_dir / "model.safetensors", model)
+    print(f"written: {config.output_dir}")
+
+
+def _find(source: str, name: str) -> Path:
+    """A file in a folder or on the hub."""
+    if path := _find_optional(source, name):
+        return path
+    folder = Path(source)
+    if not folder.is_dir():
+        raise ConfigError(f"source: {source} has no {name} on the hub: load and save it with transformers")
+    pickled = "; pytorch_model.bin may hold any program, so it is never read: load and save it with transformers"
+    raise ConfigError(f"source: {folder} has no {name}{pickled if (folder / 'pytorch_model.bin').is_file() else ''}")
+
+
+def _find_optional(source: str, name: str) -> Path | None:
+    """A file in a folder or on the hub; None if it is not there."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return _download(source, name)
+    return folder / name if (folder / name).is_file() else None
+
+
+def _download(source: str, name: str) -> Path | None:
+    # takes a second that other scripts need not wait
+    from huggingface_hub import errors, hf_hub_download
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # it says of each retry that there is no network
+    unreachable = ConfigError(
+        f"source: {source} is no folder, and the Hugging Face hub cannot be reached; give a folder that "
+        "save_pretrained wrote"
+    )
+    try:
+        return Path(hf_hub_download(source, name))
+    except (errors.HFValidationError, errors.RepositoryNotFoundError):
+        raise ConfigError(f"source: {source} is neither a folder nor a model on the Hugging Face hub") from None
+    except errors.LocalEntryNotFoundError:
+        raise unreachable from None
+    except errors.EntryNotFoundError:
+        return None
+    except OSError:
+        raise unreachable from None
+
+
+def read_settings(path: Path) -> dict:
+    """A config.json, with what it may leave out.
+
+    Raises:
+        ConfigError: no JSON, or no mapping.
+    """
+    return _DEFAULTS | _read_mapping(path)
+
+
+def _read_mapping(path: Path) -> dict:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: must be a mapping of settings (got {shown(settings)})")
+    return settings
+
+
+def _read_weights(source: str) -> dict[str, Tensor]:
+    """All tensors, by their own names, whether the saved model was compiled or not, in one file or in several."""
+    path = _find_optional(source, _WEIGHTS)
+    index = None if path else _find_optional(source, _INDEX)
+    tensors = _read_shards(source, index) if index else _read_tensors(path or _find(source, _WEIGHTS))
+    return unwrapped(tensors)
+
+
+def _read_shards(source: str, index: Path) -> dict[str, Tensor]:
+    """The tensors of a model in several files; the index says which tensor is in which."""
+    file_of = _read_mapping(index).get("weight_map")
+    if not isinstance(file_of, dict) or not file_of:
+        raise ConfigError(f"{index}: weight_map: must say for each tensor which file holds it (got {shown(file_of)})")
+    for name, file in file_of.items():
+        if not isinstance(file, str) or not _SHARD.fullmatch(file):  # as '../' could lead anywhere
+            raise ConfigError(
+                f"{index}: weight_map: {name}: must be the name of a .safetensors file beside it (got {shown(file)})"
+            )
+    shards = {file: _read_tensors(_find(source, file)) for file in dict.fromkeys(file_of.values())}
+    if missing := [(name, file) for name, file in file_of.items() if name not in shards[file]]:
+        name, file = missing[0]
+        raise ConfigError(f"source: {file} has no {name!r}, which {_INDEX} says it has")
+    return {name: shards[file][name] for name, file in file_of.items()}
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ConfigError(f"{path}: not a safetensors file: {error}") from None
+
+
+def _tokenizer(config: ImportReformerConfig) -> Tokenizer:
+    if isinstance(config.data.tokenizer, BytesConfig):
+        return Tokenizer()
+    path = _find(config.source, TOKENIZER)
+    try:
+        return load_tokenizer(path)
+    except ValueError as error:
+        raise ConfigError(f"data.tokenizer: {path} is no byte-level BPE or WordPiece ({error})") from None
+
+
+def _symbols_left_out(theirs: int, tokenizer: Tokenizer, ours: LanguageTrainConfig) -> int:
+    """How many of their symbols, the first ones, stand for nothing in the text."""
+    own = tokenizer.n_symbols if ours.causal else tokenizer.vocab_size
+    of_bytes = isinstance(ours.data.tokenizer, BytesConfig)
+    allowed = [own, own + _NO_BYTES] if of_bytes else [own]
+    if theirs not in allowed:
+        raise ConfigError(
+            f"vocab_size: {theirs}: must be {' or '.join(map(str, allowed))} for data.tokenizer.kind: "
+            f"{ours.data.tokenizer.kind}"
+        )
+    return theirs - own
+
+
+def _our_config(config: ImportReformerConfig, theirs: dict) -> LanguageTrainConfig:
+    if mistakes := unsupported(theirs):
+        raise ConfigError(*(f"{config.source}: config.json: {line}" for line in mistakes))
+    values = {
+        "experiment_name": "imported-reformer",
+        "objective": {"kind": "causal" if theirs["is_decoder"] else "masked"},
+        "data": config.data.model_dump(),
+        "model": translated_settings(theirs),
+        "train": {"max_steps": 1},  # there was none
+    }
+    try:
+        return LanguageTrainConfig.model_validate(values)
+    except ValidationError as error:  # data.window that does not fit
+        found = [mistake["msg"].removeprefix("Value error, ") for mistake in error.errors()]
+        raise ConfigError(*(line for message in found for line in message.splitlines())) from None
+
+
+def unsupported(theirs: dict) -> list[str]:
+    """A line for each setting without a counterpart: the key, its value and what is supported."""
+    kinds = set(theirs.get("attn_layers") or ())
+    if not kinds or kinds - _ATTENTION.keys():
+        return [f"attn_layers: {shown(theirs.get('attn_layers'))}: must be a list of {' and '.join(_ATTENTION)}"]
+    sizes = [*_SIZES, *(f"{kind}_attn_chunk_length" for kind in sorted(kinds))]
+    wrong = [key for key in sizes if not isinstance(theirs.get(key), int) or theirs[key] < 1]
+    if wrong:
+        return [f"{key}: {shown(theirs.get(key))}: must be a whole number of 1 at least" for key in wrong]
+    causal = theirs["is_decoder"]
+    allowed = {"model_type": ["reformer"], "hidden_act": ["relu", "gelu"], "tie_word_embeddings": [False]}
+    if "lsh" in kinds:
+        allowed |= {"lsh_num_chunks_before": [1], "lsh_num_chunks_after": [0]}
+    if "local" in kinds:  # with more, they count a chunk several times in a sequence of fewer chunks
+        allowed |= {"local_num_chunks_before": [0, 1], "local_num_chunks_after": [0] if causal else [0, 1]}
+    found = [
+        f"{key}: {shown(theirs[key])}: must be {' or '.join(map(shown, values))}"
+        for key, values in allowed.items()
+        if theirs[key] not in values
+    ]
+    architecture = "ReformerModelWithLMHead" if causal else "ReformerForMaskedLM"
+    if theirs.get("architectures") != [architecture]:
+        found.append(
+            f"architectures: {shown(theirs['architectures'])}: must be {[architecture]} with is_decoder: "
+            f"{shown(causal)}"
+        )
+    if "lsh" in kinds and theirs["num_buckets"] is None and theirs["hash_seed"] is not None:
+        found.append(
+            "num_buckets: null: must be a number, or a list of factors, with a hash_seed; transformers sets it by the "
+            "first sequence that it is given, and saves it"
+        )
+    return found
+
+
+def translated_settings(theirs: dict) -> dict:
+    """Their model's settings as those of a LanguageModelConfig."""
+    positions = {"kind": "learned"}
+    if theirs["axial_pos_embds"]:
+        positions = {"kind": "axial", "shape": theirs["axial_pos_shape"], "dims": theirs["axial_pos_embds_dim"]}
+    mechanisms = {"local": _local, "lsh": _lsh}
+    return {
+        "dim": theirs["hidden_size"],
+        "heads": theirs["num_attention_heads"],
+        "head_dim": theirs["attention_head_size"],
+        "attention_bias": False,
+        "ffn_dim": theirs["feed_forward_size"],
+        "ffn_chunk_size": theirs["chunk_size_feed_forward"],
+        "activation": theirs["hidden_act"],
+        "dropout": theirs["hidden_dropout_prob"],
+        "norm_epsilon": theirs["layer_norm_eps"],
+        "reversible": True,
+        "streams": "concatenate",
+        "positions": positions,
+        "depth": len(theirs["attn_layers"]),
+        "attentions": [mechanisms[kind](theirs) for kind in theirs["attn_layers"]],
+    }
+
+
+def _chunks_of_all(theirs: dict) -> int:
+    """Tokens to a multiple of which they pad a sequence."""
+    return math.lcm(*(theirs[f"{kind}_attn_chunk_length"] for kind in set(theirs["attn_layers"])))
+
+
+def _local(theirs: dict) -> dict:
+    return {
+        "kind": "local",
+        "dropout": theirs["local_attention_probs_dropout_prob"],
+        "chunk_size": theirs["local_attn_chunk_length"],
+        "back": theirs["local_num_chunks_before"],
+        "ahead": theirs["local_num_chunks_after"],
+        "circle": None if theirs["is_decoder"] else _chunks_of_all(theirs),
+    }
+
+
+def _lsh(theirs: dict) -> dict:
+    n_buckets = theirs["num_buckets"]
+    in_factors = isinstance(n_buckets, list)
+    return {
+        "kind": "transformers_lsh",
+        "dropout": theirs["lsh_attention_probs_dropout_prob"],
+        "chunk_size": theirs["lsh_attn_chunk_length"],
+        "n_rounds": theirs["num_hashes"],
+        "n_buckets": None if in_factors else n_buckets,
+        "bucket_factors": n_buckets if in_factors else None,
+        "multiple_of": _chunks_of_all(theirs),
+        "epsilon": _KEY_EPSILON * theirs["attention_head_size"] ** 2,  # our queries are sqrt(head_dim) times as long
+        "keep_rotations": theirs["hash_seed"] is not None,
+    }
+
+
+def translated_weights(tensors: dict[str, Tensor], theirs: dict, max_len: int) -> dict[str, Tensor]:
+    """Their weights by our names, in float32 or better; with a hash_seed also the rotations that it means on a CPU.
+
+    The bias of the logits is a part of the model, although version 5 of their library leaves it out; where a file also
+    has the one that newer versions add instead (5.24), it is the sum of both.
+
+    Args:
+        tensors: theirs, by name.
+        theirs: settings.
+        max_len: positions that are wanted, of those that have a vector each.
+
+    Raises:
+        ConfigError: a tensor is missing.
+    """
+    tensors = {name: tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for name, tensor in tensors.items()}
+    try:
+        found = _outside(tensors, theirs, max_len)
+        for i, kind in enumerate(theirs["attn_layers"]):
+            found |= {f"stack.layers.{i}.{name}": tensor for name, tensor in _layer(tensors, i, kind).items()}
+    except KeyError as error:
+        raise ConfigError(f"source: model.safetensors has no {error}") from None
+    lsh = [i for i, kind in enumerate(theirs["attn_layers"]) if kind == "lsh"]
+    if theirs["hash_seed"] is not None:
+        found |= {f"stack.layers.{i}.attention.mechanism.rotations": _rotations(theirs) for i in lsh}
+    return found
+
+
+def _outside(tensors: dict[str, Tensor], theirs: dict, max_len: int) -> dict[str, Tensor]:
+    """All but the layers."""
+    names = {
+        "embedding.weight": "reformer.embeddings.word_embeddings.weight",
+        "stack.final_norm.weight": "reformer.encoder.layer_norm.weight",
+        "stack.final_norm.bias": "reformer.encoder.layer_norm.bias",
+        "to_logits.weight": "lm_head.decoder.weight",
+    }
+    if theirs["axial_pos_embds"]:
+        axis = "reformer.embeddings.position_embeddings.weights"
+        names |= {"positions.rows": f"{axis}.0", "positions.columns": f"{axis}.1"}
+    found = {ours: tensors[name] for ours, name in names.items()}
+    found["to_logits.bias"] = _bias_of_logits(tensors)
+    if not theirs["axial_pos_embds"]:
+        found["positions.weight"] = tensors["reformer.embeddings.position_embeddings.embedding.weight"][:max_len]
+    return found
+
+
+def _bias_of_logits(tensors: dict[str, Tensor]) -> Tensor:
+    """That of the head, and that of its matrix, which newer versions of their library have beside it and add alone."""
+    bias, newer = tensors["lm_head.bias"], tensors.get("lm_head.decoder.bias")
+    return bias if newer is None or torch.equal(bias, newer) else bias + newer  # equal: one tensor with two names
+
+
+def _layer(tensors: dict[str, Tensor], i: int, kind: str) -> dict[str, Tensor]:
+    start = f"reformer.encoder.layers.{i}."
+    projections = [tensors[f"{start}attention.self_attention.{name}.weight"] for name in _ATTENTION[kind]]
+    names = {"attention.to_out.weight": "attention.output.dense.weight"}
+    for part in ("weight", "bias"):
+        names |= {
+            f"norm_attention.{part}": f"attention.layer_norm.{part}",
+            f"norm_feed_forward.{part}": f"feed_forward.layer_norm.{part}",
+            f"feed_forward.expand.{part}": f"feed_forward.dense.dense.{part}",
+            f"feed_forward.contract.{part}": f"feed_forward.output.dense.{part}",
+        }
+    found = {ours: tensors[start + name] for ours, name in names.items()}
+    return found | {"attention.to_heads.weight": torch.cat(projections)}
+
+
+def _rotations(theirs: dict) -> Tensor:
+    """(h, r, d, directions), as they draw them in each forward after setting the global seed."""
+    sizes = [theirs[key] for key in ("num_attention_heads", "attention_head_size", "num_hashes")]
+    generator = torch.Generator().manual_seed(theirs["hash_seed"])
+    n_buckets = theirs["num_buckets"]
+    directions = (sum(n_buckets) if isinstance(n_buckets, list) else n_buckets) // 2
+    drawn = torch.randn(*sizes, directions, generator=generator)
+    return drawn.transpose(1, 2).contiguous()

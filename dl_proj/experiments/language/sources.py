@@ -1,0 +1,209 @@
+"""Where text comes from: every source ends as parts of files, to train, validate and test on."""
+
+import hashlib
+import itertools
+import logging
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+from urllib.request import urlopen
+
+from tqdm import tqdm
+
+from dl_proj.settings.errors import ConfigError
+from dl_proj.text.encodings import OtherEncoding, text_start
+from dl_proj.text.tokenizers import NotUTF8, text_lines
+from my_custom_ai.utils.files import write_once
+
+TextSource = Literal["files", "enwik8", "wikitext2", "wikitext103"]
+Split = Literal["train", "val", "test"]
+_SPLITS: tuple[Split, ...] = get_args(Split)
+
+_PIECE = 2**20  # bytes that are held at once
+
+_ENWIK8 = "http://mattmahoney.net/dc/enwik8.zip"
+_ENWIK8_BYTES = 100_000_000
+_ENWIK8_SHA1 = "57b8363b814821dc9d47aa4d41f58733519076b2"  # of the text, as its author gives it
+
+_WIKITEXT = "Salesforce/wikitext"
+_WIKITEXT_NAMES = {"wikitext2": "wikitext-2-raw-v1", "wikitext103": "wikitext-103-raw-v1"}
+_WIKITEXT_SPLITS = {"train": "train", "val": "validation", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Span:
+    """Bytes ``start`` to ``end`` (exclusive) of a file."""
+
+    path: Path
+    start: int
+    end: int
+
+    def __len__(self) -> int:
+        """Bytes."""
+        return self.end - self.start
+
+    def pieces(self) -> Iterator[bytes]:
+        """The bytes, some at a time."""
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            left = len(self)
+            while left and (piece := file.read(min(left, _PIECE))):
+                left -= len(piece)
+                yield piece
+
+    def lines(self) -> Iterator[str]:
+        """The text, a line at a time, as subwords are found in it.
+
+        Raises:
+            ConfigError: it is not UTF-8.
+        """
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            try:
+                yield from text_lines(file, len(self))
+            except NotUTF8 as error:
+                raise ConfigError(
+                    f"data.tokenizer: {self.path} is not UTF-8 at byte {self.start + error.offset}, and subwords need "
+                    "text; convert the file, or take kind: bytes"
+                ) from None
+
+
+Corpus = dict[Split, list[Span]]
+
+
+def files_corpus(path: Path, *, val_share: float, test_share: float) -> Corpus:
+    """A file, or a folder's ``*.txt`` files by name, the end of each held out: first for validation, then for the test.
+
+    A byte-order mark at the start of a file is left out.
+
+    Raises:
+        ConfigError: no such file or folder, no ``*.txt`` in it, nothing in the files, or UTF-16.
+    """
+    if path.is_dir():
+        files = sorted(file for file in path.glob("*.txt") if file.is_file() and not file.name.startswith("."))
+        if not files:
+            raise ConfigError(f"data.path: the folder {path} holds no *.txt files")
+    elif path.exists():
+        files = [path]
+    else:
+        raise ConfigError(f"data.path: {path} is not there; must be a file, or a folder with *.txt files")
+    corpus: Corpus = {split: [] for split in _SPLITS}
+    for file in files:
+        try:
+            start, end = text_start(file), file.stat().st_size
+        except OtherEncoding as error:
+            raise ConfigError(f"data.path: {file} {error}") from None
+        n_val, n_test = (round(share * (end - start)) for share in (val_share, test_share))
+        for split, span in zip(_SPLITS, cut(file, end - n_val - n_test, end - n_test, start=start), strict=True):
+            corpus[split] += [span] if len(span) else []
+    if not any(corpus.values()):
+        raise ConfigError(f"data.path: {path} is empty")
+    return corpus
+
+
+def enwik8_corpus(root: Path) -> Corpus:
+    """The first 100 MB of an English Wikipedia (Mahoney 2006), downloaded to ``root/enwik8`` if not there.
+
+    Its usual parts: 90 MB to train, 5 MB to validate, 5 MB to test.
+
+    Raises:
+        ConfigError: it cannot be downloaded, or is not what it should be.
+    """
+    file = root / "enwik8" / "enwik8"
+    archive = file.with_name("enwik8.zip")
+    if not file.exists():
+        write_once(archive, lambda part: _download(_ENWIK8, part, f"copy {_ENWIK8} to {archive}"))
+        write_once(file, lambda part: _unpack_enwik8(archive, part))
+    size = file.stat().st_size
+    if size != _ENWIK8_BYTES:
+        raise ConfigError(f"data.root: {file} has {size} bytes, must have {_ENWIK8_BYTES}; remove it, or copy it anew")
+    parts = cut(file, size * 90 // 100, size * 95 // 100)
+    return {split: [part] for split, part in zip(_SPLITS, parts, strict=True)}
+
+
+def wikitext_corpus(source: TextSource, root: Path) -> Corpus:
+    """WikiText-2 or WikiText-103 (Merity et al. 2017), raw, by the datasets library, with its own splits.
+
+    Written as text to ``root/<source>/{train,val,test}.txt``, if not there.
+
+    Raises:
+        ConfigError: it cannot be downloaded.
+    """
+    corpus: Corpus = {}
+    for split in _SPLITS:
+        file = root / source / f"{split}.txt"
+        write_once(file, lambda part, split=split, file=file: _write_wikitext(source, split, part, file))
+        corpus[split] = [Span(file, 0, file.stat().st_size)]
+    return corpus
+
+
+def cut(path: Path, *places: int, start: int = 0) -> list[Span]:
+    """A file, from ``start`` on, in parts that begin at ``places``, or up to three bytes later.
+
+    They begin where a character of UTF-8 begins.
+    """
+    with path.open("rb") as file:
+        inner = [_next_character(file.read(3), place) for place in places if file.seek(place) == place]
+    bounds = [start, *inner, path.stat().st_size]
+    return [Span(path, start, end) for start, end in itertools.pairwise(bounds)]
+
+
+def _next_character(ahead: bytes, place: int) -> int:
+    """Place of the first byte, from ``place`` on, that continues no character."""
+    continuing = [byte & 0b1100_0000 == 0b1000_0000 for byte in ahead]
+    return place + (continuing.index(False) if False in continuing else len(ahead))
+
+
+def _download(url: str, part: Path, instead: str) -> None:
+    try:
+        with urlopen(url, timeout=60) as response, part.open("wb") as file:
+            size = int(response.headers.get("Content-Length", 0)) or None
+            with tqdm.wrapattr(response, "read", total=size, desc=url, dynamic_ncols=True, leave=False) as body:
+                shutil.copyfileobj(body, file)
+    except OSError as error:
+        raise _no_network(url, error, instead) from None
+
+
+def _unpack_enwik8(archive: Path, part: Path) -> None:
+    digest = hashlib.sha1()
+    try:
+        with zipfile.ZipFile(archive) as members, members.open("enwik8") as text, part.open("wb") as file:
+            while piece := text.read(_PIECE):
+                digest.update(piece)
+                file.write(piece)
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
+        raise ConfigError(f"data.root: {archive} is no whole archive of enwik8 ({error}); remove it") from None
+    if digest.hexdigest() != _ENWIK8_SHA1:
+        raise ConfigError(
+            f"data.root: {archive} is not enwik8: its text's SHA-1 is {digest.hexdigest()}, must be {_ENWIK8_SHA1}; "
+            "remove it"
+        )
+
+
+def _write_wikitext(source: TextSource, split: Split, part: Path, file: Path) -> None:
+    import datasets  # takes seconds to import
+
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)  # or it tells of each attempt without a network
+    try:
+        rows = datasets.load_dataset(_WIKITEXT, _WIKITEXT_NAMES[source], split=_WIKITEXT_SPLITS[split])
+    except Exception as error:  # that library's, or any of those below it
+        raise _no_network(source, error, f"write its raw text to {file}") from None
+    finally:
+        hub.setLevel(level)
+    with part.open("w", encoding="utf-8", newline="\n") as text:
+        for row in rows:  # an empty line of the original, which holds a space, comes as nothing
+            text.write((row["text"].removesuffix("\n") or " ") + "\n")
+
+
+def _no_network(what: str, error: Exception, instead: str) -> ConfigError:
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return ConfigError(
+        f"data.source: {what} cannot be downloaded ({reason})",
+        f"data.source: without a network take source: files with a path of your own; or {instead}",
+    )

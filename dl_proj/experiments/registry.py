@@ -1,0 +1,53 @@
+"""Every type of experiment: the settings it reads, and the functions that build it and train it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dl_proj.experiments.copy.settings import SynthTrainConfig
+from dl_proj.experiments.copy.train import copy_experiment, train_to_copy
+from dl_proj.experiments.experiment import Experiment
+from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
+from dl_proj.experiments.images.classification.train import classification_experiment, train_classifier
+from dl_proj.experiments.images.generation.settings import GeneratorTrainConfig
+from dl_proj.experiments.images.generation.train import generation_experiment, train_generator
+from dl_proj.experiments.language.settings import LanguageTrainConfig
+from dl_proj.experiments.language.train import language_experiment, train_language_model
+from dl_proj.experiments.settings import ExperimentConfig
+from dl_proj.experiments.translation.settings import TranslationTrainConfig
+from dl_proj.experiments.translation.train import train_translator, translation_experiment
+from dl_proj.settings.errors import ConfigError
+from dl_proj.settings.load import shown
+from my_custom_ai.custom_train import RunDirectory
+
+
+@dataclass(frozen=True)
+class ExperimentType:
+    """What is needed to train one type of model and to measure it."""
+
+    schema: type[ExperimentConfig]
+    experiment: Callable[..., Experiment]  # takes a configuration; of text, also the folder with its tokenizer
+    train: Callable[[ExperimentConfig, RunDirectory | None], None]
+    of_text: bool = False
+
+
+EXPERIMENT_TYPES = {
+    "copy": ExperimentType(SynthTrainConfig, copy_experiment, train_to_copy),
+    "classification": ExperimentType(ClassifierTrainConfig, classification_experiment, train_classifier),
+    "generation": ExperimentType(GeneratorTrainConfig, generation_experiment, train_generator),
+    "language": ExperimentType(LanguageTrainConfig, language_experiment, train_language_model, of_text=True),
+    "translation": ExperimentType(TranslationTrainConfig, translation_experiment, train_translator, of_text=True),
+}
+"""By the ``task`` that their configurations name."""
+
+
+def experiment_type(task: Any, path: Path, hint: str = "") -> ExperimentType:
+    """The type of experiment that a configuration's ``task`` names; ``path`` is its file's.
+
+    Raises:
+        ConfigError: there is none; the line ends with ``hint``.
+    """
+    if not isinstance(task, str) or task not in EXPERIMENT_TYPES:
+        raise ConfigError(f"{path}: task: must be one of {', '.join(EXPERIMENT_TYPES)} (got {shown(task)}){hint}")
+    return EXPERIMENT_TYPES[task]

@@ -1,0 +1,200 @@
+"""Schemas of what every training has: optimiser, schedule, pace, stopping."""
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from dl_proj.settings.base import Strict
+from my_custom_ai.custom_train.devices import DeviceName, Precision
+from my_custom_ai.custom_train.optimizers import OptimizerName
+
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+MonitorMode = Literal["max", "min"]
+
+
+class OptimizerConfig(Strict):
+    """The optimiser."""
+
+    name: OptimizerName = "adam"
+    """which one"""
+    lr: float = Field(3e-3, gt=0)
+    """the schedule's highest learning rate; adafactor: of its relative steps, which also fall as 1 / sqrt(update), and
+    the paper's is 0.01"""
+    weight_decay: float = Field(0.0, ge=0)
+    """of matrices; vectors are not decayed"""
+    betas: tuple[_Beta, _Beta] = (0.9, 0.98)
+    """adam, adamw: decay of the moments"""
+    eps: float = Field(1e-8, gt=0)
+    """adam, adamw: added to the denominator"""
+
+
+class ConstantConfig(Strict):
+    """The same rate all along."""
+
+    kind: Literal["constant"] = "constant"
+    """learning-rate schedule"""
+    warmup_steps: int = Field(0, ge=0)
+    """updates of linear warm-up"""
+
+
+class WarmupCosineConfig(Strict):
+    """Linear up, half a cosine down."""
+
+    kind: Literal["warmup_cosine"] = "warmup_cosine"
+    """learning-rate schedule"""
+    warmup_steps: int = Field(0, ge=0)
+    """updates of linear warm-up"""
+    final_factor: float = Field(0.0, ge=0, le=1)
+    """warmup_cosine: share of the rate that is left at the end"""
+
+
+class OneCycleConfig(Strict):
+    """Half a cosine up, half a cosine down to almost nothing."""
+
+    kind: Literal["one_cycle"] = "one_cycle"
+    """learning-rate schedule"""
+    warmup_share: float = Field(0.3, ge=0, lt=1)
+    """one_cycle: share of the updates that the rate rises"""
+    start_divisor: float = Field(25.0, ge=1)
+    """one_cycle: the rate starts at lr divided by this"""
+    final_divisor: float = Field(1e4, ge=1)
+    """one_cycle: and ends at that divided by this"""
+
+
+class NoamConfig(Strict):
+    """The Transformer paper's: up, then down with the root of the step; use lr 1."""
+
+    kind: Literal["noam"] = "noam"
+    """learning-rate schedule"""
+    warmup_steps: int = Field(4000, ge=1)
+    """updates of linear warm-up"""
+
+
+ScheduleConfig = Annotated[
+    ConstantConfig | WarmupCosineConfig | OneCycleConfig | NoamConfig, Field(discriminator="kind")
+]
+
+
+class MonitorConfig(Strict):
+    """Which weights are the best, and when to stop early."""
+
+    metric: str = "val/loss"
+    """metric of the validation data that chooses the best weights"""
+    mode: MonitorMode = "min"
+    """whether it should rise or fall"""
+    patience: int | None = Field(None, ge=1)
+    """evaluations without improvement after which training stops; null: never"""
+    min_delta: float = Field(0.0, ge=0)
+    """improvements up to this do not count against patience"""
+    target: float | None = None
+    """stop as soon as the metric is this good; null: never"""
+
+
+class PaceConfig(Strict):
+    """How much and how often; subclasses say what a batch is."""
+
+    max_steps: int | None = Field(None, ge=1)
+    """updates of the weights; give this or epochs"""
+    epochs: int | None = Field(None, ge=1)
+    """passes over the training data; give this or max_steps"""
+    eval_batch_size: int = Field(64, ge=1)
+    """examples a batch in evaluation"""
+    accumulate: int = Field(1, ge=1)
+    """batches per update (and process); their losses are summed, then divided once by all that they count together"""
+    clip_norm: float = Field(1.0, ge=0)
+    """largest norm of the gradient; 0: any"""
+    eval_every: int = Field(100, ge=1)
+    """updates between evaluations"""
+    save_every: int = Field(100, ge=1)
+    """updates between saved states, besides those after each evaluation"""
+    log_every: int = Field(10, ge=1)
+    """updates between rows of training figures"""
+    precision: Precision = "no"
+    """mixed precision"""
+    device: DeviceName = "auto"
+    """where to compute; auto takes the fastest there is"""
+    num_workers: int = Field(0, ge=0)
+    """processes that load data"""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    """what records curves besides metrics.csv"""
+    monitor: MonitorConfig = MonitorConfig()
+    """best weights and early stopping"""
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no_is_a_word(cls, value: Any) -> Any:
+        return "no" if value is False else value  # as which YAML 1.1 reads it
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        if self.max_steps is None and self.epochs is None:
+            return ["needs max_steps or epochs"]
+        if self.max_steps is not None and self.epochs is not None:
+            return [f"max_steps {self.max_steps} and epochs {self.epochs}: give one of them; null takes one back"]
+        return []
+
+    def steps_of(self, n_batches: int) -> int:
+        """Updates of the weights in all, of ``n_batches`` an epoch and process."""
+        if self.max_steps is not None:
+            return self.max_steps
+        return max(1, self.epochs * n_batches // self.accumulate)
+
+
+class TrainConfig(PaceConfig):
+    """The pace of training."""
+
+    batch_size: int = Field(32, ge=1)
+    """examples a batch (and process)"""
+
+    def steps(self, n_examples: int, processes: int = 1) -> int:
+        """Updates of the weights in all."""
+        return self.steps_of(n_examples // processes // self.batch_size)
+
+
+class TranslationPaceConfig(PaceConfig):
+    """The pace of training on sentence pairs of similar length."""
+
+    batch_tokens: int = Field(4096, ge=1)
+    """tokens a batch (and process): its pairs times the longest of their sentences, padding included"""
+
+
+class ExperimentConfig(Strict):
+    """What every training script's configuration has."""
+
+    METRICS: ClassVar[dict[str, MonitorMode]] = {"val/loss": "min"}  # that can be monitored, and the better direction
+
+    experiment_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """folder of its runs"""
+    runs_dir: Path = Path("runs")
+    """where experiments put their folders"""
+    seed: int = Field(42, ge=0, lt=2**31)
+    """of weights, data, dropout and hashes"""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """the optimiser"""
+    schedule: ScheduleConfig = ConstantConfig()
+    """the learning-rate schedule, chosen by kind"""
+    train: TrainConfig
+    """the pace of training"""
+
+    @property
+    def metrics(self) -> dict[str, MonitorMode]:
+        """What this training can be monitored by, and the better direction."""
+        return self.METRICS
+
+    def monitor_mistakes(self) -> list[str]:
+        """A metric that the training does not give, or the worse direction."""
+        monitor = self.train.monitor
+        if monitor.metric not in self.metrics:
+            return [f"train.monitor.metric {monitor.metric!r} is unknown, must be {' or '.join(self.metrics)}"]
+        if monitor.mode != self.metrics[monitor.metric]:
+            better = self.metrics[monitor.metric]
+            return [f"train.monitor.mode {monitor.mode} must be {better} for {monitor.metric}"]
+        return []
+
+    def schedule_mistakes(self, steps: int) -> list[str]:
+        """What does not fit a training of so many updates."""
+        warmup = getattr(self.schedule, "warmup_steps", 0)
+        if warmup < steps:
+            return []
+        return [f"schedule.warmup_steps {warmup} must be less than the {steps} steps of the training"]

@@ -1,0 +1,1 @@
+"""Translation: sentence pairs, training, scoring, translating."""

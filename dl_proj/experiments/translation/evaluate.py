@@ -1,0 +1,148 @@
+"""translation_evaluate.py: BLEU, chrF and perplexity of a translation model on a whole test set."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from sacrebleu.metrics import BLEU, CHRF
+from torch import Tensor
+
+from dl_proj.checkpoint_folder import with_root
+from dl_proj.experiments.translation.data import padded
+from dl_proj.experiments.translation.objective import PairObjective
+from dl_proj.experiments.translation.pair_sets import raw_pairs
+from dl_proj.experiments.translation.settings import TranslationEvaluateConfig, TranslationTrainConfig
+from dl_proj.experiments.translation.sources import line_pairs
+from dl_proj.experiments.translation.translate import Translation, Translator, load_translator
+from dl_proj.settings.errors import ConfigError
+from dl_proj.tables import csv_text, markdown
+from my_custom_ai.custom_train.objective import all_figures
+from my_custom_ai.utils.files import write_text
+from my_custom_ai.utils.meters import Meter
+
+_SETTINGS = {"checkpoint", "split", "source_file", "reference_file", "beam_size", "length_penalty", "max_length"}
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """What is translated, and its translations by people, as they stand in their files."""
+
+    sources: Sequence[str]
+    references: Sequence[str]
+
+
+def score_translations(config: TranslationEvaluateConfig) -> None:
+    """Translate and score; print scores and examples, write translations.csv and scores.json.
+
+    Raises:
+        ConfigError: what cannot be read, or a test set without sentences.
+    """
+    translator, trained = load_translator(config)
+    test = _test_set(config, with_root(trained, config.data_root))
+    translations = translator.translate(test.sources, progress=True)
+    scores = corpus_scores([translation.text for translation in translations], test.references, config.bleu_tokenizer)
+    scores |= _likelihood(translator, test, config.batch_size) | _lengths(test, translations)
+    settings = config.model_dump(mode="json", include=_SETTINGS)
+    rows = _rows(test, translations, config.bleu_tokenizer)
+    write_text(config.output_dir / "translations.csv", csv_text(rows, quoted=True))
+    write_text(config.output_dir / "scores.json", json.dumps(settings | scores, indent=2) + "\n")
+    for row in rows[: config.examples]:
+        print("\n".join(f"{name:>10}: {row[name]}" for name in ("source", "reference", "hypothesis")), end="\n\n")
+    print(markdown([{"figure": name, "value": value} for name, value in scores.items()]))
+    print(f"written: {config.output_dir / 'translations.csv'}, {config.output_dir / 'scores.json'}")
+
+
+def corpus_scores(hypotheses: Sequence[str], references: Sequence[str], tokenizer: str = "13a") -> dict[str, object]:
+    """BLEU (Papineni et al. 2002) and chrF (Popovic 2015) over all sentences together, by sacrebleu (Post 2018).
+
+    Each with the signature that says what was computed.
+    """
+    figures = {}
+    for name, metric in (("BLEU", BLEU(tokenize=tokenizer)), ("chrF", CHRF())):
+        figures[name] = round(metric.corpus_score(list(hypotheses), [list(references)]).score, 4)
+        figures[f"{name} signature"] = metric.get_signature().format()
+    return figures
+
+
+def _test_set(config: TranslationEvaluateConfig, trained: TranslationTrainConfig) -> Sentences:
+    where = "source_file, reference_file" if config.source_file else f"data.corpus.{config.split}"
+    if config.source_file is None:
+        pairs = raw_pairs(trained.data, config.split, seed=trained.seed)
+    else:
+        files = (config.source_file, config.reference_file)
+        pairs = line_pairs(where, files, ("source", "reference"), trained.data.root / "pairs")
+    if not len(pairs):
+        raise ConfigError(f"{where}: there are no sentences to translate")
+    return Sentences(*map(list, zip(*pairs, strict=True)))
+
+
+def _likelihood(translator: Translator, test: Sentences, batch_size: int) -> dict[str, object]:
+    """Of the references; pairs that are too long for the model, or have an empty side, are left out and counted."""
+    objective, meter = PairObjective(translator.tokenizers.target), Meter()
+    ends = (translator.tokenizers.source.boundary, translator.tokenizers.target.boundary)
+    pairs = _fitting(translator, test, ends)
+    left_out = {"pairs without a perplexity": len(test.sources) - len(pairs)}
+    if not pairs:
+        return {"perplexity": None, "bits per byte": None} | left_out
+    with torch.no_grad():
+        for first in range(0, len(pairs), batch_size):
+            sources, targets = zip(*pairs[first : first + batch_size], strict=True)
+            batch = (*padded(sources, ends[0]), *padded(targets, ends[1]))
+            meter.add(objective.measure(translator.model, tuple(part.to(translator.device) for part in batch)))
+    figures = all_figures(objective, meter.means())
+    return {
+        "perplexity": round(figures["perplexity"], 4),
+        "bits per byte": round(figures["bits_per_byte"], 4),
+    } | left_out
+
+
+def _fitting(translator: Translator, test: Sentences, ends: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+    """Tokens of the pairs that the model takes, with their boundaries, short ones first."""
+    encoded = zip(
+        translator.tokenizers.source.encode(test.sources),
+        translator.tokenizers.target.encode(test.references),
+        test.sources,
+        test.references,
+        strict=True,
+    )
+    pairs = [
+        (torch.tensor([*source, ends[0]]), torch.tensor([ends[1], *target, ends[1]]))
+        for source, target, *texts in encoded
+        if all(text.strip() for text in texts) and max(len(source), len(target)) < translator.max_length
+    ]
+    return sorted(pairs, key=lambda pair: max(map(len, pair)))
+
+
+def _lengths(test: Sentences, translations: list[Translation]) -> dict[str, object]:
+    """Means of words (as white space parts them) and of tokens; and what was not translated whole."""
+
+    def words(texts: Sequence[str]) -> float:
+        return round(statistics.fmean(len(text.split()) for text in texts), 2)
+
+    return {
+        "sentences": len(translations),
+        "sources cut": sum(translation.cut for translation in translations),
+        "words a source": words(test.sources),
+        "words a reference": words(test.references),
+        "words a translation": words([translation.text for translation in translations]),
+        "tokens a source": round(statistics.fmean(translation.n_source_tokens for translation in translations), 2),
+        "tokens a translation": round(statistics.fmean(translation.n_tokens for translation in translations), 2),
+    }
+
+
+def _rows(test: Sentences, translations: list[Translation], tokenizer: str) -> list[dict[str, object]]:
+    bleu, chrf = BLEU(tokenize=tokenizer, effective_order=True), CHRF()
+    return [
+        {
+            "source": source,
+            "reference": reference,
+            "hypothesis": translation.text,
+            "BLEU": round(bleu.sentence_score(translation.text, [reference]).score, 2),
+            "chrF": round(chrf.sentence_score(translation.text, [reference]).score, 2),
+            "log probability": round(translation.log_probability, 4),
+            "cut": translation.cut,
+        }
+        for source, reference, translation in zip(test.sources, test.references, translations, strict=True)
+    ]

@@ -1,0 +1,82 @@
+"""Pairs to train, validate and test on: each part's own, or held out of the training pairs."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from dl_proj.experiments.language.sources import Split
+from dl_proj.experiments.translation.data_settings import CsvPairsConfig, HubPairsConfig, LinePairsConfig, PairsConfig
+from dl_proj.experiments.translation.sources import RawPairs, csv_pairs, hub_pairs, line_pairs, parquet_pairs
+from dl_proj.settings.errors import ConfigError
+from my_custom_ai.utils.files import write_once
+
+_PARTS: tuple[Split, ...] = ("train", "val", "test")
+
+
+def raw_pairs(config: PairsConfig, split: Split, *, seed: int) -> RawPairs:
+    """One part's pairs, all of them, untouched; converted once into ``root/pairs``.
+
+    Args:
+        config: which pairs.
+        split: which part.
+        seed: of the choice of training pairs that are held out, if any are.
+
+    Raises:
+        ConfigError: what is not there, cannot be downloaded or read, or is not text.
+    """
+    held_out = {} if isinstance(config.corpus, HubPairsConfig) else config.corpus.held_out
+    try:
+        if split in held_out or (split == "train" and held_out):
+            return _share(_all_pairs(config, "train"), held_out, split, seed, config.root / "pairs")
+        return _all_pairs(config, split)
+    except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise ConfigError(f"data: {error.filename}: {error.strerror.lower()}") from None
+
+
+def _all_pairs(config: PairsConfig, split: Split) -> RawPairs:
+    """All that a part has of its own."""
+    corpus, folder = config.corpus, config.root / "pairs"
+    languages = (config.source_language, config.target_language)
+    where = f"data.corpus.{split}"
+    match corpus:
+        case HubPairsConfig():
+            return hub_pairs(corpus.name, corpus.subset, split, languages, folder)
+        case LinePairsConfig():
+            stem = getattr(corpus, split)
+            source, target = (corpus.folder / f"{stem}.{language}" for language in languages)
+            return line_pairs(where, (source, target), languages, folder)
+        case CsvPairsConfig():
+            return csv_pairs(where, getattr(corpus, split), languages, folder)
+        case _:
+            return parquet_pairs(where, getattr(corpus, split), languages, folder)
+
+
+def _share(pairs: RawPairs, held_out: dict[str, float], split: Split, seed: int, folder: Path) -> RawPairs:
+    """The training pairs that are left, or those that are held out for a part."""
+    choice = f"{pairs.key} {sorted(pairs.columns)} {held_out} {seed}"
+    key = hashlib.sha256(choice.encode()).hexdigest()[:12]
+    path = write_once(folder / f"{pairs.name}-parts-{key}.npy", lambda file: _choose(file, pairs, held_out, seed))
+    rows = np.flatnonzero(np.load(path) == _PARTS.index(split))
+    if not len(rows):
+        shares = " and ".join(f"{name}_share {share}" for name, share in held_out.items())
+        raise ConfigError(f"data.corpus: {shares} of {len(pairs)} training pairs leave none for {split}")
+    return RawPairs(pairs.rows.select(rows), pairs.columns, f"{pairs.name}-{split}", key)
+
+
+def _choose(file: Path, pairs: RawPairs, held_out: dict[str, float], seed: int) -> None:
+    """The number of each pair's part; pairs that are equal, character by character, are in the same one.
+
+    Which is which language does not matter, so that both directions hold out the same pairs.
+    """
+    digests = (hashlib.blake2b("\0".join(sorted(pair)).encode(), digest_size=8).digest() for pair in pairs)
+    _, number = np.unique(np.frombuffer(b"".join(digests), np.uint64), return_inverse=True)
+    n = number.max(initial=-1) + 1
+    place = np.random.default_rng(seed).permutation(n)[number]
+    part, start = np.full(len(pairs), _PARTS.index("train"), np.uint8), 0
+    for name, share in held_out.items():
+        stop = start + round(share * n)
+        part[(start <= place) & (place < stop)] = _PARTS.index(name)
+        start = stop
+    with file.open("wb") as whole:
+        np.save(whole, part)

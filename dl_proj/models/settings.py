@@ -1,0 +1,313 @@
+"""Schemas of the models."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from dl_proj.models.attention_settings import (
+    AttentionConfig,
+    CausalLinformerConfig,
+    ClippedRelativeConfig,
+    FullConfig,
+    LinformerConfig,
+    LocalConfig,
+    LSHConfig,
+    PerformerConfig,
+    TransformersLSHConfig,
+)
+from dl_proj.settings.base import Strict, null_is_none
+
+Width = Annotated[int, Field(ge=1)]
+
+
+class LearnedPositionsConfig(Strict):
+    """A learned vector for each position."""
+
+    kind: Literal["learned"] = "learned"
+    """positional encoding"""
+
+
+class SinusoidalPositionsConfig(Strict):
+    """Fixed sines and cosines."""
+
+    kind: Literal["sinusoidal"] = "sinusoidal"
+    """positional encoding"""
+    amplitude: float = Field(0.02, gt=0)
+    """sinusoidal: of the sines; embeddings of tokens start as small as this, and 1 would drown them"""
+
+
+class AxialPositionsConfig(Strict):
+    """A learned vector for each row and each column of a grid."""
+
+    kind: Literal["axial"] = "axial"
+    """positional encoding"""
+    shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    """axial: rows,columns; their product is the number of positions"""
+    dims: Annotated[tuple[Width, Width] | None, BeforeValidator(null_is_none)] = None
+    """axial: widths of the rows' and the columns' vectors, which add up to dim; null: halves"""
+
+
+class LearnedSinusoidalPositionsConfig(Strict):
+    """Sines and cosines of learned frequencies and amplitudes; of row and column where the tokens form a grid."""
+
+    kind: Literal["learned_sinusoidal"] = "learned_sinusoidal"
+    """positional encoding"""
+
+
+class NoPositionsConfig(Strict):
+    """No positional encoding: the attention knows positions, or nothing does."""
+
+    kind: Literal["none"] = "none"
+    """positional encoding"""
+
+
+PositionsConfig = Annotated[
+    LearnedPositionsConfig
+    | SinusoidalPositionsConfig
+    | AxialPositionsConfig
+    | LearnedSinusoidalPositionsConfig
+    | NoPositionsConfig,
+    Field(discriminator="kind"),
+]
+
+
+class _LayersConfig(Strict):
+    dim: int = Field(128, ge=1)
+    """width of the activations"""
+    heads: int = Field(4, ge=1)
+    """attention heads"""
+    attention_bias: bool = True
+    """biases in the projections around attention"""
+    head_dim: int | None = Field(None, ge=1)
+    """width of a head; null: dim / heads"""
+    ffn_dim: int = Field(512, ge=1)
+    """hidden width of the feed-forward network"""
+    ffn_chunk_size: int = Field(0, ge=0)
+    """positions that the feed-forward network works on together; 0: all"""
+    activation: Literal["gelu", "relu"] = "gelu"
+    """of the feed-forward network"""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """on the embedding, in the feed-forward network and on each sublayer's output"""
+    norm: Literal["pre", "post"] = "pre"
+    """layer normalisation before or after each sublayer"""
+    norm_epsilon: float = Field(1e-5, gt=0)
+    """added to the variance in layer normalisation"""
+    reversible: bool = False
+    """reversible residual streams: activation memory that does not grow with depth"""
+    positions: PositionsConfig = LearnedPositionsConfig()
+    """the positional encoding, chosen by kind"""
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        found = []
+        if self.head_dim is None and self.dim % self.heads:
+            found.append(f"dim {self.dim} is not divisible by heads {self.heads}; change one, or set head_dim")
+        if self.reversible and self.norm == "post":
+            found.append("reversible: true needs norm: pre (norm: post cannot be inverted)")
+        dims = getattr(self.positions, "dims", None)
+        if dims is not None and sum(dims) != self.dim:
+            found.append(f"positions.dims {dims[0]} + {dims[1]} must be dim {self.dim}")
+        return found
+
+
+class StackConfig(_LayersConfig):
+    """A stack of encoder layers around any attention."""
+
+    depth: int = Field(1, ge=1)
+    """layers"""
+    attention: AttentionConfig = LSHConfig()
+    """the attention mechanism, chosen by kind"""
+    attentions: Annotated[tuple[AttentionConfig, ...] | None, BeforeValidator(null_is_none)] = None
+    """a list of mechanisms, one a layer, begun again when there are more layers, such as [{kind: local}, {kind: lsh}];
+    null: attention in all layers"""
+    streams: Literal["mean", "concatenate"] = "mean"
+    """reversible: what is made of the two streams at the end: their mean, or both side by side, twice as wide"""
+
+    @property
+    def mechanisms(self) -> tuple[AttentionConfig, ...]:
+        """The attention of the first layers, with which the others begin again."""
+        return (self.attention,) if self.attentions is None else self.attentions
+
+    @property
+    def attention_title(self) -> str:
+        """A short name for tables."""
+        return ", ".join(dict.fromkeys(mechanism.title for mechanism in self.mechanisms))
+
+    def layers_of(self, number: int) -> range:
+        """The numbers of the layers that have the mechanism of this number."""
+        return range(number, self.depth, len(self.mechanisms))
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        found = super().mistakes()
+        if self.streams == "concatenate" and not self.reversible:
+            found.append("streams: concatenate needs reversible: true: there is one stream without it")
+        if self.attentions is None:
+            return found
+        if self.attention != StackConfig.model_fields["attention"].default:
+            found.append(f"attentions is given, so attention.kind: {self.attention.kind} has no effect; leave it out")
+        if not self.attentions:
+            found.append("attentions is empty, needs one at least")
+        elif len(self.attentions) > self.depth:
+            found.append(f"attentions has {len(self.attentions)} mechanisms, but there are {self.depth} layers (depth)")
+        return found
+
+    def mistakes_at(self, length: int, *, causal: bool, grid: bool) -> list[str]:
+        """What does not fit sequences of ``length`` tokens, which are the places of a grid or of a line."""
+        found = self.attention_mistakes(length, causal=causal)
+        positions = self.positions
+        if isinstance(positions, AxialPositionsConfig) and math.prod(positions.shape) < length:
+            rows, columns = positions.shape
+            found.append(f"model.positions.shape {rows} x {columns} has fewer positions than the {length} tokens")
+        if isinstance(positions, LearnedSinusoidalPositionsConfig) and self.dim % (4 if grid else 2):
+            found.append(
+                f"model.dim {self.dim} is not divisible by {4 if grid else 2}, which model.positions.kind: "
+                "learned_sinusoidal needs here"
+            )
+        return found
+
+    def moving_chunks(self, purpose: str) -> list[str]:
+        """Why there are no steps, which ``purpose`` needs: attention whose chunks later tokens move."""
+        found = []
+        for attention in self.mechanisms:
+            match attention:
+                case LSHConfig(rule="chunk"):
+                    found.append(("rule: chunk", "rule: bucket"))
+                case TransformersLSHConfig(kind=kind):
+                    found.append((f"kind: {kind}", "kind: lsh"))
+        return [
+            f"model.attention.{setting} cannot {purpose}: later tokens move its chunks; use {instead}"
+            for setting, instead in dict.fromkeys(found)
+        ]
+
+    def attention_mistakes(self, length: int, *, causal: bool) -> list[str]:
+        """What of it is the attention's, in any layer."""
+        found = []
+        for number, attention in enumerate(self.mechanisms):
+            key = "model.attention" if self.attentions is None else f"model.attentions.{number}"
+            lines = self._attention_mistakes(attention, len(self.layers_of(number)), length, causal)
+            found += [line.replace("model.attention", key) for line in lines]
+        return found
+
+    def _attention_mistakes(self, attention: AttentionConfig, depth: int, length: int, causal: bool) -> list[str]:
+        """Of one mechanism, that ``depth`` layers have."""
+        match attention:
+            case LSHConfig(n_buckets=None, bucket_size=size) if size > length:
+                return [
+                    f"model.attention.bucket_size {size} is larger than the sequence of {length} tokens, so everything "
+                    "shares one bucket; use kind: shared_qk for that"
+                ]
+            case ClippedRelativeConfig() if self.heads < 2:
+                return [f"model.heads {self.heads} must be 2 at least for model.attention.kind: clipped_relative"]
+            case LinformerConfig() if causal:
+                return [
+                    "model.attention.kind: linformer mixes all positions, so it cannot be causal; use "
+                    "causal_linformer, performer, relative, clipped_relative, local, lsh, shared_qk or full"
+                ]
+            case LinformerConfig():
+                return attention.mistakes_at(depth, length, "a sequence")
+            case CausalLinformerConfig() if not causal:
+                return ["model.attention.kind: causal_linformer looks back alone; use linformer for both directions"]
+            case CausalLinformerConfig(block_size=size):
+                return attention.mistakes_at(depth, size, "model.attention.block_size")
+            case LocalConfig(ahead=ahead) if causal and ahead:
+                return [f"model.attention.ahead {ahead} must be 0 or null in a causal model: those tokens are to come"]
+            case LocalConfig(circle=circle) if causal and circle:
+                return [f"model.attention.circle {circle} must be null in a causal model: its end is still to come"]
+        return []
+
+
+class LanguageModelConfig(StackConfig):
+    """A stack between embedded tokens and logits."""
+
+    tied: bool = False
+    """one matrix embeds tokens and maps to logits"""
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        found = super().mistakes()
+        if self.tied and self.streams == "concatenate":
+            found.append("tied: true needs streams: mean, as wide as the embedding")
+        return found
+
+
+class EncoderDecoderConfig(_LayersConfig):
+    """An encoder of the source and a decoder of the target, that attends to it."""
+
+    encoder_depth: int = Field(1, ge=1)
+    """layers of the encoder"""
+    decoder_depth: int = Field(1, ge=1)
+    """layers of the decoder"""
+    encoder_attention: AttentionConfig = FullConfig()
+    """the encoder's attention mechanism, chosen by kind"""
+    decoder_attention: AttentionConfig = FullConfig()
+    """the decoder's causal self-attention, chosen by kind"""
+    cross_attention: AttentionConfig = FullConfig()
+    """from the decoder to the encoder's output, chosen by kind: full, linformer or performer"""
+    tied: bool = False
+    """one matrix embeds the tokens of both sides and maps to logits; both sides then have one vocabulary"""
+
+    @property
+    def attention_title(self) -> str:
+        """A short name for tables: the encoder's, the decoder's own and across, or what all of them are."""
+        mechanisms = (self.encoder_attention, self.decoder_attention, self.cross_attention)
+        titles = [mechanism.title for mechanism in mechanisms]
+        return titles[0] if len(set(titles)) == 1 else ", ".join(titles)
+
+    @property
+    def encoder(self) -> StackConfig:
+        """The encoder's stack."""
+        return self._stack(self.encoder_depth, self.encoder_attention)
+
+    @property
+    def decoder(self) -> StackConfig:
+        """The decoder's stack, but for the cross-attention."""
+        return self._stack(self.decoder_depth, self.decoder_attention)
+
+    @property
+    def across(self) -> StackConfig:
+        """The decoder's stack with its cross-attention for an attention."""
+        return self._stack(self.decoder_depth, self.cross_attention)
+
+    def _stack(self, depth: int, attention: AttentionConfig) -> StackConfig:
+        common = {name: getattr(self, name) for name in _LayersConfig.model_fields}
+        return StackConfig(**common, depth=depth, attention=attention)
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        found = super().mistakes()
+        if not isinstance(self.cross_attention, FullConfig | LinformerConfig | PerformerConfig):
+            found.append(
+                f"cross_attention.kind: {self.cross_attention.kind} cannot attend to another sequence; use full, "
+                "linformer or performer"
+            )
+        return found
+
+    def mistakes_in_translation(self) -> list[str]:
+        """Why a source is not translated alike in every batch, or not step by step: what fits equal lengths alone."""
+        found = _with_keys(self.decoder.moving_chunks("translate"), "decoder", "decoder")
+        match self.encoder_attention:
+            case TransformersLSHConfig(kind=kind):
+                found.append(f"model.encoder_attention.kind: {kind} sees how far a batch is padded; use kind: lsh")
+            case LocalConfig(circle=int(circle)):
+                found.append(
+                    f"model.encoder_attention.circle {circle} must be null: where the ends meet follows from how far a "
+                    "batch is padded"
+                )
+        return found
+
+    def mistakes_at(self, source_length: int, target_length: int) -> list[str]:
+        """What does not fit sources and targets of so many tokens."""
+        found = _with_keys(self.encoder.mistakes_at(source_length, causal=False, grid=False), "encoder", "encoder")
+        found += _with_keys(self.decoder.mistakes_at(target_length, causal=True, grid=False), "decoder", "decoder")
+        found += _with_keys(self.across.attention_mistakes(source_length, causal=False), "decoder", "cross")
+        return list(dict.fromkeys(found))  # both sides have the same positions, so some are found twice
+
+
+def _with_keys(mistakes: list[str], stack: str, attention: str) -> list[str]:
+    """A stack's mistakes with the keys that it has in an EncoderDecoderConfig."""
+    return [
+        line.replace("model.attention", f"model.{attention}_attention").replace("model.depth", f"model.{stack}_depth")
+        for line in mistakes
+    ]

@@ -1,0 +1,1 @@
+"""Reading a YAML file and flags into checked settings; knows no experiment."""

@@ -1,0 +1,9 @@
+"""The mistakes of a user, at the bottom of all that can report one."""
+
+
+class ConfigError(Exception):
+    """Mistakes of the user's; ``lines`` says what, where and what is allowed."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines

@@ -1,0 +1,303 @@
+"""From a YAML file and flags to a checked configuration, or to one line a mistake."""
+
+import argparse
+import difflib
+import itertools
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
+
+from dl_proj.settings.errors import ConfigError
+from dl_proj.settings.help import explain, models_in
+
+Config = TypeVar("Config", bound=BaseModel)
+
+_WORDS = "one or more, after -- also such that look like flags; none: standard input, one a line"
+
+_WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
+_FRACTION = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?\.inf|\.nan", re.IGNORECASE)
+
+
+def load_config(schema: type[Config], path: Path, overrides: dict | None = None, *, origin: str = "flags") -> Config:
+    """Read a YAML file, lay ``overrides``, which ``origin`` gave, over it and check the result.
+
+    Raises:
+        ConfigError: one line a mistake.
+    """
+    overrides = overrides or {}
+    try:
+        return schema.model_validate(merge(read_yaml(path), overrides))
+    except ValidationError as error:
+        lines = [line for mistake in error.errors() for line in _lines(path, overrides, origin, schema, mistake)]
+        raise ConfigError(*lines) from None
+
+
+def read_yaml(path: Path) -> dict:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: no such file, not YAML, not a mapping, or a key twice.
+    """
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror.lower()}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a text file in UTF-8") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else f"{path}"
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        raise ConfigError(f"{where}: not valid YAML: {problem}") from None
+    except (ValueError, RecursionError) as error:  # a date with a 13th month, brackets without end
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if values is None:
+        raise ConfigError(f"{path}: is empty, must hold 'key: value' lines")
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must hold 'key: value' lines (got {shown(values)})")
+    return values
+
+
+def merge(values: dict, overrides: dict) -> dict:
+    """Lay ``overrides`` over ``values``, key by key; another ``kind`` starts from that kind's defaults."""
+    merged = dict(values)
+    for key, value in overrides.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        same_kind = both and ("kind" not in old or value.get("kind", old["kind"]) == old["kind"])
+        merged[key] = merge(old, value) if same_kind else value
+    return merged
+
+
+def parse_flags(
+    schema: type[BaseModel], argv: list[str], default: Path, *, words: str | None = None
+) -> tuple[argparse.Namespace, dict]:
+    """Read ``--config``, ``--resume`` (trainings) and a flag for each field.
+
+    And what is no flag, before, between and behind the flags, if ``words`` has a name for it; after ``--`` nothing is.
+
+    Returns:
+        The script's own options, among them ``words``, a list, and the fields that flags set, nested as in the file.
+        ``--help`` prints and exits.
+
+    Raises:
+        ConfigError: a flag that does not exist, or that lacks its value.
+    """
+    own = _OneLineParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--config", type=Path, metavar="FILE.yaml", help=f"settings to start from (default: {default})")
+    if "train" in schema.model_fields:
+        own.add_argument(
+            "--resume",
+            metavar="RUN",
+            help="continue a run: its folder, or 'last' for the newest version of the experiment",
+        )
+    parser = _OneLineParser(description=schema.__doc__, parents=[own], allow_abbrev=False)
+    end = argv.index("--") if words is not None and "--" in argv else len(argv)
+    options, rest = own.parse_known_args(argv[:end])
+    settings = type(schema.__name__, (schema, BaseSettings), {})
+    source = CliSettingsSource(settings, root_parser=parser)
+    explain(parser, schema)
+    options.words = []
+    if words is None:
+        given = parser.parse_args(rest)
+    else:
+        parser.add_argument("words", nargs="*", metavar=words, help=_WORDS)
+        given = parser.parse_intermixed_args(rest)
+        options.words = vars(given).pop("words") + argv[end + 1 :]
+    try:
+        return options, source(parsed_args=given)()
+    except SettingsError as error:
+        found = _flags_with_broken_json(rest) or _unreadable_flags(
+            rest, lambda flags: source(parsed_args=parser.parse_args(flags))()
+        )
+        raise ConfigError(*(found or [f"flags: {error}"])) from None
+
+
+def _unreadable_flags(argv: list[str], read: Callable[[list[str]], Any]) -> list[str]:
+    """A line for each flag that cannot be read by itself: a list with a number such as 010, which is no JSON."""
+    words = [part for word in argv for part in word.split("=", 1)]
+    found = []
+    for flag, value in itertools.pairwise(words):
+        try:
+            read([flag, value])
+        except SettingsError:
+            found.append(f"flags: {flag}: must be a list of plain numbers, as in 1,0.5 (got {shown(value)})")
+        except ConfigError:  # a value and the next flag
+            continue
+    return found
+
+
+def _flags_with_broken_json(argv: list[str]) -> list[str]:
+    words = [part for word in argv for part in word.split("=", 1)]
+    return [
+        f"flags: {flag}: not valid JSON (got {shown(value)})"
+        for flag, value in itertools.pairwise(words)
+        if value[:1] in ("[", "{") and not _is_json(value)
+    ]
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    """Raises its complaint instead of printing the whole usage before it, and guesses what was meant."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown == message:
+            raise ConfigError(f"flags: {message.removeprefix('argument ')}")
+        words = [word.split("=")[0] for word in unknown.split()]
+        flags = [word for word in words if word.startswith("--")] or words[:1]  # without their values
+        known = self._option_string_actions
+        raise ConfigError(*(f"flags: {flag}: no such flag{_did_you_mean(flag, known)}; see --help" for flag in flags))
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML without the rule that the second of two equal keys silently wins, and with decimal numbers alone.
+
+    By YAML 1.1, 010 is 8 and 1:30 is 90. Here what is no plain decimal number stays the word that was written, which
+    the schema takes or refuses as it does a flag's.
+    """
+
+    def construct_plain_int(self, node: yaml.ScalarNode) -> int | str:
+        text = self.construct_scalar(node)
+        return int(text) if _WHOLE_NUMBER.fullmatch(text) else text
+
+    def construct_plain_float(self, node: yaml.ScalarNode) -> float | str:
+        text = self.construct_scalar(node)
+        return self.construct_yaml_float(node) if _FRACTION.fullmatch(text) else text
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key.start_mark)
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is there twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_UniqueKeyLoader.add_constructor("tag:yaml.org,2002:int", _UniqueKeyLoader.construct_plain_int)
+_UniqueKeyLoader.add_constructor("tag:yaml.org,2002:float", _UniqueKeyLoader.construct_plain_float)
+
+_PLAIN = {  # pydantic's words where they mean nothing to who writes a file
+    "model_type": "must be a mapping of settings",
+    "model_attributes_type": "must be a mapping of settings",
+    "path_type": "must be a path",
+    "tuple_type": "must be a list",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+}
+
+
+def _lines(path: Path, overrides: dict, origin: str, schema: type[BaseModel], mistake: dict[str, Any]) -> list[str]:
+    """One mistake, or all that a rule over several settings found: where, the key, what is allowed, what came."""
+    steps, parent, here = _walk(schema, mistake["loc"])
+    kind, message, got = mistake["type"], mistake["msg"], mistake["input"]
+    if kind.startswith("union_tag"):
+        allowed = _kinds(here)
+        kind, message = "missing" if "kind" not in got else kind, f"must be one of {allowed}"
+        steps, got = [*steps, "kind"], got.get("kind")
+    source = _source(path, overrides, origin, steps[:-1] if kind == "missing" else steps)
+    place = ": ".join(part for part in (source, ".".join(steps)) if part)
+    if kind == "value_error":  # its message names the settings
+        return [f"{place}: {line}" for line in str(mistake["ctx"]["error"]).splitlines()]
+    if kind == "missing":
+        hint = f", {message}" if steps[-1] == "kind" else ""
+        return [f"{place}: this setting is needed and is not there{hint}"]
+    if kind == "extra_forbidden":
+        known = list(parent.model_fields)
+        message = f"no such setting{_did_you_mean(steps[-1], known)}; there are: {', '.join(known)}"
+    message = _PLAIN.get(kind) or message.replace("Input should be", "must be")
+    return [f"{place}: {message[0].lower()}{message[1:]} (got {shown(got)})"]
+
+
+def _source(path: Path, overrides: dict, origin: str, steps: list[str]) -> str:
+    """Where the value at a key came from; a rule over several settings may have met some from the file and flags."""
+    here: Any = overrides
+    for step in steps:
+        if not isinstance(here, dict):
+            break
+        if step not in here:
+            return str(path)
+        here = here[step]
+    if isinstance(here, dict):
+        return f"{path} and {origin}" if here else str(path)
+    return origin
+
+
+def _walk(schema: type[BaseModel], loc: tuple) -> tuple[list[str], type[BaseModel], Any]:
+    """The keys of a location as the file has them, without pydantic's union tags; the last one's model and type."""
+    steps: list[str] = []
+    here: Any = schema
+    parent = schema
+    for step in loc:
+        members = {member.model_fields["kind"].default: member for member in models_in(here) if _has_kind(member)}
+        if len(models_in(here)) > 1 and step in members:
+            here = members[step]
+            continue
+        if isinstance(step, int):
+            here = _entry_of(here)
+            steps.append(str(step))
+            continue
+        models = models_in(here)
+        parent = models[0] if models else parent
+        field = parent.model_fields.get(step) if models and isinstance(step, str) else None
+        here = field.annotation if field else None
+        steps.append(str(step))
+    return steps, parent, here
+
+
+def _entry_of(annotation: Any) -> Any:
+    """What a list holds, where an annotation allows one."""
+    if get_origin(annotation) in (list, tuple):
+        return get_args(annotation)[0]
+    return next(filter(None, map(_entry_of, get_args(annotation))), None)
+
+
+def _has_kind(model: type[BaseModel]) -> bool:
+    return "kind" in model.model_fields
+
+
+def _kinds(union: Any) -> str:
+    return ", ".join(repr(member.model_fields["kind"].default) for member in models_in(union))
+
+
+def _did_you_mean(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f", did you mean {close[0]}" if close else ""
+
+
+def differences(one: dict, other: dict, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted keys whose values differ between two nested mappings, and both values."""
+    for key in dict.fromkeys([*one, *other]):
+        a, b = one.get(key), other.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            yield f"{prefix}{key}", a, b
+
+
+def shown(value: Any) -> str:
+    """A value that came, cut to a line."""
+    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def complain(lines: tuple[str, ...]) -> None:
+    """Print mistakes where they belong."""
+    print(*lines, sep="\n", file=sys.stderr)

@@ -1,0 +1,140 @@
+"""Schema of performance_studies.py."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from dl_proj.settings.base import Strict
+from dl_proj.studies.cost_settings import (
+    Counts,
+    DepthConfig,
+    LengthConfig,
+    LinformerStudyConfig,
+    ModelStudyConfig,
+    lists_mistakes,
+)
+from my_custom_ai.custom_train.devices import DeviceName
+
+Study = Literal["approximation", "equivariance", "reconstruction", "length", "linformer", "depth", "model"]
+
+
+class ApproximationConfig(Strict):
+    """How far a Performer's output is from softmax attention (Choromanski et al. 2021, figure 4)."""
+
+    length: int = Field(4096, ge=1)
+    """approximation: tokens"""
+    head_dim: int = Field(16, ge=1)
+    """approximation: of queries, keys and values, which are normally distributed"""
+    scale: float = Field(0.3, gt=0)
+    """approximation: standard deviation of queries and keys, values have 1; larger ones need more features"""
+    n_features: Counts = (16, 32, 64, 128, 256, 512)
+    """approximation: points of the curves; even numbers"""
+    samples: int = Field(15, ge=2)
+    """approximation: draws of queries, keys, values and directions"""
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        if not self.n_features or any(m % 2 for m in self.n_features):
+            return [f"n_features {list(self.n_features)} must be even numbers: hyperbolic features come in pairs"]
+        return []
+
+
+class EquivarianceConfig(Strict):
+    """How far the output of attention with relative positions moves when all tokens move (Horn et al. 2021)."""
+
+    dim: int = Field(128, ge=1)
+    """equivariance: width of the tokens"""
+    heads: int = Field(4, ge=2)
+    """equivariance: attention heads"""
+    scale: float = Field(0.25, gt=0)
+    """equivariance: standard deviation of the tokens; larger ones need more features"""
+    side: int = Field(12, ge=1)
+    """equivariance: rows and columns of the block of tokens that moves"""
+    shift: int = Field(5, ge=1)
+    """equivariance: rows and columns that it moves by"""
+    n_features: Counts = (64, 256, 1024, 4096)
+    """equivariance: points of the curves; multiples of 4"""
+    samples: int = Field(4, ge=2)
+    """equivariance: draws of weights, tokens and directions"""
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        found = []
+        if self.dim % self.heads:
+            found.append(f"dim {self.dim} is not divisible by heads {self.heads}")
+        if not self.n_features or any(m % 4 for m in self.n_features):
+            found.append(
+                f"n_features {list(self.n_features)} must be multiples of 4: each direction is turned four times"
+            )
+        return found
+
+
+class ReconstructionConfig(Strict):
+    """What LSH attention sees of full attention with shared queries and keys (Kitaev et al. 2020, section 2)."""
+
+    length: int = Field(512, ge=2)
+    """reconstruction: tokens"""
+    head_dim: int = Field(64, ge=1)
+    """reconstruction: of the queries"""
+    heads: int = Field(4, ge=1)
+    """reconstruction: attention heads, each with queries and hashes of its own"""
+    scale: float = Field(8.0, gt=0)
+    """reconstruction: standard deviation of the queries' entries; larger ones make attention sharper. A score is at
+    most about this times the queries' cosine"""
+    memory: float = Field(16.0, gt=0)
+    """reconstruction: queries walk at random and are drawn back to 0 (an autoregressive process of order 1): tokens
+    after which their correlation has fallen to 1/e"""
+    bucket_sizes: Counts = (16, 32, 64, 128, 512)
+    """reconstruction: rows of the picture; with one that is the length nothing is missed"""
+    rounds: Counts = (1, 2, 4, 8)
+    """reconstruction: columns of the picture; hash rounds"""
+    causal: bool = False
+    """reconstruction: a token sees none behind it"""
+    samples: int = Field(10, ge=2)
+    """reconstruction: draws of queries and hashes"""
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        found = lists_mistakes(self, "bucket_sizes", "rounds")
+        return found + [
+            f"bucket_sizes: {size} is larger than length {self.length}; with {self.length} nothing is missed already"
+            for size in self.bucket_sizes
+            if size > self.length
+        ]
+
+
+class PerformanceConfig(Strict):
+    """Measure the mechanisms."""
+
+    studies: tuple[Study, ...] = ("approximation", "equivariance")
+    """which to make, in this order"""
+    approximation: ApproximationConfig = ApproximationConfig()
+    """Performer against softmax attention, by the number of features"""
+    equivariance: EquivarianceConfig = EquivarianceConfig()
+    """what a translation changes, by the number of features"""
+    reconstruction: ReconstructionConfig = ReconstructionConfig()
+    """LSH attention against full attention, by bucket size and rounds"""
+    length: LengthConfig = LengthConfig()
+    """time and memory of a layer, by length"""
+    linformer: LinformerStudyConfig = LinformerStudyConfig()
+    """what a Linformer saves, by length and rank"""
+    depth: DepthConfig = DepthConfig()
+    """memory of a stack, by layers"""
+    model: ModelStudyConfig = ModelStudyConfig()
+    """time and memory of whole models, by length"""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """of all that is drawn"""
+    device: DeviceName = "auto"
+    """where to compute; auto takes the fastest there is"""
+    output_dir: Path = Path("runs/performance_studies")
+    """where each study's CSV, JSON and pictures go"""
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        found = lists_mistakes(self, "studies")
+        return found + [
+            f"{study}.variants is empty, needs one at least"
+            for study in self.studies
+            if not getattr(getattr(self, study), "variants", True)
+        ]

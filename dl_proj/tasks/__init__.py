@@ -1,1 +1,0 @@
-"""What is particular to an experiment: its loss, its metrics, its pictures."""

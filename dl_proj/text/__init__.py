@@ -1,0 +1,1 @@
+"""Tokenizers and encodings, for language models and translation."""

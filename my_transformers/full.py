@@ -1,0 +1,196 @@
+"""Full attention: the exact softmax over all keys (Vaswani et al. 2017, equation 1)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from my_transformers.cache import Cache
+from my_transformers.lsh.bucketed import unit
+
+
+class FullAttention(nn.Module):
+    """softmax(q k^T / sqrt(d)) v, in O(n m) time, on PyTorch's fused kernels.
+
+    Definition: my_transformers/reference.py, full_attention.
+
+    Args:
+        causal: query i sees keys 0 to i; queries and keys must then be equally many.
+        dropout: probability of dropping an attention weight in training.
+    """
+
+    shared_query_key = False
+
+    def __init__(self, *, causal: bool = False, dropout: float = 0.0) -> None:
+        super().__init__()
+        check_dropout(dropout)
+        self.causal = causal
+        self.dropout = dropout
+
+    def extra_repr(self) -> str:
+        """The settings that matter when a model is printed."""
+        return f"causal={self.causal}, dropout={self.dropout}"
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Q (b, h, n, d), k (b, h, m, d), v (b, h, m, e), mask (b, m) True where a key is real -> (b, h, n, e).
+
+        A padded query's output is finite and of no meaning.
+        """
+        if self.causal and q.shape[2] != k.shape[2]:
+            raise ValueError(
+                f"causal attention needs as many keys as queries, got {q.shape[2]} queries and {k.shape[2]} keys"
+            )
+        dropout = self.dropout if self.training else 0.0
+        if mask is None:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=self.causal, dropout_p=dropout)
+        visible = mask[:, None, None, :]
+        if self.causal:  # a padded token sees itself, so that no row of the softmax is empty
+            itself = torch.eye(q.shape[2], dtype=torch.bool, device=q.device)
+            visible = (visible & causal_mask(q.shape[2], q.device)) | itself
+        else:
+            visible = visible | ~visible.any(dim=-1, keepdim=True)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=dropout)
+
+    def new_cache(self, like: Tensor, max_len: int) -> "KeyValueCache":
+        """An empty cache for decoding up to ``max_len`` tokens: 2 * max_len * d numbers a head, a step costs O(n d).
+
+        Args:
+            like: (b, h, any, d), for sizes, dtype and device.
+            max_len: tokens.
+        """
+        check_causal(self.causal)
+        return KeyValueCache.empty(like, max_len)
+
+    def step(self, q: Tensor, k: Tensor, v: Tensor, cache: "KeyValueCache") -> Tensor:
+        """Attend with the next t tokens, each (b, h, t, ·) -> (b, h, t, e), and add them to the cache.
+
+        Raises:
+            ValueError: the cache is of another shape, or has no room for t more tokens.
+        """
+        new = q.shape[2]
+        cache.append(q, k, v)
+        if cache.length == new:  # no mask needed
+            return F.scaled_dot_product_attention(q, *cache.so_far(), is_causal=new > 1)
+        visible = None if new == 1 else newest_see(new, cache.length, q.device)
+        return F.scaled_dot_product_attention(q, *cache.so_far(), attn_mask=visible)
+
+
+class SharedQKAttention(nn.Module):
+    """Full attention whose keys are the unit-length queries, k_j = q_j / ||q_j|| (Kitaev et al. 2020, section 2).
+
+    A token sees itself only where it sees nothing else: its own key would always be the nearest one. It is what LSH
+    attention approximates, so a model trained with one can be evaluated with the other. O(n^2) time.
+
+    Definition: my_transformers/reference.py, shared_qk_attention.
+
+    Args:
+        causal: a token sees none behind it.
+        dropout: probability of dropping an attention weight in training.
+    """
+
+    shared_query_key = True
+
+    def __init__(self, *, causal: bool = False, dropout: float = 0.0) -> None:
+        super().__init__()
+        check_dropout(dropout)
+        self.causal = causal
+        self.dropout = dropout
+
+    def extra_repr(self) -> str:
+        """The settings that matter when a model is printed."""
+        return f"causal={self.causal}, dropout={self.dropout}"
+
+    def forward(self, qk: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Qk (b, h, n, d), v (b, h, n, e), mask (b, n) True where a token is real -> (b, h, n, e)."""
+        n = qk.shape[2]
+        itself = torch.eye(n, dtype=torch.bool, device=qk.device)
+        visible = ~itself if not self.causal else causal_mask(n, qk.device) & ~itself
+        if mask is not None:
+            visible = visible & mask[:, None, None, :]
+        visible = visible | (itself & ~visible.any(dim=-1, keepdim=True))
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(qk, unit(qk), v, attn_mask=visible, dropout_p=dropout)
+
+    def new_cache(self, like: Tensor, max_len: int) -> "KeyValueCache":
+        """As :meth:`FullAttention.new_cache`."""
+        check_causal(self.causal)
+        return KeyValueCache.empty(like, max_len)
+
+    def step(self, qk: Tensor, v: Tensor, cache: "KeyValueCache") -> Tensor:
+        """Attend with the next t tokens, qk (b, h, t, d) and v (b, h, t, e) -> (b, h, t, e), and add them to the cache.
+
+        Raises:
+            ValueError: as in :meth:`FullAttention.step`.
+        """
+        new, first = qk.shape[2], cache.length == 0
+        cache.append(qk, unit(qk), v)
+        keys, values = cache.so_far()
+        if new == 1:
+            return v if first else F.scaled_dot_product_attention(qk, keys[:, :, :-1], values[:, :, :-1])
+        visible = newest_see(new, cache.length, qk.device, itself=False)
+        visible[0, 0] |= first  # the very first token has nothing else to attend to
+        return F.scaled_dot_product_attention(qk, keys, values, attn_mask=visible)
+
+
+@dataclass
+class KeyValueCache(Cache):
+    """The keys and values of all tokens so far."""
+
+    by_token: ClassVar = ("keys", "values")
+
+    keys: Tensor  # (b, h, max_len, d)
+    values: Tensor  # (b, h, max_len, e)
+    length: int
+    max_len: int
+
+    @classmethod
+    def empty(cls, like: Tensor, max_len: int) -> "KeyValueCache":
+        """No token yet."""
+        keys = like.new_zeros(*like.shape[:2], max_len, like.shape[-1])
+        return cls(keys, torch.zeros_like(keys), 0, max_len)
+
+    def append(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+        """Add the keys and values of t tokens, (b, h, t, ·) each, after checking that they and the queries fit."""
+        self.check(query, key, value, batch=self.keys.shape[0], heads=self.keys.shape[1])
+        if self.length == 0 and self.keys.shape[-1] != key.shape[-1]:  # RelativeAttention makes keys longer than values
+            self.keys = self.keys.new_zeros(*self.keys.shape[:3], key.shape[-1])
+        if (key.shape[-1], value.shape[-1]) != (self.keys.shape[-1], self.values.shape[-1]):
+            raise ValueError(
+                f"the cache holds keys of width {self.keys.shape[-1]} and values of width {self.values.shape[-1]}, got "
+                f"{key.shape[-1]} and {value.shape[-1]}"
+            )
+        end = self.length + key.shape[2]
+        self.keys[:, :, self.length : end], self.values[:, :, self.length : end] = key, value
+        self.length = end
+
+    def so_far(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of the tokens so far, (b, h, length, ·)."""
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+
+def causal_mask(n: int, device: torch.device) -> Tensor:
+    """(n, n), True where key j stands at or before query i."""
+    return torch.ones(n, n, dtype=torch.bool, device=device).tril()
+
+
+def newest_see(new: int, length: int, device: torch.device, *, itself: bool = True) -> Tensor:
+    """(new, length), True where the key is earlier than the query, or the query's own if ``itself``.
+
+    The queries are the newest of ``length`` tokens.
+    """
+    last_seen = length - new - (not itself)
+    return torch.ones(new, length, dtype=torch.bool, device=device).tril(last_seen)
+
+
+def check_dropout(dropout: float) -> None:
+    """Raise ValueError for what is no probability."""
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is {dropout}, must be in [0, 1)")
+
+
+def check_causal(causal: bool) -> None:
+    """Raise ValueError where decoding step by step cannot equal the whole."""
+    if not causal:
+        raise ValueError("step-by-step decoding needs causal=True: without it a token also sees those to come")

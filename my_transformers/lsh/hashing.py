@@ -1,0 +1,151 @@
+"""Angular locality-sensitive hashing: rotations -> buckets -> sort -> undo, as pure functions on tensors.
+
+Kitaev, Kaiser and Levskaya, "Reformer: The Efficient Transformer" (ICLR 2020), section 2.
+Letters in shapes: b batch, h heads, n length, d head_dim, r rounds.
+"""
+
+import functools
+
+import torch
+from torch import Tensor
+
+from my_transformers.memory import at_once
+
+_PROJECTIONS_IN_WORK, _PROJECTIONS_ON_DEVICE = 2**19, 2**24  # that exist at one time, on a CPU and elsewhere
+
+
+def choose_n_buckets(length: int, bucket_size: int) -> int:
+    """Number of buckets in which the expected bucket holds at most ``bucket_size`` of ``length`` tokens.
+
+    Even, because each rotation direction gives two buckets, or 1 where everything fits in one bucket.
+    """
+    if length <= bucket_size:
+        return 1
+    return 2 * -(-length // (2 * bucket_size))
+
+
+def draw_rotations(
+    heads: int, n_rounds: int, head_dim: int, n_buckets: int, *, like: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """Standard normal directions (h, r, d, n_buckets / 2), with ``like``'s device and dtype.
+
+    Without a generator they come from the device's global one. With a generator they are drawn on the generator's
+    device in float32, so that one seed means one set of buckets on every machine; round r's directions depend on
+    neither the number of rounds nor what is drawn after them.
+    """
+    shape = (heads, head_dim, n_buckets // 2)
+    if generator is None:
+        return torch.randn((heads, n_rounds, head_dim, n_buckets // 2), device=like.device, dtype=like.dtype)
+    rounds = [torch.randn(shape, generator=generator, device=generator.device) for _ in range(n_rounds)]
+    return torch.stack(rounds, dim=1).to(like.device, like.dtype, non_blocking=True)
+
+
+_DRAWN_TOGETHER = 16  # torch.randn fills memory in blocks of 16 numbers: smaller draws are no prefix of larger ones
+
+
+def draw_nested_rotations(
+    heads: int, n_rounds: int, head_dim: int, n_buckets: int, *, like: Tensor, seed: int
+) -> Tensor:
+    """As :func:`draw_rotations`, but those for fewer buckets are the first ones of those for more.
+
+    So a sequence finds the same buckets alone and in a batch whose longest sequence needs more of them.
+    """
+    half = n_buckets // 2
+    rounds = []
+    for r in range(n_rounds):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + r)
+        blocks = [
+            torch.randn((_DRAWN_TOGETHER, heads, head_dim), generator=generator)
+            for _ in range(-(-half // _DRAWN_TOGETHER))
+        ]
+        rounds.append(torch.cat([torch.empty(0, heads, head_dim), *blocks])[:half])
+    return torch.stack(rounds).permute(2, 0, 3, 1).to(like.device, like.dtype, non_blocking=True)
+
+
+@torch.library.custom_op("my_transformers::seeded_rotations", mutates_args=())
+def seeded_rotations(
+    like: Tensor, heads: int, n_rounds: int, head_dim: int, n_buckets: int, seed: int, nested: bool = False
+) -> Tensor:
+    """:func:`draw_rotations`, or the nested ones, of this seed; an operator, so that torch.compile keeps it whole.
+
+    They are kept on the device: drawing and copying them anew would take a GPU longer than the attention itself.
+    """
+    sizes = (heads, n_rounds, head_dim, n_buckets)
+    return _kept_rotations(*sizes, seed, nested, like.device, like.dtype).clone()
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_rotations(
+    heads: int,
+    n_rounds: int,
+    head_dim: int,
+    n_buckets: int,
+    seed: int,
+    nested: bool,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    like = torch.empty(0, device=device, dtype=dtype)
+    if nested:
+        return draw_nested_rotations(heads, n_rounds, head_dim, n_buckets, like=like, seed=seed).contiguous()
+    generator = torch.Generator().manual_seed(seed)
+    like = torch.empty(0, device=device, dtype=dtype)
+    return draw_rotations(heads, n_rounds, head_dim, n_buckets, like=like, generator=generator)
+
+
+@seeded_rotations.register_fake
+def _(
+    like: Tensor, heads: int, n_rounds: int, head_dim: int, n_buckets: int, seed: int, nested: bool = False
+) -> Tensor:
+    return like.new_empty(heads, n_rounds, head_dim, n_buckets // 2)
+
+
+@torch.no_grad()
+def bucket_of(qk: Tensor, rotations: Tensor, n_directions: Tensor | None = None) -> Tensor:
+    """Angular LSH bucket of every vector in every round: argmax [xR; -xR] (section 2, "Locality sensitive hashing").
+
+    Args:
+        qk: (b, h, n, d).
+        rotations: (h, r, d, n_buckets / 2); with n_buckets = 1 the last size is 0 and all tokens share bucket 0.
+        n_directions: (b,) int64, how many of the rotations each sample is hashed by; None: all.
+
+    Returns:
+        int32 (b, h, r, n), each in [0, n_buckets), or in [0, 2 n_directions) of its sample.
+    """
+    batch, heads, length, _ = qk.shape
+    n_rounds, half = rotations.shape[1], rotations.shape[-1]
+    rows = qk.transpose(0, 1).flatten(1, 2)  # (h, b * n, d)
+    buckets = torch.zeros((heads, n_rounds, batch * length), dtype=torch.int32, device=qk.device)
+    if half:
+        directions = rotations.to(qk.dtype).transpose(1, 2).flatten(2)  # (h, d, r * half)
+        in_work = at_once(qk.device, _PROJECTIONS_IN_WORK, _PROJECTIONS_ON_DEVICE)
+        tokens = max(1, in_work // (heads * n_rounds * half))
+        limits = None
+        if n_directions is not None:
+            limits = n_directions.repeat_interleave(length, output_size=batch * length).view(-1, 1, 1)
+        for first in range(0, batch * length, tokens):
+            piece = slice(first, first + tokens)
+            projected = torch.bmm(rows[:, piece], directions).unflatten(-1, (n_rounds, half))
+            sizes, used = projected.abs(), half
+            if limits is not None:
+                used = limits[piece]
+                sizes.masked_fill_(torch.arange(half, device=qk.device) >= used, -1)
+            at_largest = sizes.argmax(dim=-1, keepdim=True)
+            opposite = projected.gather(-1, at_largest) < 0
+            buckets[:, :, piece] = (at_largest + used * opposite).squeeze(-1).mT
+    return buckets.unflatten(-1, (batch, length)).permute(2, 0, 1, 3)
+
+
+@torch.no_grad()
+def sort_by_bucket(buckets: Tensor) -> Tensor:
+    """Token positions in the order of (bucket, position): int64, of ``buckets``' shape, sorted along its last axis."""
+    length = buckets.shape[-1]
+    steps = torch.arange(length, device=buckets.device)
+    return torch.sort(buckets.long() * length + steps, dim=-1).values % length  # one integer key holds both
+
+
+@torch.no_grad()
+def undo_sort(order: Tensor) -> Tensor:
+    """Inverse permutation along the last axis: the place in sorted order of every token."""
+    steps = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(-1, order, steps)

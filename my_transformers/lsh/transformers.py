@@ -1,0 +1,253 @@
+"""LSH attention as the transformers library and Trax compute it, for models that were trained by them."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from my_transformers.full import check_dropout
+from my_transformers.lsh.hashing import (
+    bucket_of,
+    choose_n_buckets,
+    draw_rotations,
+    seeded_rotations,
+    sort_by_bucket,
+    undo_sort,
+)
+from my_transformers.replay import decide
+
+# Scores of what is hidden, and of a query's own key, which counts where all else is hidden: those of the transformers
+# library, whose models learnt with what they bring: in float32 log 2 is rounded beside 1e5, so that a token that sees
+# itself alone, more than once, gives its value up to 0.4 % larger or smaller.
+_HIDDEN, _ITSELF = -1e9, -1e5
+_SMALLEST = 1e-12  # square of a vector's length that keeps its key finite
+
+
+class TransformersLSHAttention(nn.Module):
+    """Shared query-key attention among the neighbours in hash order, O(n_rounds * n * chunk_size) time.
+
+    For new models there is :class:`~my_transformers.LSHAttention`; this one gives what a model learnt with. Each round
+    hashes the queries, sorts the tokens by (bucket, position) and cuts them into chunks. A query sees all of its own
+    chunk and of the one before it, whatever their buckets, and itself only where it sees nobody else. The chunks of all
+    rounds are one circle: the first one of a round looks back at the last one of the round before, and that of the
+    first round at the last of all. A key counts once for every round that shows it. A sequence of one chunk gets full
+    attention.
+
+    Causal masking is by position, but where chunks are cut depends on every token: *later* tokens decide which earlier
+    ones a query sees, so it is not strictly causal, and there are no steps.
+
+    Saved for backward: by autograd, all scores, 2 * chunk_size * n_rounds a token.
+
+    Args:
+        chunk_size: tokens a chunk.
+        n_rounds: independent hashings a forward.
+        n_buckets: how many there are, 1 or even; default: as many as let a chunk hold two of them.
+        bucket_factors: instead, even numbers whose product it is, each hashed by itself (:func:`bucket_by_factors`).
+        multiple_of: a sequence of more than one chunk is padded to a multiple of so many tokens; default chunk_size.
+        epsilon: k = q / sqrt(||q||^2 + epsilon).
+        causal: a token sees none behind it.
+        dropout: probability of dropping an attention weight in training, in each round by itself.
+        seed: of the rotations in eval mode, which stay the same; give each layer its own. In training each forward
+            draws new ones from the global generator.
+        rotations: (h, n_rounds, head_dim, n_buckets / 2, or half of the factors' sum), used always instead of these,
+            and kept as a buffer beside the parameters.
+
+    Raises:
+        ValueError: arguments that contradict each other or are out of range.
+    """
+
+    shared_query_key = True
+
+    def __init__(
+        self,
+        *,
+        chunk_size: int = 64,
+        n_rounds: int = 4,
+        n_buckets: int | None = None,
+        bucket_factors: tuple[int, ...] | None = None,
+        multiple_of: int | None = None,
+        epsilon: float = 0.0,
+        causal: bool = False,
+        dropout: float = 0.0,
+        seed: int = 0,
+        rotations: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        check_dropout(dropout)
+        self.chunk_size = chunk_size
+        self.n_rounds = n_rounds
+        self.n_buckets = n_buckets
+        self.bucket_factors = bucket_factors
+        self.multiple_of = chunk_size if multiple_of is None else multiple_of
+        self.epsilon = epsilon
+        self.causal = causal
+        self.dropout = dropout
+        self.seed = seed
+        self.register_buffer("rotations", rotations)
+        self._check()
+        self._check_buckets()
+        self._check_rotations()
+
+    def _check(self) -> None:
+        for name in ("chunk_size", "n_rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
+        if self.multiple_of < 1 or self.multiple_of % self.chunk_size:
+            raise ValueError(f"multiple_of is {self.multiple_of}, must be one of chunk_size {self.chunk_size}")
+        if self.epsilon < 0:
+            raise ValueError(f"epsilon is {self.epsilon}, must not be negative")
+
+    def _check_buckets(self) -> None:
+        n, factors = self.n_buckets, self.bucket_factors
+        if n is not None and n != 1 and (n < 1 or n % 2):
+            raise ValueError(f"n_buckets is {n}, must be 1 or even: a rotation gives two buckets")
+        if factors is None:
+            return
+        if n is not None:
+            raise ValueError(f"n_buckets is {n} and bucket_factors are {factors}; give one of the two")
+        if not factors or any(factor < 2 or factor % 2 for factor in factors):
+            raise ValueError(f"bucket_factors are {factors}, must be even numbers: a rotation gives two buckets")
+
+    def _check_rotations(self) -> None:
+        if self.rotations is None:
+            return
+        if self._fixed_factors is None:
+            raise ValueError("rotations need n_buckets or bucket_factors: else their number follows from the length")
+        shape, directions = tuple(self.rotations.shape), sum(self._fixed_factors) // 2
+        if (len(shape), *shape[1::2]) != (4, self.n_rounds, directions):
+            raise ValueError(f"rotations have shape {shape}, must be (h, {self.n_rounds}, head_dim, {directions})")
+
+    def extra_repr(self) -> str:
+        """The settings that matter when a model is printed."""
+        return f"chunk_size={self.chunk_size}, n_rounds={self.n_rounds}, causal={self.causal}"
+
+    def forward(self, qk: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Qk (b, h, n, d), v (b, h, n, e), mask (b, n) True where a token is real -> (b, h, n, e)."""
+        factors = self._fixed_factors or (choose_n_buckets(qk.shape[2], max(1, self.chunk_size // 2)),)
+        n_buckets = math.prod(factors)
+        rotations = self._rotations(qk, sum(factors))  # two buckets a direction, in each factor
+        buckets = decide(lambda: bucket_by_factors(qk, rotations, factors))
+        if mask is not None:  # padding goes to a bucket of its own, behind all others
+            buckets = buckets.masked_fill(~mask[:, None, None, :], n_buckets)
+        return attend_in_circle(
+            qk,
+            v,
+            buckets,
+            n_buckets=n_buckets,
+            chunk_size=self.chunk_size,
+            multiple_of=self.multiple_of,
+            causal=self.causal,
+            epsilon=self.epsilon,
+            dropout=self.dropout if self.training else 0.0,
+        )
+
+    @property
+    def _fixed_factors(self) -> tuple[int, ...] | None:
+        """None: the number of buckets follows from the length."""
+        return self.bucket_factors if self.n_buckets is None else (self.n_buckets,)
+
+    def _rotations(self, qk: Tensor, n_buckets: int) -> Tensor:
+        if self.rotations is not None:
+            return self.rotations
+        heads, head_dim = qk.shape[1], qk.shape[3]
+        if self.training:
+            return draw_rotations(heads, self.n_rounds, head_dim, n_buckets, like=qk)
+        return seeded_rotations(qk, heads, self.n_rounds, head_dim, n_buckets, self.seed)
+
+    def new_cache(self, like: Tensor, max_len: int) -> object:
+        """There is none.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "step-by-step decoding needs LSHAttention with causal=True and rule='bucket': here later tokens move the "
+            "chunks of earlier ones"
+        )
+
+
+def bucket_by_factors(qk: Tensor, rotations: Tensor, factors: tuple[int, ...]) -> Tensor:
+    """Buckets that are numbered by several hashes: sum_i (factors before i, multiplied) * bucket_i.
+
+    So many buckets need few directions: half of the factors' sum instead of half of their product.
+
+    Args:
+        qk: (b, h, n, d).
+        rotations: (h, r, d, sum of the factors / 2), side by side; each factor's as in :func:`bucket_of`.
+        factors: numbers of buckets, 1 or even.
+
+    Returns:
+        int32 (b, h, r, n), each in [0, product of the factors).
+    """
+    found, size = 0, 1
+    for factor, own in zip(factors, rotations.split([factor // 2 for factor in factors], dim=-1), strict=True):
+        found = found + size * bucket_of(qk, own)
+        size *= factor
+    return found
+
+
+def attend_in_circle(
+    qk: Tensor,
+    v: Tensor,
+    buckets: Tensor,
+    *,
+    n_buckets: int,
+    chunk_size: int,
+    multiple_of: int,
+    causal: bool,
+    epsilon: float = 0.0,
+    dropout: float = 0.0,
+) -> Tensor:
+    """LSH attention in one circle of the chunks of all rounds, for given buckets.
+
+    Args:
+        qk: (b, h, n, d).
+        v: (b, h, n, e).
+        buckets: (b, h, r, n), each in [0, n_buckets), or n_buckets for padding.
+        n_buckets: how many there are.
+        chunk_size: see :class:`TransformersLSHAttention`, as the rest.
+        multiple_of: of so many tokens the padded sequence has whole ones.
+        causal: a token sees none behind it.
+        epsilon: added to the square of a vector's length, before a key is made of it.
+        dropout: probability of dropping a weight.
+
+    Returns:
+        (b, h, n, e).
+    """
+    n = qk.shape[2]
+    missing = -n % multiple_of
+    if n <= chunk_size:  # full attention: one round of one chunk, which is its own neighbour
+        buckets, chunk_size, missing = buckets[:, :, :1], n, 0
+    rounds = buckets.shape[2]
+    buckets = F.pad(buckets, (0, missing), value=n_buckets)
+    order = sort_by_bucket(buckets)  # (b, h, r, L)
+
+    def chunks(x: Tensor) -> Tensor:  # (b, h, 1 or r, L, ·) -> in order (b, h, r * L / chunk_size, chunk_size, ·)
+        ordered = torch.take_along_dim(x, order.unsqueeze(-1), dim=3)
+        return ordered.flatten(2, 3).unflatten(2, (-1, chunk_size))
+
+    def near(x: Tensor) -> Tensor:  # of each chunk: the one before, and its own
+        return torch.cat((x.roll(1, dims=2), x), dim=3) if x.shape[2] > 1 else x
+
+    queries, values = (chunks(F.pad(x, (0, 0, 0, missing)).unsqueeze(2)) for x in (qk, v))
+    places = order.flatten(2).unflatten(2, (-1, chunk_size)).unsqueeze(-1)
+    seen = near(chunks((buckets < n_buckets).unsqueeze(-1))).mT
+    key_places = near(places).mT
+    if causal:
+        seen = seen & (key_places < places)
+    scores = queries @ near(_keys(queries, epsilon)).mT
+    scores = scores.to(torch.promote_types(qk.dtype, torch.float32)) * qk.shape[-1] ** -0.5
+    scores = scores.masked_fill(~seen, _HIDDEN).masked_fill(key_places == places, _ITSELF)
+    total = scores.logsumexp(-1, keepdim=True)
+    out = F.dropout((scores - total).exp(), dropout).to(v.dtype) @ near(values)
+    back = undo_sort(order)[..., :n].unsqueeze(-1)
+    out, total = (
+        torch.take_along_dim(x.flatten(2, 3).unflatten(2, (rounds, -1)), back, dim=3) for x in (out, total)
+    )  # (b, h, r, n, ·)
+    return (out * (total - total.logsumexp(2, keepdim=True)).exp()).sum(2).to(v.dtype)
+
+
+def _keys(queries: Tensor, epsilon: float) -> Tensor:
+    wide = queries.to(torch.promote_types(queries.dtype, torch.float32))
+    return (wide * (wide.square().sum(-1, keepdim=True) + epsilon).clamp_min(_SMALLEST).rsqrt()).to(queries.dtype)

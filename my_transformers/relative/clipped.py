@@ -1,0 +1,308 @@
+"""Attention by clipped distance on a grid, linear in its size (Horn et al. 2021, the second mechanism)."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from my_transformers.cache import Cache
+from my_transformers.full import check_causal, check_dropout
+from my_transformers.performer.attention import drop_values
+from my_transformers.relative.grid import check_grid, places
+
+
+class ClippedRelativeAttention(nn.Module):
+    """Half of the heads attend by content alone, half by where the keys stand.
+
+    A head of the second half has a learned vector e_c for each displacement c = (row, column) from query to key,
+    clipped to ``distance`` along each axis, and a learned vector u, and weighs key j for query i with
+
+        exp(q_i . e_c(i, j) / sqrt(d)) * gate(k_j),    gate(k) = max(sigmoid(u . k / sqrt(d)), 1e-4).
+
+    Left differs from right and above from below. Displacements beyond ``distance`` share a vector, so their values come
+    in as running sums over whole regions: with C = (2 distance + 1)^axes classes a head needs O(n C (d + e)) time and
+    O(n (C + e)) memory, and no (n, n) tensor. Neither half knows of places but by displacements, so the output is
+    translation-equivariant to float precision if the mechanism for the content is.
+
+    Definition: my_transformers/reference.py, clipped_relative_attention.
+
+    Args:
+        mechanism: for the first half of the heads (rounded up): q, k, v without positions, such as
+            PerformerAttention; its ``causal`` is taken over: a token then sees none behind it, in the grid's order.
+        heads: number of heads, 2 at least.
+        head_dim: of queries and keys.
+        distance: tokens along each axis, 1 at least.
+        columns: the sequence goes through a grid with so many columns row by row; None: positions on a line.
+        off_grid: so many tokens at the start have no place (a class token). They are seen with a vector of their own,
+            and see all places alike.
+        dropout: of the second half: probability of dropping a value in training, for all queries of a head at once.
+
+    Raises:
+        ValueError: a mechanism that shares queries and keys, or numbers out of range.
+    """
+
+    shared_query_key = False
+
+    def __init__(
+        self,
+        mechanism: nn.Module,
+        *,
+        heads: int,
+        head_dim: int,
+        distance: int = 8,
+        columns: int | None = None,
+        off_grid: int = 0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_grid(columns, off_grid)
+        check_dropout(dropout)
+        if mechanism.shared_query_key:
+            raise ValueError(
+                "the content heads need separate queries and keys; use PerformerAttention or FullAttention"
+            )
+        if heads < 2 or distance < 1:
+            raise ValueError(f"heads is {heads}, distance {distance}: must be at least 2 and 1")
+        self.mechanism = mechanism
+        self.content_heads = heads - heads // 2
+        self.distance = distance
+        self.columns = columns
+        self.off_grid = off_grid
+        self.dropout = dropout
+        self._span = 2 * distance + 1
+        n_classes = self._span ** (1 if columns is None else 2)
+        spread = head_dim**-0.5
+        self.displacements = nn.Parameter(spread * torch.randn(heads // 2, head_dim, n_classes))
+        self.nowhere = nn.Parameter(spread * torch.randn(heads // 2, head_dim, 2))  # a key off the grid; all others
+        self.gate = nn.Parameter(spread * torch.randn(heads // 2, head_dim, 1))
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees none behind it."""
+        return self.mechanism.causal
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Q and k (b, h, n, head_dim), v (b, h, n, e), mask (b, n) True where a token is real -> (b, h, n, e).
+
+        A padded query's output is finite and of no meaning.
+
+        Raises:
+            ValueError: not as many keys as queries.
+        """
+        if q.shape[2] != k.shape[2]:
+            raise ValueError(
+                f"relative positions need keys at the queries' places, got {q.shape[2]} queries and {k.shape[2]} keys"
+            )
+        parts = [x.tensor_split((self.content_heads,), dim=1) for x in (q, k, v)]
+        (content, relative) = zip(*parts, strict=True)
+        return torch.cat((self.mechanism(*content, mask=mask), self._by_place(*relative, mask=mask)), dim=1)
+
+    def _by_place(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None) -> Tensor:
+        v = drop_values(v, self.dropout if self.training else 0.0)
+        with torch.autocast(q.device.type, enabled=False):
+            q, k, exact = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v))
+            gate = self._gate(k)
+            if mask is not None:
+                gate = gate * mask[:, None, :, None]
+            return self._sums_by_place(q, torch.cat((gate * exact, gate), dim=-1)).to(v.dtype)
+
+    def _sums_by_place(self, q: Tensor, seen: Tensor) -> Tensor:
+        """Queries (b, h, n, d) over gated values (b, h, n, e + 1), whose last column adds up the weights."""
+        off, on = seen.tensor_split((self.off_grid,), dim=2)
+        q_off, q_on = q.tensor_split((self.off_grid,), dim=2)
+        return torch.cat((self._from_nowhere(q_off, off, on), self._from_grid(q_on, off, on)), dim=2)
+
+    def _gate(self, k: Tensor) -> Tensor:
+        """(b, h, n, d) -> (b, h, n, 1)."""
+        return (k @ self.gate.to(k.dtype) * k.shape[-1] ** -0.5).sigmoid().clamp_min(1e-4)
+
+    def _from_nowhere(self, q: Tensor, off: Tensor, on: Tensor) -> Tensor:
+        """Queries off the grid (b, h, o, d) over gated values (b, h, ·, e + 1) -> (b, h, o, e)."""
+        if self.causal:  # what is on the grid comes later
+            return _mean(off.cumsum(dim=2))
+        weights = _relative_to_largest(q @ self.nowhere.to(q.dtype) * q.shape[-1] ** -0.5, dim=-1)
+        return _mean(weights[..., :1] * off.sum(2, keepdim=True) + weights[..., 1:] * on.sum(2, keepdim=True))
+
+    def _from_grid(self, q: Tensor, off: Tensor, on: Tensor) -> Tensor:
+        """Queries on the grid (b, h, n, d) over gated values (b, h, ·, e + 1) -> (b, h, n, e)."""
+        n = q.shape[2]
+        if n == 0:
+            return q.new_empty(*q.shape[:3], on.shape[-1] - 1)
+        regions = _Regions(on, self.distance, self.columns, causal=self.causal)
+        vectors = torch.cat((self.nowhere[..., :1], self.displacements[..., : regions.n_classes]), dim=-1).to(q.dtype)
+        logits = vectors.mT @ F.pad(q, (0, 0, 0, regions.missing)).mT * q.shape[-1] ** -0.5  # (b, h, 1 + C, places)
+        off = off.sum(2, keepdim=True).mT  # (b, h, e + 1, 1)
+        visible = torch.cat(((off[:, :, -1:] > 0).expand(-1, -1, -1, logits.shape[-1]), regions.visible()), dim=2)
+        weights = _relative_to_largest(logits.masked_fill(~visible, torch.finfo(logits.dtype).min), dim=2)
+        return _mean((weights[:, :, :1] * off + regions.weighted(weights[:, :, 1:])).mT[:, :, :n])
+
+    def new_cache(self, like: Tensor, max_len: int) -> "ClippedRelativeCache":
+        """An empty cache for up to ``max_len`` tokens: the mechanism's, and max_len * (e + 1) numbers a relative head.
+
+        A step of a relative head costs O(n e).
+
+        Args:
+            like: (b, h, any, d), for sizes and device.
+            max_len: tokens.
+        """
+        check_causal(self.causal)
+        content, relative = like.tensor_split((self.content_heads,), dim=1)
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        seen = relative.new_zeros(*relative.shape[:2], max_len, like.shape[-1] + 1, dtype=dtype)
+        return ClippedRelativeCache(self.mechanism.new_cache(content, max_len), seen, 0, max_len)
+
+    def step(self, q: Tensor, k: Tensor, v: Tensor, cache: "ClippedRelativeCache") -> Tensor:
+        """Attend with the next t tokens, each (b, h, t, ·) -> (b, h, t, e), and add them to the cache.
+
+        Several tokens cost O(n e) each, as one does, except at the start, where they take the parallel form.
+
+        Raises:
+            ValueError: the cache is of another shape, or has no room for t more tokens.
+        """
+        cache.check(q, k, v, batch=cache.seen.shape[0], heads=cache.seen.shape[1] + self.content_heads)
+        parts = [x.tensor_split((self.content_heads,), dim=1) for x in (q, k, v)]
+        (content, relative) = zip(*parts, strict=True)
+        return torch.cat((self.mechanism.step(*content, cache.inner), self._step_by_place(*relative, cache)), dim=1)
+
+    def _step_by_place(self, q: Tensor, k: Tensor, v: Tensor, cache: "ClippedRelativeCache") -> Tensor:
+        with torch.autocast(q.device.type, enabled=False):
+            q, k, exact = (x.to(cache.seen.dtype) for x in (q, k, v))
+            gate = self._gate(k)
+            seen = cache.append(torch.cat((gate * exact, gate), dim=-1))  # (b, h, length, e + 1)
+            if q.shape[2] == cache.length > 1:
+                return self._sums_by_place(q, seen).to(v.dtype)
+            tokens = torch.arange(cache.length, device=q.device)
+            new = tokens[cache.length - q.shape[2] :]
+            of_key = self._class_of(tokens, new).expand(*q.shape[:2], -1, -1)  # (b, h, t, length)
+            vectors = torch.cat((self.nowhere[..., :1], self.displacements), dim=-1).to(q.dtype)
+            logits = (q @ vectors * q.shape[-1] ** -0.5).gather(-1, of_key)
+            logits = logits.masked_fill((new < self.off_grid).unsqueeze(-1), 0)  # off the grid, all is seen alike
+            logits = logits.masked_fill(tokens > new.unsqueeze(-1), -torch.inf)
+            return _mean(_relative_to_largest(logits, dim=-1) @ seen).to(v.dtype)
+
+    def _class_of(self, keys: Tensor, queries: Tensor) -> Tensor:
+        """Which vector a query weighs a key by, (queries, keys): 0 for a key off the grid, or 1 + its displacement."""
+        place, own = (places(tokens, self.columns, self.off_grid) for tokens in (keys, queries))
+        displacement = (place - own.unsqueeze(1)).clamp(-self.distance, self.distance) + self.distance
+        row, column = displacement[..., 0], displacement[..., -1]
+        number = column if self.columns is None else row * self._span + column
+        return torch.where(keys < self.off_grid, 0, 1 + number)
+
+
+class _Regions:
+    """For every place of a grid, the sums of what stands at each clipped displacement from it.
+
+    Displacements of ``distance`` mean that far or farther, so there a running sum along the axis comes in. All sums lie
+    in a few padded copies of the grid, flattened, so that one displacement at all places is one slice.
+
+    Args:
+        seen: (b, h, n, e + 1), row by row; its last column is positive where a token is real.
+        distance: tokens.
+        columns: of the grid; None: a line.
+        causal: leave out the displacements to later places.
+    """
+
+    def __init__(self, seen: Tensor, distance: int, columns: int | None, *, causal: bool) -> None:
+        self._batch, n = seen.shape[:2], seen.shape[2]
+        down = 0 if columns is None else distance
+        columns = n if columns is None else columns
+        self._rows, self._columns, self._width = -(-n // columns), columns, columns + 2 * distance
+        self.missing = self._rows * columns - n
+        wanted = [
+            (row, column)
+            for row in range(-down, down + 1)
+            for column in range(-distance, distance + 1)
+            if not causal or (row, column) <= (0, 0)
+        ]
+        self.n_classes = len(wanted)  # the first ones, in the order in which classes are numbered
+
+        grid = F.pad(seen, (0, 0, 0, self.missing)).flatten(0, 1).mT.unflatten(-1, (self._rows, columns))
+        grid = F.pad(grid, (distance, distance, down, down))
+        sums = [x for y in (_running(grid, -2) if down else (grid,)) for x in _running(y, -1)]
+        self._sums = F.pad(torch.stack([x.flatten(-2) for x in sums]), (0, 2 * distance))  # (3 or 9, b h, e + 1, ·)
+        self._slices = [
+            (
+                3 * _end(row, down) + _end(column, distance) if down else _end(column, distance),
+                (row + down) * self._width + column + distance,
+            )
+            for row, column in wanted
+        ]
+
+    def visible(self) -> Tensor:
+        """(b, h, C, places) bool, where there is a real token at a displacement."""
+        there = self._sums[:, :, -1].detach() > 0
+        slices = [there[which, :, start : start + self._rows * self._width] for which, start in self._slices]
+        grid = torch.stack(slices, dim=1).unflatten(-1, (self._rows, self._width))[..., : self._columns]
+        return grid.flatten(-2).unflatten(0, self._batch)
+
+    def weighted(self, weights: Tensor) -> Tensor:
+        """Sums over the displacements, weighed by weights (b, h, C, places) -> (b, h, e + 1, places)."""
+        weights = weights.flatten(0, 1).unflatten(-1, (self._rows, self._columns))
+        weights = F.pad(weights, (0, self._width - self._columns)).flatten(-2)
+        grid = _WeightedSlices.apply(weights, self._sums, self._slices).unflatten(-1, (self._rows, self._width))
+        return grid[..., : self._columns].flatten(-2).unflatten(0, self._batch)
+
+
+class _WeightedSlices(torch.autograd.Function):
+    """sum_c weights[:, c] * (slice c of sums), one class at a time, so that nothing of all classes' size arises."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, sums: Tensor, slices: list[tuple[int, int]]) -> Tensor:
+        ctx.save_for_backward(weights, sums)
+        ctx.slices = slices
+        length = weights.shape[-1]
+        out = sums.new_zeros(*sums.shape[1:3], length)
+        for c, (which, start) in enumerate(slices):
+            out.addcmul_(weights[:, c, None], sums[which, :, :, start : start + length])
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        weights, sums = ctx.saved_tensors
+        length = weights.shape[-1]
+        grad_weights, grad_sums = torch.empty_like(weights), torch.zeros_like(sums)
+        for c, (which, start) in enumerate(ctx.slices):
+            grad_weights[:, c] = (grad * sums[which, :, :, start : start + length]).sum(1)
+            grad_sums[which, :, :, start : start + length].addcmul_(grad, weights[:, c, None])
+        return grad_weights, grad_sums, None
+
+
+def _running(x: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of all up to each place along ``dim``, x itself, sums of all from each place on."""
+    return x.cumsum(dim), x, x.flip(dim).cumsum(dim).flip(dim)
+
+
+def _end(displacement: int, distance: int) -> int:
+    """Which of :func:`_running`'s three a displacement takes."""
+    return 0 if displacement == -distance else 2 if displacement == distance else 1
+
+
+def _relative_to_largest(logits: Tensor, dim: int) -> Tensor:
+    return (logits - logits.detach().amax(dim, keepdim=True)).exp()
+
+
+def _mean(sums: Tensor) -> Tensor:
+    """(..., e + 1) -> (..., e); of nothing, as a padded query may see it, 0."""
+    total = sums[..., -1:]
+    return sums[..., :-1] / torch.where(total > 0, total, 1)
+
+
+@dataclass
+class ClippedRelativeCache(Cache):
+    """The content heads' cache, and all gated values of the others."""
+
+    by_token: ClassVar = ("seen",)
+
+    inner: Cache
+    seen: Tensor  # (b, h, max_len, e + 1)
+    length: int
+    max_len: int
+
+    def append(self, new: Tensor) -> Tensor:
+        """Add t tokens (b, h, t, e + 1); returns all so far."""
+        end = self.length + new.shape[2]
+        self.seen[:, :, self.length : end] = new
+        self.length = end
+        return self.seen[:, :, :end]

@@ -1,0 +1,218 @@
+"""Every setting of a training reaches the engine: none is accepted and ignored."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_scripts import tiny
+
+import dl_proj.experiments.copy.train as copy_training
+import dl_proj.experiments.experiment
+from dl_proj.experiments.copy.settings import CopyDataConfig, SynthTrainConfig
+from dl_proj.experiments.experiment import build_schedule
+from dl_proj.experiments.settings import (
+    ConstantConfig,
+    ExperimentConfig,
+    MonitorConfig,
+    NoamConfig,
+    OneCycleConfig,
+    OptimizerConfig,
+    TrainConfig,
+    WarmupCosineConfig,
+)
+from my_custom_ai.custom_train import RunDirectory
+
+
+class Handed(Exception):
+    """Carries what the trainer was made of, in place of training."""
+
+
+@pytest.fixture
+def handed_over(monkeypatch):
+    """What ``train_to_copy`` hands to the engine: the trainer's arguments and those of the accelerator."""
+    begun = {}
+    begin = dl_proj.experiments.experiment.start
+
+    def start(device, precision):
+        begun.update(device=device, precision=precision)
+        return begin("cpu", "no")
+
+    def stop(accelerator, model, task, optimizer, **others):
+        raise Handed(dict(model=model, task=task, optimizer=optimizer, **others))
+
+    monkeypatch.setattr(dl_proj.experiments.experiment, "start", start)
+    monkeypatch.setattr(dl_proj.experiments.experiment, "Trainer", stop)
+
+    def hand_over(changes=None):
+        with pytest.raises(Handed) as end:
+            copy_training.train_to_copy(SynthTrainConfig.model_validate(tiny(changes)))
+        return end.value.args[0] | {"start": dict(begun)}
+
+    return hand_over
+
+
+def rates(handed):
+    return [group["lr"] for group in handed["optimizer"].param_groups]
+
+
+def group(name):
+    return lambda handed: handed["optimizer"].param_groups[0][name]
+
+
+def pace(name):
+    return lambda handed: getattr(handed["pace"], name)
+
+
+def monitor(name):
+    return lambda handed: getattr(handed["monitor"], name)
+
+
+# for each section and field: (another value, other changes that it needs, where it is seen, what is seen there)
+FIELDS = {
+    (OptimizerConfig, "optimizer"): {
+        "name": ("adamw", {}, lambda handed: type(handed["optimizer"]), torch.optim.AdamW),
+        "lr": (0.5, {}, rates, [0.5, 0.5]),
+        "weight_decay": (0.25, {}, lambda h: [g["weight_decay"] for g in h["optimizer"].param_groups], [0.25, 0.0]),
+        "betas": ([0.5, 0.75], {}, group("betas"), (0.5, 0.75)),
+        "eps": (0.125, {}, group("eps"), 0.125),
+    },
+    (MonitorConfig, "train.monitor"): {
+        "metric": ("val/accuracy", {"train.monitor.mode": "max"}, monitor("metric"), "val/accuracy"),
+        "mode": ("max", {"train.monitor.metric": "val/accuracy"}, monitor("mode"), "max"),
+        "patience": (4, {}, monitor("patience"), 4),
+        "min_delta": (0.5, {}, monitor("min_delta"), 0.5),
+        "target": (0.5, {}, monitor("target"), 0.5),
+    },
+    (TrainConfig, "train"): {
+        "max_steps": (77, {}, pace("total_steps"), 77),
+        "epochs": (3, {"train.max_steps": None}, pace("total_steps"), 3 * 64 // 8),
+        "batch_size": (4, {}, pace("batch_size"), 4),
+        "eval_batch_size": (5, {}, pace("eval_batch_size"), 5),
+        "accumulate": (2, {}, pace("accumulate"), 2),
+        "clip_norm": (0.5, {}, pace("clip_norm"), 0.5),
+        "eval_every": (9, {}, pace("eval_every"), 9),
+        "save_every": (9, {}, pace("save_every"), 9),
+        "log_every": (9, {}, pace("log_every"), 9),
+        "precision": ("bf16", {}, lambda h: h["start"]["precision"], "bf16"),
+        "device": ("auto", {}, lambda h: h["start"]["device"], "auto"),
+        "num_workers": (2, {}, pace("num_workers"), 2),
+        "trackers": ([], {}, pace("trackers"), ()),
+        "monitor": ({"patience": 5}, {}, monitor("patience"), 5),
+    },
+    (ExperimentConfig, ""): {
+        "experiment_name": ("other", {}, lambda h: h["run"].path, Path("runs/other/version_0")),
+        "runs_dir": ("elsewhere", {}, lambda h: h["run"].path, Path("elsewhere/tiny/version_0")),
+        "seed": (5, {}, lambda h: (h["seed"], h["train_data"].seed, h["val_data"].seed), (5, 5, 5)),
+        "optimizer": ({"lr": 0.25}, {}, rates, [0.25, 0.25]),
+        "schedule": (
+            {"kind": "constant", "warmup_steps": 2},
+            {},
+            lambda h: [h["schedule"](step) for step in range(3)],
+            [0.5, 1.0, 1.0],
+        ),
+        "train": ({"max_steps": 5, "device": "cpu"}, {"train.batch_size": 2}, pace("total_steps"), 5),
+    },
+}
+CASES = [(schema, section, name) for (schema, section), fields in FIELDS.items() for name in fields]
+
+
+@pytest.mark.parametrize(("schema", "fields"), [(schema, fields) for (schema, _), fields in FIELDS.items()])
+def test_the_table_is_complete(schema, fields):
+    assert set(fields) == set(schema.model_fields)
+
+
+@pytest.mark.parametrize(("schema", "section", "name"), CASES)
+def test_each_setting_reaches_the_engine(schema, section, name, handed_over):
+    value, others, look, expected = FIELDS[schema, section][name]
+    assert look(handed_over()) != expected, "the case shows nothing"
+    assert look(handed_over({f"{section}.{name}".lstrip("."): value, **others})) == expected
+
+
+def test_the_seed_decides_the_initial_weights_and_the_hashes(handed_over):
+    lsh = {"model.attention": {"kind": "lsh", "bucket_size": 4}}
+    one, same, other = (handed_over(lsh | {"seed": seed})["model"] for seed in (1, 1, 2))
+    assert torch.equal(one.embedding.weight, same.embedding.weight)
+    assert not torch.equal(one.embedding.weight, other.embedding.weight)
+    assert [m.stack.layers[0].attention.mechanism.seed for m in (one, other)] == [1, 2]
+
+
+def test_each_setting_of_the_data_reaches_the_datasets(handed_over, monkeypatch):
+    seen = {}
+    train = copy_training.train
+
+    def watch(config, experiment, dim, resume):
+        seen["experiment"] = experiment
+        return train(config, experiment, dim, resume)
+
+    monkeypatch.setattr(copy_training, "train", watch)
+    values = {
+        "vocab_size": 9,
+        "length": 15,
+        "n_train": 40,
+        "fresh": False,
+        "n_val": 7,
+        "n_test": 9,
+        "corruption": 0.25,
+    }
+    assert set(values) == set(CopyDataConfig.model_fields)
+    handed = handed_over({f"data.{name}": value for name, value in values.items()})
+    experiment = seen["experiment"]
+    datasets = {"train": experiment.train_data, "val": experiment.val_data, "test": experiment.test_data}
+    assert handed["train_data"] is datasets["train"]
+    assert handed["val_data"] is datasets["val"]
+    for split, data in datasets.items():
+        assert (data.split, len(data)) == (split, values[f"n_{split}"])
+        assert (data.vocab_size, data.length, data.corruption, data.fresh) == (9, 15, 0.25, False)
+    assert handed["model"].embedding.num_embeddings == 9
+    assert handed["model"].positions.max_len == 14
+    assert handed["task"].second_start == 8
+    handed_over()
+    fresh = [
+        d.fresh for d in (seen["experiment"].train_data, seen["experiment"].val_data, seen["experiment"].test_data)
+    ]
+    assert fresh == [True, False, False], "validation and test stay what they are"
+
+
+def test_a_resumed_run_stays_where_it_is(handed_over):
+    run = RunDirectory(Path("old/run"))
+    with pytest.raises(Handed) as end:
+        copy_training.train_to_copy(SynthTrainConfig.model_validate(tiny()), run)
+    assert end.value.args[0]["run"] is run
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "n_examples", "processes", "steps"),
+    [
+        ({"epochs": 3, "batch_size": 10}, 105, 1, 30),  # what does not fill a batch is left out
+        ({"epochs": 3, "batch_size": 10, "accumulate": 4}, 105, 1, 7),
+        ({"epochs": 3, "batch_size": 10}, 105, 2, 15),
+        ({"epochs": 1, "batch_size": 10, "accumulate": 40}, 105, 1, 1),
+        ({"max_steps": 9, "batch_size": 10, "accumulate": 4}, 105, 2, 9),
+    ],
+)
+def test_steps_of_a_training(settings, n_examples, processes, steps):
+    assert TrainConfig(**settings).steps(n_examples, processes) == steps
+
+
+def test_each_schedule_gets_its_settings():
+    """Values that follow from the papers' formulas, at the places where each setting shows."""
+    constant = build_schedule(ConstantConfig(warmup_steps=4), 10, 64)
+    assert [constant(t) for t in (0, 1, 3, 9)] == [0.25, 0.5, 1.0, 1.0]
+    cosine = build_schedule(WarmupCosineConfig(warmup_steps=2, final_factor=0.25), 11, 64)
+    assert [cosine(t) for t in (0, 1, 2)] == [0.5, 1.0, 1.0]
+    assert cosine(6) == pytest.approx((1 + 0.25) / 2), "half way down"
+    assert cosine(10) == pytest.approx(0.25)
+    cycle = build_schedule(OneCycleConfig(warmup_share=0.5, start_divisor=4, final_divisor=10), 12, 64)
+    assert [cycle(t) for t in (0, 5)] == [pytest.approx(0.25), pytest.approx(1.0)]
+    assert cycle(11) == pytest.approx(1 / 40)
+    noam = build_schedule(NoamConfig(warmup_steps=16), 100, 64)
+    assert noam(15) == pytest.approx(64**-0.5 * 16**-0.5)
+    assert noam(3) == pytest.approx(64**-0.5 * 4 * 16**-1.5)
+    assert noam(63) == pytest.approx(64**-0.5 * 64**-0.5)
+
+
+def test_the_noam_schedule_gets_the_models_width(handed_over):
+    changes = {"schedule": {"kind": "noam", "warmup_steps": 1}, "optimizer.lr": 1.0}
+    narrow, wide = (handed_over(changes | {"model.dim": dim})["schedule"](0) for dim in (16, 64))
+    assert (narrow, wide) == (0.25, 0.125)
