@@ -3,7 +3,10 @@
 import contextlib
 import copy
 import itertools
+import json
+import re
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -188,13 +191,39 @@ def call(name, *flags, captured=None):
 
 
 def assert_refused(outcome, expected):
-    """``expected``: for each line of stderr its beginning, and whatever else it must say."""
+    """Exit code 2 and one line for each mistake, in order. The wording is free, what it states is not.
+
+    Args:
+        outcome: what ``call`` returned.
+        expected: for each line what ``assert_states`` takes: where the mistake is, and facts.
+    """
     assert outcome.code == 2, outcome
     assert len(outcome.lines) == len(expected), outcome.lines
-    for line, (start, *parts) in zip(outcome.lines, expected, strict=True):
-        assert line.startswith(start), line
-        assert all(part in line for part in parts), line
+    for line, mistake in zip(outcome.lines, expected, strict=True):
+        assert_states(line, *mistake)
     assert outcome.out == "", outcome
+
+
+def assert_states(line, place, *facts):
+    """A complaint begins with its place, states the facts, and says in words of its own what is allowed.
+
+    Args:
+        line: of stderr.
+        place: file or flags, and the key, as in "c.yaml: model.dim".
+        facts: values that came, bounds, names of settings and what they can be; a fact given twice is stated twice.
+            Strings are single words, so that no test depends on a sentence.
+    """
+    words = [json.dumps(fact) if fact is None or isinstance(fact, bool) else str(fact) for fact in facts]
+    assert place.removesuffix(": ").split(": ")[-1].count(" ") < 2, f"a sentence in a test: {place}"
+    assert not any(isinstance(fact, str) and " " in fact for fact in facts), f"a sentence in a test: {facts}"
+    place = place.removesuffix(": ")
+    rest = line.removeprefix(place)
+    assert rest != line and not re.match(r"[\w-]|\.\w", rest), f"{line!r} does not begin with {place}"
+    for word, times in Counter(words).items():
+        stated = re.findall(rf"(?<![\w.]){re.escape(word)}(?!\w|\.\d)", rest)
+        assert len(stated) >= times, f"{line!r} does not state {word}"
+    own_words = re.findall(r"[A-Za-z]{2,}", re.sub(r"\(got .*\)$", "", rest))
+    assert len(own_words) > 1, f"{line!r} does not say what is allowed"
 
 
 def saved_tensors(run):
