@@ -233,25 +233,6 @@ def saved_tensors(run):
     return {**last, **{f"best.{name}": tensor for name, tensor in best.items()}}
 
 
-def run_with_three_stops(script, name, task, monkeypatch):
-    """Train by c.yaml, interrupted in the second update, between two saves and in the last but one, and resumed."""
-    measure, calls = task.measure, []
-
-    def interrupted(self, model, batch):
-        calls.append(model.training)
-        if calls.count(True) in (4, 13, 21):
-            calls.append(True)
-            raise KeyboardInterrupt
-        return measure(self, model, batch)
-
-    monkeypatch.setattr(task, "measure", interrupted)
-    ends = [script(name, "--config", "c.yaml")]
-    while ends[-1].code == 130:
-        assert ends[-1].lines[-1] == "interrupted; --resume last continues from the last saved state"
-        ends.append(script(name, "--config", "c.yaml", "--resume", "last"))
-    assert [end.code for end in ends] == [130, 130, 130, 0]
-
-
 @contextlib.contextmanager
 def one_thread():
     """Tensors this small are slower on two, many times so while another process wants the cores."""
