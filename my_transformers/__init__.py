@@ -25,7 +25,13 @@ Activations are (batch, length, dim), heads (batch, heads, length, head_dim).
 """
 
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+try:
+    __version__ = version("dl-proj")
+except PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "0+unknown"
 
 if TYPE_CHECKING:
     from my_transformers.exports import *  # noqa: F403 (exactly its __all__)
