@@ -160,7 +160,8 @@ def _run(name: str, argv: list[str], prog: str) -> None:
         package = (error.name or "").partition(".")[0]
         if package in _OURS:
             raise
-        _refuse(f"{prog}: {package} is not installed; pip install 'dl-proj[experiments]' installs what commands need")
+        extra = "the extra 'experiments' has it (pip install '.[experiments]' in the project's folder)"
+        _refuse(f"{prog}: {package} is not installed; {extra}")
 
 
 def _refuse(line: str) -> NoReturn:
