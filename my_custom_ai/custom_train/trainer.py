@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from my_custom_ai.custom_train import checkpoint
 from my_custom_ai.custom_train.data import TrainingBatches, evaluation_batches
+from my_custom_ai.custom_train.errors import NonFiniteLoss
 from my_custom_ai.custom_train.monitor import Monitor
 from my_custom_ai.custom_train.objective import Objective, all_figures
 from my_custom_ai.custom_train.run_directory import RunDirectory
@@ -23,10 +24,6 @@ from my_custom_ai.custom_train.schedules import Schedule
 from my_custom_ai.utils.meters import Meter, Ratio
 from my_custom_ai.utils.seeding import generator_states, seed_everything, set_generator_states
 from my_custom_ai.utils.trackers import Curves, MetricsFile
-
-
-class NonFiniteLoss(Exception):
-    """The loss or its gradient is nan or infinite; the message says where, and what to go back to and try."""
 
 
 @dataclass(frozen=True)
