@@ -10,7 +10,7 @@ OptimizerName = Literal["adam", "adamw", "adafactor"]
 
 def build_optimizer(
     model: nn.Module,
-    name: OptimizerName,
+    name: OptimizerName = "adam",
     *,
     lr: float,
     weight_decay: float = 0.0,

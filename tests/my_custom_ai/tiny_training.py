@@ -91,7 +91,6 @@ def tiny_trainer(
     pace = Pace(**{"total_steps": 12, "batch_size": 3, "eval_batch_size": 4, "eval_every": 5, "log_every": 1} | pace)
     model = tiny_model() if model is None else model
     return Trainer(
-        start(device, precision),
         model,
         objective or Squares(),
         build_optimizer(model, optimizer, lr=0.02) if isinstance(optimizer, str) else optimizer(model),
@@ -102,6 +101,7 @@ def tiny_trainer(
         monitor=monitor or Monitor("val/loss"),
         pace=pace,
         seed=5,
+        accelerator=start(device, precision),
     )
 
 
