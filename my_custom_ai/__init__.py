@@ -20,8 +20,9 @@ class LeastSquares:
 x = torch.randn(500, 3)
 data = TensorDataset(x, x.sum(1, keepdim=True))
 model = nn.Linear(3, 1)
-trainer = Trainer(model, LeastSquares(), build_optimizer(model, lr=0.03), train_data=data, val_data=data,
-                  pace=Pace(total_steps=200, batch_size=20), run="runs/least-squares")
+optimizer = build_optimizer(model, lr=0.03)
+pace = Pace(total_steps=200, batch_size=20)
+trainer = Trainer(model, LeastSquares(), optimizer, train_data=data, val_data=data, pace=pace, run="runs/squares")
 trainer.fit()
 ```
 

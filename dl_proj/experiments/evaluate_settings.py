@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from dl_proj.settings.base import Strict
-from my_custom_ai.custom_train.devices import DeviceName
+from my_custom_ai.custom_train.names import DeviceName
 
 
 class EvaluateConfig(Strict):

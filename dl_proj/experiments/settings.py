@@ -6,8 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from dl_proj.settings.base import Strict
-from my_custom_ai.custom_train.devices import DeviceName, MatmulPrecision, Precision
-from my_custom_ai.custom_train.optimizers import OptimizerName
+from my_custom_ai.custom_train.names import DeviceName, MatmulPrecision, OptimizerName, Precision
 
 _Beta = Annotated[float, Field(ge=0, lt=1)]
 MonitorMode = Literal["max", "min"]

@@ -8,13 +8,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from my_custom_ai.custom_train.errors import CheckpointError
 from my_custom_ai.utils.files import whole_file
 
 _WRAPPERS = ("_orig_mod", "module")  # what torch.compile and DataParallel call the model in them
-
-
-class CheckpointError(Exception):
-    """A file that is no checkpoint, or not one of this model; the message is one line for the user."""
 
 
 def save_tensors(path: Path | str, tensors: dict[str, Tensor], note: dict | None = None) -> None:

@@ -1,19 +1,14 @@
 """The one place that knows device names."""
 
 import importlib.util
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState, is_initialized
 
-DeviceName = Literal["auto", "cuda", "mps", "cpu"]
-Precision = Literal["no", "bf16", "fp16"]
-MatmulPrecision = Literal["highest", "high"]
-
-
-class SetupError(Exception):
-    """The wanted device, precision or tracker is not to be had here; the message is one line for the user."""
+from my_custom_ai.custom_train.errors import SetupError
+from my_custom_ai.custom_train.names import DeviceName, MatmulPrecision, Precision
 
 
 def available_devices() -> list[str]:

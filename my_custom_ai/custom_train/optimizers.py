@@ -1,11 +1,9 @@
 """Optimisers by name, with weight decay on matrices alone."""
 
-from typing import Literal
-
 import torch
 from torch import nn
 
-OptimizerName = Literal["adam", "adamw", "adafactor"]
+from my_custom_ai.custom_train.names import OptimizerName
 
 
 def build_optimizer(

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from my_custom_ai.custom_train import checkpoint
 from my_custom_ai.custom_train.data import TrainingBatches, evaluation_batches, length_of, to_device
 from my_custom_ai.custom_train.devices import check_installed, start
+from my_custom_ai.custom_train.errors import NonFiniteLoss
 from my_custom_ai.custom_train.evaluation import evaluate, metrics_of_first_examples
 from my_custom_ai.custom_train.monitor import Monitor
 from my_custom_ai.custom_train.objective import Objective, all_figures, measured
@@ -27,10 +28,6 @@ from my_custom_ai.custom_train.schedules import Schedule, constant
 from my_custom_ai.utils.meters import Meter, Ratio
 from my_custom_ai.utils.seeding import generator_states, seed_everything, set_generator_states
 from my_custom_ai.utils.trackers import Curves, MetricsFile
-
-
-class NonFiniteLoss(Exception):
-    """The loss or its gradient is nan or infinite; the message says where, and what to go back to and try."""
 
 
 class Trainer:

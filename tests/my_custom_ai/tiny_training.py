@@ -96,7 +96,7 @@ def tiny_trainer(
         build_optimizer(model, optimizer, lr=0.02) if isinstance(optimizer, str) else optimizer(model),
         schedule=schedule or constant(),
         train_data=train_data or Points(21),  # seven batches: an update may straddle two epochs
-        val_data=val_data or Points(7),
+        val_data=Points(7) if val_data is None else val_data,
         run=RunDirectory(Path(folder)),
         monitor=monitor or Monitor("val/loss"),
         pace=pace,
