@@ -1,7 +1,6 @@
 """Trainings on a GPU, rehearsed on a CPU: what is called, what a cut leaves, what the tables say."""
 
 import csv
-import importlib
 import json
 import subprocess
 import sys
@@ -18,7 +17,8 @@ from benchmarks.gpu.results import Results
 from benchmarks.gpu.stage import Deadline
 from benchmarks.gpu.training_tables import HORN, mean_and_deviation, tables
 from benchmarks.gpu.trainings import Case, Place, all_cases, run_case, train_missing
-from dl_proj.cli import config_from, run_script
+from dl_proj.cli import config_from
+from dl_proj.commands import run_script
 from dl_proj.experiments import sweep as sweeping
 from dl_proj.experiments.sweep_settings import SweepConfig
 from my_custom_ai.custom_train import RunDirectory
@@ -49,7 +49,7 @@ def called_here(monkeypatch):
         calls.append(commands)
         for name, *flags in commands:
             monkeypatch.setattr(sys, "argv", [f"{name}.py", *flags])
-            run_script(importlib.import_module(name).main)
+            run_script(name)
         return 0
 
     monkeypatch.setattr(trainings, "_call", call)
