@@ -226,9 +226,9 @@ DEFAULTS = [  # with all that can be left out left out, for sequences longer tha
 BOOKKEEPING = [case for case in CASES if not case.pointwise_variant_of]
 """The rule that thins the contract.
 
-A case that differs from another one in pointwise functions alone is held to what depends on numbers: causality, padding,
-weights, steps, dropout, precision, extremes, gradients. What depends on lengths, rows, caches and graphs is proven by
-the other case: any length, independent rows, cuts of steps, rows picked anew, refusals, compiling.
+A case that differs from another one in pointwise functions alone is held to what depends on numbers: causality,
+padding, weights, steps, dropout, precision, extremes, gradients. What depends on lengths, rows, caches and graphs is
+proven by the other case: any length, independent rows, cuts of steps, rows picked anew, refusals, compiling.
 """
 STRICT = [case for case in CASES if not case.leaks_by_design and True in case.directions]
 
