@@ -152,6 +152,7 @@ def _linformers() -> list[Case]:
             directions=(causal,),
             instead=instead,
             mixes_values=mixes_values,
+            compiled=kind in ("learned", "mean", "convolution-heads"),  # the others have parts of these graphs
             pointwise_variant_of=f"{name}-mean" if kind == "max" else "",
         )
         for name, mechanism, max_len, rank, causal, instead in (

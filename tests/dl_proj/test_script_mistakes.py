@@ -494,6 +494,7 @@ FROM_OUTSIDE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FROM_OUTSIDE)
 def test_in_a_process_of_its_own(name):
     flags, expected = FROM_OUTSIDE[name]

@@ -156,6 +156,7 @@ def test_what_is_finished_is_not_trained_again(script, calls):
     assert (OUT / "sweep.csv").read_text() == before
 
 
+@pytest.mark.slow
 def test_interrupted_and_continued_is_as_never_stopped(script, monkeypatch):
     """In the middle of a variant, before its first saved state, and after its training but before its end."""
     assert swept(script).code == 0
@@ -257,6 +258,7 @@ TRAININGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TRAININGS)
 def test_other_trainings_can_be_swept(task, script):
     Path("text.txt").write_text(TEXT)

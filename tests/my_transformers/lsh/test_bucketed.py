@@ -185,6 +185,7 @@ def test_unit_has_length_one_and_survives_zero() -> None:
     assert torch.equal(unit(torch.zeros(2, 3)), torch.zeros(2, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # opcheck's own
 def test_the_operators_are_lawful(monkeypatch: pytest.MonkeyPatch) -> None:
     """What they tell the compiler of shapes, strides and aliases is true, with sizes that are symbols too."""

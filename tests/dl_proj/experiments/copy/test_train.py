@@ -170,6 +170,7 @@ CONFIGURATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CONFIGURATIONS)
 def test_every_configuration_trains(case, script):
     figures = run_of(script, CONFIGURATIONS[case])
@@ -223,6 +224,7 @@ def test_early_stopping_by_patience_and_by_target(script):
     assert run_of(script, changes | {"train.monitor": {"target": 100.0}})["steps"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attention", "stack"),
     [

@@ -187,6 +187,7 @@ CONFIGURATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CONFIGURATIONS)
 def test_every_configuration_trains(case, script):
     figures = run_of(script, CONFIGURATIONS[case])
@@ -209,6 +210,7 @@ def entropy(data):
     return -sum(data.count(byte) / len(data) * math.log2(data.count(byte) / len(data)) for byte in set(data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{}, {"model.attention": LSH, "model.reversible": True}], ids=["full", "reversible lsh"]
 )
@@ -218,6 +220,7 @@ def test_it_learns_more_than_how_often_each_byte_comes(changes, script):
     assert figures["test/bits_per_byte"] < 0.8 * entropy(held_out())
 
 
+@pytest.mark.slow
 def test_a_masked_model_learns_what_stands_where(script):
     """Windows that all begin with an a: the place alone tells the letter, of which there are eight."""
     Path("text.txt").write_text("abcdefgh" * 300)

@@ -218,6 +218,7 @@ CONFIGURATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CONFIGURATIONS)
 def test_every_configuration_trains(case, script):
     figures = run_of(script, CONFIGURATIONS[case])

@@ -159,6 +159,7 @@ def test_pictures_are_drawn(script):
         assert len(np.unique(imread(RUN / name))) > 20, "not blank"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CONFIGURATIONS)
 def test_every_configuration_trains(case, script, blank):
     figures = run_of(script, CONFIGURATIONS[case])
@@ -215,6 +216,7 @@ def test_no_setting_is_ignored(key):
     assert (evaluation == usual[1]) == (key in ("data.random_shift", "model.dropout")), "these are training's alone"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "attention", [{"kind": "full"}, {"kind": "lsh", "bucket_size": 8, "n_rounds": 1}], ids=lambda a: a["kind"]
 )

@@ -165,6 +165,7 @@ def test_pictures_are_drawn(script):
         assert len(np.unique(imread(RUN / name))) > 5, "not blank"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CONFIGURATIONS)
 def test_every_configuration_trains(case, script, blank):
     figures = run_of(script, CONFIGURATIONS[case])
@@ -206,6 +207,7 @@ def test_no_setting_is_ignored(key):
     assert first_loss(usual | {key: SETTINGS[key]}) != first_loss(usual)
 
 
+@pytest.mark.slow
 def test_it_learns_more_than_how_often_each_level_comes(script, blank):
     """The entropy of single pixels is the best that a model can reach which sees nothing."""
     changes = {
