@@ -144,7 +144,8 @@ class LocalAttention(nn.Module):
         Raises:
             ValueError: the cache is of another shape, or has no room for t more tokens.
         """
-        cache.check(q, k, v, batch=cache.keys.shape[0], heads=cache.keys.shape[1])
+        widths = cache.keys.shape[-1], cache.keys.shape[-1], cache.values.shape[-1]
+        cache.check(q, k, v, batch=cache.keys.shape[0], heads=cache.keys.shape[1], widths=widths)
         if q.shape[2] != 1:
             return self._several_steps(q, k, v, cache)
         cache.append(k, v)

@@ -214,7 +214,8 @@ class PerformerAttention(nn.Module):
         Raises:
             ValueError: the cache is of another shape, or has no room for t more tokens.
         """
-        cache.check(q, k, v, batch=cache.so_far.sums.shape[0], heads=cache.so_far.sums.shape[1])
+        batch, heads, _, width = cache.so_far.sums.shape  # the last of them adds up the weights
+        cache.check(q, k, v, batch=batch, heads=heads, widths=(self.head_dim, self.head_dim, width - 1))
         with torch.autocast(q.device.type, enabled=False):
             q, k, exact = (x.to(cache.so_far.sums.dtype) for x in (q, k, v))
             log_phi_q, log_phi_k = self._log_features(self.projection)
