@@ -59,7 +59,7 @@ class _TwoStreams(nn.Module):
         return self._join(x1, x2)
 
     def step(self, x: Tensor, caches: list[Any]) -> Tensor:
-        """One more token x (b, 1, dim) -> (b, 1, out_dim); the caches take it in."""
+        """The next t tokens x (b, t, dim) -> (b, t, out_dim); the caches take them in."""
         x1, x2 = x, x
         for layer, cache in zip(self.layers, caches, strict=True):
             for branch in layer.step_branches(cache):
