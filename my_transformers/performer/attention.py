@@ -43,7 +43,9 @@ class PerformerAttention(nn.Module):
         redraw_every: new random directions after so many training forwards; None keeps the first. They follow from
             ``seed`` and the number of the drawing alone, so all processes of a training draw the same, and a resumed
             one goes on with those that it had: the buffer ``projection`` and the count are in the state dict. What
-            is recomputed in backward, in a reversible stack or under torch.utils.checkpoint, is not counted.
+            is recomputed in backward, in a reversible stack or under torch.utils.checkpoint, is not counted. Under
+            the latter it uses the newest directions: run backward before the next training forward, or the gradient
+            may be another function's.
         causal: a token attends only to itself and earlier tokens; see
             :func:`~my_transformers.performer.kernel_attention.causal_kernel_attention`.
         chunk_size: of the causal form: tokens whose weights are computed one by one.
