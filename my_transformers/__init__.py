@@ -19,7 +19,7 @@ One word a thing, everywhere:
     causal                                 a token sees none behind it
     mask                                   (batch, length), True where a token is real
     context, cross-attention               what a decoder's tokens attend to beside themselves: the encoder's output
-    cache, step                            what decoding keeps of the tokens so far, a row a sequence; one token more
+    cache, step                            what decoding keeps of the tokens so far, a row a sequence; some tokens more
 
 Activations are (batch, length, dim), heads (batch, heads, length, head_dim).
 """

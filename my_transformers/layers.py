@@ -43,7 +43,7 @@ class _Layer(nn.Module, abc.ABC):
         return self.dropout(self.attention(self._before(x, self.norm_attention), mask=mask))
 
     def attend_step(self, x: Tensor, cache: Cache) -> Tensor:
-        """:meth:`attend` for one more token."""
+        """:meth:`attend` for the next t tokens."""
         return self.dropout(self.attention.step(self._before(x, self.norm_attention), cache))
 
     def transform(self, x: Tensor) -> Tensor:
@@ -60,12 +60,12 @@ class _Layer(nn.Module, abc.ABC):
         return x
 
     def step(self, x: Tensor, cache: Any) -> Tensor:
-        """One more token x (b, 1, dim) -> (b, 1, dim); the cache takes it in."""
+        """The next t tokens x (b, t, dim) -> (b, t, dim); the cache takes them in."""
         return self._through(x, self.step_branches(cache))
 
     @abc.abstractmethod
     def step_branches(self, cache: Any) -> list[Branch]:
-        """What each sublayer adds for one more token, in order."""
+        """What each sublayer adds for the next t tokens, in order."""
 
     @abc.abstractmethod
     def _norms(self) -> list[nn.LayerNorm]:
@@ -99,7 +99,7 @@ class EncoderLayer(_Layer):
         return self.attention.new_cache(batch, max_len)
 
     def step_branches(self, cache: Cache) -> list[Branch]:
-        """:meth:`branches` for one more token."""
+        """:meth:`branches` for the next t tokens."""
         return [partial(self.attend_step, cache=cache), self.transform]
 
     def _norms(self) -> list[nn.LayerNorm]:
@@ -217,7 +217,7 @@ class DecoderLayer(_Layer):
         return DecoderCache(self.attention.new_cache(batch, max_len), projected)
 
     def step_branches(self, cache: DecoderCache) -> list[Branch]:
-        """:meth:`branches` for one more token."""
+        """:meth:`branches` for the next t tokens."""
         return [
             partial(self.attend_step, cache=cache.tokens),
             partial(self._attend_across_together, context=cache.context),
@@ -225,7 +225,7 @@ class DecoderLayer(_Layer):
         ]
 
     def _attend_across_together(self, x: Tensor, *, context: Context) -> Tensor:
-        """:meth:`attend_across` for one token x (b * k, 1, dim) of each of k targets that share a context."""
+        """:meth:`attend_across` for t tokens x (b * k, t, dim) of k targets that share a context."""
         of_context = x.view(len(context.keys), -1, x.shape[-1])
         return self.attend_across(of_context, context=context).view_as(x)
 
@@ -243,7 +243,7 @@ class _Stack(nn.Module):
         self.final_norm = nn.LayerNorm(dim, norm_epsilon) if layers[-1].norm == "pre" else nn.Identity()
 
     def step(self, x: Tensor, caches: list[Any]) -> Tensor:
-        """One more token x (b, 1, dim) -> (b, 1, dim); the caches take it in."""
+        """The next t tokens x (b, t, dim) -> (b, t, dim); the caches take them in."""
         for layer, cache in zip(self.layers, caches, strict=True):
             x = layer.step(x, cache)
         return self.final_norm(x)

@@ -13,7 +13,8 @@ and a decoder layer's three are attention, cross-attention, feed-forward. So bac
 output; it walks down the stack, reconstructs each sublayer's input and runs it once more.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -52,13 +53,13 @@ class _TwoStreams(nn.Module):
     def _join(self, x1: Tensor, x2: Tensor) -> Tensor:
         return self.final_norm((x1 + x2) / 2 if self.streams == "mean" else torch.cat((x1, x2), dim=-1))
 
-    def _through(self, x: Tensor, context: Tensor | None, branches_of: _BranchesOf) -> Tensor:
+    def _through(self, x: Tensor, context: Tensor | None, branches_of: _BranchesOf, *masks: Tensor | None) -> Tensor:
         layers = list(self.layers)
-        x1, x2 = _Reversible.apply(layers, branches_of, x, context, *_trainable(layers))
+        x1, x2 = _Reversible.apply(layers, branches_of, masks, x, context, *_trainable(layers))
         return self._join(x1, x2)
 
     def step(self, x: Tensor, caches: list[Any]) -> Tensor:
-        """One more token x (b, 1, dim) -> (b, 1, out_dim); the caches take it in."""
+        """The next t tokens x (b, t, dim) -> (b, t, out_dim); the caches take them in."""
         x1, x2 = x, x
         for layer, cache in zip(self.layers, caches, strict=True):
             for branch in layer.step_branches(cache):
@@ -92,7 +93,7 @@ class ReversibleStack(_TwoStreams):
     @torch.compiler.disable  # generator states and recomputation are for eager autograd
     def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """X (b, n, dim), mask (b, n) True where a token is real -> (b, n, out_dim)."""
-        return self._through(x, None, lambda layer, _: layer.branches(mask=mask))
+        return self._through(x, None, lambda layer, _: layer.branches(mask=mask), mask)
 
     def new_cache(self, batch: int, max_len: int) -> list[Cache]:
         """A cache for each layer."""
@@ -118,7 +119,11 @@ class ReversibleDecoderStack(_TwoStreams):
     ) -> Tensor:
         """As :meth:`~my_transformers.layers.DecoderLayer.forward`."""
         return self._through(
-            x, context, lambda layer, given: layer.branches(given, mask=mask, context_mask=context_mask)
+            x,
+            context,
+            lambda layer, given: layer.branches(given, mask=mask, context_mask=context_mask),
+            mask,
+            context_mask,
         )
 
     def new_cache(
@@ -136,20 +141,22 @@ class _Reversible(torch.autograd.Function):
         ctx: Any,
         layers: list[Any],
         branches_of: _BranchesOf,
+        masks: tuple[Tensor | None, ...],
         x: Tensor,
         context: Tensor | None,
         *parameters: Tensor,
     ) -> Any:
         x1, x2 = x, x
         ctx.layers, ctx.branches_of, ctx.recordings = layers, branches_of, []
+        ctx.modes = {module: module.training for layer in layers for module in layer.modules()}
         for layer in layers:
             for branch in branches_of(layer, context):
                 recording = Recording(like=x)
                 with recording.record():
                     x1, x2 = x2, x1 + branch(x2)
                 ctx.recordings.append(recording)
-        # backward reads the parameters from the layers; saved, they raise if they were changed in place until then
-        ctx.save_for_backward(x1, x2, context, *parameters)
+        # backward reads parameters and masks where forward did; saved, they raise if they were changed in place since
+        ctx.save_for_backward(x1, x2, context, *parameters, *_frozen(layers), *masks)
         return x1, x2
 
     @staticmethod
@@ -157,21 +164,39 @@ class _Reversible(torch.autograd.Function):
     def backward(ctx: Any, saved: tuple[Tensor | None, ...], grad1: Tensor, grad2: Tensor) -> Any:
         y1, y2, context, *_ = saved
         if context is not None:
-            context = context.detach().requires_grad_(ctx.needs_input_grad[3])
+            context = context.detach().requires_grad_(ctx.needs_input_grad[4])
         found: dict[Tensor, Tensor] = {}
         recordings = reversed(ctx.recordings)
         for layer in reversed(ctx.layers):
-            wanted = _trainable([layer]) + ([context] if ctx.needs_input_grad[3] else [])
+            wanted = _trainable([layer]) + ([context] if ctx.needs_input_grad[4] else [])
             for branch in reversed(ctx.branches_of(layer, context)):
-                with next(recordings).replay():
+                with next(recordings).replay(), _in_modes(layer, ctx.modes):
                     x1, grad1 = _undo(branch, y1, y2, grad1, grad2, wanted, found)
                 y1, y2, grad1, grad2 = x1, y1, grad2, grad1
-        return None, None, grad1 + grad2, found.get(context), *(found.get(p) for p in _trainable(ctx.layers))
+        return None, None, None, grad1 + grad2, found.get(context), *(found.get(p) for p in _trainable(ctx.layers))
 
 
 def _trainable(layers: list[nn.Module]) -> list[Tensor]:
     """Parameters that want a gradient, each once, also where layers share some."""
     return list(dict.fromkeys(p for layer in layers for p in layer.parameters() if p.requires_grad))
+
+
+def _frozen(layers: list[nn.Module]) -> list[Tensor]:
+    """Parameters that want none."""
+    return list(dict.fromkeys(p for layer in layers for p in layer.parameters() if not p.requires_grad))
+
+
+@contextlib.contextmanager
+def _in_modes(layer: nn.Module, modes: dict[nn.Module, bool]) -> Iterator[None]:
+    """Run a layer in training or evaluation as forward did, also if ``train()`` or ``eval()`` was called since."""
+    now = {module: module.training for module in layer.modules()}
+    try:
+        for module in now:
+            module.training = modes[module]
+        yield
+    finally:
+        for module, training in now.items():
+            module.training = training
 
 
 def _undo(

@@ -103,7 +103,7 @@ class MultiHeadAttention(nn.Module):
         return self.mechanism.new_cache(self.to_out.weight.new_empty(batch, self.heads, 0, self.head_dim), max_len)
 
     def step(self, x: Tensor, cache: Cache) -> Tensor:
-        """One more token x (b, 1, dim) -> (b, 1, dim); the cache takes it in."""
+        """The next t tokens x (b, t, dim) -> (b, t, dim); the cache takes them in."""
         return self._merge(self.mechanism.step(*self._project(x, 0, self.n_projections), cache))
 
     @property

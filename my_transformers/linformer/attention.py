@@ -244,7 +244,8 @@ class BlockCausalLinformerAttention(nn.Module):
         Raises:
             ValueError: the cache is of another shape, or has no room for t more tokens.
         """
-        cache.check(q, k, v, batch=cache.block.shape[0], heads=cache.block.shape[2])
+        widths = (cache.block.shape[-1],) * 3
+        cache.check(q, k, v, batch=cache.block.shape[0], heads=cache.block.shape[2], widths=widths)
         place, finished = cache.length % self.block_size, cache.length // self.block_size * self.project_keys.rank
         cache.length += q.shape[2]
         if q.shape[2] != 1:

@@ -193,7 +193,8 @@ class LSHAttention(nn.Module):
         Raises:
             ValueError: the cache is of another shape, or has no room for t more tokens.
         """
-        cache.check(qk, v, batch=cache.keys.shape[0], heads=cache.keys.shape[1])
+        widths = cache.keys.shape[-1], cache.values.shape[-1]
+        cache.check(qk, v, batch=cache.keys.shape[0], heads=cache.keys.shape[1], widths=widths)
         if qk.shape[2] != 1:
             return self._several_steps(qk, v, cache)
         tokens, seen, ranks, bucket = cache.look_up(qk, self.deduplicate)

@@ -306,6 +306,8 @@ def _bucketed_attention(
             total, own = so_far.total(), v[part.where]
             alone = part.unfold(total == -torch.inf, own).unsqueeze(-1)
             found = torch.where(alone, own, part.unfold(so_far.mean(), own).to(v.dtype))
+            # a padded token that is alone gives its own value, which must not make the gradient of its sequence NaN
+            found.masked_fill_(~finite[part.where].unsqueeze(-1), 0)
             out[part.where] = found.masked_fill_(spoiled[part.where].unsqueeze(-1), torch.nan)
             totals[part.where] = total.view(*totals[part.where].shape)
     return out, totals

@@ -313,8 +313,13 @@ class _Chunk:
 def divided(sums: Tensor, itself: Tensor) -> Tensor:
     """(..., e + 1) sums of weighted values and of weights -> (..., e) means; the token itself where weights vanish."""
     total = sums[..., -1:]
-    there = total > torch.finfo(total.dtype).tiny
+    there = _is_there(total)
     return torch.where(there, sums[..., :-1] / torch.where(there, total, 1), itself)
+
+
+def _is_there(total: Tensor) -> Tensor:
+    """Whether a sum of weights has not vanished; NaN has not, or a number that is not finite would be hidden."""
+    return ~(total <= torch.finfo(total.dtype).tiny)
 
 
 def _masked(log_k: Tensor, mask: Tensor | None) -> Tensor:
@@ -401,7 +406,7 @@ def _backward_of_chunk(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of log q, log k, v and of the sums before the chunk, given those of its output and the sums after."""
     total = chunk.weights.sum(-1, keepdim=True) + chunk.from_start * (chunk.q @ sums[..., -1:])
-    there = total > torch.finfo(total.dtype).tiny
+    there = _is_there(total)
     scaled = torch.where(there, grad / torch.where(there, total, 1), 0)
     seen = torch.cat((scaled, -(scaled * out).sum(-1, keepdim=True)), dim=-1)  # of attend's first result
     weights = (seen @ chunk.values.mT).mul_(chunk.relative)

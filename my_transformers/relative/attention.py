@@ -104,7 +104,8 @@ class RelativeAttention(nn.Module):
         Raises:
             ValueError: the cache is of another shape, or has no room for t more tokens.
         """
-        cache.check(q, k, v, batch=q.shape[0], heads=len(self.coefficients))  # the inner one checks the batch
+        widths = self.head_dim, self.head_dim, v.shape[-1]  # the inner cache checks the values', and the batch
+        cache.check(q, k, v, batch=q.shape[0], heads=len(self.coefficients), widths=widths)
         tokens = torch.arange(cache.length, cache.length + q.shape[2], device=q.device)
         out = self.mechanism.step(*self._extended(q, k, tokens), v, cache.inner)
         cache.length += q.shape[2]
