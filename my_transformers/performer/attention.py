@@ -8,16 +8,10 @@ from torch import Tensor, nn
 
 from my_transformers.cache import Cache
 from my_transformers.full import check_causal, check_dropout
+from my_transformers.performer.bidirectional import bidirectional_kernel_attention, masses_and_means, mixture_of_means
+from my_transformers.performer.causal import PrefixSum, causal_kernel_attention, divide_by_weights
 from my_transformers.performer.features import KERNELS, Kernel, draw_projection, log_features
-from my_transformers.performer.kernel_attention import (
-    LogFeatures,
-    PrefixSum,
-    bidirectional_kernel_attention,
-    causal_kernel_attention,
-    divided,
-    masses_and_means,
-    mixture_of_means,
-)
+from my_transformers.performer.recompute import LogFeatures
 from my_transformers.replay import decide
 
 _EPSILON = 1e-3  # of the generalised kernels, as in the paper's code
@@ -45,7 +39,7 @@ class PerformerAttention(nn.Module):
             one goes on with those that it had: the buffer ``projection`` and the count are in the state dict. What
             is recomputed in backward, in a reversible stack or under torch.utils.checkpoint, is not counted.
         causal: a token attends only to itself and earlier tokens; see
-            :func:`~my_transformers.performer.kernel_attention.causal_kernel_attention`.
+            :func:`~my_transformers.performer.causal.causal_kernel_attention`.
         chunk_size: of the causal form: tokens whose weights are computed one by one.
         dropout: probability of dropping a value in training, for all queries of a head at once: there are no single
             weights to drop.
@@ -240,7 +234,7 @@ class PerformerCache(Cache):
         """Add a chunk of c tokens, (b, h, c, ·) each, and attend with them: (b, h, c, e)."""
         seen, self.so_far = self.so_far.attend(log_q, log_k, value)
         self.length += value.shape[2]
-        return divided(seen, value)
+        return divide_by_weights(seen, value)
 
 
 def drop_values(v: Tensor, probability: float) -> Tensor:
