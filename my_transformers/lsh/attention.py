@@ -265,17 +265,15 @@ def attend_in_buckets(
     n = qk.shape[2]
     real = buckets[:, :, 0] < n_buckets
     layout = _block_layout(n, window, causal, rule=rule, sorted_by_position=not attend_across_buckets)
-    buckets = F.pad(buckets, (0, layout.length - n), value=n_buckets)  # to whole blocks, sorted after all others
-    buckets = buckets.permute(2, 0, 1, 3)  # (r, b, h, L)
+    buckets = F.pad(buckets, (0, layout.length - n), value=n_buckets).permute(2, 0, 1, 3)  # (r, b, h, L), whole blocks
     order = sort_by_bucket(buckets)
     if attend_across_buckets:  # chunks alone decide: one bucket of all real tokens, padding stays apart
         buckets = buckets // n_buckets
     causal_by_place = causal and not layout.earlier_positions_only
-    first, last = _visible_interval(buckets, order, min(window, n), causal_by_place, rule)
     return bucketed_attention(
         qk,
         v,
-        VisiblePlaces(order.int(), first.int(), last.int()),
+        _visible_places(buckets, order, min(window, n), causal_by_place, rule),
         layout,
         deduplicate=deduplicate,
         dropout=dropout,
@@ -311,8 +309,8 @@ def _round_up(length: int, multiple: int) -> int:
 
 
 @torch.no_grad()
-def _visible_interval(buckets: Tensor, order: Tensor, window: int, causal: bool, rule: str) -> tuple[Tensor, Tensor]:
-    """The first and the last place in sorted order that each token sees, of buckets' shape (r, b, h, L).
+def _visible_places(buckets: Tensor, order: Tensor, window: int, causal: bool, rule: str) -> VisiblePlaces:
+    """The interval of places in sorted order that each token sees; buckets and order are (r, b, h, L).
 
     Bucket rule: ``window`` places around it; chunk rule: its chunk and the one before. Of these only its own bucket's,
     and if causal only those before it (the sort keeps the order of positions inside a bucket).
@@ -325,6 +323,5 @@ def _visible_interval(buckets: Tensor, order: Tensor, window: int, causal: bool,
     else:
         first, last = place - window, place + window
     first = torch.maximum(first, torch.searchsorted(in_order, buckets))
-    if causal:
-        return first, place - 1
-    return first, torch.minimum(last, torch.searchsorted(in_order, buckets, right=True) - 1)
+    last = place - 1 if causal else torch.minimum(last, torch.searchsorted(in_order, buckets, right=True) - 1)
+    return VisiblePlaces(order.int(), first.int(), last.int())

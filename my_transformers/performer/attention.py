@@ -36,13 +36,13 @@ class PerformerAttention(nn.Module):
         epsilon: numerical stabiliser, see there; default 1e-3 for the generalised kernels, 0 for the exponential ones.
         redraw_every: new random directions after so many training forwards; None keeps the first. They follow from
             ``seed`` and the number of the drawing alone, so all processes of a training draw the same, and a resumed
-            one goes on with those that it had: the buffer ``projection`` and the count are in the state dict. What
+            one continues with those it had: the buffer ``projection`` and the count are in the state dict. What
             is recomputed in backward, in a reversible stack or under torch.utils.checkpoint, is not counted.
         causal: a token attends only to itself and earlier tokens; see
             :func:`~my_transformers.performer.causal.causal_kernel_attention`.
         chunk_size: of the causal form: tokens whose weights are computed one by one.
-        dropout: probability of dropping a value in training, for all queries of a head at once: there are no single
-            weights to drop.
+        dropout: probability of dropping a value in training, for all queries of a head at once: single weights are
+            never computed.
         seed: of the directions; give each layer its own.
 
     Raises:
@@ -132,7 +132,7 @@ class PerformerAttention(nn.Module):
         return out.to(v.dtype)
 
     def summarize(self, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What stands for keys (b, h, m, d) and values (b, h, m, e) in :meth:`attend`, of a size without m.
+        """What :meth:`attend` needs of keys (b, h, m, d) and values (b, h, m, e), of a size that does not grow with m.
 
         Features are computed once for many calls. Their graph is kept, where :meth:`forward` computes them again.
 
@@ -155,7 +155,7 @@ class PerformerAttention(nn.Module):
             return masses_and_means(self._log_features(self.projection)[1](k), v, mask)
 
     def attend(self, q: Tensor, keys: Tensor, values: Tensor, *, mask: None = None) -> Tensor:
-        """Q (b, h, n, d) and what :meth:`summarize` gave, which has no mask any more -> (b, h, n, e)."""
+        """Q (b, h, n, d) and the results of :meth:`summarize`, which took the mask -> (b, h, n, e)."""
         with torch.autocast(q.device.type, enabled=False):
             log_phi_q, _ = self._log_features(self.projection)
             return mixture_of_means(log_phi_q(q.to(keys.dtype)), keys, values).to(q.dtype)
@@ -190,7 +190,7 @@ class PerformerAttention(nn.Module):
         self._forwards = int(state)
 
     def new_cache(self, like: Tensor, max_len: int) -> "PerformerCache":
-        """An empty cache for decoding up to ``max_len`` tokens: m (d + 1) numbers a head, a step costs O(m d).
+        """An empty cache for decoding up to ``max_len`` tokens: m (d + 1) numbers per head; a step costs O(m d).
 
         Neither depends on the length.
 

@@ -14,6 +14,7 @@ RULES = [("bucket", False), ("chunk", False), ("chunk", True)]
 
 
 def draw(n: int, seed: int, n_rounds: int = 3, n_buckets: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """qk (2, 2, n, 6), v (2, 2, n, 5) and buckets (2, 2, r, n), of which the last ones are the fullest."""
     generator = torch.Generator().manual_seed(seed)
     qk = torch.randn(2, 2, n, 6, generator=generator, dtype=torch.float64, requires_grad=True)
     v = torch.randn(2, 2, n, 5, generator=generator, dtype=torch.float64, requires_grad=True)
@@ -33,7 +34,7 @@ def by_definition(
     across: bool,
     deduplicate: bool,
 ) -> torch.Tensor:
-    """Also of what no paper's definition has: the bucket rule that counts repeated keys, chunks across buckets."""
+    """reference.lsh_attention, and variants it leaves out: repeated keys in the bucket rule, chunks across buckets."""
     places = reference.sorted_places(buckets, mask)
     rule = reference.bucket_rule if rule == "bucket" else reference.chunk_rule
     shown = rule(torch.zeros_like(buckets) if across else buckets, places, window)
@@ -174,8 +175,8 @@ def test_unit_has_length_one_and_survives_zero() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # opcheck's own
-def test_the_operators_are_lawful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What they tell the compiler of shapes, strides and aliases is true, with sizes that are symbols too."""
+def test_operators_pass_opcheck(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shapes, strides and aliases that they promise the compiler are true, also where sizes are symbols."""
     forward, calls = bucketed.attend_forward, []
     monkeypatch.setattr(bucketed, "attend_forward", lambda *given: calls.append(given) or forward(*given))
     qk, v = (x.requires_grad_() for x in torch.randn(2, 2, 2, 21, 8, dtype=torch.float64))
