@@ -8,8 +8,8 @@ from torch import Tensor
 class Cache:
     """Base of every mechanism's cache, a dataclass whose tensors all have the sequences of a batch as first axis.
 
-    So a beam search can continue what it kept, some sequences several times and others not at all, whatever the
-    mechanism. What all sequences share, such as a hash function, is not stored as a tensor.
+    So a beam search works with any mechanism: it continues some sequences several times, others not at all. What all
+    sequences share, such as a hash function, is not stored as a tensor.
     """
 
     by_token: ClassVar[tuple[str, ...]] = ()

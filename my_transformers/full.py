@@ -54,7 +54,7 @@ class FullAttention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=dropout)
 
     def new_cache(self, like: Tensor, max_len: int) -> "KeyValueCache":
-        """An empty cache for decoding up to ``max_len`` tokens: 2 * max_len * d numbers a head, a step costs O(n d).
+        """An empty cache for decoding up to ``max_len`` tokens: 2 * max_len * d numbers per head; a step costs O(n d).
 
         Args:
             like: (b, h, any, d), for sizes, dtype and device.
@@ -86,7 +86,7 @@ class SharedQKAttention(nn.Module):
     Definition: my_transformers/reference.py, shared_qk_attention.
 
     Args:
-        causal: a token sees none behind it.
+        causal: a token attends only to itself and earlier tokens.
         dropout: probability of dropping an attention weight in training.
     """
 

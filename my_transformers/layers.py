@@ -60,7 +60,7 @@ class _Layer(nn.Module, abc.ABC):
         return x
 
     def step(self, x: Tensor, cache: Any) -> Tensor:
-        """The next t tokens x (b, t, dim) -> (b, t, dim); the cache takes them in."""
+        """The next t tokens x (b, t, dim) -> (b, t, dim); added to the cache."""
         return self._through(x, self.step_branches(cache))
 
     @abc.abstractmethod
@@ -243,7 +243,7 @@ class _Stack(nn.Module):
         self.final_norm = nn.LayerNorm(dim, norm_epsilon) if layers[-1].norm == "pre" else nn.Identity()
 
     def step(self, x: Tensor, caches: list[Any]) -> Tensor:
-        """The next t tokens x (b, t, dim) -> (b, t, dim); the caches take them in."""
+        """The next t tokens x (b, t, dim) -> (b, t, dim); added to the caches."""
         for layer, cache in zip(self.layers, caches, strict=True):
             x = layer.step(x, cache)
         return self.final_norm(x)

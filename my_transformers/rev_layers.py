@@ -59,7 +59,7 @@ class _TwoStreams(nn.Module):
         return self._join(x1, x2)
 
     def step(self, x: Tensor, caches: list[Any]) -> Tensor:
-        """The next t tokens x (b, t, dim) -> (b, t, out_dim); the caches take them in."""
+        """The next t tokens x (b, t, dim) -> (b, t, out_dim); added to the caches."""
         x1, x2 = x, x
         for layer, cache in zip(self.layers, caches, strict=True):
             for branch in layer.step_branches(cache):
@@ -70,7 +70,7 @@ class _TwoStreams(nn.Module):
 class ReversibleStack(_TwoStreams):
     """Pre-norm layers as a reversible stack; both streams start as x, at the end their mean or both are normalised.
 
-    Dropout, LSH buckets and autocast are replayed exactly (replay.py), which keeps one int32 a token, head and round
+    Dropout, LSH buckets and autocast are replayed exactly (replay.py), which keeps one int32 per token, head and round
     for each LSH layer and nothing else that grows with depth. Parameters' gradients are returned to autograd rather
     than written, so hooks on them work: DistributedDataParallel, torch.autograd.grad, gradient accumulation.
     First derivatives only. Use autocast around the whole model, not inside it.
@@ -208,7 +208,7 @@ def _undo(
     wanted: list[Tensor],
     found: dict[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Undo target = x + branch(source): gives x and the gradient that source gets by both ways.
+    """Undo target = x + branch(source): returns x, and the gradient of source through target and on its own.
 
     The gradients of the ``wanted`` tensors, on which the branch depends too, are added to ``found``.
     """

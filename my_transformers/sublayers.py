@@ -1,4 +1,4 @@
-"""What an attention mechanism and a feed-forward network need around them to be a sublayer on (b, n, dim)."""
+"""The sublayers on (b, n, dim): multi-head attention around any mechanism, and the feed-forward network."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -103,7 +103,7 @@ class MultiHeadAttention(nn.Module):
         return self.mechanism.new_cache(self.to_out.weight.new_empty(batch, self.heads, 0, self.head_dim), max_len)
 
     def step(self, x: Tensor, cache: Cache) -> Tensor:
-        """The next t tokens x (b, t, dim) -> (b, t, dim); the cache takes them in."""
+        """The next t tokens x (b, t, dim) -> (b, t, dim); added to the cache."""
         return self._merge(self.mechanism.step(*self._project(x, 0, self.n_projections), cache))
 
     @property
@@ -127,7 +127,7 @@ class MultiHeadAttention(nn.Module):
         return tuple(one.transpose(1, 2) for one in heads.unbind(2))
 
     def _linear(self, x: Tensor, number: int, share: Tensor | None = None) -> Tensor:
-        """One projection, with ``share`` (b or 1, n, 1) of its bias: 1 is a token's, None too."""
+        """One projection, its bias scaled by ``share`` (b or 1, n, 1); None means 1."""
         weight, bias = self._rows(number, number + 1)
         x = F.linear(x, weight, bias if share is None else None)
         x = x if share is None or bias is None else x + share * bias

@@ -30,7 +30,7 @@ from benchmarks.gpu.results import Results
 from benchmarks.layers import Sizes
 from my_custom_ai.utils.measure import allocated_peak, seconds_within
 from my_transformers import Cache, MultiHeadAttention
-from my_transformers.lsh.attention import LSHCache
+from my_transformers.lsh.cache import LSHCache
 
 TOKENS, SEQUENCES = 65_536, 16  # of a batch, and of a step
 LENGTHS = (4096, 16_384, 65_536, 8192, 32_768, 2048, 131_072, 1024)  # in order of worth

@@ -8,15 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from my_transformers.performer import kernel_attention
+from my_transformers.performer import bidirectional
+from my_transformers.performer.bidirectional import bidirectional_kernel_attention
+from my_transformers.performer.causal import PrefixSum, causal_kernel_attention, divide_by_weights
 from my_transformers.performer.features import draw_projection, log_features
-from my_transformers.performer.kernel_attention import (
-    LogFeatures,
-    PrefixSum,
-    bidirectional_kernel_attention,
-    causal_kernel_attention,
-    divided,
-)
+from my_transformers.performer.recompute import LogFeatures
 
 few = settings(max_examples=25, deadline=None)
 HUGE = 1e4
@@ -87,7 +83,7 @@ def test_bidirectional_equals_the_naive_formula(
     mask = mask if masked else None
     visible = torch.ones(2, n, m, dtype=torch.bool) if mask is None else mask.unsqueeze(1).expand(-1, n, -1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernel_attention, "_FEATURES_IN_WORK", in_work)
+        patch.setattr(bidirectional, "_FEATURES_IN_WORK", in_work)
         ours = bidirectional_kernel_attention(*qkv, of_queries(kernel), features(kernel), mask=mask)
         assert_same(ours, naive(*qkv, features(kernel), visible), qkv)
 
@@ -111,7 +107,7 @@ def test_a_large_key_in_a_later_piece_takes_over(monkeypatch: pytest.MonkeyPatch
     """The sums so far are scaled to the largest feature of all, whichever piece it is in."""
     (q, k, v), _ = draw(0, 12)
     k = (k.detach() * torch.linspace(0.1, 30, 12).view(-1, 1)).requires_grad_()
-    monkeypatch.setattr(kernel_attention, "_FEATURES_IN_WORK", 1)
+    monkeypatch.setattr(bidirectional, "_FEATURES_IN_WORK", 1)
     ours = bidirectional_kernel_attention(q, k, v, *2 * [features("softmax")])
     assert_same(ours, naive(q, k, v, features("softmax"), torch.ones(2, 12, 12, dtype=torch.bool)), (q, k, v))
 
@@ -221,7 +217,7 @@ def test_prefix_sums_are_what_all_tokens_so_far_add_up_to(splits: list[int]) -> 
     so_far, outs, end = PrefixSum.empty(v, 7), [], 0
     for chunk in zip(*(x.split(splits, dim=2) for x in (log_q, log_k, v)), strict=True):
         sums, so_far = so_far.attend(*chunk)
-        outs.append(divided(sums, chunk[2]))
+        outs.append(divide_by_weights(sums, chunk[2]))
         end += chunk[2].shape[2]
         expected = log_k[:, :, :end].exp().mT @ values[:, :, :end]
         torch.testing.assert_close(so_far.sums * so_far.largest.exp().unsqueeze(-1), expected)
