@@ -13,7 +13,7 @@ from dl_proj.settings.load import file_or_preset, load_config, parse_flags
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "gpu.md"]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_python_blocks_run_in_order() -> None:

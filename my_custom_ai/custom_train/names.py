@@ -4,4 +4,5 @@ from typing import Literal
 
 DeviceName = Literal["auto", "cuda", "mps", "cpu"]
 Precision = Literal["no", "bf16", "fp16"]
+MatmulPrecision = Literal["highest", "high"]
 OptimizerName = Literal["adam", "adamw", "adafactor"]

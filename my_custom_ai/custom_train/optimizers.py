@@ -8,7 +8,7 @@ from my_custom_ai.custom_train.names import OptimizerName
 
 def build_optimizer(
     model: nn.Module,
-    name: OptimizerName,
+    name: OptimizerName = "adam",
     *,
     lr: float,
     weight_decay: float = 0.0,

@@ -49,7 +49,7 @@ class Curves:
     def __init__(self, names: tuple[str, ...], path: Path, last_step: int) -> None:
         self._events = self._wandb = None
         if "tensorboard" in names:
-            from torch.utils.tensorboard import SummaryWriter  # needs tensorboard, which not everybody wants
+            from torch.utils.tensorboard import SummaryWriter  # takes a second, which only those pay who want it
 
             self._events = SummaryWriter(path / "tensorboard", purge_step=last_step + 1)
         if "wandb" in names:
