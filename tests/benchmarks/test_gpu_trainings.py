@@ -63,7 +63,7 @@ def test_a_call_trains_the_presets_variant_with_its_seed_and_data(experiment, tm
         _, *flags = trainings._training_command(Case(experiment, variant, 3), place)
         sweep = config_from(SweepConfig, flags, preset="sweep_lm_books.yaml")
         assert sweep.only == (variant,)
-        found = {each.name: each.config for each in sweeping._variants(sweep, sweeping._kind(sweep))}
+        found = {each.name: each.config for each in sweeping._variants(sweep, sweeping._type(sweep))}
         assert set(found) == set(experiment.seconds), "each variant of the preset, and no other"
         assert found[variant].seed == 3
         assert found[variant].train.device == "cpu"
