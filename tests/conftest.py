@@ -16,6 +16,11 @@ def pytest_configure(config):
         torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    """Slow tests first: one that began last would keep a single process busy while the others have nothing to do."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def forkserver():
     """Starts processes in which torch and the project are imported already: ``forkserver.Process(target=...)``.
@@ -34,7 +39,7 @@ def forkserver():
 
 @pytest.fixture(scope="session")
 def real_data():
-    """The folder of real data: MNIST/raw (IDX files) and cifar10-images/{train,test}/<class>/*.jpg."""
+    """The folder of real data, which CONTRIBUTING.md describes."""
     folder = Path(os.environ.get("DL_PROJ_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data").absolute()
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there; DL_PROJ_TEST_DATA says where the real data is")

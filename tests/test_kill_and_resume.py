@@ -17,6 +17,8 @@ from dl_proj.commands import COMMANDS
 from my_custom_ai.custom_train import RunDirectory
 from my_custom_ai.custom_train.checkpoint import load_tensors
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 experiment_name: kill
 runs_dir: runs

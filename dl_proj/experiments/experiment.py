@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import Dataset
@@ -64,9 +65,32 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
     Returns:
         The trainer, with the best weights loaded. ``metrics.json`` and ``curves.png`` are in the run's folder.
     """
+    check_installed(config.train.trackers)
+    accelerator = start(config.train.device, config.train.precision, config.train.matmul_precision)
+    trainer = _trainer(config, experiment, dim, resume, accelerator)
+    try:
+        trainer.fit()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; --resume last continues from the last saved state") from None
+    trainer.load_best()
+    figures = {
+        "parameters": count_parameters(experiment.model),
+        "steps": trainer.step,
+        "seconds": round(trainer.seconds, 3),
+    }
+    figures |= {f"test/{name}": value for name, value in trainer.evaluate(experiment.test_data).items()}
+    if accelerator.is_main_process:
+        trainer.run.write_figures(figures)
+        draw_curves(trainer.run.metrics, trainer.run.path / "curves.png")
+        print(f"{trainer.run.path}: " + ", ".join(f"{name} {_short(value)}" for name, value in figures.items()))
+    return trainer
+
+
+def _trainer(
+    config: ExperimentConfig, experiment: Experiment, dim: int, resume: RunDirectory | None, accelerator: Accelerator
+) -> Trainer:
+    """The engine as configured, in the folder of the run to resume or of a new one, which gets its tokenizers."""
     settings = config.train
-    check_installed(settings.trackers)
-    accelerator = start(settings.device, settings.precision, settings.matmul_precision)
     steps = settings.steps_of(_batches_an_epoch(config, experiment.train_data, accelerator.num_processes))
     if mistakes := config.schedule_mistakes(steps):
         raise ConfigError(*mistakes)
@@ -74,7 +98,7 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
     if experiment.tokenizer is not None and accelerator.is_main_process:
         for folder in (run.path, run.best):
             experiment.tokenizer.save(folder / TOKENIZER)
-    trainer = Trainer(
+    return Trainer(
         experiment.model,
         experiment.objective,
         build_optimizer(
@@ -100,22 +124,6 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
         seed=config.seed,
         accelerator=accelerator,
     )
-    try:
-        trainer.fit()
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted; --resume last continues from the last saved state") from None
-    trainer.load_best()
-    figures = {
-        "parameters": count_parameters(experiment.model),
-        "steps": trainer.step,
-        "seconds": round(trainer.seconds, 3),
-    }
-    figures |= {f"test/{name}": value for name, value in trainer.evaluate(experiment.test_data).items()}
-    if accelerator.is_main_process:
-        run.write_figures(figures)
-        draw_curves(run.metrics, run.path / "curves.png")
-        print(f"{run.path}: " + ", ".join(f"{name} {_short(value)}" for name, value in figures.items()))
-    return trainer
 
 
 def _batches_an_epoch(config: ExperimentConfig, data: Dataset, processes: int) -> int:

@@ -85,6 +85,7 @@ def test_all_is_trained_once_before_any_second_seed():
     assert [case.seed for case in cases] == [1] * n_variants + [2] * n_variants + [3] * n_variants
 
 
+@pytest.mark.slow
 def test_a_rehearsal_trains_tests_and_keeps_each_and_a_second_call_nothing(called_here, tmp_path, capsys):
     results, place = results_in(tmp_path), place_in(tmp_path)
     train_missing(all_cases(tiny=True), results, place, NEVER)
@@ -120,6 +121,7 @@ class UntilSaved:
         return 0.0 if self.run.last_state.exists() else 60.0
 
 
+@pytest.mark.slow
 def test_a_training_that_is_cut_goes_on_from_its_saved_state(tmp_path, capsys):
     pace = {"train.max_steps": 150, "train.eval_every": 150, "train.save_every": 10, "train.log_every": 10}
     experiment = EXPERIMENTS["books"]
@@ -137,6 +139,7 @@ def test_a_training_that_is_cut_goes_on_from_its_saved_state(tmp_path, capsys):
     assert results.found["cases"][case.key]["figures"]["steps"] == 150
 
 
+@pytest.mark.slow
 def test_scripts_end_with_who_started_them():
     command = [sys.executable, "-m", "benchmarks.gpu.call_scripts", json.dumps([["sweep", "--help"]])]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)

@@ -113,6 +113,7 @@ def test_the_last_run_is_the_newest_of_the_named_experiment(trained):
 LSH_AS_TRAINED = ["--model.attention", '{"kind": "lsh", "bucket_size": 2, "n_rounds": 2, "eval_rounds": 3}']
 
 
+@pytest.mark.slow
 def test_a_training_started_as_users_start_it():
     """In a process of its own, from another folder: it writes where it stands, and no library's warning is shown."""
     tiny_yaml("c.yaml")

@@ -257,6 +257,7 @@ def _worker(rank: int, port: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: object) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -335,6 +335,7 @@ def same_history(one, other):
         assert a == b
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "save_every"), [("adam", 1), ("adafactor", 1), ("adam", 4)])
 def test_killed_in_any_update_and_resumed_it_ends_the_same_bit_for_bit(optimizer, save_every):
     settings = {"optimizer": optimizer, "accumulate": 2, "save_every": save_every, "schedule": one_cycle(12)}

@@ -23,6 +23,8 @@ from my_custom_ai.custom_train import CheckpointError, RunDirectory
 from my_custom_ai.custom_train.checkpoint import load_tensors, without_prefix
 from my_custom_ai.utils.meters import Ratio
 
+pytestmark = pytest.mark.slow
+
 TRACKERS = ("tensorboard",)
 DROPOUT = {"accumulate": 2, "save_every": 1, "total_steps": 8, "val_data_size": 7, "dropout": 0.3, "log_every": 4}
 FULL_BATCH = {"accumulate": 1, "total_steps": 10, "val_data_size": 7, "train_data_size": 8, "trackers": TRACKERS}

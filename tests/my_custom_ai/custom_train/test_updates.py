@@ -207,6 +207,7 @@ def trained_on_several(processes):
         return {"step": bias_step("bias", 20, 1) if processes == 2 else None, "nonsense": str(error)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_are_one_batch(processes, forkserver):
     seen = on_processes(processes, forkserver, trained_on_several, processes)
