@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -43,6 +43,7 @@ def exit_on_mistake(work: Callable[[], None]) -> None:
 def call(command: Command, argv: list[str], prog: str | None = None) -> None:
     """Read the flags, which imports the command's settings alone; if they are right, import its work and do it."""
     schema = resolve_name(command.schema)
+    arguments: tuple[Any, ...]
     if is_training(schema):
         arguments = training_config(schema, argv, command.preset, prog=prog)
     elif command.words:

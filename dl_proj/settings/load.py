@@ -148,7 +148,7 @@ def parse_flags(
         raise ConfigError(*(found or [f"flags: {error}"])) from None
 
 
-def _values_for_help(schema: type[BaseModel], given: Path | None, default: Path) -> tuple[dict, Path]:
+def _values_for_help(schema: type[BaseModel], given: Path | None, default: Path) -> tuple[dict[str, Any], Path]:
     """What the settings are without flags, and the file that says so; without a readable one, the preset's."""
     try:
         path = file_or_preset(given, default.parent) if given else default
