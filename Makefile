@@ -1,6 +1,6 @@
 # make demo   sets up .venv, trains two small models, shows the shipped ones: a comparison, drawings, text, translations
 # make gpu    sets up .venv, tests, measures and trains on a GPU, see docs/gpu.md; ARGS="--minutes 9" limits the time
-# make test   sets up .venv, lints, runs all tests
+# make test   sets up .venv, lints, checks types, runs all tests
 VENV ?= .venv
 PYTHON ?= python3
 RUN := $(VENV)/bin/python
@@ -35,6 +35,7 @@ gpu: setup-dev
 lint: setup-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 format: setup-dev
 	$(RUN) -m ruff check --fix .

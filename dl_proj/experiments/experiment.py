@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from accelerate.utils import broadcast_object_list
 from torch import nn
@@ -45,9 +46,9 @@ class Experiment:
 
     model: nn.Module
     objective: Objective
-    train_data: Dataset
-    val_data: Dataset
-    test_data: Dataset
+    train_data: Dataset[Any]
+    val_data: Dataset[Any]
+    test_data: Dataset[Any]
     classes: tuple[str, ...] = ()
     tokenizer: Tokenizer | PairTokenizers | None = None
 
@@ -118,13 +119,13 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
     return trainer
 
 
-def _batches_an_epoch(config: ExperimentConfig, data: Dataset, processes: int) -> int:
+def _batches_an_epoch(config: ExperimentConfig, data: Dataset[Any], processes: int) -> int:
     """Of each process; a configuration cannot know on how many it will run."""
     bound = config.train.model_dump(include={"batch_size", "batch_tokens"})
     wanted = bound.get("batch_size", 0) * processes
     if wanted > len(data):
         raise ConfigError(
-            f"train.batch_size: {config.train.batch_size} on each of {processes} processes is more than the "
+            f"train.batch_size: {bound['batch_size']} on each of {processes} processes is more than the "
             f"{len(data)} training examples"
         )
     try:

@@ -4,6 +4,7 @@ import hashlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from dl_proj.experiments.translation.sentences import (
     load_tokenizers,
 )
 from dl_proj.experiments.translation.sources import RawPairs, open_arrow, write_arrow
-from dl_proj.settings.errors import ConfigError
+from dl_proj.settings.errors import ConfigError, reason
 from my_custom_ai.utils.files import write_once
 
 _SPLIT_NAMES: dict[Split, str] = {"train": "training", "val": "validation", "test": "test"}
@@ -148,7 +149,7 @@ def load_pairs(config: PairsConfig, *, seed: int, saved: PairTokenizers | None =
             for split, pairs in corpus.items()
         }
     except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise ConfigError(f"data: {error.filename}: {error.strerror.lower()}") from None
+        raise ConfigError(f"data: {error.filename}: {reason(error)}") from None
     nothing = [
         f"data: no {_SPLIT_NAMES[split]} pairs are left; {_left_out(part.counts, config)}"
         for split, part in parts.items()
@@ -177,12 +178,12 @@ def _tokenizers(config: PairsConfig, train: RawPairs) -> PairTokenizers:
     if settings.paths:
         return load_tokenizers(settings.paths, joint=settings.joint)
     paths = []
-    for sides in [(0, 1)] if settings.joint else [(0,), (1,)]:
+    every_tokenizer: list[tuple[int, ...]] = [(0, 1)] if settings.joint else [(0,), (1,)]
+    for sides in every_tokenizer:
         languages = "-".join(train.columns[side] for side in sides)
         name = f"{train.name}-{languages}-bpe{settings.vocab_size}-{train.key}.json"
-        paths.append(
-            write_once(config.root / "tokens" / name, lambda part, sides=sides: _learn(part, config, train, sides))
-        )
+        learn = partial(_learn, config=config, train=train, sides=sides)
+        paths.append(write_once(config.root / "tokens" / name, learn))
     return load_tokenizers(paths, joint=settings.joint)
 
 
