@@ -4,7 +4,6 @@ import hashlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -177,14 +176,15 @@ def _tokenizers(config: PairsConfig, train: RawPairs) -> PairTokenizers:
     settings = config.tokenizer
     if settings.paths:
         return load_tokenizers(settings.paths, joint=settings.joint)
-    paths = []
-    every_tokenizer: list[tuple[int, ...]] = [(0, 1)] if settings.joint else [(0,), (1,)]
-    for sides in every_tokenizer:
-        languages = "-".join(train.columns[side] for side in sides)
-        name = f"{train.name}-{languages}-bpe{settings.vocab_size}-{train.key}.json"
-        learn = partial(_learn, config=config, train=train, sides=sides)
-        paths.append(write_once(config.root / "tokens" / name, learn))
-    return load_tokenizers(paths, joint=settings.joint)
+    sides: list[tuple[int, ...]] = [(0, 1)] if settings.joint else [(0,), (1,)]
+    return load_tokenizers((_learnt(config, train, some) for some in sides), joint=settings.joint)
+
+
+def _learnt(config: PairsConfig, train: RawPairs, sides: tuple[int, ...]) -> Path:
+    """The file of a tokenizer of one side or both, made if it is not there."""
+    languages = "-".join(train.columns[side] for side in sides)
+    name = f"{train.name}-{languages}-bpe{config.tokenizer.vocab_size}-{train.key}.json"
+    return write_once(config.root / "tokens" / name, lambda part: _learn(part, config, train, sides))
 
 
 def _learn(part: Path, config: PairsConfig, train: RawPairs, sides: tuple[int, ...]) -> None:
