@@ -139,7 +139,7 @@ def test_features_equal_their_formula(kernel: str) -> None:
 
 
 def test_a_missing_projection_is_refused() -> None:
-    with pytest.raises(ValueError, match="'relu'.*projection"):
+    with pytest.raises(ValueError, match=r"'relu'.*projection"):
         log_features(torch.randn(2, 4), None, kernel="relu")
 
 
