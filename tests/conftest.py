@@ -23,7 +23,9 @@ def forkserver():
     Each is forked off a server that has done nothing but import, so that it holds no thread and has drawn nothing.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "synth_train", "torch.utils.tensorboard"])
+    context.set_forkserver_preload(
+        ["pytest", "dl_proj.cli", "dl_proj.experiments.copy.train", "torch.utils.tensorboard"]
+    )
     with pytest.MonkeyPatch.context() as patch:  # the server finds modules as this process does
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]))
         multiprocessing.forkserver.ensure_running()

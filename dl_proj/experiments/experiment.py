@@ -67,7 +67,7 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
     """
     settings = config.train
     check_installed(settings.trackers)
-    accelerator = start(settings.device, settings.precision)
+    accelerator = start(settings.device, settings.precision, settings.matmul_precision)
     steps = settings.steps_of(_batches_an_epoch(config, experiment.train_data, accelerator.num_processes))
     if mistakes := config.schedule_mistakes(steps):
         raise ConfigError(*mistakes)
@@ -76,7 +76,6 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
         for folder in (run.path, run.best):
             experiment.tokenizer.save(folder / TOKENIZER)
     trainer = Trainer(
-        accelerator,
         experiment.model,
         experiment.objective,
         build_optimizer(
@@ -100,6 +99,7 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
             ),
         ),
         seed=config.seed,
+        accelerator=accelerator,
     )
     try:
         trainer.fit()

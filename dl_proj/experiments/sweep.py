@@ -15,7 +15,7 @@ from dl_proj.experiments.settings import ExperimentConfig
 from dl_proj.experiments.sweep_settings import Settings, SweepConfig, nested
 from dl_proj.pictures import save_figure
 from dl_proj.settings.errors import ConfigError
-from dl_proj.settings.load import load_config, merge, read_yaml
+from dl_proj.settings.load import file_or_preset, load_config, merge, read_yaml
 from dl_proj.tables import csv_text, markdown
 from my_custom_ai.custom_train import NonFiniteLoss, RunDirectory
 from my_custom_ai.custom_train.checkpoint import load_tensors
@@ -85,8 +85,7 @@ def _type(config: SweepConfig) -> ExperimentType[Any]:
 
 def _base(config: SweepConfig) -> Path:
     """The training's file."""
-    shipped = CONFIGS / config.base
-    return config.base if config.base.is_file() or not shipped.is_file() else shipped
+    return file_or_preset(config.base, CONFIGS)
 
 
 def _variants(config: SweepConfig, of_type: ExperimentType[Any]) -> list[Variant]:

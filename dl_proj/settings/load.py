@@ -39,6 +39,27 @@ def load_config(schema: type[Config], path: Path, overrides: dict | None = None,
         raise ConfigError(*lines) from None
 
 
+def file_or_preset(given: Path, presets: Path) -> Path:
+    """A YAML file, or else the preset of that name: demo.yaml, or paper/synth_lsh4.yaml in a folder of them.
+
+    Raises:
+        ConfigError: neither is there.
+    """
+    if given.exists():
+        return given
+    if (presets / given).is_file():
+        return presets / given
+    names = [path.relative_to(presets).as_posix() for path in sorted(presets.rglob("*.yaml"))]
+    raise ConfigError(
+        f"{given}: no such file or directory, and no preset has that name{_did_you_mean(given.name, names)}"
+    )
+
+
+def is_training(schema: type[BaseModel]) -> bool:
+    """Whether it describes a training, which leaves a run that can be resumed."""
+    return "train" in schema.model_fields
+
+
 def read_yaml(path: Path) -> dict:
     """The mapping in a YAML file.
 
@@ -77,11 +98,13 @@ def merge(values: dict, overrides: dict) -> dict:
 
 
 def parse_flags(
-    schema: type[BaseModel], argv: list[str], default: Path, *, words: str | None = None
+    schema: type[BaseModel], argv: list[str], default: Path, *, words: str | None = None, prog: str | None = None
 ) -> tuple[argparse.Namespace, dict]:
     """Read ``--config``, ``--resume`` (trainings) and a flag for each field.
 
     And what is no flag, before, between and behind the flags, if ``words`` has a name for it; after ``--`` nothing is.
+    ``default`` is the preset that is read without ``--config``, in the folder of all presets, and ``prog`` what
+    ``--help`` calls the program.
 
     Returns:
         The script's own options, among them ``words``, a list, and the fields that flags set, nested as in the file.
@@ -92,18 +115,23 @@ def parse_flags(
     """
     own = _OneLineParser(add_help=False, allow_abbrev=False)
     own.add_argument("--config", type=Path, metavar="FILE.yaml", help=f"settings to start from (default: {default})")
-    if "train" in schema.model_fields:
+    if is_training(schema):
         own.add_argument(
             "--resume",
             metavar="RUN",
             help="continue a run: its folder, or 'last' for the newest version of the experiment",
         )
-    parser = _OneLineParser(description=schema.__doc__, parents=[own], allow_abbrev=False)
+    usage = "".join([f" [{action.option_strings[0]} {action.metavar}]" for action in own._actions])
+    usage += " [--SETTING VALUE ...]" + (f" [{words} ...]" if words else "")
+    parser = _OneLineParser(
+        prog=prog, usage=f"%(prog)s{usage}", description=schema.__doc__, parents=[own], allow_abbrev=False
+    )
     end = argv.index("--") if words is not None and "--" in argv else len(argv)
     options, rest = own.parse_known_args(argv[:end])
     settings = type(schema.__name__, (schema, BaseSettings), {})
     source = CliSettingsSource(settings, root_parser=parser)
-    explain(parser, schema)
+    if {"-h", "--help"} & {*rest}:
+        explain(parser, schema, *_values_for_help(schema, options.config, default))
     options.words = []
     if words is None:
         given = parser.parse_args(rest)
@@ -118,6 +146,19 @@ def parse_flags(
             rest, lambda flags: source(parsed_args=parser.parse_args(flags))()
         )
         raise ConfigError(*(found or [f"flags: {error}"])) from None
+
+
+def _values_for_help(schema: type[BaseModel], given: Path | None, default: Path) -> tuple[dict, Path]:
+    """What the settings are without flags, and the file that says so; without a readable one, the preset's."""
+    try:
+        path = file_or_preset(given, default.parent) if given else default
+        values = read_yaml(path)
+    except ConfigError:
+        path, values = default, read_yaml(default)
+    try:
+        return schema.model_validate(values).model_dump(mode="json"), path
+    except ValidationError:  # flags must add what it lacks
+        return values, path
 
 
 def _unreadable_flags(argv: list[str], read: Callable[[list[str]], Any]) -> list[str]:

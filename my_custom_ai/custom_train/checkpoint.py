@@ -8,28 +8,26 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from my_custom_ai.custom_train.errors import CheckpointError
 from my_custom_ai.utils.files import whole_file
 
 _WRAPPERS = ("_orig_mod", "module")  # what torch.compile and DataParallel call the model in them
 
 
-class CheckpointError(Exception):
-    """A file that is no checkpoint, or not one of this model; the message is one line for the user."""
-
-
-def save_tensors(path: Path, tensors: dict[str, Tensor], note: dict | None = None) -> None:
+def save_tensors(path: Path | str, tensors: dict[str, Tensor], note: dict | None = None) -> None:
     """Write tensors, and ``note`` as JSON in the file's header, to one whole file."""
     ready = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}  # parts of one apart
     with whole_file(path) as part:
         save_file(ready, part, metadata={"note": json.dumps(note or {})})
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict]:
     """Read what :func:`save_tensors` wrote, to the CPU.
 
     Raises:
         CheckpointError: no such file, or not a whole safetensors file.
     """
+    path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
@@ -57,12 +55,12 @@ def _named(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in state.items() if first.setdefault(id(tensor), name) == name}
 
 
-def save_weights(path: Path, model: nn.Module, note: dict | None = None) -> None:
+def save_weights(path: Path | str, model: nn.Module, note: dict | None = None) -> None:
     """Write a model's parameters and persistent buffers, shared ones once."""
     save_tensors(path, weights(model), note)
 
 
-def load_weights(path: Path, model: nn.Module) -> dict:
+def load_weights(path: Path | str, model: nn.Module) -> dict:
     """Fill a model from a file; gives the file's note.
 
     Either may be compiled or in ``DataParallel``; see :func:`by_own_names`.
@@ -75,7 +73,7 @@ def load_weights(path: Path, model: nn.Module) -> dict:
     return note
 
 
-def fill(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+def fill(model: nn.Module, tensors: dict[str, Tensor], path: Path | str) -> None:
     """Copy tensors into a model's :func:`weights`, after all names and shapes were compared.
 
     Raises:

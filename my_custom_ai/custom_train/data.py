@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import skip_first_batches
+from accelerate.utils import send_to_device
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, Sampler, Subset
 
 
@@ -100,9 +101,11 @@ class TrainingBatches:
         seed: of the order.
         rank, world_size: which of how many processes this is; each gets its own share of every epoch.
         num_workers: processes that load data.
+        pin_memory: put batches into memory from which a CUDA device copies them while it computes.
 
     Raises:
-        ValueError: there is not one batch for each process, or an example is larger than ``batch_tokens``.
+        ValueError: the dataset has no length or no ``sizes``, there is not one batch for each process, or an example is
+            larger than ``batch_tokens``.
     """
 
     def __init__(
@@ -115,13 +118,20 @@ class TrainingBatches:
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
+        pin_memory: bool = False,
     ) -> None:
         if (batch_size is None) == (batch_tokens is None):
             raise ValueError("give batch_size or batch_tokens, one of them")
+        length = length_of(dataset, "training data")
         self._dataset = dataset
         share = {"seed": seed, "rank": rank, "world_size": world_size}
         if batch_tokens is None:
-            self._sampler = EqualBatches(len(dataset), batch_size, **share)
+            self._sampler = EqualBatches(length, batch_size, **share)
+        elif not hasattr(dataset, "sizes"):
+            raise ValueError(
+                f"batch_tokens needs the size of each example, but {type(dataset).__name__} has no attribute sizes; "
+                "give batch_size instead"
+            )
         else:
             self._sampler = BucketedBatches(dataset.sizes, batch_tokens, **share)
         self._loader = DataLoader(
@@ -130,6 +140,7 @@ class TrainingBatches:
             num_workers=num_workers,
             collate_fn=getattr(dataset, "collate", None),
             generator=torch.Generator().manual_seed(seed),
+            pin_memory=pin_memory,
         )
 
     def __len__(self) -> int:
@@ -148,13 +159,46 @@ class TrainingBatches:
 
 
 def evaluation_batches(
-    dataset: Dataset, *, batch_size: int, rank: int = 0, world_size: int = 1, num_workers: int = 0
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+    pin_memory: bool = False,
 ) -> DataLoader:
-    """Every example once, shared out among the processes without repeating or dropping any."""
+    """Every example once, shared out among the processes without repeating or dropping any.
+
+    The arguments are those of :class:`TrainingBatches`.
+
+    Raises:
+        ValueError: the dataset has no length.
+    """
     return DataLoader(
-        Subset(dataset, range(rank, len(dataset), world_size)),
+        Subset(dataset, range(rank, length_of(dataset, "evaluation data"), world_size)),
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=getattr(dataset, "collate", None),
         generator=torch.Generator(),
+        pin_memory=pin_memory,
     )
+
+
+def length_of(dataset: Dataset, what: str) -> int:
+    """Number of examples.
+
+    Raises:
+        ValueError: the dataset does not tell it.
+    """
+    try:
+        return len(dataset)
+    except (TypeError, NotImplementedError):
+        raise ValueError(
+            f"{what}: {type(dataset).__name__} has no length; give a dataset with __len__ and __getitem__, from which "
+            "examples are drawn by number"
+        ) from None
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """A batch with all its tensors on a device; on CUDA without waiting for copies from pinned memory."""
+    return send_to_device(batch, device, non_blocking=device.type == "cuda")

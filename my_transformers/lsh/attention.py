@@ -41,7 +41,7 @@ class LSHAttention(nn.Module):
     Rounds are combined by their log-sum-exp; a key seen in several rounds counts once (the paper's N_ij). One bucket
     and a window of at least the length make it equal to :class:`~my_transformers.SharedQKAttention`.
 
-    Saved for backward: qk, v, the output and (3 * n_rounds + 1) integers and sums a token, no scores.
+    Saved for backward: qk, v, the output, and per token (3 * n_rounds + 1) integers and sums and a flag; no scores.
 
     Definition: my_transformers/reference.py, lsh_attention, lsh_chunk_attention.
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from my_transformers.cache import Cache
 from my_transformers.full import check_causal, check_dropout
-from my_transformers.performer.features import KERNELS, Kernel, draw_projection, log_features
+from my_transformers.performer.features import draw_projection, log_features
 from my_transformers.performer.kernel_attention import (
     LogFeatures,
     PrefixSum,
@@ -18,6 +18,7 @@ from my_transformers.performer.kernel_attention import (
     masses_and_means,
     mixture_of_means,
 )
+from my_transformers.performer.settings import KERNELS, Kernel
 from my_transformers.replay import decide
 
 _EPSILON = 1e-3  # of the generalised kernels, as in the paper's code

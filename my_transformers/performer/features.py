@@ -7,14 +7,12 @@ take out their scale: nothing overflows, and no constant must be added to keep a
 
 import math
 from collections.abc import Callable
-from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Kernel = Literal["softmax", "hyperbolic", "relu", "elu", "softplus", "sigmoid", "abs", "unprojected"]
-KERNELS: tuple[Kernel, ...] = get_args(Kernel)
+from my_transformers.performer.settings import Kernel
 
 _GENERALISED: dict[str, Callable[[Tensor], Tensor]] = {  # section 2.2: any function that is nowhere negative
     "relu": F.relu,

@@ -4,8 +4,8 @@ import pytest
 import yaml
 from tiny_scripts import GONE, as_yaml, assert_refused, files_below, tiny, tiny_classifier, tiny_generator
 
-import cls_train
 from dl_proj.experiments.copy.settings import SynthTrainConfig
+from dl_proj.experiments.images.classification import train
 from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
 from dl_proj.experiments.images.generation.settings import GeneratorTrainConfig
 from dl_proj.models.build import Places, build_stack
@@ -450,7 +450,7 @@ def test_a_wrong_flag(case, script):
 
 def test_one_rank_by_a_flag_is_all_layers(monkeypatch, script):
     trained = []
-    monkeypatch.setattr(cls_train, "train_classifier", lambda config, resume: trained.append(config.model))
+    monkeypatch.setattr(train, "train_classifier", lambda config, resume: trained.append(config.model))
     as_yaml("c.yaml", tiny_classifier({"model.depth": 3}))
     flags = ["--model.attention.kind", "linformer", "--model.attention.rank", "2"]
     assert script("cls_train", "--config", "c.yaml", *flags).code == 0

@@ -12,43 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-import cls_train
-import evaluate
-import generation_train
-import import_reformer
-import lm_generate
-import lm_train
-import mnist_generator
-import performance_studies
-import shift_test
-import sweep
-import synth_models_comparison
-import synth_train
-import translate
-import translation_evaluate
-import translation_train
-from dl_proj.cli import run_script
-
-SCRIPTS = {
-    module.__name__: module
-    for module in (
-        synth_train,
-        synth_models_comparison,
-        cls_train,
-        generation_train,
-        mnist_generator,
-        evaluate,
-        shift_test,
-        performance_studies,
-        lm_train,
-        lm_generate,
-        sweep,
-        import_reformer,
-        translation_train,
-        translation_evaluate,
-        translate,
-    )
-}
+from dl_proj.commands import run_script
 
 TINY = {
     "experiment_name": "tiny",
@@ -179,7 +143,7 @@ def call(name, *flags, captured=None):
     """Run a script as its last lines do; gives its exit code and, with a capture fixture, what it printed."""
     with mock.patch.object(sys, "argv", [f"{name}.py", *map(str, flags)]):
         try:
-            run_script(SCRIPTS[name].main)
+            run_script(name)
             code = 0
         except SystemExit as end:
             code = end.code or 0

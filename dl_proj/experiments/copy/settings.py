@@ -9,7 +9,7 @@ from dl_proj.experiments.settings import ExperimentConfig, MonitorMode, TrainCon
 from dl_proj.models.attention_settings import LSHConfig
 from dl_proj.models.settings import StackConfig
 from dl_proj.settings.base import Strict
-from my_custom_ai.custom_train.devices import DeviceName
+from my_custom_ai.custom_train.names import DeviceName
 
 
 class CopyDataConfig(Strict):

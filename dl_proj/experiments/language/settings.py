@@ -8,7 +8,7 @@ from dl_proj.experiments.language.data_settings import TextDataConfig, WordPiece
 from dl_proj.experiments.settings import ExperimentConfig, MonitorMode, TrainConfig
 from dl_proj.models.settings import LanguageModelConfig
 from dl_proj.settings.base import Strict
-from my_custom_ai.custom_train.devices import DeviceName
+from my_custom_ai.custom_train.names import DeviceName
 
 
 class CausalConfig(Strict):

@@ -16,8 +16,7 @@ from urllib.request import urlopen
 from tqdm import tqdm
 
 from dl_proj.settings.errors import ConfigError
-from dl_proj.text.encodings import OtherEncoding, text_start
-from dl_proj.text.tokenizers import NotUTF8, text_lines
+from dl_proj.text.encodings import NotUTF8, OtherEncoding, text_lines, text_start
 from my_custom_ai.utils.files import write_once
 
 TextSource = Literal["files", "enwik8", "wikitext2", "wikitext103"]

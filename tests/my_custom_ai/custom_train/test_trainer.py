@@ -139,7 +139,10 @@ def test_evaluation_is_the_mean_over_examples_in_eval_mode_without_touching_the_
 
 
 class Scripted(Squares):
-    """Gives evaluation results from a list, and keeps the weights that it was asked to evaluate."""
+    """Gives evaluation results from a list, and keeps the weights that it was asked to evaluate.
+
+    The first of all is not asked for the list: the trainer tries the objective before the first update.
+    """
 
     def __init__(self, results):
         super().__init__()
@@ -148,6 +151,8 @@ class Scripted(Squares):
     def measure(self, model, batch):
         if model.training:
             return super().measure(model, batch)
+        if not self.trained:
+            return {"loss": Ratio(torch.tensor(0.0), 1), "accuracy": Ratio(torch.tensor(0.0), 1)}
         self.weights.append(weights_of(model))
         result = torch.tensor(self.results[len(self.weights) - 1])
         return {"loss": Ratio(result, 1), "accuracy": Ratio(-result, 1)}

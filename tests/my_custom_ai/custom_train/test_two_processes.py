@@ -111,7 +111,8 @@ def test_two_processes_train_as_one_with_twice_the_batch(full_batch):
 def test_evaluation_counts_each_example_once(full_batch):
     folder, seen, twin = full_batch
     evaluations = 2  # after updates 5 and 10
-    together = sorted(seen[0]["evaluated"] + seen[1]["evaluated"])
+    assert [one["evaluated"][:2] for one in seen] == [[0, 1]] * 2, "tried before the first update"
+    together = sorted(seen[0]["evaluated"][2:] + seen[1]["evaluated"][2:])
     assert together == sorted(list(range(7)) * evaluations)
     twin.load_best()
     for size, name in ((7, "odd"), (1, "single")):

@@ -131,7 +131,8 @@ def test_backward_keeps_no_probabilities(dropout: float) -> None:
     rows = 2 * n  # of two heads
     assert saved_bytes(n, window=16, n_rounds=3, dropout=dropout) == small + rows * 3 * 4
     qk_v_out, total, sight, seeds = rows * 3 * 16 * 4, rows * 4, rows * 2 * 3 * 4, rows * 8 * bool(dropout)
-    assert small == qk_v_out + total + sight + seeds
+    is_finite = rows
+    assert small == qk_v_out + total + sight + seeds + is_finite
 
 
 def test_dropout_equals_the_formula_with_the_same_pairs_dropped() -> None:
@@ -192,8 +193,8 @@ def test_the_operators_are_lawful(monkeypatch: pytest.MonkeyPatch) -> None:
     qk, v = (x.requires_grad_() for x in torch.randn(2, 2, 2, 21, 8, dtype=torch.float64))
     LSHAttention(bucket_size=4, n_rounds=2, causal=True, dropout=0.2)(qk, v)
     torch.library.opcheck(forward, calls[0])
-    tensors, settings = [x.detach() for x in calls[0][:6]], calls[0][6:]
-    out, totals = forward(*tensors, *settings)
+    (*tensors, spoiled), settings = [x.detach() for x in calls[0][:8]], calls[0][8:]
+    out, totals = forward(*tensors, spoiled, *settings)
     torch.library.opcheck(
         kernel._bucketed_attention_backward, (torch.randn_like(out), *tensors, out, totals, *settings)
     )

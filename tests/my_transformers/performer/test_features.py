@@ -10,7 +10,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from my_transformers.performer.features import KERNELS, draw_projection, log_features
+from my_transformers.performer.features import draw_projection, log_features
+from my_transformers.performer.settings import KERNELS
 
 DRAWS = 2000
 FUNCTIONS = {
