@@ -33,7 +33,7 @@ from my_custom_ai.custom_train import (
     start,
 )
 from my_custom_ai.custom_train.checkpoint import count_parameters
-from my_custom_ai.custom_train.data import TrainingBatches
+from my_custom_ai.custom_train.data import TrainingBatches, length_of
 from my_custom_ai.custom_train.schedules import Schedule
 
 
@@ -122,11 +122,12 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
 def _batches_an_epoch(config: ExperimentConfig, data: Dataset[Any], processes: int) -> int:
     """Of each process; a configuration cannot know on how many it will run."""
     bound = config.train.model_dump(include={"batch_size", "batch_tokens"})
+    length = length_of(data, "training data")
     wanted = bound.get("batch_size", 0) * processes
-    if wanted > len(data):
+    if wanted > length:
         raise ConfigError(
             f"train.batch_size: {bound['batch_size']} on each of {processes} processes is more than the "
-            f"{len(data)} training examples"
+            f"{length} training examples"
         )
     try:
         return len(TrainingBatches(data, **bound, seed=config.seed, world_size=processes))
