@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from dl_proj.commands import Command
 from dl_proj.settings.errors import ConfigError
+from dl_proj.settings.help import Nested
 from dl_proj.settings.load import complain, differences, file_or_preset, is_training, load_config, parse_flags, shown
 from my_custom_ai.custom_train.errors import CheckpointError, NonFiniteLoss, SetupError
 from my_custom_ai.custom_train.run_directory import RunDirectory
@@ -45,7 +46,7 @@ def call(command: Command, argv: list[str], prog: str | None = None) -> None:
     schema = resolve_name(command.schema)
     arguments: tuple[Any, ...]
     if is_training(schema):
-        arguments = training_config(schema, argv, command.preset, prog=prog)
+        arguments: tuple[object, ...] = training_config(schema, argv, command.preset, prog=prog)
     elif command.words:
         arguments = config_and_words(schema, argv, command.preset, words=command.words, prog=prog)
     else:
@@ -105,14 +106,14 @@ def other_settings(run: RunDirectory, config: BaseModel) -> list[str]:
     ]
 
 
-def _run_to_resume(schema: type[BaseModel], resume: str, path: Path, overrides: dict) -> RunDirectory:
+def _run_to_resume(schema: type[BaseModel], resume: str, path: Path, overrides: Nested) -> RunDirectory:
     if resume != "last":
         run = RunDirectory(Path(resume))
         if not run.config.is_file():
             raise ConfigError(f"--resume: {resume} is not a run's folder: it has no config.yaml")
         return run
-    config = load_config(schema, path, overrides)
-    run = RunDirectory.newest(config.runs_dir, config.experiment_name)
-    if run is None or not run.config.is_file():
+    config: Any = load_config(schema, path, overrides)  # a training's, which has a folder and a name
+    newest = RunDirectory.newest(config.runs_dir, config.experiment_name)
+    if newest is None or not newest.config.is_file():
         raise ConfigError(f"--resume: {config.runs_dir / config.experiment_name} holds no run to resume")
-    return run
+    return newest

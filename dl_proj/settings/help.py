@@ -9,10 +9,13 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
+Nested = dict[str, Any]
+"""Settings as a file has them: a section is a mapping of its own."""
+
 _LONG = 100  # characters of a list or mapping that are shown
 
 
-def explain(parser: argparse.ArgumentParser, schema: type[BaseModel], values: dict[str, Any], path: Path) -> None:
+def explain(parser: argparse.ArgumentParser, schema: type[BaseModel], values: Nested, path: Path) -> None:
     """Give the flags of ``schema`` their help, with the values that they have without a flag.
 
     Args:
@@ -48,7 +51,7 @@ def _entry(flag: str, kinds: list[tuple[str, str, str]]) -> str:
 
 
 def _settings(
-    schema: type[BaseModel], values: dict[str, Any], default: Any = None, prefix: str = "--"
+    schema: type[BaseModel], values: Nested, default: Any = None, prefix: str = "--"
 ) -> Iterator[tuple[str, str, str, str]]:
     """Flag, kind, meaning and default of each setting; of a union's, first those of the kind that ``values`` has.
 

@@ -256,7 +256,8 @@ class BlockCausalLinformerAttention(nn.Module):
             into = slice(finished, finished + self.project_keys.rank)
             cache.far[:, 0, :, into] = self.project_keys(cache.block[:, 0])[0]
             cache.far[:, 1, :, into] = (self.project_values or self.project_keys)(cache.block[:, 1])[0]
-        return F.scaled_dot_product_attention(q, *seen.unbind(1))
+        keys, values = seen.unbind(1)
+        return F.scaled_dot_product_attention(q, keys, values)
 
     def _several_steps(self, q: Tensor, k: Tensor, v: Tensor, cache: "BlockCache", place: int, finished: int) -> Tensor:
         """The parallel form over the unfinished block and the new tokens."""

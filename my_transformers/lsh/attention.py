@@ -187,6 +187,7 @@ class LSHAttention(nn.Module):
                 f"rule={self.rule!r}"
             )
         n_buckets = self._fixed_n_buckets
+        assert n_buckets is not None  # as wherever causal=True
         return LSHCache.empty(like, max_len, self._rotations(like, n_buckets), n_buckets, min(self.window, max_len))
 
     def step(self, qk: Tensor, v: Tensor, cache: LSHCache) -> Tensor:

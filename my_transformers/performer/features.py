@@ -101,9 +101,14 @@ def log_features(
 
     Returns:
         (..., m), m = p, or 2 p for hyperbolic, or d for unprojected.
+
+    Raises:
+        ValueError: no projection for a kernel that needs one.
     """
     if kernel == "unprojected":
         return _raised(x, epsilon)
+    if projection is None:
+        raise ValueError(f"kernel {kernel!r} needs a projection; only 'unprojected' has none")
     scale = x.shape[-1] ** -0.25
     projection = projection.to(x.dtype) * scale
     if kernel in _GENERALISED:

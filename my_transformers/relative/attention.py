@@ -119,9 +119,10 @@ class RelativeAttention(nn.Module):
         a, b = self._coefficients(q).unbind(-2)  # (b or 1, h, n or 1, w)
         turned = torch.cat((a * cos + b * sin, a * sin - b * cos), dim=-1) / _KEY_SCALE
         key = torch.cat((cos, sin), dim=-1) * _KEY_SCALE
-        both = (torch.cat((q, turned.to(q.dtype).expand(*q.shape[:3], -1) * self.head_dim**0.25), dim=-1),)
-        both += (torch.cat((k, key.to(k.dtype).expand(*k.shape[:3], -1) * self.head_dim**0.25), dim=-1),)
-        return tuple(x * self._longer**0.25 for x in both)  # the mechanism divides by the root of the longer dim
+        q = torch.cat((q, turned.to(q.dtype).expand(*q.shape[:3], -1) * self.head_dim**0.25), dim=-1)
+        k = torch.cat((k, key.to(k.dtype).expand(*k.shape[:3], -1) * self.head_dim**0.25), dim=-1)
+        longer = self._longer**0.25  # for the mechanism divides by the root of the longer dim
+        return q * longer, k * longer
 
     def _coefficients(self, q: Tensor) -> Tensor:
         """(b or 1, heads, n or 1, 2, w): a and b for each query and frequency."""
