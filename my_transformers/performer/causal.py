@@ -161,6 +161,10 @@ def _chunk_of_mask(mask: Tensor | None, i: int, size: int) -> Tensor | None:
     return None if mask is None else mask[:, i * size : (i + 1) * size]
 
 
+_Saved = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, *tuple[Tensor, ...]]
+"""q, k, v, the output, the mask, and two tensors of the prefix sum at each chunk's start."""
+
+
 class _Causal(torch.autograd.Function):
     """All chunks as one node of the graph that keeps no features."""
 
@@ -183,7 +187,7 @@ class _Causal(torch.autograd.Function):
     @staticmethod
     @first_derivatives_only
     @without_autocast
-    def backward(ctx: Any, saved: tuple[Tensor | None, ...], grad: Tensor) -> Any:
+    def backward(ctx: Any, saved: _Saved, grad: Tensor) -> Any:
         q, k, v, out, mask, *starts = saved
         size, (log_phi_q, log_phi_k) = ctx.size, ctx.log_phi
         grads_q, grads_k, grads_v = [], [], []
