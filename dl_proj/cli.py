@@ -44,9 +44,9 @@ def exit_on_mistake(work: Callable[[], None]) -> None:
 def call(command: Command, argv: list[str], prog: str | None = None) -> None:
     """Read the flags, which imports the command's settings alone; if they are right, import its work and do it."""
     schema = resolve_name(command.schema)
-    arguments: tuple[Any, ...]
+    arguments: tuple[object, ...]
     if is_training(schema):
-        arguments: tuple[object, ...] = training_config(schema, argv, command.preset, prog=prog)
+        arguments = training_config(schema, argv, command.preset, prog=prog)
     elif command.words:
         arguments = config_and_words(schema, argv, command.preset, words=command.words, prog=prog)
     else:
