@@ -4,12 +4,13 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from dl_proj.commands import Command
 from dl_proj.settings.errors import ConfigError
+from dl_proj.settings.help import Nested
 from dl_proj.settings.load import complain, differences, file_or_preset, is_training, load_config, parse_flags, shown
 from my_custom_ai.custom_train.errors import CheckpointError, NonFiniteLoss, SetupError
 from my_custom_ai.custom_train.run_directory import RunDirectory
@@ -43,6 +44,7 @@ def exit_on_mistake(work: Callable[[], None]) -> None:
 def call(command: Command, argv: list[str], prog: str | None = None) -> None:
     """Read the flags, which imports the command's settings alone; if they are right, import its work and do it."""
     schema = resolve_name(command.schema)
+    arguments: tuple[object, ...]
     if is_training(schema):
         arguments = training_config(schema, argv, command.preset, prog=prog)
     elif command.words:
@@ -104,14 +106,14 @@ def other_settings(run: RunDirectory, config: BaseModel) -> list[str]:
     ]
 
 
-def _run_to_resume(schema: type[BaseModel], resume: str, path: Path, overrides: dict) -> RunDirectory:
+def _run_to_resume(schema: type[BaseModel], resume: str, path: Path, overrides: Nested) -> RunDirectory:
     if resume != "last":
         run = RunDirectory(Path(resume))
         if not run.config.is_file():
             raise ConfigError(f"--resume: {resume} is not a run's folder: it has no config.yaml")
         return run
-    config = load_config(schema, path, overrides)
-    run = RunDirectory.newest(config.runs_dir, config.experiment_name)
-    if run is None or not run.config.is_file():
+    config: Any = load_config(schema, path, overrides)  # a training's, which has a folder and a name
+    newest = RunDirectory.newest(config.runs_dir, config.experiment_name)
+    if newest is None or not newest.config.is_file():
         raise ConfigError(f"--resume: {config.runs_dir / config.experiment_name} holds no run to resume")
-    return run
+    return newest

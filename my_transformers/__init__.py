@@ -2,24 +2,24 @@
 
 Start with reference.py: the definition of every mechanism, a plain function of some ten lines. Then its class.
 
-One word a thing, everywhere:
+One word per thing, everywhere:
 
     dim, heads, head_dim, ffn_dim, depth   sizes of a model; dim is the width of the activations
     max_len                                tokens, the most that a module can take
     shared query-key (qk)                  one projection serves as query and, at unit length, as key
     round, n_rounds                        one independent hashing; how many there are
-    bucket, n_buckets                      a value that a hash can take; how many it can
-    bucket_size                            expected tokens a bucket
+    bucket, n_buckets                      a value that a hash can take; how many there are
+    bucket_size                            expected tokens per bucket
     window                                 tokens of its bucket, in sorted order, that a query can see on one side
-    chunk                                  a run of tokens, or of sorted tokens, that attend together
-    circle                                 tokens to a multiple of which a sequence is padded, whose ends then meet
+    chunk                                  consecutive tokens, or sorted tokens, that attend together
+    circle                                 a sequence is padded to a multiple of so many tokens, and its ends then meet
     rank                                   tokens that a Linformer projects the keys and values to (the paper's k)
-    n_features                             numbers that a Performer's feature map gives (the paper's m or r)
-    columns, off_grid                      of the grid that a sequence goes through; tokens before it without a place
-    causal                                 a token sees none behind it
+    n_features                             size of a Performer's feature map (the paper's m or r)
+    columns, off_grid                      of a grid that a sequence fills row by row; tokens before it without a place
+    causal                                 a token attends only to itself and earlier tokens
     mask                                   (batch, length), True where a token is real
-    context, cross-attention               what a decoder's tokens attend to beside themselves: the encoder's output
-    cache, step                            what decoding keeps of the tokens so far, a row a sequence; one token more
+    context, cross-attention               other tokens that a decoder's attend to: the encoder's output
+    cache, step                            what decoding keeps of earlier tokens, a row per sequence; the next tokens
 
 Activations are (batch, length, dim), heads (batch, heads, length, head_dim).
 """

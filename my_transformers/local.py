@@ -13,7 +13,7 @@ from my_transformers.full import FullAttention, check_causal
 class LocalAttention(nn.Module):
     """softmax(q k^T / sqrt(d)) v over near keys, in O(n span d) time with span = (back + 1 + ahead) * chunk_size.
 
-    The sequence is cut into chunks; a query sees its own one, the ``back`` before it and the ``ahead`` behind it (the
+    The sequence is cut into chunks; a query sees its own one, the ``back`` before it and the ``ahead`` after it (the
     layers that Kitaev et al.'s models have between LSH layers; Parmar et al. 2018, section 3.2.1). A sequence of one
     chunk gets full attention.
 
@@ -22,14 +22,14 @@ class LocalAttention(nn.Module):
     Definition: my_transformers/reference.py, local_attention.
 
     Args:
-        chunk_size: tokens a chunk.
+        chunk_size: tokens per chunk.
         back: chunks before its own that a query sees.
-        ahead: chunks behind it; default as many as ``back``, or none if causal.
+        ahead: chunks after it; default as many as ``back``, or none if causal.
         causal: a query sees keys up to its own.
         dropout: probability of dropping an attention weight in training.
-        circle: the first chunk follows the last one: a sequence of more than one chunk is padded to a multiple of so
-            many tokens, itself one of chunk_size, and its ends meet. With two chunks, each is before and behind the
-            other, and counts as often.
+        circle: a sequence of more than one chunk is padded to a multiple of so many tokens, itself a multiple of
+            chunk_size, and its ends meet: the first chunk follows the last. Of two chunks, each is before and after
+            the other, and counts twice.
 
     Raises:
         ValueError: arguments that contradict each other or are out of range.
@@ -107,10 +107,10 @@ class LocalAttention(nn.Module):
     def _near(self, x: Tensor, back: int, ahead: int) -> Tensor:
         """What each chunk sees of x (b, L, ...): (b, chunks, ..., span)."""
         c = self.chunk_size
-        before, behind = x[:, x.shape[1] - back * c :], x[:, : ahead * c]
+        before, after = x[:, x.shape[1] - back * c :], x[:, : ahead * c]
         if self.circle is None:  # there is nothing
-            before, behind = torch.zeros_like(before), torch.zeros_like(behind)
-        return torch.cat((before, x, behind), dim=1).unfold(1, (back + 1 + ahead) * c, c)
+            before, after = torch.zeros_like(before), torch.zeros_like(after)
+        return torch.cat((before, x, after), dim=1).unfold(1, (back + 1 + ahead) * c, c)
 
     def _visible(self, real: Tensor, own: int) -> Tensor:
         """Real keys (b * chunks, span) -> (b * chunks, 1, c, span), True where a query sees a key.
@@ -124,7 +124,7 @@ class LocalAttention(nn.Module):
     def new_cache(self, like: Tensor, max_len: int) -> "NearCache":
         """An empty cache for decoding up to ``max_len`` tokens.
 
-        2 d (back + 1) chunk_size numbers a head, or 2 d max_len if that is less; as many multiplications a step.
+        2 d (back + 1) chunk_size numbers per head, or 2 d max_len if that is less; as many multiplications per step.
 
         Args:
             like: (b, h, any, d), for sizes, dtype and device.
@@ -144,7 +144,8 @@ class LocalAttention(nn.Module):
         Raises:
             ValueError: the cache is of another shape, or has no room for t more tokens.
         """
-        cache.check(q, k, v, batch=cache.keys.shape[0], heads=cache.keys.shape[1])
+        widths = cache.keys.shape[-1], cache.keys.shape[-1], cache.values.shape[-1]
+        cache.check(q, k, v, batch=cache.keys.shape[0], heads=cache.keys.shape[1], widths=widths)
         if q.shape[2] != 1:
             return self._several_steps(q, k, v, cache)
         cache.append(k, v)
@@ -179,7 +180,8 @@ class NearCache(Cache):
         """Add t tokens, (b, h, t, ·) each; of more than there are slots the last ones stay."""
         slots = self._slots(max(self.length, self.length + key.shape[2] - self.keys.shape[2]), key.shape[2])
         kept = len(slots)
-        self.keys[:, :, slots], self.values[:, :, slots] = key[:, :, -kept:], value[:, :, -kept:]
+        for memory, new in ((self.keys, key), (self.values, value)):
+            memory[:, :, slots] = new[:, :, -kept:].to(memory.dtype)  # autocast's differs from the weights'
         self.length += key.shape[2]
 
     def since(self, first: int) -> tuple[Tensor, Tensor]:

@@ -41,6 +41,16 @@ def test_the_libraries_import_what_is_required_and_no_more():
     assert found - sys.stdlib_module_names - {*PACKAGES} == required
 
 
+def test_the_libraries_work_without_the_extra(tmp_path):
+    extra = [re.match(r"[\w-]+", line)[0].replace("-", "_") for line in PROJECT["optional-dependencies"]["experiments"]]
+    hidden = "; ".join(
+        f"sys.modules['{name}'] = None" for name in extra if name != "huggingface_hub"
+    )  # accelerate's own
+    program = f"import sys; {hidden}; from my_custom_ai.custom_train import *; from my_transformers import *"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_version_is_the_same_everywhere():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -33,7 +34,7 @@ from my_custom_ai.custom_train import (
     start,
 )
 from my_custom_ai.custom_train.checkpoint import count_parameters
-from my_custom_ai.custom_train.data import TrainingBatches
+from my_custom_ai.custom_train.data import TrainingBatches, length_of
 from my_custom_ai.custom_train.schedules import Schedule
 
 
@@ -46,9 +47,9 @@ class Experiment:
 
     model: nn.Module
     objective: Objective
-    train_data: Dataset
-    val_data: Dataset
-    test_data: Dataset
+    train_data: Dataset[Any]
+    val_data: Dataset[Any]
+    test_data: Dataset[Any]
     classes: tuple[str, ...] = ()
     tokenizer: Tokenizer | PairTokenizers | None = None
 
@@ -126,14 +127,15 @@ def _trainer(
     )
 
 
-def _batches_an_epoch(config: ExperimentConfig, data: Dataset, processes: int) -> int:
+def _batches_an_epoch(config: ExperimentConfig, data: Dataset[Any], processes: int) -> int:
     """Of each process; a configuration cannot know on how many it will run."""
     bound = config.train.model_dump(include={"batch_size", "batch_tokens"})
+    length = length_of(data, "training data")
     wanted = bound.get("batch_size", 0) * processes
-    if wanted > len(data):
+    if wanted > length:
         raise ConfigError(
-            f"train.batch_size: {config.train.batch_size} on each of {processes} processes is more than the "
-            f"{len(data)} training examples"
+            f"train.batch_size: {bound['batch_size']} on each of {processes} processes is more than the "
+            f"{length} training examples"
         )
     try:
         return len(TrainingBatches(data, **bound, seed=config.seed, world_size=processes))

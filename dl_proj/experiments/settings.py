@@ -139,6 +139,7 @@ class PaceConfig(Strict):
         """Updates of the weights in all, of ``n_batches`` an epoch and process."""
         if self.max_steps is not None:
             return self.max_steps
+        assert self.epochs is not None  # see mistakes
         return max(1, self.epochs * n_batches // self.accumulate)
 
 
@@ -175,7 +176,7 @@ class ExperimentConfig(Strict):
     """the optimiser"""
     schedule: ScheduleConfig = ConstantConfig()
     """the learning-rate schedule, chosen by kind"""
-    train: TrainConfig
+    train: PaceConfig
     """the pace of training"""
 
     @property

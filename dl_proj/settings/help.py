@@ -9,10 +9,13 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
+Nested = dict[str, Any]
+"""Settings as a file has them: a section is a mapping of its own."""
+
 _LONG = 100  # characters of a list or mapping that are shown
 
 
-def explain(parser: argparse.ArgumentParser, schema: type[BaseModel], values: dict, path: Path) -> None:
+def explain(parser: argparse.ArgumentParser, schema: type[BaseModel], values: Nested, path: Path) -> None:
     """Give the flags of ``schema`` their help, with the values that they have without a flag.
 
     Args:
@@ -21,11 +24,11 @@ def explain(parser: argparse.ArgumentParser, schema: type[BaseModel], values: di
         values: what the file at ``path`` gives, nested; defaults fill in what it lacks.
         path: the file.
     """
-    parser.description = f"{schema.__doc__.strip()}\n\nDefaults are those of {path}."
+    parser.description = f"{(schema.__doc__ or '').strip()}\n\nDefaults are those of {path}."
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     found: dict[str, list[tuple[str, str, str]]] = {}
-    for flag, *rest in _settings(schema, values):
-        found.setdefault(flag, []).append(tuple(rest))
+    for flag, kind, meaning, default in _settings(schema, values):
+        found.setdefault(flag, []).append((kind, meaning, default))
     for flag, action in parser._option_string_actions.items():
         if flag in found:
             action.help = _entry(flag, found[flag]).replace("%", "%%")
@@ -48,7 +51,7 @@ def _entry(flag: str, kinds: list[tuple[str, str, str]]) -> str:
 
 
 def _settings(
-    schema: type[BaseModel], values: dict, default: Any = None, prefix: str = "--"
+    schema: type[BaseModel], values: Nested, default: Any = None, prefix: str = "--"
 ) -> Iterator[tuple[str, str, str, str]]:
     """Flag, kind, meaning and default of each setting; of a union's, first those of the kind that ``values`` has.
 

@@ -6,16 +6,17 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
-from dl_proj.settings.errors import ConfigError
-from dl_proj.settings.help import explain, models_in
+from dl_proj.settings.errors import ConfigError, reason
+from dl_proj.settings.help import Nested, explain, models_in
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -25,7 +26,7 @@ _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
 _FRACTION = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?\.inf|\.nan", re.IGNORECASE)
 
 
-def load_config(schema: type[Config], path: Path, overrides: dict | None = None, *, origin: str = "flags") -> Config:
+def load_config(schema: type[Config], path: Path, overrides: Nested | None = None, *, origin: str = "flags") -> Config:
     """Read a YAML file, lay ``overrides``, which ``origin`` gave, over it and check the result.
 
     Raises:
@@ -60,7 +61,7 @@ def is_training(schema: type[BaseModel]) -> bool:
     return "train" in schema.model_fields
 
 
-def read_yaml(path: Path) -> dict:
+def read_yaml(path: Path) -> Nested:
     """The mapping in a YAML file.
 
     Raises:
@@ -69,7 +70,7 @@ def read_yaml(path: Path) -> dict:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror.lower()}") from None
+        raise ConfigError(f"{path}: {reason(error)}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a text file in UTF-8") from None
     except yaml.YAMLError as error:
@@ -86,11 +87,11 @@ def read_yaml(path: Path) -> dict:
     return values
 
 
-def merge(values: dict, overrides: dict) -> dict:
+def merge(values: Nested, overrides: Nested) -> Nested:
     """Lay ``overrides`` over ``values``, key by key; another ``kind`` starts from that kind's defaults."""
     merged = dict(values)
     for key, value in overrides.items():
-        old = merged.get(key)
+        old: Any = merged.get(key)
         both = isinstance(old, dict) and isinstance(value, dict)
         same_kind = both and ("kind" not in old or value.get("kind", old["kind"]) == old["kind"])
         merged[key] = merge(old, value) if same_kind else value
@@ -99,7 +100,7 @@ def merge(values: dict, overrides: dict) -> dict:
 
 def parse_flags(
     schema: type[BaseModel], argv: list[str], default: Path, *, words: str | None = None, prog: str | None = None
-) -> tuple[argparse.Namespace, dict]:
+) -> tuple[argparse.Namespace, Nested]:
     """Read ``--config``, ``--resume`` (trainings) and a flag for each field.
 
     And what is no flag, before, between and behind the flags, if ``words`` has a name for it; after ``--`` nothing is.
@@ -129,7 +130,7 @@ def parse_flags(
     end = argv.index("--") if words is not None and "--" in argv else len(argv)
     options, rest = own.parse_known_args(argv[:end])
     settings = type(schema.__name__, (schema, BaseSettings), {})
-    source = CliSettingsSource(settings, root_parser=parser)
+    source: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(settings, root_parser=parser)
     if {"-h", "--help"} & {*rest}:
         explain(parser, schema, *_values_for_help(schema, options.config, default))
     options.words = []
@@ -148,7 +149,7 @@ def parse_flags(
         raise ConfigError(*(found or [f"flags: {error}"])) from None
 
 
-def _values_for_help(schema: type[BaseModel], given: Path | None, default: Path) -> tuple[dict, Path]:
+def _values_for_help(schema: type[BaseModel], given: Path | None, default: Path) -> tuple[Nested, Path]:
     """What the settings are without flags, and the file that says so; without a readable one, the preset's."""
     try:
         path = file_or_preset(given, default.parent) if given else default
@@ -220,7 +221,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         text = self.construct_scalar(node)
         return self.construct_yaml_float(node) if _FRACTION.fullmatch(text) else text
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -245,7 +246,7 @@ _PLAIN = {  # pydantic's words where they mean nothing to who writes a file
 }
 
 
-def _lines(path: Path, overrides: dict, origin: str, schema: type[BaseModel], mistake: dict[str, Any]) -> list[str]:
+def _lines(path: Path, overrides: Nested, origin: str, schema: type[BaseModel], mistake: ErrorDetails) -> list[str]:
     """One mistake, or all that a rule over several settings found: where, the key, what is allowed, what came."""
     steps, parent, here = _walk(schema, mistake["loc"])
     kind, message, got = mistake["type"], mistake["msg"], mistake["input"]
@@ -267,7 +268,7 @@ def _lines(path: Path, overrides: dict, origin: str, schema: type[BaseModel], mi
     return [f"{place}: {message[0].lower()}{message[1:]} (got {shown(got)})"]
 
 
-def _source(path: Path, overrides: dict, origin: str, steps: list[str]) -> str:
+def _source(path: Path, overrides: Nested, origin: str, steps: list[str]) -> str:
     """Where the value at a key came from; a rule over several settings may have met some from the file and flags."""
     here: Any = overrides
     for step in steps:
@@ -281,7 +282,7 @@ def _source(path: Path, overrides: dict, origin: str, steps: list[str]) -> str:
     return origin
 
 
-def _walk(schema: type[BaseModel], loc: tuple) -> tuple[list[str], type[BaseModel], Any]:
+def _walk(schema: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel], Any]:
     """The keys of a location as the file has them, without pydantic's union tags; the last one's model and type."""
     steps: list[str] = []
     here: Any = schema
@@ -323,7 +324,7 @@ def _did_you_mean(word: str, known: Any) -> str:
     return f", did you mean {close[0]}" if close else ""
 
 
-def differences(one: dict, other: dict, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differences(one: Nested, other: Nested, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Dotted keys whose values differ between two nested mappings, and both values."""
     for key in dict.fromkeys([*one, *other]):
         a, b = one.get(key), other.get(key)

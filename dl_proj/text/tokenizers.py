@@ -109,7 +109,7 @@ class SubwordTokenizer(Tokenizer):
 
     def __init__(self, subwords: tokenizers.Tokenizer) -> None:
         numbers = subwords.get_vocab()
-        symbols = sorted(numbers, key=numbers.get)
+        symbols = sorted(numbers, key=lambda symbol: numbers[symbol])
         if not symbols or sorted(numbers.values()) != list(range(len(symbols))):
             raise ValueError("its symbols are not numbered from 0 on")
         if isinstance(subwords.model, models.BPE):

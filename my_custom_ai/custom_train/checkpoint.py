@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -14,14 +15,14 @@ from my_custom_ai.utils.files import whole_file
 _WRAPPERS = ("_orig_mod", "module")  # what torch.compile and DataParallel call the model in them
 
 
-def save_tensors(path: Path | str, tensors: dict[str, Tensor], note: dict | None = None) -> None:
+def save_tensors(path: Path | str, tensors: dict[str, Tensor], note: dict[str, Any] | None = None) -> None:
     """Write tensors, and ``note`` as JSON in the file's header, to one whole file."""
     ready = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}  # parts of one apart
     with whole_file(path) as part:
         save_file(ready, part, metadata={"note": json.dumps(note or {})})
 
 
-def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict]:
+def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what :func:`save_tensors` wrote, to the CPU.
 
     Raises:
@@ -55,12 +56,12 @@ def _named(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in state.items() if first.setdefault(id(tensor), name) == name}
 
 
-def save_weights(path: Path | str, model: nn.Module, note: dict | None = None) -> None:
+def save_weights(path: Path | str, model: nn.Module, note: dict[str, Any] | None = None) -> None:
     """Write a model's parameters and persistent buffers, shared ones once."""
     save_tensors(path, weights(model), note)
 
 
-def load_weights(path: Path | str, model: nn.Module) -> dict:
+def load_weights(path: Path | str, model: nn.Module) -> dict[str, Any]:
     """Fill a model from a file; gives the file's note.
 
     Either may be compiled or in ``DataParallel``; see :func:`by_own_names`.
@@ -115,7 +116,7 @@ def _without_parts(name: str, parts: tuple[str, ...]) -> str:
     return ".".join(part for part in name.split(".") if part not in parts)
 
 
-def optimizer_tensors(state: dict) -> tuple[dict[str, Tensor], dict]:
+def optimizer_tensors(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """An optimiser's ``state_dict()`` as named tensors, and the numbers beside them."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, float] = {}
@@ -125,10 +126,11 @@ def optimizer_tensors(state: dict) -> tuple[dict[str, Tensor], dict]:
     return tensors, numbers
 
 
-def optimizer_state(tensors: dict[str, Tensor], numbers: dict, like: dict) -> dict:
+def optimizer_state(tensors: dict[str, Tensor], numbers: dict[str, float], like: dict[str, Any]) -> dict[str, Any]:
     """The ``state_dict()`` of which :func:`optimizer_tensors` were taken; ``like`` gives the parameter groups."""
     state: dict[int, dict[str, Tensor | float]] = {}
-    for key, value in [*tensors.items(), *numbers.items()]:
+    values: dict[str, Tensor | float] = {**tensors, **numbers}
+    for key, value in values.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
     return {"state": state, "param_groups": like["param_groups"]}

@@ -39,7 +39,7 @@ def evaluate(
 
 @torch.no_grad()
 def metrics_of_first_examples(
-    model: nn.Module, objective: Objective, data: Dataset, accelerator: Accelerator
+    model: nn.Module, objective: Objective, data: Dataset[Any], accelerator: Accelerator
 ) -> dict[str, float]:
     """What :func:`evaluate` returns for two examples, on each process by itself; no random generator moves on.
 

@@ -33,14 +33,15 @@ def measured(objective: Objective, model: nn.Module, batch: Any) -> dict[str, Ra
     Raises:
         ValueError: it is no dictionary of ratios of single numbers, or has no "loss".
     """
-    ratios = objective.measure(model, batch)
+    ratios: Any = objective.measure(model, batch)  # one's own may return anything
     name = f"{type(objective).__name__}.measure"
     if not isinstance(ratios, dict):
         raise ValueError(f"{name} returned {_a(ratios)}, must return a dict of Ratio(total, count), one of them 'loss'")
     for key, ratio in ratios.items():
         if not isinstance(ratio, Ratio):
             raise ValueError(f"{name} returned {_a(ratio)} as {key!r}, must be a Ratio(total, count)")
-        total, count = ratio
+        total: Any = ratio.total
+        count: Any = ratio.count
         if not isinstance(total, Tensor) or total.ndim:
             raise ValueError(f"{name}: the total of {key!r} is {_a(total)}, must be a tensor of shape ()")
         if not isinstance(count, int | float) and (not isinstance(count, Tensor) or count.ndim):

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -21,7 +22,7 @@ class RunDirectory:
         self.path = Path(path)
 
     @classmethod
-    def create(cls, runs_dir: Path | str, experiment: str, config: dict) -> "RunDirectory":
+    def create(cls, runs_dir: Path | str, experiment: str, config: dict[str, Any]) -> "RunDirectory":
         """Make the next version's folder and write the resolved configuration into it."""
         parent = Path(runs_dir) / experiment
         parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +70,7 @@ class RunDirectory:
         """The best weights."""
         return self.best / "model.safetensors"
 
-    def write_figures(self, figures: dict) -> None:
+    def write_figures(self, figures: dict[str, Any]) -> None:
         """Write the final figures beside the run's files and beside the best weights, and complete that folder."""
         text = json.dumps(figures, indent=2) + "\n"
         write_text(self.path / "metrics.json", text)

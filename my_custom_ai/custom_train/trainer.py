@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from my_custom_ai.custom_train import checkpoint
 from my_custom_ai.custom_train.data import TrainingBatches, evaluation_batches, length_of, to_device
 from my_custom_ai.custom_train.devices import check_installed, start
-from my_custom_ai.custom_train.errors import NonFiniteLoss
+from my_custom_ai.custom_train.errors import CheckpointError, NonFiniteLoss
 from my_custom_ai.custom_train.evaluation import evaluate, metrics_of_first_examples
 from my_custom_ai.custom_train.monitor import Monitor
 from my_custom_ai.custom_train.objective import Objective, all_figures, measured
@@ -62,8 +62,8 @@ class Trainer:
         objective: Objective,
         optimizer: torch.optim.Optimizer,
         *,
-        train_data: Dataset,
-        val_data: Dataset,
+        train_data: Dataset[Any],
+        val_data: Dataset[Any],
         pace: Pace,
         run: RunDirectory | Path | str,
         schedule: Schedule | None = None,
@@ -81,6 +81,7 @@ class Trainer:
         self.pace = pace
         self.seed = seed
         self.step = 0  # updates done
+        self._training_figures = ""  # the last row of them, for the progress bar
         self._meter = Meter()  # of all processes' batches since the last row of training figures
         self._peak_rates = [group["lr"] for group in optimizer.param_groups]
         self._batches = TrainingBatches(
@@ -126,7 +127,7 @@ class Trainer:
                     self._save_state()
         self._curves.close()
 
-    def evaluate(self, data: Dataset) -> dict[str, float]:
+    def evaluate(self, data: Dataset[Any]) -> dict[str, float]:
         """Each metric's mean over every example of ``data``, once each, on all processes together."""
         model = self.accelerator.unwrap_model(self.model)  # it keeps autocast and leaves out DDP's synchronising
         batches = evaluation_batches(
@@ -205,7 +206,9 @@ class Trainer:
         A batch's count is known only after its forward pass, so the gradient is a running mean: before each backward
         pass it is rescaled to the count so far. A sum, divided at the end, could overflow in float16.
         """
-        meter, divisor = Meter(), 1.0
+        meter = Meter()
+        before: torch.Tensor | float = 1.0  # the divisor of the batches so far
+        sums: dict[str, torch.Tensor] = {}
         for part in range(self.pace.accumulate):
             last = part == self.pace.accumulate - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
@@ -213,15 +216,16 @@ class Trainer:
                 _check_gradient(ratios["loss"].total)
                 meter.add(ratios)
                 sums = self._sums_over_processes(meter) if last else meter.sums()
-                loss = Ratio(*sums["loss"])
-                before, divisor = divisor, loss.count.clamp_min(1)
+                _, count = sums["loss"]
+                divisor = count.clamp_min(1)
                 if last:
                     divisor = divisor / self.accelerator.num_processes  # over which DDP takes the mean
                 if part:
                     self._scale_gradients(before / divisor)
                 self.accelerator.backward(ratios["loss"].total / divisor)
+                before = divisor
         # on all processes alike, so that none waits for another; after backward, or a GPU would idle meanwhile
-        self._check_finite("loss", loss.value)
+        self._check_finite("loss", Ratio(*sums["loss"]).value)
         return {name: Ratio(*pair) for name, pair in sums.items()}
 
     def _sums_over_processes(self, meter: Meter) -> dict[str, torch.Tensor]:
@@ -246,30 +250,30 @@ class Trainer:
                 "Try a lower learning rate, a longer warm-up, gradient clipping, or precision 'no'"
             )
 
-    def _evaluate_and_keep(self, bar: tqdm) -> None:
+    def _evaluate_and_keep(self, bar: "tqdm[NoReturn]") -> None:
         metrics = {f"val/{name}": value for name, value in self.evaluate(self.val_data).items()}
         self._record(metrics)
         if self.monitor.update(metrics) and self.accelerator.is_main_process:
             checkpoint.save_weights(self.run.best_weights, self._bare_model, {"step": self.step} | metrics)
         shown = f"{self.monitor.metric} {metrics[self.monitor.metric]:.4f}"
-        bar.set_postfix_str(", ".join(filter(None, (bar.postfix_text, shown))))
+        bar.set_postfix_str(", ".join(filter(None, (self._training_figures, shown))))
 
-    def _log_training(self, since: float, bar: tqdm) -> float:
+    def _log_training(self, since: float, bar: "tqdm[NoReturn]") -> float:
         means = all_figures(self.objective, self._meter.means())
         self._meter.reset()
         now = time.perf_counter()
         rate = self.optimizer.param_groups[0]["lr"]
         self._record({f"train/{name}": value for name, value in means.items()} | {"lr": rate, "seconds": now - since})
-        bar.postfix_text = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
-        bar.set_postfix_str(bar.postfix_text)
+        self._training_figures = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+        bar.set_postfix_str(self._training_figures)
         return now
 
     def _record(self, values: dict[str, float]) -> None:
         self._history.add(self.step, values)
         self._curves.add(self.step, values)
 
-    def _progress(self) -> tqdm:
-        bar = tqdm(
+    def _progress(self) -> "tqdm[NoReturn]":
+        return tqdm(
             initial=self.step,
             total=self.pace.total_steps,
             unit="step",
@@ -277,8 +281,6 @@ class Trainer:
             dynamic_ncols=True,
             disable=not self.accelerator.is_main_process,
         )
-        bar.postfix_text = ""
-        return bar
 
     # -- the state of a training, in one file, so that it is whole or not there --
 
@@ -313,9 +315,9 @@ class Trainer:
             return
         tensors, note = checkpoint.load_tensors(path)
         if "processes" not in note:
-            raise checkpoint.CheckpointError(f"{path}: holds weights or other tensors, but no training to continue")
+            raise CheckpointError(f"{path}: holds weights or other tensors, but no training to continue")
         if note["processes"] != self.accelerator.num_processes:
-            raise checkpoint.CheckpointError(
+            raise CheckpointError(
                 f"{path}: saved by {note['processes']} process(es), cannot continue exactly on "
                 f"{self.accelerator.num_processes}"
             )
@@ -332,7 +334,7 @@ class Trainer:
         try:
             self._history = MetricsFile(self.run.metrics, last_step=self.step)
         except (KeyError, TypeError, ValueError):
-            raise checkpoint.CheckpointError(f"{self.run.metrics}: not a history with a step in each row") from None
+            raise CheckpointError(f"{self.run.metrics}: not a history with a step in each row") from None
         own = checkpoint.without_prefix(f"generator.{self.accelerator.process_index}", tensors)
         set_generator_states(own, self.accelerator.device)
 
@@ -341,7 +343,7 @@ def _check_arguments(
     model: nn.Module,
     objective: Objective,
     optimizer: torch.optim.Optimizer,
-    val_data: Dataset,
+    val_data: Dataset[Any],
     schedule: Schedule | None,
 ) -> None:
     """Refuse what cannot work and would be found out later, or never."""

@@ -1,1 +1,10 @@
-"""Performer attention (Choromanski et al. 2021). Read attention.py first, then features.py, kernel_attention.py."""
+"""Performer attention (Choromanski et al. 2021): O(n) attention by random features.
+
+In the order in which to read it, after the definition (performer_attention in my_transformers/reference.py):
+
+    attention.py      the module, and its cache for decoding
+    features.py       random directions, and the feature maps
+    bidirectional.py  attention to all keys: two sums
+    causal.py         attention to earlier keys: prefix sums from chunk to chunk
+    recompute.py      what these two share
+"""

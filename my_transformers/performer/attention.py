@@ -8,16 +8,10 @@ from torch import Tensor, nn
 
 from my_transformers.cache import Cache
 from my_transformers.full import check_causal, check_dropout
+from my_transformers.performer.bidirectional import bidirectional_kernel_attention, masses_and_means, mixture_of_means
+from my_transformers.performer.causal import PrefixSum, causal_kernel_attention, divide_by_weights
 from my_transformers.performer.features import draw_projection, log_features
-from my_transformers.performer.kernel_attention import (
-    LogFeatures,
-    PrefixSum,
-    bidirectional_kernel_attention,
-    causal_kernel_attention,
-    divided,
-    masses_and_means,
-    mixture_of_means,
-)
+from my_transformers.performer.recompute import LogFeatures
 from my_transformers.performer.settings import KERNELS, Kernel
 from my_transformers.replay import decide
 
@@ -43,13 +37,15 @@ class PerformerAttention(nn.Module):
         epsilon: numerical stabiliser, see there; default 1e-3 for the generalised kernels, 0 for the exponential ones.
         redraw_every: new random directions after so many training forwards; None keeps the first. They follow from
             ``seed`` and the number of the drawing alone, so all processes of a training draw the same, and a resumed
-            one goes on with those that it had: the buffer ``projection`` and the count are in the state dict. What
-            is recomputed in backward, in a reversible stack or under torch.utils.checkpoint, is not counted.
+            one continues with those it had: the buffer ``projection`` and the count are in the state dict. What
+            is recomputed in backward, in a reversible stack or under torch.utils.checkpoint, is not counted. Under
+            the latter it uses the newest directions: run backward before the next training forward, or the gradient
+            may be another function's.
         causal: a token attends only to itself and earlier tokens; see
-            :func:`~my_transformers.performer.kernel_attention.causal_kernel_attention`.
+            :func:`~my_transformers.performer.causal.causal_kernel_attention`.
         chunk_size: of the causal form: tokens whose weights are computed one by one.
-        dropout: probability of dropping a value in training, for all queries of a head at once: there are no single
-            weights to drop.
+        dropout: probability of dropping a value in training, for all queries of a head at once: single weights are
+            never computed.
         seed: of the directions; give each layer its own.
 
     Raises:
@@ -139,7 +135,7 @@ class PerformerAttention(nn.Module):
         return out.to(v.dtype)
 
     def summarize(self, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What stands for keys (b, h, m, d) and values (b, h, m, e) in :meth:`attend`, of a size without m.
+        """What :meth:`attend` needs of keys (b, h, m, d) and values (b, h, m, e), of a size that does not grow with m.
 
         Features are computed once for many calls. Their graph is kept, where :meth:`forward` computes them again.
 
@@ -162,7 +158,7 @@ class PerformerAttention(nn.Module):
             return masses_and_means(self._log_features(self.projection)[1](k), v, mask)
 
     def attend(self, q: Tensor, keys: Tensor, values: Tensor, *, mask: None = None) -> Tensor:
-        """Q (b, h, n, d) and what :meth:`summarize` gave, which has no mask any more -> (b, h, n, e)."""
+        """Q (b, h, n, d) and the results of :meth:`summarize`, which took the mask -> (b, h, n, e)."""
         with torch.autocast(q.device.type, enabled=False):
             log_phi_q, _ = self._log_features(self.projection)
             return mixture_of_means(log_phi_q(q.to(keys.dtype)), keys, values).to(q.dtype)
@@ -197,7 +193,7 @@ class PerformerAttention(nn.Module):
         self._forwards = int(state)
 
     def new_cache(self, like: Tensor, max_len: int) -> "PerformerCache":
-        """An empty cache for decoding up to ``max_len`` tokens: m (d + 1) numbers a head, a step costs O(m d).
+        """An empty cache for decoding up to ``max_len`` tokens: m (d + 1) numbers per head; a step costs O(m d).
 
         Neither depends on the length.
 
@@ -215,7 +211,8 @@ class PerformerAttention(nn.Module):
         Raises:
             ValueError: the cache is of another shape, or has no room for t more tokens.
         """
-        cache.check(q, k, v, batch=cache.so_far.sums.shape[0], heads=cache.so_far.sums.shape[1])
+        batch, heads, _, width = cache.so_far.sums.shape  # the last of them adds up the weights
+        cache.check(q, k, v, batch=batch, heads=heads, widths=(self.head_dim, self.head_dim, width - 1))
         with torch.autocast(q.device.type, enabled=False):
             q, k, exact = (x.to(cache.so_far.sums.dtype) for x in (q, k, v))
             log_phi_q, log_phi_k = self._log_features(self.projection)
@@ -241,7 +238,7 @@ class PerformerCache(Cache):
         """Add a chunk of c tokens, (b, h, c, ·) each, and attend with them: (b, h, c, e)."""
         seen, self.so_far = self.so_far.attend(log_q, log_k, value)
         self.length += value.shape[2]
-        return divided(seen, value)
+        return divide_by_weights(seen, value)
 
 
 def drop_values(v: Tensor, probability: float) -> Tensor:

@@ -204,22 +204,34 @@ def test_several_tokens_a_step_equal_the_whole(case: Case, device: str, cuts: tu
 
 @bookkeeping
 def test_a_step_of_another_shape_is_refused(case: Case) -> None:
-    """One row for a cache of two, one head too few, more values than keys, more tokens than there is room for."""
+    """One row for a cache of two, one head too few, more values than keys, more tokens than there is room for.
+
+    And queries, keys or values of another width, of which a width of 1 would be broadcast. The cache stays as it was.
+    """
     mechanism = case.build(causal=True).eval()
-    tokens = heads(6) if not mechanism.shared_query_key else heads(6)[1:]
-    cache = mechanism.new_cache(tokens[0], 5)
-    one = [x[:, :, :1] for x in tokens]
-    mechanism.step(*one, cache)
+    q, k, v = heads(6)
+    tokens = [q, v] if mechanism.shared_query_key else [q, k, v]
+    cache = mechanism.new_cache(q, 5)
+    one, two = ([x[:, :, 3 : 3 + t] for x in tokens] for t in (1, 2))
+    found = [mechanism.step(*(x[:, :, :3] for x in tokens), cache)]
     for wrong in (
         [x[:1] for x in one],
         [x[:, :1] for x in one],
         [*one[:-1], tokens[-1][:, :, :2]],
-        [x[:, :, :5] for x in tokens],
+        [x[:, :, :3] for x in tokens],
         [x[0] for x in one],
+        *(
+            [*new[:i], new[i][..., :width], *new[i + 1 :]]
+            for new in (one, two)
+            for i in range(len(new))
+            for width in (1, 7)
+        ),
     ):
         with pytest.raises(ValueError, match="the cache"):
             mechanism.step(*wrong, cache)
-    assert cache.length == 1
+    found.append(mechanism.step(*two, cache))
+    whole = attend(mechanism, *(x[:, :, :5] for x in (q, k, v)))
+    torch.testing.assert_close(torch.cat(found, dim=2), whole, rtol=0, atol=1e-12)
 
 
 @strict

@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 from urllib.request import urlopen
@@ -135,7 +136,7 @@ def wikitext_corpus(source: TextSource, root: Path) -> Corpus:
     corpus: Corpus = {}
     for split in _SPLITS:
         file = root / source / f"{split}.txt"
-        write_once(file, lambda part, split=split, file=file: _write_wikitext(source, split, part, file))
+        write_once(file, partial(_write_wikitext, source=source, split=split, file=file))
         corpus[split] = [Span(file, 0, file.stat().st_size)]
     return corpus
 
@@ -183,7 +184,7 @@ def _unpack_enwik8(archive: Path, part: Path) -> None:
         )
 
 
-def _write_wikitext(source: TextSource, split: Split, part: Path, file: Path) -> None:
+def _write_wikitext(part: Path, source: TextSource, split: Split, file: Path) -> None:
     import datasets  # takes seconds to import
 
     hub = logging.getLogger("huggingface_hub")

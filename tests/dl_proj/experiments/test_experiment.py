@@ -139,11 +139,11 @@ def test_the_seed_decides_the_initial_weights_and_the_hashes(handed_over):
 
 def test_each_setting_of_the_data_reaches_the_datasets(handed_over, monkeypatch):
     seen = {}
-    train = copy_training.train_and_test
+    train_and_test = copy_training.train_and_test
 
     def watch(config, experiment, dim, resume):
         seen["experiment"] = experiment
-        return train(config, experiment, dim, resume)
+        return train_and_test(config, experiment, dim, resume)
 
     monkeypatch.setattr(copy_training, "train_and_test", watch)
     values = {

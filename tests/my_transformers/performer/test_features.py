@@ -139,6 +139,11 @@ def test_features_equal_their_formula(kernel: str) -> None:
         assert found == pytest.approx(expected, rel=1e-9)
 
 
+def test_a_missing_projection_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'relu'.*projection"):
+        log_features(torch.randn(2, 4), None, kernel="relu")
+
+
 @pytest.mark.parametrize("kernel", ["softmax", "hyperbolic", "unprojected"])
 def test_epsilon_of_exponential_kernels_is_a_share_of_the_tokens_largest_feature(kernel: str) -> None:
     projection = draw_projection(6, 5)
