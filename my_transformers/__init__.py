@@ -25,7 +25,7 @@ Activations are (batch, length, dim), heads (batch, heads, length, head_dim).
 """
 
 from my_transformers.cache import Cache
-from my_transformers.full import FullAttention, SharedQKAttention
+from my_transformers.full import FullAttention, FullSettings, SharedQKAttention, SharedQKSettings
 from my_transformers.layers import DecoderLayer, DecoderStack, EncoderLayer, EncoderStack
 from my_transformers.linformer.attention import BlockCausalLinformerAttention, LinformerAttention
 from my_transformers.linformer.projection import (
@@ -35,10 +35,14 @@ from my_transformers.linformer.projection import (
     MaxProjection,
     MeanProjection,
 )
-from my_transformers.local import LocalAttention
+from my_transformers.linformer.settings import CausalLinformerSettings, LinformerSettings
+from my_transformers.local import LocalAttention, LocalSettings
 from my_transformers.lsh.attention import LSHAttention
+from my_transformers.lsh.settings import LSHSettings, TransformersLSHSettings
 from my_transformers.lsh.transformers import TransformersLSHAttention
+from my_transformers.mechanism import Mechanism, MechanismSettings, Places, Site
 from my_transformers.performer.attention import PerformerAttention
+from my_transformers.performer.settings import PerformerSettings
 from my_transformers.positional_encoding import (
     AxialPositionalEncoding,
     LearnedPositionalEncoding,
@@ -48,29 +52,36 @@ from my_transformers.positional_encoding import (
 )
 from my_transformers.relative.attention import RelativeAttention, extended_dim
 from my_transformers.relative.clipped import ClippedRelativeAttention
+from my_transformers.relative.settings import ClippedRelativeSettings, RelativeSettings
 from my_transformers.rev_layers import ReversibleDecoderStack, ReversibleStack
 from my_transformers.sublayers import FeedForward, MultiHeadAttention
 
-MECHANISMS = (
-    FullAttention,
-    SharedQKAttention,
-    LocalAttention,
-    LSHAttention,
-    TransformersLSHAttention,
-    PerformerAttention,
-    RelativeAttention,
-    ClippedRelativeAttention,
-    LinformerAttention,
-    BlockCausalLinformerAttention,
+SETTINGS: tuple[type[MechanismSettings], ...] = (
+    FullSettings,
+    SharedQKSettings,
+    LSHSettings,
+    LocalSettings,
+    TransformersLSHSettings,
+    PerformerSettings,
+    RelativeSettings,
+    ClippedRelativeSettings,
+    LinformerSettings,
+    CausalLinformerSettings,
 )
-"""Every attention mechanism; a new one joins by its line here."""
+"""Every attention mechanism, by its settings: the registry. A new one joins by its line here."""
+
+MECHANISMS: tuple[type[Mechanism], ...] = tuple(settings.mechanism for settings in SETTINGS)
+"""The classes of their modules."""
 
 __all__ = [
     "MECHANISMS",
+    "SETTINGS",
     "AxialPositionalEncoding",
     "BlockCausalLinformerAttention",
     "Cache",
+    "CausalLinformerSettings",
     "ClippedRelativeAttention",
+    "ClippedRelativeSettings",
     "ConvolutionProjection",
     "DecoderLayer",
     "DecoderStack",
@@ -78,23 +89,35 @@ __all__ = [
     "EncoderStack",
     "FeedForward",
     "FullAttention",
+    "FullSettings",
     "LSHAttention",
+    "LSHSettings",
     "LearnedPositionalEncoding",
     "LearnedProjection",
     "LearnedSinusoidalPositionalEncoding",
     "LengthProjection",
     "LinformerAttention",
+    "LinformerSettings",
     "LocalAttention",
+    "LocalSettings",
     "MaxProjection",
     "MeanProjection",
+    "Mechanism",
+    "MechanismSettings",
     "MultiHeadAttention",
     "NoPositionalEncoding",
     "PerformerAttention",
+    "PerformerSettings",
+    "Places",
     "RelativeAttention",
+    "RelativeSettings",
     "ReversibleDecoderStack",
     "ReversibleStack",
     "SharedQKAttention",
+    "SharedQKSettings",
     "SinusoidalPositionalEncoding",
+    "Site",
     "TransformersLSHAttention",
+    "TransformersLSHSettings",
     "extended_dim",
 ]

@@ -5,13 +5,16 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from my_transformers.cache import Cache
+from my_transformers.cache import Cache, check_causal
+from my_transformers.dropout import check_dropout
 from my_transformers.lsh.bucketed import unit
+from my_transformers.masks import causal_mask, newest_see
+from my_transformers.mechanism import Mechanism, MechanismSettings, Site, arguments
 
 
-class FullAttention(nn.Module):
+class FullAttention(Mechanism):
     """softmax(q k^T / sqrt(d)) v, in O(n m) time, on PyTorch's fused kernels.
 
     Definition: my_transformers/reference.py, full_attention.
@@ -21,7 +24,7 @@ class FullAttention(nn.Module):
         dropout: probability of dropping an attention weight in training.
     """
 
-    shared_query_key = False
+    cross = True
 
     def __init__(self, *, causal: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
@@ -77,7 +80,7 @@ class FullAttention(nn.Module):
         return F.scaled_dot_product_attention(q, *cache.so_far(), attn_mask=visible)
 
 
-class SharedQKAttention(nn.Module):
+class SharedQKAttention(Mechanism):
     """Full attention whose keys are the unit-length queries, k_j = q_j / ||q_j|| (Kitaev et al. 2020, section 2).
 
     A token sees itself only where it sees nothing else: its own key would always be the nearest one. It is what LSH
@@ -170,27 +173,25 @@ class KeyValueCache(Cache):
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
 
-def causal_mask(n: int, device: torch.device) -> Tensor:
-    """(n, n), True where key j stands at or before query i."""
-    return torch.ones(n, n, dtype=torch.bool, device=device).tril()
+@dataclass(frozen=True)
+class FullSettings(MechanismSettings):
+    """Softmax over all keys."""
+
+    kind: ClassVar = "full"
+    mechanism: ClassVar = FullAttention
+
+    def build(self, site: Site) -> list[Mechanism]:
+        """See the base class."""
+        return [FullAttention(**arguments(self), causal=site.causal) for _ in site.seeds]
 
 
-def newest_see(new: int, length: int, device: torch.device, *, itself: bool = True) -> Tensor:
-    """(new, length), True where the key is earlier than the query, or the query's own if ``itself``.
+@dataclass(frozen=True)
+class SharedQKSettings(MechanismSettings):
+    """Full attention whose keys are the unit-length queries."""
 
-    The queries are the newest of ``length`` tokens.
-    """
-    last_seen = length - new - (not itself)
-    return torch.ones(new, length, dtype=torch.bool, device=device).tril(last_seen)
+    kind: ClassVar = "shared_qk"
+    mechanism: ClassVar = SharedQKAttention
 
-
-def check_dropout(dropout: float) -> None:
-    """Raise ValueError for what is no probability."""
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is {dropout}, must be in [0, 1)")
-
-
-def check_causal(causal: bool) -> None:
-    """Raise ValueError where decoding step by step cannot equal the whole."""
-    if not causal:
-        raise ValueError("step-by-step decoding needs causal=True: without it a token also sees those to come")
+    def build(self, site: Site) -> list[Mechanism]:
+        """See the base class."""
+        return [SharedQKAttention(**arguments(self), causal=site.causal) for _ in site.seeds]

@@ -1,16 +1,19 @@
 """Local attention: softmax over a query's own chunk of the sequence and its neighbours."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from my_transformers.cache import Cache
-from my_transformers.full import FullAttention, check_causal
+from my_transformers.cache import Cache, check_causal
+from my_transformers.full import FullAttention
+from my_transformers.mechanism import Mechanism, MechanismSettings, Site, arguments, setting
 
 
-class LocalAttention(nn.Module):
+class LocalAttention(Mechanism):
     """softmax(q k^T / sqrt(d)) v over near keys, in O(n span d) time with span = (back + 1 + ahead) * chunk_size.
 
     The sequence is cut into chunks; a query sees its own one, the ``back`` before it and the ``ahead`` behind it (the
@@ -34,8 +37,6 @@ class LocalAttention(nn.Module):
     Raises:
         ValueError: arguments that contradict each other or are out of range.
     """
-
-    shared_query_key = False
 
     def __init__(
         self,
@@ -196,3 +197,48 @@ def check_circle(circle: int, chunk_size: int) -> None:
     """Raise ValueError for a circle that chunks cannot fill."""
     if circle < 1 or circle % chunk_size:
         raise ValueError(f"circle is {circle}, must be a multiple of the {chunk_size} tokens of a chunk")
+
+
+@dataclass(frozen=True)
+class LocalSettings(MechanismSettings):
+    """Softmax over a query's own chunk of the sequence and its neighbours."""
+
+    kind: ClassVar = "local"
+    mechanism: ClassVar = LocalAttention
+
+    chunk_size: int = setting(64, at_least=1, help="local: tokens a chunk")
+    back: int = setting(1, at_least=0, help="local: chunks before its own that a query sees")
+    ahead: int | None = setting(
+        None, at_least=0, help="local: chunks behind it; null: as many as back, or none in causal models"
+    )
+    circle: int | None = setting(
+        None,
+        at_least=1,
+        help="local: not for causal models: pad to a multiple of so many tokens and let the ends meet; null: they do "
+        "not",
+    )
+
+    @property
+    def sees_padding(self) -> str | None:
+        """See the base class."""
+        if self.circle is None:
+            return None
+        return f"circle {self.circle} must be null: where the ends meet follows from how far a batch is padded"
+
+    def mistakes(self) -> list[str]:
+        """See the base class."""
+        if self.circle is None or self.circle % self.chunk_size == 0:
+            return []
+        return [f"circle {self.circle} must be a multiple of chunk_size {self.chunk_size}"]
+
+    def mistakes_at(self, site: Site, key: Callable[[str], str]) -> list[str]:
+        """See the base class."""
+        if site.causal and self.ahead:
+            return [f"{key('ahead')} {self.ahead} must be 0 or null in a causal model: those tokens are to come"]
+        if site.causal and self.circle:
+            return [f"{key('circle')} {self.circle} must be null in a causal model: its end is still to come"]
+        return []
+
+    def build(self, site: Site) -> list[Mechanism]:
+        """See the base class."""
+        return [LocalAttention(**arguments(self), causal=site.causal) for _ in site.seeds]

@@ -18,6 +18,7 @@ from dl_proj.experiments.sweep_settings import SweepConfig
 from dl_proj.experiments.translation.settings import TranslateConfig, TranslationEvaluateConfig, TranslationTrainConfig
 from dl_proj.settings.load import load_config, parse_flags
 from dl_proj.studies.settings import PerformanceConfig
+from my_transformers import SETTINGS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -56,6 +57,18 @@ def test_make_targets_that_are_named_exist() -> None:
     for page in PAGES:
         for target in re.findall(r"make (\w+)\b", page.read_text(encoding="utf-8")):
             assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE) or target == "installs", target
+
+
+def test_the_table_of_mechanisms_says_what_is_declared() -> None:
+    table, after = re.search(r"^\| `kind` \|.*\n((?:\|.*\n)+)\n(.*)$", README, flags=re.MULTILINE).groups()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[1:]]
+    assert [row[0] for row in rows] == [f"`{settings.kind}`" for settings in SETTINGS]
+    for (_, file, *_, causal, cross, _), settings in zip(rows, SETTINGS, strict=True):
+        mechanism = settings.mechanism
+        assert file.endswith(f"({mechanism.__module__.replace('.', '/')}.py)")
+        assert (causal == "refused") == (True not in mechanism.directions)
+        assert cross == ("yes" if mechanism.cross else "no")
+    assert set(re.findall(r"`(\w+)`", after)) == {one.kind for one in SETTINGS if one.mechanism.needs_max_len}
 
 
 SCRIPTS = {  # each script's schema and preset

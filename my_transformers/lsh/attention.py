@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from my_transformers.cache import Cache
 from my_transformers.lsh.bucketed import Reach, Sight, bucketed_attention, unit
@@ -20,10 +20,11 @@ from my_transformers.lsh.hashing import (
     sort_by_bucket,
     undo_sort,
 )
+from my_transformers.mechanism import Mechanism
 from my_transformers.replay import decide
 
 
-class LSHAttention(nn.Module):
+class LSHAttention(Mechanism):
     """Shared query-key attention restricted to hash buckets, O(n_rounds * n * window) instead of O(n^2).
 
     Each round hashes the queries into buckets and sorts the tokens by (bucket, position). Two rules say whom a query

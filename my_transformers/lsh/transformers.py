@@ -4,9 +4,9 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from my_transformers.full import check_dropout
+from my_transformers.dropout import check_dropout
 from my_transformers.lsh.hashing import (
     bucket_of,
     choose_n_buckets,
@@ -15,6 +15,7 @@ from my_transformers.lsh.hashing import (
     sort_by_bucket,
     undo_sort,
 )
+from my_transformers.mechanism import Mechanism
 from my_transformers.replay import decide
 
 # Scores of what is hidden, and of a query's own key, which counts where all else is hidden: those of the transformers
@@ -24,7 +25,7 @@ _HIDDEN, _ITSELF = -1e9, -1e5
 _SMALLEST = 1e-12  # square of a vector's length that keeps its key finite
 
 
-class TransformersLSHAttention(nn.Module):
+class TransformersLSHAttention(Mechanism):
     """Shared query-key attention among the neighbours in hash order, O(n_rounds * n * chunk_size) time.
 
     For new models there is :class:`~my_transformers.LSHAttention`; this one gives what a model learnt with. Each round
@@ -58,6 +59,7 @@ class TransformersLSHAttention(nn.Module):
     """
 
     shared_query_key = True
+    steps = False
 
     def __init__(
         self,

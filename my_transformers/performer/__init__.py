@@ -1,1 +1,4 @@
-"""Performer attention (Choromanski et al. 2021). Read attention.py first, then features.py, kernel_attention.py."""
+"""Performer attention (Choromanski et al. 2021).
+
+Read attention.py first, then features.py, base.py and kernel_attention.py.
+"""

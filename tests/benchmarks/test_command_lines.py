@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks import cached_decoding, command_line, decoding_by_length, libraries
-from dl_proj.models.attention_settings import FullConfig
+from my_transformers import FullSettings
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = sorted(
@@ -53,7 +53,7 @@ def test_help_shows_help_and_measures_nothing(program, tmp_path):
 
 
 def tiny_decoding(monkeypatch):
-    for name, value in {"LENGTH": 16, "TURN": 2, "MECHANISMS": {"full": FullConfig()}}.items():
+    for name, value in {"LENGTH": 16, "TURN": 2, "MECHANISMS": {"full": FullSettings()}}.items():
         monkeypatch.setattr(decoding_by_length, name, value)
     monkeypatch.setattr(decoding_by_length, "DEVICE", torch.device("cpu"))
     return decoding_by_length.main, [], "decoding_by_length_cpu.json"
