@@ -27,6 +27,7 @@ Activations are (batch, length, dim), heads (batch, heads, length, head_dim).
 from my_transformers.cache import Cache
 from my_transformers.full import FullAttention, FullSettings, SharedQKAttention, SharedQKSettings
 from my_transformers.layers import DecoderLayer, DecoderStack, EncoderLayer, EncoderStack
+from my_transformers.linear import LinearAttention, LinearSettings
 from my_transformers.linformer.attention import BlockCausalLinformerAttention, LinformerAttention
 from my_transformers.linformer.projection import (
     ConvolutionProjection,
@@ -41,6 +42,7 @@ from my_transformers.lsh.attention import LSHAttention
 from my_transformers.lsh.settings import LSHSettings, TransformersLSHSettings
 from my_transformers.lsh.transformers import TransformersLSHAttention
 from my_transformers.mechanism import Mechanism, MechanismSettings, Places, Site
+from my_transformers.nystrom import NystromAttention, NystromSettings
 from my_transformers.performer.attention import PerformerAttention
 from my_transformers.performer.settings import PerformerSettings
 from my_transformers.positional_encoding import (
@@ -67,6 +69,8 @@ SETTINGS: tuple[type[MechanismSettings], ...] = (
     ClippedRelativeSettings,
     LinformerSettings,
     CausalLinformerSettings,
+    LinearSettings,
+    NystromSettings,
 )
 """Every attention mechanism, by its settings: the registry. A new one joins by its line here."""
 
@@ -96,6 +100,8 @@ __all__ = [
     "LearnedProjection",
     "LearnedSinusoidalPositionalEncoding",
     "LengthProjection",
+    "LinearAttention",
+    "LinearSettings",
     "LinformerAttention",
     "LinformerSettings",
     "LocalAttention",
@@ -106,6 +112,8 @@ __all__ = [
     "MechanismSettings",
     "MultiHeadAttention",
     "NoPositionalEncoding",
+    "NystromAttention",
+    "NystromSettings",
     "PerformerAttention",
     "PerformerSettings",
     "Places",
