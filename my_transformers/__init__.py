@@ -1,6 +1,7 @@
 """Efficient attention, hand-written in PyTorch: usable by itself, needs torch alone.
 
 Start with reference.py: the definition of every mechanism, a plain function of some ten lines. Then its class.
+mechanism.py says what a mechanism is; SETTINGS below lists them all.
 
 One word a thing, everywhere:
 
@@ -15,6 +16,7 @@ One word a thing, everywhere:
     circle                                 tokens to a multiple of which a sequence is padded, whose ends then meet
     rank                                   tokens that a Linformer projects the keys and values to (the paper's k)
     n_features                             numbers that a Performer's feature map gives (the paper's m or r)
+    landmark                               mean of a segment of the sequence, which stands for it (Nystrom attention)
     columns, off_grid                      of the grid that a sequence goes through; tokens before it without a place
     causal                                 a token sees none behind it
     mask                                   (batch, length), True where a token is real

@@ -45,7 +45,12 @@ WRONG = {
     ),
     "what cannot attend to another sequence": (
         {"model.cross_attention": LSH},
-        [("model: cross_attention.kind: lsh cannot attend to another sequence", "full, linformer or performer")],
+        [
+            (
+                "model: cross_attention.kind: lsh cannot attend to another sequence",
+                "full, linear, linformer or performer",
+            )
+        ],
     ),
     "a rank of more than a sentence": (
         {"model.encoder_attention": {"kind": "linformer", "rank": 41}},

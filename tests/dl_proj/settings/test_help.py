@@ -18,6 +18,7 @@ from dl_proj.experiments.sweep_settings import SweepConfig
 from dl_proj.experiments.translation.settings import TranslateConfig, TranslationEvaluateConfig, TranslationTrainConfig
 from dl_proj.settings.help import models_in
 from dl_proj.studies.settings import PerformanceConfig
+from my_transformers import SETTINGS
 
 SCRIPTS = {
     "synth_train": SynthTrainConfig,
@@ -184,8 +185,7 @@ def test_help_wins_over_a_file_that_is_not_there(script):
 def test_kinds_are_listed(script):
     out = " ".join(script("synth_train", "--help").out.split())
     for choices in (
-        "--model.attention.kind {causal_linformer,clipped_relative,full,linformer,local,lsh,performer,relative,"
-        "shared_qk,transformers_lsh}",
+        f"--model.attention.kind {{{','.join(sorted(settings.kind for settings in SETTINGS))}}}",
         "--schedule.kind {constant,noam,one_cycle,warmup_cosine}",
         "--model.positions.kind {axial,learned,learned_sinusoidal,none,sinusoidal}",
     ):
