@@ -117,3 +117,12 @@ def test_queries_do_not_attend_step_by_step_nor_to_a_context():
 def test_what_is_out_of_range_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         NystromAttention(**settings)
+
+
+def test_autocast_rounds_nothing():
+    """The pseudo-inverse would magnify it."""
+    q, k, v = (x.float() for x in heads(40))
+    mechanism = NystromAttention(n_landmarks=8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = mechanism(q, k, v)
+    assert torch.equal(rounded, mechanism(q, k, v))
