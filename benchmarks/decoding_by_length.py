@@ -21,19 +21,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the packages lie beside th
 
 from benchmarks.command_line import parser, result_file
 from dl_proj.models.attention_settings import AttentionSchema
-from dl_proj.models.build import build_language_model
-from dl_proj.models.settings import LanguageModelConfig
+from dl_proj.models.build import build_autoregressive
+from dl_proj.models.settings import StackConfig
 from dl_proj.tables import markdown
 from my_custom_ai.utils.files import write_text
 from my_custom_ai.utils.measure import machine, seconds_of
-from my_transformers import (
-    CausalLinformerSettings,
-    FullSettings,
-    LocalSettings,
-    LSHSettings,
-    MechanismSettings,
-    PerformerSettings,
-)
+from my_transformers.full_settings import FullSettings
+from my_transformers.linformer.settings import CausalLinformerSettings
+from my_transformers.local_settings import LocalSettings
+from my_transformers.lsh.settings import LSHSettings
+from my_transformers.performer.settings import PerformerSettings
+from my_transformers.settings import MechanismSettings
 
 LENGTH, PARTS, TURN = 4096, 8, 64
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -50,8 +48,8 @@ MECHANISMS: dict[str, MechanismSettings] = {
 def text_of(attention: MechanismSettings) -> Iterator[Tensor]:
     """Tokens of one text, drawn as they are asked for."""
     torch.manual_seed(0)
-    config = LanguageModelConfig(dim=256, heads=4, depth=2, ffn_dim=512, attention=AttentionSchema.of(attention))
-    model = build_language_model(config, causal=True, vocab_size=256, max_len=LENGTH).to(DEVICE).eval()
+    config = StackConfig(dim=256, heads=4, depth=2, ffn_dim=512, attention=AttentionSchema.of(attention))
+    model = build_autoregressive(config, vocab_size=256, max_len=LENGTH).to(DEVICE).eval()
     return model.stream(torch.zeros(1, 1, dtype=torch.int64, device=DEVICE), LENGTH)
 
 

@@ -1,133 +1,51 @@
 """Efficient attention, hand-written in PyTorch: usable by itself, needs torch alone.
 
 Start with reference.py: the definition of every mechanism, a plain function of some ten lines. Then its class.
-mechanism.py says what a mechanism is; SETTINGS below lists them all.
+mechanism.py and settings.py say what a mechanism is; registry.py lists them all.
 
-One word a thing, everywhere:
+One word per thing, everywhere:
 
     dim, heads, head_dim, ffn_dim, depth   sizes of a model; dim is the width of the activations
     max_len                                tokens, the most that a module can take
     shared query-key (qk)                  one projection serves as query and, at unit length, as key
     round, n_rounds                        one independent hashing; how many there are
-    bucket, n_buckets                      a value that a hash can take; how many it can
-    bucket_size                            expected tokens a bucket
+    bucket, n_buckets                      a value that a hash can take; how many there are
+    bucket_size                            expected tokens per bucket
     window                                 tokens of its bucket, in sorted order, that a query can see on one side
-    chunk                                  a run of tokens, or of sorted tokens, that attend together
-    circle                                 tokens to a multiple of which a sequence is padded, whose ends then meet
+    chunk                                  consecutive tokens, or sorted tokens, that attend together
+    circle                                 a sequence is padded to a multiple of so many tokens, and its ends then meet
     rank                                   tokens that a Linformer projects the keys and values to (the paper's k)
-    n_features                             numbers that a Performer's feature map gives (the paper's m or r)
+    n_features                             size of a Performer's feature map (the paper's m or r)
     landmark                               mean of a segment of the sequence, which stands for it (Nystrom attention)
-    columns, off_grid                      of the grid that a sequence goes through; tokens before it without a place
-    causal                                 a token sees none behind it
+    columns, off_grid                      of a grid that a sequence fills row by row; tokens before it without a place
+    causal                                 a token attends only to itself and earlier tokens
     mask                                   (batch, length), True where a token is real
-    context, cross-attention               what a decoder's tokens attend to beside themselves: the encoder's output
-    cache, step                            what decoding keeps of the tokens so far, a row a sequence; one token more
+    context, cross-attention               other tokens that a decoder's attend to: the encoder's output
+    cache, step                            what decoding keeps of earlier tokens, a row per sequence; the next tokens
 
 Activations are (batch, length, dim), heads (batch, heads, length, head_dim).
 """
 
-from my_transformers.cache import Cache
-from my_transformers.full import FullAttention, FullSettings, SharedQKAttention, SharedQKSettings
-from my_transformers.layers import DecoderLayer, DecoderStack, EncoderLayer, EncoderStack
-from my_transformers.linear import LinearAttention, LinearSettings
-from my_transformers.linformer.attention import BlockCausalLinformerAttention, LinformerAttention
-from my_transformers.linformer.projection import (
-    ConvolutionProjection,
-    LearnedProjection,
-    LengthProjection,
-    MaxProjection,
-    MeanProjection,
-)
-from my_transformers.linformer.settings import CausalLinformerSettings, LinformerSettings
-from my_transformers.local import LocalAttention, LocalSettings
-from my_transformers.lsh.attention import LSHAttention
-from my_transformers.lsh.settings import LSHSettings, TransformersLSHSettings
-from my_transformers.lsh.transformers import TransformersLSHAttention
-from my_transformers.mechanism import Mechanism, MechanismSettings, Places, Site
-from my_transformers.nystrom import NystromAttention, NystromSettings
-from my_transformers.performer.attention import PerformerAttention
-from my_transformers.performer.settings import PerformerSettings
-from my_transformers.positional_encoding import (
-    AxialPositionalEncoding,
-    LearnedPositionalEncoding,
-    LearnedSinusoidalPositionalEncoding,
-    NoPositionalEncoding,
-    SinusoidalPositionalEncoding,
-)
-from my_transformers.relative.attention import RelativeAttention, extended_dim
-from my_transformers.relative.clipped import ClippedRelativeAttention
-from my_transformers.relative.settings import ClippedRelativeSettings, RelativeSettings
-from my_transformers.rev_layers import ReversibleDecoderStack, ReversibleStack
-from my_transformers.sublayers import FeedForward, MultiHeadAttention
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
-SETTINGS: tuple[type[MechanismSettings], ...] = (
-    FullSettings,
-    SharedQKSettings,
-    LSHSettings,
-    LocalSettings,
-    TransformersLSHSettings,
-    PerformerSettings,
-    RelativeSettings,
-    ClippedRelativeSettings,
-    LinformerSettings,
-    CausalLinformerSettings,
-    LinearSettings,
-    NystromSettings,
-)
-"""Every attention mechanism, by its settings: the registry. A new one joins by its line here."""
+try:
+    __version__ = version("dl-proj")
+except PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "0+unknown"
 
-MECHANISMS: tuple[type[Mechanism], ...] = tuple(settings.mechanism for settings in SETTINGS)
-"""The classes of their modules."""
+if TYPE_CHECKING:
+    from my_transformers.exports import *  # noqa: F403 (exactly its __all__)
+else:
 
-__all__ = [
-    "MECHANISMS",
-    "SETTINGS",
-    "AxialPositionalEncoding",
-    "BlockCausalLinformerAttention",
-    "Cache",
-    "CausalLinformerSettings",
-    "ClippedRelativeAttention",
-    "ClippedRelativeSettings",
-    "ConvolutionProjection",
-    "DecoderLayer",
-    "DecoderStack",
-    "EncoderLayer",
-    "EncoderStack",
-    "FeedForward",
-    "FullAttention",
-    "FullSettings",
-    "LSHAttention",
-    "LSHSettings",
-    "LearnedPositionalEncoding",
-    "LearnedProjection",
-    "LearnedSinusoidalPositionalEncoding",
-    "LengthProjection",
-    "LinearAttention",
-    "LinearSettings",
-    "LinformerAttention",
-    "LinformerSettings",
-    "LocalAttention",
-    "LocalSettings",
-    "MaxProjection",
-    "MeanProjection",
-    "Mechanism",
-    "MechanismSettings",
-    "MultiHeadAttention",
-    "NoPositionalEncoding",
-    "NystromAttention",
-    "NystromSettings",
-    "PerformerAttention",
-    "PerformerSettings",
-    "Places",
-    "RelativeAttention",
-    "RelativeSettings",
-    "ReversibleDecoderStack",
-    "ReversibleStack",
-    "SharedQKAttention",
-    "SharedQKSettings",
-    "SinusoidalPositionalEncoding",
-    "Site",
-    "TransformersLSHAttention",
-    "TransformersLSHSettings",
-    "extended_dim",
-]
+    def __getattr__(name: str) -> Any:
+        """Take a public name from exports.py, imported no earlier: settings are read without torch (PEP 562)."""
+        if not name.startswith("__") or name == "__all__":
+            exports = import_module("my_transformers.exports")
+            if name == "__all__" or name in exports.__all__:
+                return getattr(exports, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__")})

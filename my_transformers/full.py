@@ -9,12 +9,13 @@ from torch import Tensor
 
 from my_transformers.cache import Cache, check_causal
 from my_transformers.dropout import check_dropout
+from my_transformers.full_settings import FullSettings, SharedQKSettings
 from my_transformers.lsh.bucketed import unit
 from my_transformers.masks import causal_mask, newest_see
-from my_transformers.mechanism import Mechanism, MechanismSettings, Site, arguments
+from my_transformers.mechanism import Mechanism
 
 
-class FullAttention(Mechanism):
+class FullAttention(Mechanism, settings=FullSettings):
     """softmax(q k^T / sqrt(d)) v, in O(n m) time, on PyTorch's fused kernels.
 
     Definition: my_transformers/reference.py, full_attention.
@@ -23,8 +24,6 @@ class FullAttention(Mechanism):
         causal: query i sees keys 0 to i; queries and keys must then be equally many.
         dropout: probability of dropping an attention weight in training.
     """
-
-    cross = True
 
     def __init__(self, *, causal: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
@@ -57,7 +56,7 @@ class FullAttention(Mechanism):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=dropout)
 
     def new_cache(self, like: Tensor, max_len: int) -> "KeyValueCache":
-        """An empty cache for decoding up to ``max_len`` tokens: 2 * max_len * d numbers a head, a step costs O(n d).
+        """An empty cache for decoding up to ``max_len`` tokens: 2 * max_len * d numbers per head; a step costs O(n d).
 
         Args:
             like: (b, h, any, d), for sizes, dtype and device.
@@ -80,7 +79,7 @@ class FullAttention(Mechanism):
         return F.scaled_dot_product_attention(q, *cache.so_far(), attn_mask=visible)
 
 
-class SharedQKAttention(Mechanism):
+class SharedQKAttention(Mechanism, settings=SharedQKSettings):
     """Full attention whose keys are the unit-length queries, k_j = q_j / ||q_j|| (Kitaev et al. 2020, section 2).
 
     A token sees itself only where it sees nothing else: its own key would always be the nearest one. It is what LSH
@@ -89,11 +88,9 @@ class SharedQKAttention(Mechanism):
     Definition: my_transformers/reference.py, shared_qk_attention.
 
     Args:
-        causal: a token sees none behind it.
+        causal: a token attends only to itself and earlier tokens.
         dropout: probability of dropping an attention weight in training.
     """
-
-    shared_query_key = True
 
     def __init__(self, *, causal: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
@@ -156,14 +153,11 @@ class KeyValueCache(Cache):
 
     def append(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Add the keys and values of t tokens, (b, h, t, ·) each, after checking that they and the queries fit."""
-        self.check(query, key, value, batch=self.keys.shape[0], heads=self.keys.shape[1])
-        if self.length == 0 and self.keys.shape[-1] != key.shape[-1]:  # RelativeAttention makes keys longer than values
-            self.keys = self.keys.new_zeros(*self.keys.shape[:3], key.shape[-1])
-        if (key.shape[-1], value.shape[-1]) != (self.keys.shape[-1], self.values.shape[-1]):
-            raise ValueError(
-                f"the cache holds keys of width {self.keys.shape[-1]} and values of width {self.values.shape[-1]}, got "
-                f"{key.shape[-1]} and {value.shape[-1]}"
-            )
+        width = key.shape[-1] if self.length == 0 else self.keys.shape[-1]  # RelativeAttention's keys are longer
+        widths = width, width, self.values.shape[-1]
+        self.check(query, key, value, batch=self.keys.shape[0], heads=self.keys.shape[1], widths=widths)
+        if self.keys.shape[-1] != width:
+            self.keys = self.keys.new_zeros(*self.keys.shape[:3], width)
         end = self.length + key.shape[2]
         self.keys[:, :, self.length : end], self.values[:, :, self.length : end] = key, value
         self.length = end
@@ -171,27 +165,3 @@ class KeyValueCache(Cache):
     def so_far(self) -> tuple[Tensor, Tensor]:
         """Keys and values of the tokens so far, (b, h, length, ·)."""
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
-
-
-@dataclass(frozen=True)
-class FullSettings(MechanismSettings):
-    """Softmax over all keys."""
-
-    kind: ClassVar = "full"
-    mechanism: ClassVar = FullAttention
-
-    def build(self, site: Site) -> list[Mechanism]:
-        """See the base class."""
-        return [FullAttention(**arguments(self), causal=site.causal) for _ in site.seeds]
-
-
-@dataclass(frozen=True)
-class SharedQKSettings(MechanismSettings):
-    """Full attention whose keys are the unit-length queries."""
-
-    kind: ClassVar = "shared_qk"
-    mechanism: ClassVar = SharedQKAttention
-
-    def build(self, site: Site) -> list[Mechanism]:
-        """See the base class."""
-        return [SharedQKAttention(**arguments(self), causal=site.causal) for _ in site.seeds]

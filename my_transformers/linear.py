@@ -1,17 +1,14 @@
 """Linear attention with the features elu(x) + 1 (Katharopoulos et al. 2020, "Transformers are RNNs")."""
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
-from my_transformers.mechanism import Mechanism, MechanismSettings, Site, arguments, setting
+from my_transformers.linear_settings import LinearSettings
 from my_transformers.performer.base import KernelAttention
-from my_transformers.performer.kernel_attention import LogFeatures
+from my_transformers.performer.recompute import LogFeatures
 
 
-class LinearAttention(KernelAttention):
+class LinearAttention(KernelAttention, settings=LinearSettings):
     """Weights phi(q_i) . phi(k_j) with phi(x) = elu(x) + 1, so that sums over keys can be shared by all queries.
 
     Bidirectional: equations 4 to 7. Causal: equations 8 to 12, the running sums S_i and Z_i taken a chunk at a time; in
@@ -19,7 +16,7 @@ class LinearAttention(KernelAttention):
     O(n (chunk_size + d) d). There is no epsilon: elu(x) + 1 is positive, and its logarithm is x where x <= 0 and
     log(1 + x) above, so nothing vanishes before scales are taken out.
 
-    Kept for backward: see :mod:`my_transformers.performer.kernel_attention`, with d features.
+    Kept for backward: as a Performer with d features (performer/bidirectional.py, performer/causal.py).
 
     Definition: my_transformers/reference.py, linear_attention.
 
@@ -47,21 +44,11 @@ class LinearAttention(KernelAttention):
         """See the base class."""
         return head_dim
 
+    def key_width(self, n_features: int) -> int:
+        """See the base class."""
+        return n_features
+
 
 def log_elu_plus_one(x: Tensor) -> Tensor:
     """Log(elu(x) + 1), elementwise: x itself up to 0, log(1 + x) above (equation 7)."""
     return torch.where(x > 0, x.clamp_min(0).log1p(), x)
-
-
-@dataclass(frozen=True)
-class LinearSettings(MechanismSettings):
-    """Attention with the features elu(x) + 1, linear in the length (Transformers are RNNs)."""
-
-    kind: ClassVar = "linear"
-    mechanism: ClassVar = LinearAttention
-
-    chunk_size: int = setting(128, at_least=1, help="linear: as for performer")
-
-    def build(self, site: Site) -> list[Mechanism]:
-        """See the base class."""
-        return [LinearAttention(**arguments(self), causal=site.causal) for _ in site.seeds]

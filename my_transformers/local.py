@@ -1,8 +1,6 @@
 """Local attention: softmax over a query's own chunk of the sequence and its neighbours."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +8,14 @@ from torch import Tensor
 
 from my_transformers.cache import Cache, check_causal
 from my_transformers.full import FullAttention
-from my_transformers.mechanism import Mechanism, MechanismSettings, Site, arguments, setting
+from my_transformers.local_settings import LocalSettings
+from my_transformers.mechanism import Mechanism
 
 
-class LocalAttention(Mechanism):
+class LocalAttention(Mechanism, settings=LocalSettings):
     """softmax(q k^T / sqrt(d)) v over near keys, in O(n span d) time with span = (back + 1 + ahead) * chunk_size.
 
-    The sequence is cut into chunks; a query sees its own one, the ``back`` before it and the ``ahead`` behind it (the
+    The sequence is cut into chunks; a query sees its own one, the ``back`` before it and the ``ahead`` after it (the
     layers that Kitaev et al.'s models have between LSH layers; Parmar et al. 2018, section 3.2.1). A sequence of one
     chunk gets full attention.
 
@@ -25,14 +24,14 @@ class LocalAttention(Mechanism):
     Definition: my_transformers/reference.py, local_attention.
 
     Args:
-        chunk_size: tokens a chunk.
+        chunk_size: tokens per chunk.
         back: chunks before its own that a query sees.
-        ahead: chunks behind it; default as many as ``back``, or none if causal.
+        ahead: chunks after it; default as many as ``back``, or none if causal.
         causal: a query sees keys up to its own.
         dropout: probability of dropping an attention weight in training.
-        circle: the first chunk follows the last one: a sequence of more than one chunk is padded to a multiple of so
-            many tokens, itself one of chunk_size, and its ends meet. With two chunks, each is before and behind the
-            other, and counts as often.
+        circle: a sequence of more than one chunk is padded to a multiple of so many tokens, itself a multiple of
+            chunk_size, and its ends meet: the first chunk follows the last. Of two chunks, each is before and after
+            the other, and counts twice.
 
     Raises:
         ValueError: arguments that contradict each other or are out of range.
@@ -108,10 +107,10 @@ class LocalAttention(Mechanism):
     def _near(self, x: Tensor, back: int, ahead: int) -> Tensor:
         """What each chunk sees of x (b, L, ...): (b, chunks, ..., span)."""
         c = self.chunk_size
-        before, behind = x[:, x.shape[1] - back * c :], x[:, : ahead * c]
+        before, after = x[:, x.shape[1] - back * c :], x[:, : ahead * c]
         if self.circle is None:  # there is nothing
-            before, behind = torch.zeros_like(before), torch.zeros_like(behind)
-        return torch.cat((before, x, behind), dim=1).unfold(1, (back + 1 + ahead) * c, c)
+            before, after = torch.zeros_like(before), torch.zeros_like(after)
+        return torch.cat((before, x, after), dim=1).unfold(1, (back + 1 + ahead) * c, c)
 
     def _visible(self, real: Tensor, own: int) -> Tensor:
         """Real keys (b * chunks, span) -> (b * chunks, 1, c, span), True where a query sees a key.
@@ -125,7 +124,7 @@ class LocalAttention(Mechanism):
     def new_cache(self, like: Tensor, max_len: int) -> "NearCache":
         """An empty cache for decoding up to ``max_len`` tokens.
 
-        2 d (back + 1) chunk_size numbers a head, or 2 d max_len if that is less; as many multiplications a step.
+        2 d (back + 1) chunk_size numbers per head, or 2 d max_len if that is less; as many multiplications per step.
 
         Args:
             like: (b, h, any, d), for sizes, dtype and device.
@@ -145,7 +144,8 @@ class LocalAttention(Mechanism):
         Raises:
             ValueError: the cache is of another shape, or has no room for t more tokens.
         """
-        cache.check(q, k, v, batch=cache.keys.shape[0], heads=cache.keys.shape[1])
+        widths = cache.keys.shape[-1], cache.keys.shape[-1], cache.values.shape[-1]
+        cache.check(q, k, v, batch=cache.keys.shape[0], heads=cache.keys.shape[1], widths=widths)
         if q.shape[2] != 1:
             return self._several_steps(q, k, v, cache)
         cache.append(k, v)
@@ -180,7 +180,8 @@ class NearCache(Cache):
         """Add t tokens, (b, h, t, ·) each; of more than there are slots the last ones stay."""
         slots = self._slots(max(self.length, self.length + key.shape[2] - self.keys.shape[2]), key.shape[2])
         kept = len(slots)
-        self.keys[:, :, slots], self.values[:, :, slots] = key[:, :, -kept:], value[:, :, -kept:]
+        for memory, new in ((self.keys, key), (self.values, value)):
+            memory[:, :, slots] = new[:, :, -kept:].to(memory.dtype)  # autocast's differs from the weights'
         self.length += key.shape[2]
 
     def since(self, first: int) -> tuple[Tensor, Tensor]:
@@ -197,48 +198,3 @@ def check_circle(circle: int, chunk_size: int) -> None:
     """Raise ValueError for a circle that chunks cannot fill."""
     if circle < 1 or circle % chunk_size:
         raise ValueError(f"circle is {circle}, must be a multiple of the {chunk_size} tokens of a chunk")
-
-
-@dataclass(frozen=True)
-class LocalSettings(MechanismSettings):
-    """Softmax over a query's own chunk of the sequence and its neighbours."""
-
-    kind: ClassVar = "local"
-    mechanism: ClassVar = LocalAttention
-
-    chunk_size: int = setting(64, at_least=1, help="local: tokens a chunk")
-    back: int = setting(1, at_least=0, help="local: chunks before its own that a query sees")
-    ahead: int | None = setting(
-        None, at_least=0, help="local: chunks behind it; null: as many as back, or none in causal models"
-    )
-    circle: int | None = setting(
-        None,
-        at_least=1,
-        help="local: not for causal models: pad to a multiple of so many tokens and let the ends meet; null: they do "
-        "not",
-    )
-
-    @property
-    def sees_padding(self) -> str | None:
-        """See the base class."""
-        if self.circle is None:
-            return None
-        return f"circle {self.circle} must be null: where the ends meet follows from how far a batch is padded"
-
-    def mistakes(self) -> list[str]:
-        """See the base class."""
-        if self.circle is None or self.circle % self.chunk_size == 0:
-            return []
-        return [f"circle {self.circle} must be a multiple of chunk_size {self.chunk_size}"]
-
-    def mistakes_at(self, site: Site, key: Callable[[str], str]) -> list[str]:
-        """See the base class."""
-        if site.causal and self.ahead:
-            return [f"{key('ahead')} {self.ahead} must be 0 or null in a causal model: those tokens are to come"]
-        if site.causal and self.circle:
-            return [f"{key('circle')} {self.circle} must be null in a causal model: its end is still to come"]
-        return []
-
-    def build(self, site: Site) -> list[Mechanism]:
-        """See the base class."""
-        return [LocalAttention(**arguments(self), causal=site.causal) for _ in site.seeds]

@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 class Scratch:
-    """Memory for temporaries, used again from piece to piece: fresh memory costs a page fault every 4 KiB."""
+    """Memory for temporaries, reused from piece to piece: fresh memory costs a page fault every 4 KiB."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.kept: dict[tuple[str, torch.dtype], Tensor] = {}
 
     def __call__(self, name: str, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Of this shape, with whatever was left in it; the same memory for the same name and dtype."""
+        """Memory of this shape, not cleared; the same memory again for the same name and dtype."""
         size = math.prod(shape)
         kept = self.kept.get((name, dtype))
         if kept is None or len(kept) < size:
@@ -22,12 +22,12 @@ class Scratch:
         return kept[:size].view(shape)
 
     def like(self, name: str, x: Tensor) -> Tensor:
-        """As large as another."""
+        """Memory of another tensor's shape and dtype."""
         return self(name, *x.shape, dtype=x.dtype)
 
 
 def at_once(device: torch.device, on_cpu: int, elsewhere: int) -> int:
-    """How much to work on together: on a CPU what stays in a core's cache; elsewhere few and large kernels are best."""
+    """How much to work on at once: on a CPU what stays in a core's cache; elsewhere few large kernels are best."""
     return on_cpu if device.type == "cpu" else elsewhere
 
 

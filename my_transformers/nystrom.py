@@ -1,17 +1,15 @@
 """Nystrom attention: softmax attention approximated through landmarks (Xiong et al. 2021, "Nystromformer")."""
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from my_transformers.dropout import check_dropout, drop_values
-from my_transformers.mechanism import Mechanism, MechanismSettings, Site, arguments, setting
+from my_transformers.mechanism import Mechanism
+from my_transformers.nystrom_settings import NystromSettings
 
 
-class NystromAttention(Mechanism):
+class NystromAttention(Mechanism, settings=NystromSettings):
     """F A^+ B v in O(n m d), with m landmarks, each the mean of a segment of the sequence (algorithm 1).
 
     F = softmax(q k~^T / sqrt(d)), A = softmax(q~ k~^T / sqrt(d)) and B = softmax(q~ k^T / sqrt(d)), where q~ and k~ are
@@ -43,8 +41,6 @@ class NystromAttention(Mechanism):
         ValueError: causal, or arguments that contradict each other or are out of range.
     """
 
-    directions = (False,)
-    steps = False
     causal = False
 
     def __init__(
@@ -157,33 +153,3 @@ def pseudo_inverse(a: Tensor, n_iterations: int) -> Tensor:
 def _softmax(scores: Tensor, visible: Tensor) -> Tensor:
     """Over the visible keys: scores (b, h, ·, m), visible (b or 1, m) -> the same shape, 0 for the others."""
     return scores.masked_fill(~visible[:, None, None, :], -torch.inf).softmax(-1)
-
-
-@dataclass(frozen=True)
-class NystromSettings(MechanismSettings):
-    """Softmax attention through landmarks, the means of segments (Nystromformer); not for causal models."""
-
-    kind: ClassVar = "nystrom"
-    mechanism: ClassVar = NystromAttention
-    one_way: ClassVar = "mixes all positions"
-
-    n_landmarks: int = setting(64, at_least=1, help="nystrom: means of segments that stand for queries and keys")
-    n_iterations: int = setting(6, at_least=1, help="nystrom: steps of the iteration that inverts a matrix")
-    kernel_size: int = setting(
-        0, at_least=0, help="nystrom: tokens, odd, of a learned convolution of the values that is added; 0: none"
-    )
-
-    @property
-    def title(self) -> str:
-        """See the base class."""
-        return "Nystromformer"
-
-    def mistakes(self) -> list[str]:
-        """See the base class."""
-        if self.kernel_size == 0 or self.kernel_size % 2:
-            return []
-        return [f"kernel_size {self.kernel_size} must be odd, or 0 for no convolution"]
-
-    def build(self, site: Site) -> list[Mechanism]:
-        """See the base class."""
-        return [NystromAttention(**arguments(self), heads=site.heads, causal=site.causal) for _ in site.seeds]

@@ -48,7 +48,7 @@ class Recording:
             _set_generator_states(self._device, outside)
 
     def decision(self, compute: Callable[[], Tensor]) -> Tensor:
-        """Compute and keep, or give back what was kept at this place of the first run."""
+        """Compute and keep, or, in a replay, return what was kept at this place of the first run."""
         if self._next is None:
             self._decisions.append(compute())
             return self._decisions[-1]
@@ -66,7 +66,7 @@ class Recording:
 
 
 def decide(compute: Callable[[], Tensor]) -> Tensor:
-    """``compute()``, or, inside :meth:`Recording.replay`, what it gave the first time.
+    """``compute()``, or, inside :meth:`Recording.replay`, what it returned the first time.
 
     For discrete outcomes (LSH buckets) that rounding could change. Draw random numbers outside ``compute``: a replay
     must consume the generator as the first run did.

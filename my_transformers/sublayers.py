@@ -1,7 +1,7 @@
-"""What an attention mechanism and a feed-forward network need around them to be a sublayer on (b, n, dim)."""
+"""The sublayers on (b, n, dim): multi-head attention around any mechanism, and the feed-forward network."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -104,7 +104,7 @@ class MultiHeadAttention(nn.Module):
         return self.mechanism.new_cache(self.to_out.weight.new_empty(batch, self.heads, 0, self.head_dim), max_len)
 
     def step(self, x: Tensor, cache: Cache) -> Tensor:
-        """One more token x (b, 1, dim) -> (b, 1, dim); the cache takes it in."""
+        """The next t tokens x (b, t, dim) -> (b, t, dim); added to the cache."""
         return self._merge(self.mechanism.step(*self._project(x, 0, self.n_projections), cache))
 
     @property
@@ -132,7 +132,7 @@ class MultiHeadAttention(nn.Module):
         return tuple(one.transpose(1, 2) for one in heads.unbind(2))
 
     def _linear(self, x: Tensor, number: int, share: Tensor | None = None) -> Tensor:
-        """One projection, with ``share`` (b or 1, n, 1) of its bias: 1 is a token's, None too."""
+        """One projection, its bias scaled by ``share`` (b or 1, n, 1); None means 1."""
         weight, bias = self._rows(number, number + 1)
         x = F.linear(x, weight, bias if share is None else None)
         x = x if share is None or bias is None else x + share * bias
@@ -142,7 +142,8 @@ class MultiHeadAttention(nn.Module):
         """Weight and bias of projections first to end - 1."""
         width = self.heads * self.head_dim
         rows = slice(first * width, end * width)
-        weight, bias = self.to_heads.weight[rows], self.to_heads.bias
+        weight: Tensor = self.to_heads.weight[rows]
+        bias = cast("Tensor | None", self.to_heads.bias)  # torch's type leaves out the None of bias=False
         bias = None if bias is None else bias[rows]
         if first == 0 and self.mechanism.shared_query_key:  # here it costs less than on the activations
             weight, bias = self._scaled(weight), None if bias is None else self._scaled(bias)

@@ -47,8 +47,11 @@ from dl_proj.models.attention_settings import AttentionSchema
 from dl_proj.models.build import build_language_model
 from dl_proj.models.settings import LanguageModelConfig
 from my_custom_ai.utils.measure import allocated_peak, seconds_within
-from my_transformers import FullSettings, LSHSettings, MechanismSettings, PerformerSettings
+from my_transformers.full_settings import FullSettings
 from my_transformers.lsh.hashing import choose_n_buckets
+from my_transformers.lsh.settings import LSHSettings
+from my_transformers.performer.settings import PerformerSettings
+from my_transformers.settings import MechanismSettings
 
 PLAIN, REVERSIBLE = "plain", "reversible"
 VOCABULARY = 256
@@ -166,7 +169,7 @@ def _attention_flops(attention: MechanismSettings, dim: int, length: int) -> tup
         case LSHSettings(n_rounds=rounds, bucket_size=size, window=window):
             keys = min(window or 2 * size, (length - 1) / 2)
             return 4 * dim * rounds * keys, dim * rounds * choose_n_buckets(length, size)
-        case PerformerSettings(n_features=features):
+        case PerformerSettings(n_features=int(features)):
             return 8 * dim * features, 0
     raise ValueError(f"nobody has counted the operations of attention.kind: {attention.kind}")
 
@@ -200,12 +203,13 @@ def tables(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     made = {}
     for kind in (PLAIN, REVERSIBLE):
         full = {length: case for (name, length, of), case in found.items() if (name, of) == (FULL, kind)}
-        for title, show in {
+        columns: dict[str, Callable[[dict[str, Any]], str | None]] = {
             "thousand tokens a second": _thousand_tokens,
             f"times the tokens a second of {FULL}": partial(_times, of_full=full),
             "peak GiB": lambda case: f"{case['peak'] / 2**30:.2f}",
             "model FLOPs utilisation, %": _utilisation,
-        }.items():
+        }
+        for title, show in columns.items():
             rows = rows_by_length(found, CONTENDERS, kind, show)
             if any(value is not None for row in rows for value in list(row.values())[1:]):
                 made[f"{kind.capitalize()} models: {title}"] = rows

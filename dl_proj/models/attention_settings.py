@@ -9,7 +9,8 @@ from pydantic import BeforeValidator, Field, create_model
 from pydantic.fields import FieldInfo
 
 from dl_proj.settings.base import Strict, null_is_none
-from my_transformers import SETTINGS, MechanismSettings
+from my_transformers.registry import SETTINGS
+from my_transformers.settings import MechanismSettings
 
 
 class AttentionSchema(Strict):
@@ -18,8 +19,8 @@ class AttentionSchema(Strict):
     declared: ClassVar[type[MechanismSettings]]
 
     if TYPE_CHECKING:  # every made class has these among its fields
-        kind: str
-        dropout: float
+        kind: str = ""
+        dropout: float = 0.0
 
     @classmethod
     def of(cls, settings: MechanismSettings) -> Self:

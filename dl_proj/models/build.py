@@ -2,6 +2,8 @@
 
 from typing import assert_never
 
+from torch import nn
+
 from dl_proj.models.attention_settings import AttentionConfig
 from dl_proj.models.generation import AutoregressiveModel
 from dl_proj.models.language import LanguageModel
@@ -26,16 +28,14 @@ from my_transformers import (
     FeedForward,
     LearnedPositionalEncoding,
     LearnedSinusoidalPositionalEncoding,
-    Mechanism,
     MultiHeadAttention,
     NoPositionalEncoding,
-    Places,
     ReversibleDecoderStack,
     ReversibleStack,
     SinusoidalPositionalEncoding,
-    Site,
 )
 from my_transformers.positional_encoding import PositionalEncoding
+from my_transformers.settings import Places, Site
 
 
 def build_mechanisms(
@@ -48,7 +48,7 @@ def build_mechanisms(
     places: Places,
     seed: int = 0,
     every: int = 1,
-) -> list[Mechanism]:
+) -> list[nn.Module]:
     """The attention mechanism of a configuration for each of its layers; number i's random numbers: seed + i * every.
 
     ``every`` so many layers of a model is one of these, so that no two layers of it have the same seed.
@@ -95,7 +95,7 @@ def build_stack(config: StackConfig, *, causal: bool, places: Places, seed: int 
     )
 
 
-def _mechanisms_of(config: StackConfig, causal: bool, places: Places, seed: int) -> list[Mechanism]:
+def _mechanisms_of(config: StackConfig, causal: bool, places: Places, seed: int) -> list[nn.Module]:
     """Each layer's."""
     of_layer = {}
     for number, attention in enumerate(config.mechanisms):
@@ -114,7 +114,7 @@ def _mechanisms_of(config: StackConfig, causal: bool, places: Places, seed: int)
     return [of_layer[i] for i in range(config.depth)]
 
 
-def _around(mechanism: Mechanism, config: StackConfig) -> MultiHeadAttention:
+def _around(mechanism: nn.Module, config: StackConfig) -> MultiHeadAttention:
     sizes = {"dim": config.dim, "heads": config.heads, "head_dim": config.head_dim}
     return MultiHeadAttention(mechanism, **sizes, bias=config.attention_bias)
 
@@ -154,7 +154,7 @@ def build_autoregressive(
 
 def build_language_model(
     config: LanguageModelConfig, *, causal: bool, vocab_size: int, max_len: int, seed: int = 0
-) -> LanguageModel:
+) -> LanguageModel | AutoregressiveModel:
     """A model of text: one that continues it, if causal, else one that fills in what is masked."""
     if causal:
         return build_autoregressive(config, vocab_size=vocab_size, max_len=max_len, tied=config.tied, seed=seed)

@@ -8,7 +8,10 @@ from pydantic import BeforeValidator, Field
 
 from dl_proj.models.attention_settings import AttentionConfig, AttentionSchema
 from dl_proj.settings.base import Strict, null_is_none
-from my_transformers import SETTINGS, FullSettings, LSHSettings, Places, Site
+from my_transformers.full_settings import FullSettings
+from my_transformers.lsh.settings import LSHSettings
+from my_transformers.registry import SETTINGS
+from my_transformers.settings import Places, Site
 
 Width = Annotated[int, Field(ge=1)]
 
@@ -178,7 +181,7 @@ class StackConfig(_LayersConfig):
 
     def _attention_mistakes(self, attention: AttentionConfig, depth: int, length: int, causal: bool) -> list[str]:
         """Of one mechanism, that ``depth`` layers have."""
-        if causal not in attention.declared.mechanism.directions:
+        if causal not in attention.declared.directions:
             return [_lacks_direction(attention, causal)]
         head_dim = self.head_dim or self.dim // self.heads
         site = Site(self.heads, head_dim, causal, Places(length), seeds=tuple(range(depth)))
@@ -195,12 +198,12 @@ def _either(kinds: Iterable[str]) -> str:
     return f"{', '.join(most)} or {last}" if most else last
 
 
-_CROSS = _either(one.kind for one in SETTINGS if one.mechanism.cross)
+_CROSS = _either(one.kind for one in SETTINGS if one.cross)
 
 
 def _lacks_direction(attention: AttentionConfig, causal: bool) -> str:
     declared = attention.declared
-    there = [one for one in SETTINGS if causal in one.mechanism.directions and (one.mechanism.steps or not causal)]
+    there = [one for one in SETTINGS if causal in one.directions and (one.steps or not causal)]
     instead = _either(declared.instead or [one.kind for one in there])
     key = f"model.attention.kind: {declared.kind} {declared.one_way}"
     return f"{key}, so it cannot be causal; use {instead}" if causal else f"{key}; use {instead} for both directions"
@@ -267,7 +270,7 @@ class EncoderDecoderConfig(_LayersConfig):
     def mistakes(self) -> list[str]:
         """See Strict."""
         found = super().mistakes()
-        if not self.cross_attention.declared.mechanism.cross:
+        if not self.cross_attention.declared.cross:
             found.append(
                 f"cross_attention.kind: {self.cross_attention.kind} cannot attend to another sequence; use {_CROSS}"
             )

@@ -12,15 +12,16 @@ from my_transformers.cache import Cache
 from my_transformers.dropout import check_dropout
 from my_transformers.full import FullAttention
 from my_transformers.linformer.projection import LengthProjection
+from my_transformers.linformer.settings import CausalLinformerSettings, LinformerSettings
 from my_transformers.masks import causal_mask
 from my_transformers.mechanism import Mechanism
 
 
-class LinformerAttention(Mechanism):
+class LinformerAttention(Mechanism, settings=LinformerSettings):
     """softmax(q (E k)^T / sqrt(d)) F v in O(n rank d); E and F project the length. For encoders and cross-attention.
 
     Every projected token mixes positions, so there is no causal form: see :class:`BlockCausalLinformerAttention`.
-    The identity for E and F makes it equal to full attention. Sharing is who gets which module:
+    The identity for E and F makes it equal to full attention. What is shared follows from the modules given:
 
     * none: ``LearnedProjection(..., heads=h)`` or ``ConvolutionProjection(..., heads=h)`` twice;
     * headwise: without ``heads``, twice;
@@ -33,16 +34,12 @@ class LinformerAttention(Mechanism):
         project_keys: E.
         project_values: F, of the same rank; None: E.
         dropout: probability of dropping a weight of a projected token in training.
-        causal: must be False; it is here to say so.
+        causal: must be False; accepted only to give a clear error.
 
     Raises:
         ValueError: causal, or projections to different ranks.
     """
 
-    directions = (False,)
-    steps = False
-    cross = True
-    needs_max_len = True
     causal = False
 
     def __init__(
@@ -76,7 +73,7 @@ class LinformerAttention(Mechanism):
     def shorten(
         self, x: Tensor, linear: Callable[..., Tensor], mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Keys and values to :attr:`attend` to, of tokens of which linear maps have yet to make heads.
+        """Keys and values for :attr:`attend`, from tokens that linear maps have yet to project to heads.
 
         A projection of the length that treats all numbers of a token alike commutes with those maps,
         E (x W + 1 b^T) = (E x) W + (E 1) b^T. It goes first, so that they meet ``rank`` tokens instead of m.
@@ -109,12 +106,12 @@ def _linear_and_short(
     return linear(short.squeeze(1), share=projection(ones, mask)[0].squeeze(1)), real
 
 
-class BlockCausalLinformerAttention(Mechanism):
+class BlockCausalLinformerAttention(Mechanism, settings=CausalLinformerSettings):
     """A strictly causal relative of Linformer: exact inside the block, projections of the blocks before it.
 
     The sequence is cut into blocks of the projections' max_len, B tokens. Query i sees the keys j <= i of its own
     block, and each finished block's ``rank`` projected tokens, in one softmax. With n / B blocks that is
-    O(n (B + rank n / B) d) time, and so many scores a head are kept for backward: rank / B of full attention's n^2,
+    O(n (B + rank n / B) d) time, and as many scores per head are kept for backward: rank / B of full attention's n^2,
     and n B. One block that holds all, or projections that are the identity, make it equal to full causal attention.
 
     Definition: my_transformers/reference.py, block_causal_linformer_attention.
@@ -123,13 +120,12 @@ class BlockCausalLinformerAttention(Mechanism):
         project_keys: from B tokens to ``rank``, for each block.
         project_values: likewise, of the same rank; None: the same module.
         dropout: probability of dropping an attention weight in training.
-        causal: must be True; it is here to say so.
+        causal: must be True; accepted only to give a clear error.
 
     Raises:
         ValueError: not causal, or projections to different ranks or from different blocks.
     """
 
-    directions = (True,)
     causal = True
 
     def __init__(
@@ -226,7 +222,7 @@ class BlockCausalLinformerAttention(Mechanism):
         return torch.cat((near, far.expand(-1, -1, size, earlier + blocks * rank)), dim=-1).unsqueeze(1)
 
     def new_cache(self, like: Tensor, max_len: int) -> "BlockCache":
-        """An empty cache for up to ``max_len`` tokens: 2 d (B + rank max_len / B) numbers a head, as many a step.
+        """An empty cache for up to ``max_len`` tokens: 2 d (B + rank max_len / B) numbers per head, as many per step.
 
         Args:
             like: (b, h, any, d), for sizes, dtype and device.
@@ -242,7 +238,8 @@ class BlockCausalLinformerAttention(Mechanism):
         Raises:
             ValueError: the cache is of another shape, or has no room for t more tokens.
         """
-        cache.check(q, k, v, batch=cache.block.shape[0], heads=cache.block.shape[2])
+        widths = (cache.block.shape[-1],) * 3
+        cache.check(q, k, v, batch=cache.block.shape[0], heads=cache.block.shape[2], widths=widths)
         place, finished = cache.length % self.block_size, cache.length // self.block_size * self.project_keys.rank
         cache.length += q.shape[2]
         if q.shape[2] != 1:
@@ -253,7 +250,8 @@ class BlockCausalLinformerAttention(Mechanism):
             into = slice(finished, finished + self.project_keys.rank)
             cache.far[:, 0, :, into] = self.project_keys(cache.block[:, 0])[0]
             cache.far[:, 1, :, into] = (self.project_values or self.project_keys)(cache.block[:, 1])[0]
-        return F.scaled_dot_product_attention(q, *seen.unbind(1))
+        keys, values = seen.unbind(1)
+        return F.scaled_dot_product_attention(q, keys, values)
 
     def _several_steps(self, q: Tensor, k: Tensor, v: Tensor, cache: "BlockCache", place: int, finished: int) -> Tensor:
         """The parallel form over the unfinished block and the new tokens."""

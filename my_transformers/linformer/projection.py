@@ -15,7 +15,7 @@ Start = Literal["noise", "identity"]
 class LengthProjection(nn.Module, abc.ABC):
     """From up to max_len tokens to ``rank`` of them (the paper's n to k).
 
-    Which parameters keys, values, heads and layers share is up to who makes one: whoever gets the same module, shares.
+    Keys, values and layers share parameters where they are given the same module.
 
     Args:
         max_len: tokens at most; shorter inputs use the first columns of the projection.
@@ -53,7 +53,7 @@ class LengthProjection(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def project(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """What :meth:`forward` gives, for n <= max_len."""
+        """As :meth:`forward`, for n <= max_len."""
 
 
 class LearnedProjection(LengthProjection):
@@ -62,10 +62,10 @@ class LearnedProjection(LengthProjection):
     Args:
         max_len: tokens at most.
         rank: tokens that come out.
-        heads: matrices, one a head; None: one for all.
-        start: "noise" of variance 1 / max_len, with which a projected token is as large as a token, and knows a little
-            of all of them; or "identity", repeated: token j goes to projected token j mod rank. So the first ``rank``
-            tokens are told apart from the beginning, which a small model of short sequences may take long to learn.
+        heads: number of matrices, one per head; None: one for all.
+        start: "noise" of variance 1 / max_len, which makes each projected token a mixture of all, as large as one
+            token; or "identity", repeated: token j goes to projected token j mod rank. That keeps the first ``rank``
+            tokens separate from the start, which a small model of short sequences may take long to learn.
 
     Raises:
         ValueError: another start.
@@ -96,7 +96,7 @@ class LearnedProjection(LengthProjection):
 
 
 class _WindowProjection(LengthProjection):
-    """Each output comes from a window of ceil(max_len / rank) tokens; one without a real token is none.
+    """Each output comes from a window of ceil(max_len / rank) tokens; it is real if one of these is.
 
     Raises:
         ValueError: so many windows are more than max_len tokens fill.
@@ -151,7 +151,7 @@ class ConvolutionProjection(_WindowProjection):
         max_len: tokens at most.
         rank: tokens that come out.
         head_dim: of the tokens; a kernel has window * head_dim^2 weights.
-        heads: kernels, one a head; None: one for all.
+        heads: number of kernels, one per head; None: one for all.
     """
 
     def __init__(self, max_len: int, rank: int, *, head_dim: int, heads: int | None = None) -> None:

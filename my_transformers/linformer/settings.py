@@ -4,21 +4,18 @@ import abc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from my_transformers.linformer.attention import BlockCausalLinformerAttention, LinformerAttention
-from my_transformers.linformer.projection import (
-    ConvolutionProjection,
-    LearnedProjection,
-    LengthProjection,
-    MaxProjection,
-    MeanProjection,
-)
-from my_transformers.mechanism import Mechanism, MechanismSettings, Site, setting
+from my_transformers.settings import MechanismSettings, Site, setting
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from my_transformers.linformer.projection import LengthProjection
 
 
 @dataclass(frozen=True)
-class _ProjectedSettings(MechanismSettings):
+class _ProjectedSettings(MechanismSettings, abc.ABC):
     rank: tuple[int, ...] = setting(
         (32,),
         at_least=1,
@@ -76,7 +73,7 @@ class _ProjectedSettings(MechanismSettings):
                 )
         return found
 
-    def build(self, site: Site) -> list[Mechanism]:
+    def build(self, site: Site) -> "list[nn.Module]":
         """See the base class."""
         ranks = self.ranks(site.depth)
         keys = [self._projection(site, rank) for rank in ranks]
@@ -85,19 +82,21 @@ class _ProjectedSettings(MechanismSettings):
         values: list[LengthProjection | None] = [None] * site.depth
         if self.sharing in (None, "none", "headwise") and self.projection in ("learned", "convolution"):
             values = [self._projection(site, rank) for rank in ranks]
-        common = {"dropout": self.dropout, "causal": site.causal}
-        return [self.mechanism(e, f, **common) for e, f in zip(keys, values, strict=True)]
+        common: dict[str, Any] = {"dropout": self.dropout, "causal": site.causal}
+        return [self.mechanism()(e, f, **common) for e, f in zip(keys, values, strict=True)]
 
-    def _projection(self, site: Site, rank: int) -> LengthProjection:
+    def _projection(self, site: Site, rank: int) -> "LengthProjection":
+        from my_transformers.linformer import projection  # when it is built: settings are read without torch
+
         max_len, heads = self._projected(site), site.heads if self.sharing == "none" else None
         match self.projection:
             case "learned":
-                return LearnedProjection(max_len, rank, heads=heads, start=self.start)
+                return projection.LearnedProjection(max_len, rank, heads=heads, start=self.start)
             case "mean":
-                return MeanProjection(max_len, rank)
+                return projection.MeanProjection(max_len, rank)
             case "max":
-                return MaxProjection(max_len, rank)
-        return ConvolutionProjection(max_len, rank, head_dim=site.head_dim, heads=heads)
+                return projection.MaxProjection(max_len, rank)
+        return projection.ConvolutionProjection(max_len, rank, head_dim=site.head_dim, heads=heads)
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,11 @@ class LinformerSettings(_ProjectedSettings):
     """Attention over keys and values whose length is projected (Linformer); not for causal models."""
 
     kind: ClassVar = "linformer"
-    mechanism: ClassVar = LinformerAttention
+    module: ClassVar = "my_transformers.linformer.attention.LinformerAttention"
+    directions: ClassVar = (False,)
+    steps: ClassVar = False
+    cross: ClassVar = True
+    needs_max_len: ClassVar = True
     one_way: ClassVar = "mixes all positions"
 
     @property
@@ -126,7 +129,8 @@ class CausalLinformerSettings(_ProjectedSettings):
     """Exact inside a block, projections of the blocks before it; for causal models alone."""
 
     kind: ClassVar = "causal_linformer"
-    mechanism: ClassVar = BlockCausalLinformerAttention
+    module: ClassVar = "my_transformers.linformer.attention.BlockCausalLinformerAttention"
+    directions: ClassVar = (True,)
     one_way: ClassVar = "looks back alone"
     instead: ClassVar = ("linformer",)
 

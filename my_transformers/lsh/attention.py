@@ -1,17 +1,20 @@
-"""LSH attention: shared query-key attention among tokens that hash alike (Kitaev et al. 2020, section 2)."""
+"""LSH attention: shared query-key attention among tokens that hash alike (Kitaev et al. 2020, section 2).
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import ClassVar, Literal
+Read first its definition, lsh_attention in my_transformers/reference.py. Here are the module, its steps for decoding
+(with cache.py), and :func:`attend_in_buckets`: sort by bucket, find the interval of sorted places that each token sees,
+and attend in blocks of sorted tokens.
+
+Read next: hashing.py, then bucketed.py, which leads to the fast forward and backward.
+"""
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from my_transformers.cache import Cache
-from my_transformers.lsh.bucketed import Reach, Sight, bucketed_attention, unit
+from my_transformers.lsh.bucketed import bucketed_attention, unit
+from my_transformers.lsh.cache import LSHCache, earlier_in_bucket, rows_of_table
 from my_transformers.lsh.hashing import (
     bucket_of,
     choose_n_buckets,
@@ -20,21 +23,23 @@ from my_transformers.lsh.hashing import (
     sort_by_bucket,
     undo_sort,
 )
+from my_transformers.lsh.layout import BlockLayout, VisiblePlaces
+from my_transformers.lsh.settings import LSHSettings
 from my_transformers.mechanism import Mechanism
 from my_transformers.replay import decide
 
 
-class LSHAttention(Mechanism):
+class LSHAttention(Mechanism, settings=LSHSettings):
     """Shared query-key attention restricted to hash buckets, O(n_rounds * n * window) instead of O(n^2).
 
-    Each round hashes the queries into buckets and sorts the tokens by (bucket, position). Two rules say whom a query
-    then sees; it never sees itself, except where it sees nobody else in any round.
+    Each round hashes the queries into buckets and sorts the tokens by (bucket, position). One of two rules says which
+    tokens a query then sees. It never sees itself, unless it sees no other token in any round.
 
-    * ``rule="bucket"``: the ``window`` tokens before it in sorted order that share its bucket; without ``causal``
-      also those behind it. Who that is depends on no later token, so causal attention is strictly causal, and it can
-      be decoded step by step.
+    * ``rule="bucket"``: of its own bucket, the ``window`` tokens before it in sorted order; without ``causal`` also
+      the ``window`` after it. No later token changes which these are, so causal attention is strictly causal, and it
+      can be decoded step by step.
     * ``rule="chunk"``: the paper's (equation 16). The sorted tokens are cut into chunks of ``window`` tokens; a query
-      sees its own chunk and the one before it, of these its own bucket's tokens (all of them with
+      sees those of its own chunk and of the one before that are in its own bucket (or in any, with
       ``attend_across_buckets``). Causal masking is by position, but where chunks are cut depends on every token: when
       a bucket overflows its chunks, *later* tokens decide which earlier ones a query sees. Use it to reproduce the
       paper, not to decode.
@@ -42,33 +47,31 @@ class LSHAttention(Mechanism):
     Rounds are combined by their log-sum-exp; a key seen in several rounds counts once (the paper's N_ij). One bucket
     and a window of at least the length make it equal to :class:`~my_transformers.SharedQKAttention`.
 
-    Saved for backward: qk, v, the output, and per token (3 * n_rounds + 1) integers and sums and a flag; no scores.
+    Saved for backward: qk, v, the output, and per token and head 3 * n_rounds integers, a sum and a flag; no scores.
 
     Definition: my_transformers/reference.py, lsh_attention, lsh_chunk_attention.
 
     Args:
         bucket_size: expected tokens per bucket, from which the number of buckets follows.
-        n_rounds: independent hashings a forward.
-        n_buckets: number of buckets (1, or even), instead.
-        max_len: tokens of the sequences that the number of buckets is meant for, whatever the length of an input. None:
-            if causal 2048, since tokens still to come must not change it; else each sample's own number of real tokens,
-            so that padding is invisible. State it for causal sequences of another length.
-        window: see the rules; default 2 * bucket_size, which is the paper's chunk.
-        causal: a token sees none behind it.
+        n_rounds: independent hashings per forward.
+        n_buckets: the number of buckets itself instead, 1 or even.
+        max_len: length, in tokens, from which the number of buckets follows, whatever the length of an input. None
+            means 2048 if causal, since later tokens must not change the number of buckets; else each sample's own
+            number of real tokens, so that padding changes nothing. Give it for causal sequences of another length.
+        window: tokens, see the rules; default 2 * bucket_size, which is the paper's chunk.
+        causal: a token attends only to itself and earlier tokens.
         rule: "bucket" or "chunk".
         attend_across_buckets: chunk rule only.
         deduplicate: False counts a key once for every round that shows it.
-        dropout: probability of dropping an attention weight in training; a pair meets the same fate in all rounds.
+        dropout: probability of dropping an attention weight in training; a pair is dropped in all rounds or in none.
         eval_rounds: rounds in eval mode; default n_rounds.
         fresh_rotations: draw new rotations in each training forward from the global generator (as the paper does).
             Otherwise, and always in eval mode, they come from ``seed`` and stay the same.
-        seed: of the fixed rotations; give each layer its own.
+        seed: seed of the fixed rotations; give each layer its own.
 
     Raises:
         ValueError: arguments that contradict each other or are out of range.
     """
-
-    shared_query_key = True
 
     def __init__(
         self,
@@ -126,7 +129,7 @@ class LSHAttention(Mechanism):
         return self._attend(qk, v, buckets, n_buckets, self.dropout if self.training else 0.0)
 
     def _hash(self, qk: Tensor, mask: Tensor | None) -> tuple[Tensor, int]:
-        """Buckets (b, h, r, n), and how many there are; padding goes to a bucket of its own, after all others."""
+        """Buckets (b, h, r, n), and how many there are; padding goes to an extra bucket, after all others."""
         n_buckets, n_directions = self._fixed_n_buckets, None
         if n_buckets is None:
             n_buckets = choose_n_buckets(qk.shape[2], self.bucket_size)
@@ -152,7 +155,7 @@ class LSHAttention(Mechanism):
 
     @property
     def _fixed_n_buckets(self) -> int | None:
-        """None: it follows from the number of real tokens."""
+        """None if the number of buckets follows from the number of real tokens."""
         if self.n_buckets is None and self.max_len is not None:
             return choose_n_buckets(self.max_len, self.bucket_size)
         return self.n_buckets
@@ -165,11 +168,11 @@ class LSHAttention(Mechanism):
         nested = self._fixed_n_buckets is None
         return seeded_rotations(qk, heads, n_rounds, head_dim, n_buckets, self.seed, nested)
 
-    def new_cache(self, like: Tensor, max_len: int) -> "LSHCache":
+    def new_cache(self, like: Tensor, max_len: int) -> LSHCache:
         """An empty cache for decoding up to ``max_len`` tokens.
 
-        Memory a head: max_len * (2 d + n_rounds) for keys, values and codes, and n_rounds * n_buckets * window
-        token numbers. A step costs O(n_rounds * window * d), whatever the length.
+        Memory per head: max_len * (2 d + n_rounds) for keys, values and codes, and n_rounds * n_buckets * window
+        positions of tokens. A step costs O(n_rounds * window * d), whatever the length.
 
         Args:
             like: (b, h, any, d), for sizes, dtype and device.
@@ -184,9 +187,10 @@ class LSHAttention(Mechanism):
                 f"rule={self.rule!r}"
             )
         n_buckets = self._fixed_n_buckets
+        assert n_buckets is not None  # as wherever causal=True
         return LSHCache.empty(like, max_len, self._rotations(like, n_buckets), n_buckets, min(self.window, max_len))
 
-    def step(self, qk: Tensor, v: Tensor, cache: "LSHCache") -> Tensor:
+    def step(self, qk: Tensor, v: Tensor, cache: LSHCache) -> Tensor:
         """Attend with the next t tokens, qk (b, h, t, d) and v (b, h, t, e) -> (b, h, t, e), and add them to the cache.
 
         One token costs O(n_rounds * window * d). Several are sorted among all tokens so far, as the parallel form does.
@@ -194,19 +198,24 @@ class LSHAttention(Mechanism):
         Raises:
             ValueError: the cache is of another shape, or has no room for t more tokens.
         """
-        cache.check(qk, v, batch=cache.keys.shape[0], heads=cache.keys.shape[1])
+        widths = cache.keys.shape[-1], cache.values.shape[-1]
+        cache.check(qk, v, batch=cache.keys.shape[0], heads=cache.keys.shape[1], widths=widths)
         if qk.shape[2] != 1:
             return self._several_steps(qk, v, cache)
         tokens, seen, ranks, bucket = cache.look_up(qk, self.deduplicate)
-        keys, values = _rows(cache.keys, tokens), _rows(cache.values, tokens)
+        keys, values = rows_of_table(cache.keys, tokens), rows_of_table(cache.values, tokens)
         scores = (qk * qk.shape[-1] ** -0.5 @ keys.mT).masked_fill(~seen.unsqueeze(2), -torch.inf)
         alone = ~seen.any(-1)[..., None, None]
         weights = scores.masked_fill(alone, 0).softmax(dim=-1)
         cache.append(unit(qk), v, bucket, ranks)
         return torch.where(alone, v, weights @ values)
 
-    def _several_steps(self, qk: Tensor, v: Tensor, cache: "LSHCache") -> Tensor:
-        """The parallel form over the tokens so far, of which keys are enough, and the new ones."""
+    def _several_steps(self, qk: Tensor, v: Tensor, cache: LSHCache) -> Tensor:
+        """The parallel form over all tokens, whose outputs for the new ones are returned.
+
+        Earlier tokens take part by their keys, which are stored, in the place of their queries, which are not: a key
+        made of a key is the same key, and nobody needs the earlier tokens' outputs.
+        """
         before, n_buckets = cache.length, cache.counts.shape[-1]
         bucket = cache.hashed(qk).long()
         cache.append(unit(qk), v, bucket, cache.counts.gather(-1, bucket) + earlier_in_bucket(bucket))
@@ -220,7 +229,7 @@ _CAUSAL_MAX_LEN = 2048
 
 
 def choose_n_directions(lengths: Tensor, bucket_size: int) -> Tensor:
-    """:func:`choose_n_buckets` / 2 of each of some lengths; 0 where one bucket is enough."""
+    """:func:`choose_n_buckets` / 2 for each of ``lengths`` (b,); 0 where one bucket is enough."""
     enough = -(-lengths // (2 * bucket_size))
     return torch.where(lengths <= bucket_size, 0, enough)
 
@@ -238,15 +247,15 @@ def attend_in_buckets(
     deduplicate: bool = True,
     dropout: float = 0.0,
 ) -> Tensor:
-    """LSH attention for given buckets: sort, attend a run of blocks at a time, put back in order.
+    """LSH attention for given buckets: sort, attend in blocks of sorted tokens, put back in order.
 
     Args:
         qk: (b, h, n, d).
         v: (b, h, n, e).
         buckets: (b, h, r, n), each in [0, n_buckets), or n_buckets for padding.
         n_buckets: how many there are.
-        window: see :class:`LSHAttention`, as the rest.
-        causal: a token sees none behind it.
+        window: see :class:`LSHAttention`, as for the rest.
+        causal: a token attends only to itself and earlier tokens.
         rule: "bucket" or "chunk".
         attend_across_buckets: chunk rule: real tokens see each other across buckets.
         deduplicate: count a key that several rounds show once.
@@ -257,17 +266,23 @@ def attend_in_buckets(
     """
     n = qk.shape[2]
     real = buckets[:, :, 0] < n_buckets
-    reach = _reach(n, window, causal, by_position=causal and attend_across_buckets, rule=rule)
-    buckets = F.pad(buckets, (0, reach.length - n), value=n_buckets)  # to whole blocks, behind all others
-    buckets = buckets.permute(2, 0, 1, 3)  # (r, b, h, L)
+    layout = _block_layout(n, window, causal, rule=rule, sorted_by_position=not attend_across_buckets)
+    buckets = F.pad(buckets, (0, layout.length - n), value=n_buckets).permute(2, 0, 1, 3)  # (r, b, h, L), whole blocks
     order = sort_by_bucket(buckets)
     if attend_across_buckets:  # chunks alone decide: one bucket of all real tokens, padding stays apart
         buckets = buckets // n_buckets
-    first, last = _seen_places(buckets, order, min(window, n), causal and not reach.by_position, rule)
-    sight = Sight(order.int(), first.int(), last.int())
-    seeds = _draw_seeds(order.shape[1:], qk.device) if dropout > 0 else None
-    weighing = {"deduplicate": deduplicate, "dropout": dropout, "seeds": seeds}
-    return bucketed_attention(qk, v, sight, reach, **weighing, real=real, causal=causal)
+    causal_by_place = causal and not layout.earlier_positions_only
+    return bucketed_attention(
+        qk,
+        v,
+        _visible_places(buckets, order, min(window, n), causal_by_place, rule),
+        layout,
+        deduplicate=deduplicate,
+        dropout=dropout,
+        dropout_seeds=_draw_seeds(order.shape[1:], qk.device) if dropout > 0 else None,
+        real=real,
+        causal=causal,
+    )
 
 
 def _draw_seeds(shape: torch.Size, device: torch.device) -> Tensor:
@@ -275,13 +290,20 @@ def _draw_seeds(shape: torch.Size, device: torch.device) -> Tensor:
     return torch.randint(limits.min, limits.max, (2, *shape), dtype=torch.int32, device=device)
 
 
-def _reach(length: int, window: int, causal: bool, *, by_position: bool, rule: str) -> Reach:
-    """Blocks that hold all that a query may see."""
+def _block_layout(length: int, window: int, causal: bool, *, rule: str, sorted_by_position: bool) -> BlockLayout:
+    """Blocks that hold all that a query may see.
+
+    ``sorted_by_position``: what a query sees is in the order of positions, so an interval of places can be causal.
+    """
     window = min(window, length)
     if rule == "chunk":
-        return Reach(_round_up(length, window), window, back=1, ahead=0, by_position=int(by_position))
-    block = -(-window // 2)  # two blocks back hold a window: 2/3 of the scores are used, 1/2 would be with one
-    return Reach(_round_up(length, block), block, back=2, ahead=0 if causal else 2, by_position=0)
+        by_position = int(causal and not sorted_by_position)
+        return BlockLayout(_round_up(length, window), window, 1, 0, earlier_positions_only=by_position)
+    # Two blocks of half a window hold the window before any query: 2/3 of the scores are used. With one block of a
+    # whole window it would be 1/2.
+    block_size = -(-window // 2)
+    blocks_after = 0 if causal else 2
+    return BlockLayout(_round_up(length, block_size), block_size, 2, blocks_after, earlier_positions_only=0)
 
 
 def _round_up(length: int, multiple: int) -> int:
@@ -289,11 +311,11 @@ def _round_up(length: int, multiple: int) -> int:
 
 
 @torch.no_grad()
-def _seen_places(buckets: Tensor, order: Tensor, window: int, causal: bool, rule: str) -> tuple[Tensor, Tensor]:
-    """The first and the last place in sorted order that each token sees, of buckets' shape (r, b, h, L).
+def _visible_places(buckets: Tensor, order: Tensor, window: int, causal: bool, rule: str) -> VisiblePlaces:
+    """The interval of places in sorted order that each token sees; buckets and order are (r, b, h, L).
 
-    Bucket rule: ``window`` places around it; chunk rule: its chunk and the one before. Of these its own bucket's, and
-    if causal those before it (where the sort keeps the order inside a bucket).
+    Bucket rule: ``window`` places around it; chunk rule: its chunk and the one before. Of these only its own bucket's,
+    and if causal only those before it (the sort keeps the order of positions inside a bucket).
     """
     in_order, buckets = buckets.gather(-1, order), buckets.contiguous()
     place = undo_sort(order)
@@ -303,105 +325,5 @@ def _seen_places(buckets: Tensor, order: Tensor, window: int, causal: bool, rule
     else:
         first, last = place - window, place + window
     first = torch.maximum(first, torch.searchsorted(in_order, buckets))
-    if causal:
-        return first, place - 1
-    return first, torch.minimum(last, torch.searchsorted(in_order, buckets, right=True) - 1)
-
-
-@dataclass
-class LSHCache(Cache):
-    """What decoding knows of the tokens so far; ``recent`` is the per-bucket part."""
-
-    by_token: ClassVar = ("keys", "values", "codes")
-
-    hashed: Callable[[Tensor], Tensor]  # (b, h, n, d) -> buckets (b, h, r, n)
-    keys: Tensor  # (b, h, max_len, d), unit vectors
-    values: Tensor  # (b, h, max_len, e)
-    codes: Tensor  # (b, h, max_len, r): rank in the bucket, plus :attr:`code_unit` times the bucket
-    counts: Tensor  # (b, h, r, n_buckets): tokens in each bucket so far
-    recent: Tensor  # (b, h, r, n_buckets, window): numbers of each bucket's last tokens, written round and round
-    length: int
-    max_len: int
-
-    @classmethod
-    def empty(cls, like: Tensor, max_len: int, rotations: Tensor, n_buckets: int, window: int) -> "LSHCache":
-        """No token yet."""
-        batch, heads, _, dim = like.shape
-        n_rounds = rotations.shape[1]
-
-        def integers(*shape: int) -> Tensor:
-            return torch.zeros((batch, heads, *shape), dtype=torch.long, device=like.device)
-
-        rows = like.new_zeros(batch, heads, max_len, dim)
-        return cls(
-            hashed=partial(bucket_of, rotations=rotations),
-            keys=rows,
-            values=torch.zeros_like(rows),
-            codes=integers(max_len, n_rounds),
-            counts=integers(n_rounds, n_buckets),
-            recent=integers(n_rounds, n_buckets, window),
-            length=0,
-            max_len=max_len,
-        )
-
-    @property
-    def code_unit(self) -> int:
-        """What a code counts for each bucket: more than any two ranks in a bucket and a window are apart."""
-        return self.max_len + self.recent.shape[-1]
-
-    def look_up(self, qk: Tensor, deduplicate: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of a new token: the tokens within its reach (b, h, r * window), which count, its ranks and its buckets."""
-        window = self.recent.shape[-1]
-        bucket = self.hashed(qk).long()  # (b, h, r, 1)
-        rank = self.counts.gather(-1, bucket)
-        tokens = _rows(self.recent, bucket).squeeze(3)  # (b, h, r, window)
-        seen = torch.arange(window, device=qk.device) < rank
-        if deduplicate:
-            seen = seen & ~self._seen_before(tokens, rank + bucket * self.code_unit, window)
-        return tokens.flatten(2), seen.flatten(2), rank, bucket
-
-    def _seen_before(self, tokens: Tensor, code: Tensor, window: int) -> Tensor:
-        """(b, h, r, window): which of a round's tokens an earlier round shows too, by the rule of the parallel form."""
-        n_rounds = tokens.shape[2]
-        codes = _rows(self.codes, tokens.flatten(2)).view(*tokens.shape, n_rounds)  # of the tokens in every round
-        gap = code.transpose(2, 3).unsqueeze(2) - codes  # (b, h, r, window, earlier r)
-        earlier = torch.ones(n_rounds, n_rounds, dtype=torch.bool, device=gap.device).tril(-1).unsqueeze(1)
-        return ((gap >= 1) & (gap <= window) & earlier).any(dim=-1)
-
-    def append(self, key: Tensor, value: Tensor, bucket: Tensor, rank: Tensor) -> None:
-        """Add t tokens: key and value (b, h, t, ·), bucket and rank in it (b, h, r, t)."""
-        window, end = self.recent.shape[-1], self.length + key.shape[2]
-        self.keys[:, :, self.length : end], self.values[:, :, self.length : end] = key, value
-        self.codes[:, :, self.length : end] = (rank + bucket * self.code_unit).mT
-        self.counts.scatter_add_(-1, bucket, torch.ones_like(bucket))
-        numbers = torch.arange(self.length, end, device=key.device).expand_as(bucket)
-        self._remember(bucket * window + rank % window, numbers, rank)
-        self.length = end
-
-    def _remember(self, slots: Tensor, numbers: Tensor, rank: Tensor) -> None:
-        """Write the numbers of t new tokens to their slots of ``recent``, (b, h, r, t) each."""
-        recent = self.recent.flatten(3)
-        if slots.shape[-1] == 1:
-            recent.scatter_(-1, slots, numbers)
-            return
-        # of several tokens with one slot the one of the highest rank stays: it is sorted to the end of its slot's run
-        order = torch.sort(slots * (self.max_len + 1) + rank, dim=-1).indices
-        slots, numbers = slots.gather(-1, order), numbers.gather(-1, order)
-        last = F.pad(slots[..., 1:] != slots[..., :-1], (0, 1), value=True)
-        spare = recent.shape[-1]  # a slot more, for those that do not stay
-        recent = F.pad(recent, (0, 1)).scatter_(-1, torch.where(last, slots, spare), numbers)
-        self.recent.copy_(recent[..., :spare].view_as(self.recent))
-
-
-def earlier_in_bucket(bucket: Tensor) -> Tensor:
-    """How many earlier tokens of (..., t) are in the same bucket as each."""
-    order = sort_by_bucket(bucket)
-    in_order = bucket.gather(-1, order)
-    return undo_sort(order) - torch.searchsorted(in_order, bucket.contiguous())
-
-
-def _rows(table: Tensor, numbers: Tensor) -> Tensor:
-    """Rows (..., k, x) of a table (..., n, x) by their numbers (..., k); one copy a row, unlike gather."""
-    n, width = table.shape[-2:]
-    start = n * torch.arange(math.prod(table.shape[:-2]), device=table.device).view(*table.shape[:-2], 1)
-    return table.flatten(0, -2).index_select(0, (numbers + start).flatten()).view(*numbers.shape, width)
+    last = place - 1 if causal else torch.minimum(last, torch.searchsorted(in_order, buckets, right=True) - 1)
+    return VisiblePlaces(order.int(), first.int(), last.int())

@@ -1,6 +1,7 @@
 """Angular locality-sensitive hashing: rotations -> buckets -> sort -> undo, as pure functions on tensors.
 
-Kitaev, Kaiser and Levskaya, "Reformer: The Efficient Transformer" (ICLR 2020), section 2.
+Kitaev, Kaiser and Levskaya, "Reformer: The Efficient Transformer" (ICLR 2020), section 2. Read next: bucketed.py.
+
 Letters in shapes: b batch, h heads, n length, d head_dim, r rounds.
 """
 
@@ -11,13 +12,13 @@ from torch import Tensor
 
 from my_transformers.memory import at_once
 
-_PROJECTIONS_IN_WORK, _PROJECTIONS_ON_DEVICE = 2**19, 2**24  # that exist at one time, on a CPU and elsewhere
+_PROJECTIONS_IN_WORK, _PROJECTIONS_ON_DEVICE = 2**19, 2**24  # numbers x R that exist at once, on a CPU and elsewhere
 
 
 def choose_n_buckets(length: int, bucket_size: int) -> int:
     """Number of buckets in which the expected bucket holds at most ``bucket_size`` of ``length`` tokens.
 
-    Even, because each rotation direction gives two buckets, or 1 where everything fits in one bucket.
+    1 where all tokens fit in one bucket; else even, because each rotation direction makes two buckets.
     """
     if length <= bucket_size:
         return 1
@@ -46,9 +47,9 @@ _DRAWN_TOGETHER = 16  # torch.randn fills memory in blocks of 16 numbers: smalle
 def draw_nested_rotations(
     heads: int, n_rounds: int, head_dim: int, n_buckets: int, *, like: Tensor, seed: int
 ) -> Tensor:
-    """As :func:`draw_rotations`, but those for fewer buckets are the first ones of those for more.
+    """As :func:`draw_rotations`, but the directions for few buckets are the first ones of those for more.
 
-    So a sequence finds the same buckets alone and in a batch whose longest sequence needs more of them.
+    So a short sequence is hashed alike alone and in a batch whose longest sequence needs more buckets.
     """
     half = n_buckets // 2
     rounds = []
@@ -66,9 +67,9 @@ def draw_nested_rotations(
 def seeded_rotations(
     like: Tensor, heads: int, n_rounds: int, head_dim: int, n_buckets: int, seed: int, nested: bool = False
 ) -> Tensor:
-    """:func:`draw_rotations`, or the nested ones, of this seed; an operator, so that torch.compile keeps it whole.
+    """:func:`draw_rotations` or :func:`draw_nested_rotations` of a seed; an operator, so torch.compile keeps it whole.
 
-    They are kept on the device: drawing and copying them anew would take a GPU longer than the attention itself.
+    They are cached on the device: drawing and copying them again would take a GPU longer than the attention itself.
     """
     sizes = (heads, n_rounds, head_dim, n_buckets)
     return _kept_rotations(*sizes, seed, nested, like.device, like.dtype).clone()
@@ -126,9 +127,9 @@ def bucket_of(qk: Tensor, rotations: Tensor, n_directions: Tensor | None = None)
         for first in range(0, batch * length, tokens):
             piece = slice(first, first + tokens)
             projected = torch.bmm(rows[:, piece], directions).unflatten(-1, (n_rounds, half))
-            sizes, used = projected.abs(), half
+            sizes = projected.abs()
+            used = half if limits is None else limits[piece]
             if limits is not None:
-                used = limits[piece]
                 sizes.masked_fill_(torch.arange(half, device=qk.device) >= used, -1)
             at_largest = sizes.argmax(dim=-1, keepdim=True)
             opposite = projected.gather(-1, at_largest) < 0

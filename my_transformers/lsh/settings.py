@@ -2,15 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-from torch import Tensor
+from my_transformers.settings import MechanismSettings, Site, setting
 
-from my_transformers.lsh.attention import LSHAttention
-from my_transformers.lsh.hashing import draw_rotations
-from my_transformers.lsh.transformers import TransformersLSHAttention
-from my_transformers.mechanism import Mechanism, MechanismSettings, Site, arguments, setting
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -18,7 +15,8 @@ class LSHSettings(MechanismSettings):
     """Shared query-key attention inside hash buckets (Reformer)."""
 
     kind: ClassVar = "lsh"
-    mechanism: ClassVar = LSHAttention
+    module: ClassVar = "my_transformers.lsh.attention.LSHAttention"
+    shared_query_key: ClassVar = True
 
     bucket_size: int = setting(28, at_least=1, help="lsh: expected tokens a bucket")
     n_rounds: int = setting(4, at_least=1, help="lsh: independent hash rounds; the cost grows in step")
@@ -67,10 +65,9 @@ class LSHSettings(MechanismSettings):
             "shares one bucket; use kind: shared_qk for that"
         ]
 
-    def build(self, site: Site) -> list[Mechanism]:
+    def arguments(self, site: Site, seed: int) -> dict[str, Any]:
         """See the base class."""
-        common = {"max_len": site.places.max_len, "causal": site.causal}
-        return [LSHAttention(**arguments(self), **common, seed=seed) for seed in site.seeds]
+        return super().arguments(site, seed) | {"max_len": site.places.max_len, "seed": seed}
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,9 @@ class TransformersLSHSettings(MechanismSettings):
     """LSH attention of the transformers library, for models that are imported; later tokens move what earlier see."""
 
     kind: ClassVar = "transformers_lsh"
-    mechanism: ClassVar = TransformersLSHAttention
+    module: ClassVar = "my_transformers.lsh.transformers.TransformersLSHAttention"
+    shared_query_key: ClassVar = True
+    steps: ClassVar = False
 
     chunk_size: int = setting(
         64, at_least=1, help="transformers_lsh: sorted tokens a chunk; a query sees its own chunk and the one before"
@@ -136,21 +135,17 @@ class TransformersLSHSettings(MechanismSettings):
             found.append("keep_rotations: true needs n_buckets or bucket_factors")
         return found
 
-    def build(self, site: Site) -> list[Mechanism]:
+    def arguments(self, site: Site, seed: int) -> dict[str, Any]:
         """See the base class."""
-        settings = arguments(self, "keep_rotations")
-        return [
-            TransformersLSHAttention(
-                **settings,
-                causal=site.causal,
-                seed=seed,
-                rotations=self._kept_rotations(site, seed) if self.keep_rotations else None,
-            )
-            for seed in site.seeds
-        ]
+        given = super().arguments(site, seed) | {"seed": seed}
+        return given | {"rotations": self._rotations(site, seed) if given.pop("keep_rotations") else None}
 
-    def _kept_rotations(self, site: Site, seed: int) -> Tensor:
-        n_buckets = sum(self.bucket_factors or (self.n_buckets,))  # two a direction, in each factor
+    def _rotations(self, site: Site, seed: int) -> "Tensor":
+        import torch  # with the first model, for settings are read without it
+
+        from my_transformers.lsh.hashing import draw_rotations
+
+        n_buckets = sum(self.bucket_factors or (self.n_buckets or 1,))  # two per direction, in each factor
         generator = torch.Generator().manual_seed(seed)
         sizes = (site.heads, self.n_rounds, site.head_dim, n_buckets)
         return draw_rotations(*sizes, like=torch.empty(0), generator=generator)

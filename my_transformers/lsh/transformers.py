@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from my_transformers.cache import Cache
 from my_transformers.dropout import check_dropout
 from my_transformers.lsh.hashing import (
     bucket_of,
@@ -15,42 +16,44 @@ from my_transformers.lsh.hashing import (
     sort_by_bucket,
     undo_sort,
 )
+from my_transformers.lsh.settings import TransformersLSHSettings
 from my_transformers.mechanism import Mechanism
 from my_transformers.replay import decide
 
-# Scores of what is hidden, and of a query's own key, which counts where all else is hidden: those of the transformers
-# library, whose models learnt with what they bring: in float32 log 2 is rounded beside 1e5, so that a token that sees
-# itself alone, more than once, gives its value up to 0.4 % larger or smaller.
+# Scores of hidden keys, and of a query's own key, which counts only where all others are hidden. They are those of the
+# transformers library, whose models learnt with their rounding: beside 1e5, log 2 is rounded in float32. So a token
+# that sees only itself, in several rounds, returns its value up to 0.4 % too large or too small.
 _HIDDEN, _ITSELF = -1e9, -1e5
 _SMALLEST = 1e-12  # square of a vector's length that keeps its key finite
 
 
-class TransformersLSHAttention(Mechanism):
+class TransformersLSHAttention(Mechanism, settings=TransformersLSHSettings):
     """Shared query-key attention among the neighbours in hash order, O(n_rounds * n * chunk_size) time.
 
-    For new models there is :class:`~my_transformers.LSHAttention`; this one gives what a model learnt with. Each round
-    hashes the queries, sorts the tokens by (bucket, position) and cuts them into chunks. A query sees all of its own
-    chunk and of the one before it, whatever their buckets, and itself only where it sees nobody else. The chunks of all
-    rounds are one circle: the first one of a round looks back at the last one of the round before, and that of the
-    first round at the last of all. A key counts once for every round that shows it. A sequence of one chunk gets full
+    For new models use :class:`~my_transformers.LSHAttention`; this one computes what those models learnt with. Each
+    round hashes the queries, sorts the tokens by (bucket, position) and cuts them into chunks. A query sees all of its
+    own chunk and of the one before it, whatever their buckets, and itself only where it sees no other token. The chunks
+    of all rounds form one circle: the first chunk of a round looks back at the last chunk of the round before, and the
+    very first one at the very last. A key counts once for every round that shows it. A sequence of one chunk gets full
     attention.
 
     Causal masking is by position, but where chunks are cut depends on every token: *later* tokens decide which earlier
     ones a query sees, so it is not strictly causal, and there are no steps.
 
-    Saved for backward: by autograd, all scores, 2 * chunk_size * n_rounds a token.
+    Saved for backward, by autograd: all scores, 2 * chunk_size * n_rounds per token.
 
     Args:
-        chunk_size: tokens a chunk.
-        n_rounds: independent hashings a forward.
-        n_buckets: how many there are, 1 or even; default: as many as let a chunk hold two of them.
-        bucket_factors: instead, even numbers whose product it is, each hashed by itself (:func:`bucket_by_factors`).
+        chunk_size: tokens per chunk.
+        n_rounds: independent hashings per forward.
+        n_buckets: how many there are, 1 or even; default: so many that a chunk holds two of expected size.
+        bucket_factors: instead, even numbers whose product is n_buckets, each hashed separately
+            (:func:`bucket_by_factors`).
         multiple_of: a sequence of more than one chunk is padded to a multiple of so many tokens; default chunk_size.
         epsilon: k = q / sqrt(||q||^2 + epsilon).
-        causal: a token sees none behind it.
-        dropout: probability of dropping an attention weight in training, in each round by itself.
-        seed: of the rotations in eval mode, which stay the same; give each layer its own. In training each forward
-            draws new ones from the global generator.
+        causal: a token attends only to itself and earlier tokens.
+        dropout: probability of dropping an attention weight in training, independently in each round.
+        seed: seed of the rotations of eval mode, which stay the same; give each layer its own. In training each
+            forward draws new ones from the global generator.
         rotations: (h, n_rounds, head_dim, n_buckets / 2, or half of the factors' sum), used always instead of these,
             and kept as a buffer beside the parameters.
 
@@ -58,8 +61,7 @@ class TransformersLSHAttention(Mechanism):
         ValueError: arguments that contradict each other or are out of range.
     """
 
-    shared_query_key = True
-    steps = False
+    rotations: Tensor | None
 
     def __init__(
         self,
@@ -130,7 +132,7 @@ class TransformersLSHAttention(Mechanism):
         n_buckets = math.prod(factors)
         rotations = self._rotations(qk, sum(factors))  # two buckets a direction, in each factor
         buckets = decide(lambda: bucket_by_factors(qk, rotations, factors))
-        if mask is not None:  # padding goes to a bucket of its own, behind all others
+        if mask is not None:  # padding goes to an extra bucket, after all others
             buckets = buckets.masked_fill(~mask[:, None, None, :], n_buckets)
         return attend_in_circle(
             qk,
@@ -146,7 +148,7 @@ class TransformersLSHAttention(Mechanism):
 
     @property
     def _fixed_factors(self) -> tuple[int, ...] | None:
-        """None: the number of buckets follows from the length."""
+        """None if the number of buckets follows from the length."""
         return self.bucket_factors if self.n_buckets is None else (self.n_buckets,)
 
     def _rotations(self, qk: Tensor, n_buckets: int) -> Tensor:
@@ -157,7 +159,7 @@ class TransformersLSHAttention(Mechanism):
             return draw_rotations(heads, self.n_rounds, head_dim, n_buckets, like=qk)
         return seeded_rotations(qk, heads, self.n_rounds, head_dim, n_buckets, self.seed)
 
-    def new_cache(self, like: Tensor, max_len: int) -> object:
+    def new_cache(self, like: Tensor, max_len: int) -> Cache:
         """There is none.
 
         Raises:
@@ -182,8 +184,9 @@ def bucket_by_factors(qk: Tensor, rotations: Tensor, factors: tuple[int, ...]) -
     Returns:
         int32 (b, h, r, n), each in [0, product of the factors).
     """
-    found, size = 0, 1
-    for factor, own in zip(factors, rotations.split([factor // 2 for factor in factors], dim=-1), strict=True):
+    parts = rotations.split([factor // 2 for factor in factors], dim=-1)
+    found, size = bucket_of(qk, parts[0]), factors[0]
+    for factor, own in zip(factors[1:], parts[1:], strict=True):
         found = found + size * bucket_of(qk, own)
         size *= factor
     return found
@@ -208,10 +211,10 @@ def attend_in_circle(
         v: (b, h, n, e).
         buckets: (b, h, r, n), each in [0, n_buckets), or n_buckets for padding.
         n_buckets: how many there are.
-        chunk_size: see :class:`TransformersLSHAttention`, as the rest.
-        multiple_of: of so many tokens the padded sequence has whole ones.
-        causal: a token sees none behind it.
-        epsilon: added to the square of a vector's length, before a key is made of it.
+        chunk_size: see :class:`TransformersLSHAttention`, as for the rest.
+        multiple_of: the sequence is padded to a multiple of so many tokens.
+        causal: a token attends only to itself and earlier tokens.
+        epsilon: added to the square of a query's length, by whose root it is divided to be a key.
         dropout: probability of dropping a weight.
 
     Returns:
@@ -221,7 +224,6 @@ def attend_in_circle(
     missing = -n % multiple_of
     if n <= chunk_size:  # full attention: one round of one chunk, which is its own neighbour
         buckets, chunk_size, missing = buckets[:, :, :1], n, 0
-    rounds = buckets.shape[2]
     buckets = F.pad(buckets, (0, missing), value=n_buckets)
     order = sort_by_bucket(buckets)  # (b, h, r, L)
 
@@ -229,25 +231,40 @@ def attend_in_circle(
         ordered = torch.take_along_dim(x, order.unsqueeze(-1), dim=3)
         return ordered.flatten(2, 3).unflatten(2, (-1, chunk_size))
 
-    def near(x: Tensor) -> Tensor:  # of each chunk: the one before, and its own
-        return torch.cat((x.roll(1, dims=2), x), dim=3) if x.shape[2] > 1 else x
+    def rounds(x: Tensor) -> Tensor:  # chunks in order -> (b, h, r, L, ·)
+        return x.flatten(2, 3).unflatten(2, (order.shape[2], -1))
 
     queries, values = (chunks(F.pad(x, (0, 0, 0, missing)).unsqueeze(2)) for x in (qk, v))
-    places = order.flatten(2).unflatten(2, (-1, chunk_size)).unsqueeze(-1)
-    seen = near(chunks((buckets < n_buckets).unsqueeze(-1))).mT
-    key_places = near(places).mT
-    if causal:
-        seen = seen & (key_places < places)
-    scores = queries @ near(_keys(queries, epsilon)).mT
-    scores = scores.to(torch.promote_types(qk.dtype, torch.float32)) * qk.shape[-1] ** -0.5
-    scores = scores.masked_fill(~seen, _HIDDEN).masked_fill(key_places == places, _ITSELF)
-    total = scores.logsumexp(-1, keepdim=True)
-    out = F.dropout((scores - total).exp(), dropout).to(v.dtype) @ near(values)
+    positions = order.flatten(2).unflatten(2, (-1, chunk_size)).unsqueeze(-1)
+    real = chunks((buckets < n_buckets).unsqueeze(-1))
+    scores = _scores_of_chunks(queries, real, positions, causal, epsilon)
+    log_sum_exp = scores.logsumexp(-1, keepdim=True)
+    out = F.dropout((scores - log_sum_exp).exp(), dropout).to(v.dtype) @ _with_chunk_before(values)
     back = undo_sort(order)[..., :n].unsqueeze(-1)
-    out, total = (
-        torch.take_along_dim(x.flatten(2, 3).unflatten(2, (rounds, -1)), back, dim=3) for x in (out, total)
-    )  # (b, h, r, n, ·)
-    return (out * (total - total.logsumexp(2, keepdim=True)).exp()).sum(2).to(v.dtype)
+    return _merge_rounds(*(torch.take_along_dim(rounds(x), back, dim=3) for x in (out, log_sum_exp))).to(v.dtype)
+
+
+def _merge_rounds(out: Tensor, log_sum_exp: Tensor) -> Tensor:
+    """sum_r exp(z_r - z) o_r with z = logsumexp_r z_r: (b, h, r, n, e) and (b, h, r, n, 1) -> (b, h, n, e)."""
+    return (out * (log_sum_exp - log_sum_exp.logsumexp(2, keepdim=True)).exp()).sum(2)
+
+
+def _scores_of_chunks(queries: Tensor, real: Tensor, positions: Tensor, causal: bool, epsilon: float) -> Tensor:
+    """Scores of each chunk's c queries with the keys of the chunk before it and its own, in float32 or better.
+
+    Queries (b, h, chunks, c, d), real and positions (b, h, chunks, c, 1) -> (b, h, chunks, c, 2 c); c for one chunk.
+    """
+    seen, key_positions = _with_chunk_before(real).mT, _with_chunk_before(positions).mT
+    if causal:
+        seen = seen & (key_positions < positions)
+    scores = queries @ _with_chunk_before(_keys(queries, epsilon)).mT
+    scores = scores.to(torch.promote_types(queries.dtype, torch.float32)) * queries.shape[-1] ** -0.5
+    return scores.masked_fill(~seen, _HIDDEN).masked_fill(key_positions == positions, _ITSELF)
+
+
+def _with_chunk_before(x: Tensor) -> Tensor:
+    """For each chunk the rows of the one before it, then its own: (b, h, chunks, c, ·) -> (b, h, chunks, 2 c, ·)."""
+    return torch.cat((x.roll(1, dims=2), x), dim=3) if x.shape[2] > 1 else x
 
 
 def _keys(queries: Tensor, epsilon: float) -> Tensor:

@@ -1,4 +1,11 @@
-"""Performer attention (Choromanski et al. 2021).
+"""Performer attention (Choromanski et al. 2021): O(n) attention by random features.
 
-Read attention.py first, then features.py, base.py and kernel_attention.py.
+In the order in which to read it, after the definition (performer_attention in my_transformers/reference.py):
+
+    attention.py      the module: its random directions
+    base.py           what it shares with other feature maps: forward, steps and the cache for decoding
+    features.py       random directions, and the feature maps
+    bidirectional.py  attention to all keys: two sums
+    causal.py         attention to earlier keys: prefix sums from chunk to chunk
+    recompute.py      what these two share
 """

@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 from my_transformers.performer.base import KernelAttention
-from my_transformers.performer.features import KERNELS, Kernel, draw_projection, log_features
-from my_transformers.performer.kernel_attention import LogFeatures
+from my_transformers.performer.features import draw_projection, log_features
+from my_transformers.performer.recompute import LogFeatures
+from my_transformers.performer.settings import KERNELS, Kernel, PerformerSettings
 from my_transformers.replay import decide
 
 _EPSILON = 1e-3  # of the generalised kernels, as in the paper's code
 
 
-class PerformerAttention(KernelAttention):
+class PerformerAttention(KernelAttention, settings=PerformerSettings):
     """softmax(q k^T / sqrt(d)) v estimated with m random features, or another kernel's attention, in O(n m d).
 
     The estimate of each weight before normalising is unbiased, and its error falls as 1 / sqrt(m); it grows with
@@ -31,13 +32,15 @@ class PerformerAttention(KernelAttention):
         epsilon: numerical stabiliser, see there; default 1e-3 for the generalised kernels, 0 for the exponential ones.
         redraw_every: new random directions after so many training forwards; None keeps the first. They follow from
             ``seed`` and the number of the drawing alone, so all processes of a training draw the same, and a resumed
-            one goes on with those that it had: the buffer ``projection`` and the count are in the state dict. What
-            is recomputed in backward, in a reversible stack or under torch.utils.checkpoint, is not counted.
+            one continues with those it had: the buffer ``projection`` and the count are in the state dict. What
+            is recomputed in backward, in a reversible stack or under torch.utils.checkpoint, is not counted. Under
+            the latter it uses the newest directions: run backward before the next training forward, or the gradient
+            may be another function's.
         causal: a token attends only to itself and earlier tokens; see
-            :func:`~my_transformers.performer.kernel_attention.causal_kernel_attention`.
+            :func:`~my_transformers.performer.causal.causal_kernel_attention`.
         chunk_size: of the causal form: tokens whose weights are computed one by one.
-        dropout: probability of dropping a value in training, for all queries of a head at once: there are no single
-            weights to drop.
+        dropout: probability of dropping a value in training, for all queries of a head at once: single weights are
+            never computed.
         seed: of the directions; give each layer its own.
 
     Raises:
@@ -127,7 +130,7 @@ class PerformerAttention(KernelAttention):
         self._forwards = int(state)
 
     def feature_maps(self, *, training: bool) -> tuple[LogFeatures, LogFeatures]:
-        """See the base class; training forwards are counted, for :attr:`redraw_every`."""
+        """See the base class; training forwards are counted, for ``redraw_every``."""
         projection = self._current_projection() if training else self.projection
         of_keys = partial(log_features, projection=projection, kernel=self.kernel, epsilon=self.epsilon)
         return partial(of_keys, up_to_a_factor=True), of_keys
@@ -135,3 +138,7 @@ class PerformerAttention(KernelAttention):
     def number_of_features(self, head_dim: int) -> int:
         """See the base class."""
         return self.n_features
+
+    def key_width(self, n_features: int) -> int:
+        """See the base class."""
+        return self.head_dim

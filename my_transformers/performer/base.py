@@ -9,15 +9,9 @@ from torch import Tensor
 from my_transformers.cache import Cache, check_causal
 from my_transformers.dropout import check_dropout, drop_values
 from my_transformers.mechanism import Mechanism
-from my_transformers.performer.kernel_attention import (
-    LogFeatures,
-    PrefixSum,
-    bidirectional_kernel_attention,
-    causal_kernel_attention,
-    divided,
-    masses_and_means,
-    mixture_of_means,
-)
+from my_transformers.performer.bidirectional import bidirectional_kernel_attention, masses_and_means, mixture_of_means
+from my_transformers.performer.causal import PrefixSum, causal_kernel_attention, divide_by_weights
+from my_transformers.performer.recompute import LogFeatures
 
 
 class KernelAttention(Mechanism, abc.ABC):
@@ -28,7 +22,7 @@ class KernelAttention(Mechanism, abc.ABC):
 
     Args:
         causal: a token attends only to itself and earlier tokens; see
-            :func:`~my_transformers.performer.kernel_attention.causal_kernel_attention`.
+            :func:`~my_transformers.performer.causal.causal_kernel_attention`.
         chunk_size: of the causal form: tokens whose weights are computed one by one.
         dropout: probability of dropping a value in training, for all queries of a head at once: there are no single
             weights to drop.
@@ -36,8 +30,6 @@ class KernelAttention(Mechanism, abc.ABC):
     Raises:
         ValueError: arguments out of range.
     """
-
-    cross = True
 
     def __init__(self, *, causal: bool, chunk_size: int, dropout: float) -> None:
         super().__init__()
@@ -57,7 +49,11 @@ class KernelAttention(Mechanism, abc.ABC):
 
     @abc.abstractmethod
     def number_of_features(self, head_dim: int) -> int:
-        """Features that the maps return for queries and keys of ``head_dim`` numbers."""
+        """Features that the maps return, in heads of ``head_dim`` numbers."""
+
+    @abc.abstractmethod
+    def key_width(self, n_features: int) -> int:
+        """Numbers in a query or key from which the maps make so many features."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Q (b, h, n, d), k (b, h, m, d), v (b, h, m, e), mask (b, m) True where a key is real -> (b, h, n, e).
@@ -71,18 +67,18 @@ class KernelAttention(Mechanism, abc.ABC):
             raise ValueError(
                 f"causal attention needs as many keys as queries, got {q.shape[2]} queries and {k.shape[2]} keys"
             )
-        log_phi = self.feature_maps(training=self.training)
+        phi_q, phi_k = self.feature_maps(training=self.training)
         v = drop_values(v, self.dropout if self.training else 0.0)
         with torch.autocast(q.device.type, enabled=False):
-            exact = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v)]
+            q, k, exact = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v))
             if self.causal:
-                out = causal_kernel_attention(*exact, *log_phi, mask=mask, chunk_size=self.chunk_size)
+                out = causal_kernel_attention(q, k, exact, phi_q, phi_k, mask=mask, chunk_size=self.chunk_size)
             else:
-                out = bidirectional_kernel_attention(*exact, *log_phi, mask=mask)
+                out = bidirectional_kernel_attention(q, k, exact, phi_q, phi_k, mask=mask)
         return out.to(v.dtype)
 
     def summarize(self, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What stands for keys (b, h, m, d) and values (b, h, m, e) in :meth:`attend`, of a size without m.
+        """What :meth:`attend` needs of keys (b, h, m, d) and values (b, h, m, e), of a size that does not grow with m.
 
         Features are computed once for many calls. Their graph is kept, where :meth:`forward` computes them again.
 
@@ -105,13 +101,13 @@ class KernelAttention(Mechanism, abc.ABC):
             return masses_and_means(self.feature_maps(training=False)[1](k), v, mask)
 
     def attend(self, q: Tensor, keys: Tensor, values: Tensor, *, mask: None = None) -> Tensor:
-        """Q (b, h, n, d) and what :meth:`summarize` gave, which has no mask any more -> (b, h, n, e)."""
+        """Q (b, h, n, d) and the results of :meth:`summarize`, which took the mask -> (b, h, n, e)."""
         with torch.autocast(q.device.type, enabled=False):
             log_phi_q, _ = self.feature_maps(training=False)
             return mixture_of_means(log_phi_q(q.to(keys.dtype)), keys, values).to(q.dtype)
 
     def new_cache(self, like: Tensor, max_len: int) -> "FeatureCache":
-        """An empty cache for decoding up to ``max_len`` tokens: f (d + 1) numbers a head, a step costs O(f d).
+        """An empty cache for decoding up to ``max_len`` tokens: f (d + 1) numbers per head; a step costs O(f d).
 
         Neither depends on the length; f is the number of features.
 
@@ -129,7 +125,9 @@ class KernelAttention(Mechanism, abc.ABC):
         Raises:
             ValueError: the cache is of another shape, or has no room for t more tokens.
         """
-        cache.check(q, k, v, batch=cache.so_far.sums.shape[0], heads=cache.so_far.sums.shape[1])
+        batch, heads, n_features, width = cache.so_far.sums.shape  # the last of them adds up the weights
+        key_width = self.key_width(n_features)
+        cache.check(q, k, v, batch=batch, heads=heads, widths=(key_width, key_width, width - 1))
         with torch.autocast(q.device.type, enabled=False):
             q, k, exact = (x.to(cache.so_far.sums.dtype) for x in (q, k, v))
             log_phi_q, log_phi_k = self.feature_maps(training=False)
@@ -150,4 +148,4 @@ class FeatureCache(Cache):
         """Add a chunk of c tokens, (b, h, c, ·) each, and attend with them: (b, h, c, e)."""
         seen, self.so_far = self.so_far.attend(log_q, log_k, value)
         self.length += value.shape[2]
-        return divided(seen, value)
+        return divide_by_weights(seen, value)

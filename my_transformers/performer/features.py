@@ -1,20 +1,20 @@
 """Positive random features: kernels as products of feature maps (Choromanski et al. 2021, "Performers", section 2).
 
 Attention with weights A_ij = phi(q_i) . phi(k_j) costs O(n) if phi is known, since sum_j A_ij v_j is
-phi(q_i) . (sum_j phi(k_j) v_j^T). All maps here give the *logarithm* of phi, so that whoever adds features up can first
-take out their scale: nothing overflows, and no constant must be added to keep a sum from vanishing.
+phi(q_i) . (sum_j phi(k_j) v_j^T). All maps here return the *logarithm* of phi, so that scale can be divided out before
+features are summed: nothing overflows, and no constant must be added to keep a sum from vanishing.
+
+Read next: bidirectional.py.
 """
 
 import math
 from collections.abc import Callable
-from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Kernel = Literal["softmax", "hyperbolic", "relu", "elu", "softplus", "sigmoid", "abs", "unprojected"]
-KERNELS: tuple[Kernel, ...] = get_args(Kernel)
+from my_transformers.performer.settings import Kernel
 
 _GENERALISED: dict[str, Callable[[Tensor], Tensor]] = {  # section 2.2: any function that is nowhere negative
     "relu": F.relu,
@@ -41,8 +41,9 @@ def draw_projection(
         orthogonal: make each group of head_dim of them orthogonal, which keeps the distribution of each one and
             lowers the variance of the estimate (section 2.4, theorem 2). Otherwise they are independent.
         turned: so many numbers at the end are position features, first cosines and then sines. Each direction is then
-            used four times, with these turned by 0, 90, 180 and 270 degrees: a translation turns them, and what changes
-            its sign by a half turn no longer depends on where a pattern stands. Each one's distribution stays.
+            used four times, with these turned by 0, 90, 180 and 270 degrees. A translation turns them too, so what
+            changes its sign by a half turn cancels and does not depend on where a pattern stands. Each turned direction
+            is still distributed as N(0, I).
         generator: of random numbers; None takes the global one.
 
     Returns:
@@ -93,16 +94,21 @@ def log_features(
         x: (..., d), queries or keys.
         projection: (p, d); None for ``unprojected``.
         kernel: which map.
-        epsilon: the numerical stabiliser. The generalised maps need it, for their features can vanish; the
-            exponential ones do not, and there it is a share of the token's own largest feature, added to each.
+        epsilon: the numerical stabiliser. The generalised maps need it, for their features can vanish. The exponential
+            ones do not; there it is relative to the token's largest feature, and added to each.
         up_to_a_factor: leave out exp(-|x'|^2 / 2) / sqrt(m), which all features of a token have in common: attention
             divides a query's out again.
 
     Returns:
         (..., m), m = p, or 2 p for hyperbolic, or d for unprojected.
+
+    Raises:
+        ValueError: no projection for a kernel that needs one.
     """
     if kernel == "unprojected":
         return _raised(x, epsilon)
+    if projection is None:
+        raise ValueError(f"kernel {kernel!r} needs a projection; only 'unprojected' has none")
     scale = x.shape[-1] ** -0.25
     projection = projection.to(x.dtype) * scale
     if kernel in _GENERALISED:

@@ -1,12 +1,15 @@
 """Settings of Performers: of the mechanism itself, and of those that have one inside."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-from my_transformers.full import FullAttention
-from my_transformers.mechanism import Mechanism, MechanismSettings, Site, setting
-from my_transformers.performer.attention import PerformerAttention
-from my_transformers.performer.features import Kernel
+from my_transformers.settings import MechanismSettings, Site, setting
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Kernel = Literal["softmax", "hyperbolic", "relu", "elu", "softplus", "sigmoid", "abs", "unprojected"]
+KERNELS: tuple[Kernel, ...] = get_args(Kernel)
 
 ProjectedOrExact = Literal["softmax", "hyperbolic", "relu", "elu", "softplus", "sigmoid", "abs", "exact"]
 """Kernels of a Performer inside another mechanism, which may be exact softmax attention instead."""
@@ -17,7 +20,7 @@ class FeatureSettings(MechanismSettings):
     """What all mechanisms with random features share; each adds its ``kernel``."""
 
     if TYPE_CHECKING:  # a field of each, with kernels of its own
-        kernel: str
+        kernel: str = ""
 
     n_features: int | None = setting(
         None,
@@ -54,12 +57,15 @@ class FeatureSettings(MechanismSettings):
             if getattr(self, name) != self.__dataclass_fields__[name].default
         ]
 
-    def performer(self, site: Site, seed: int, *, turned: int = 0) -> Mechanism:
+    def performer(self, site: Site, seed: int, *, turned: int = 0) -> "nn.Module":
         """One layer's Performer, or exact attention; queries and keys are longer by ``turned`` numbers."""
+        from my_transformers.full import FullAttention  # when it is built: settings are read without torch
+        from my_transformers.performer.attention import PerformerAttention
+
         if self.kernel == "exact":
             return FullAttention(causal=site.causal, dropout=self.dropout)
         names = ("kernel", "n_features", "orthogonal", "epsilon", "redraw_every", "chunk_size", "dropout")
-        own = {name: getattr(self, name) for name in names}
+        own: dict[str, Any] = {name: getattr(self, name) for name in names}
         return PerformerAttention(site.head_dim + turned, **own, turned=turned, causal=site.causal, seed=seed)
 
 
@@ -74,7 +80,8 @@ class PerformerSettings(FeatureSettings):
     """Attention by positive random features, linear in the length (Performer)."""
 
     kind: ClassVar = "performer"
-    mechanism: ClassVar = PerformerAttention
+    module: ClassVar = "my_transformers.performer.attention.PerformerAttention"
+    cross: ClassVar = True
 
     kernel: Kernel = setting("softmax", help="performer: what the features' products estimate, or are")
 
@@ -87,6 +94,6 @@ class PerformerSettings(FeatureSettings):
         """See the base class."""
         return self.feature_mistakes(turned=False)
 
-    def build(self, site: Site) -> list[Mechanism]:
+    def build(self, site: Site) -> "list[nn.Module]":
         """See the base class."""
         return [self.performer(site, seed) for seed in site.seeds]

@@ -1,4 +1,4 @@
-"""Relative positions that a mechanism needs not know of (Horn et al. 2021, constrained projections)."""
+"""Relative positions for any mechanism with separate queries and keys (Horn et al. 2021, constrained projections)."""
 
 import math
 from dataclasses import dataclass
@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from my_transformers.cache import Cache
 from my_transformers.mechanism import Mechanism
 from my_transformers.relative.grid import check_grid, places
+from my_transformers.relative.settings import RelativeSettings
 
 
-class RelativeAttention(Mechanism):
-    """Adds to the logit of query i and key j a function of the distance between them, and leaves the rest to another.
+class RelativeAttention(Mechanism, settings=RelativeSettings):
+    """Adds a function of the distance between query i and key j to their logit, around another mechanism.
 
     Along each axis, and for each of ``n_scales`` learned frequencies w, with distance t = x_i - x_j,
 
@@ -21,7 +22,7 @@ class RelativeAttention(Mechanism):
     where a and b are learned for each head and, with ``content``, depend on the query: a = a_0 + u_a . q_i. This is an
     inner product of position features: (cos, sin)(w x_j) of the key, and for the query the same turned by the 2 x 2
     matrix that a and b make. So queries and keys are longer by 2 * n_scales * axes numbers, and the mechanism inside
-    needs not know of positions: with the exact softmax the output is translation-equivariant to float precision, with
+    needs no positions: with the exact softmax the output is translation-equivariant to float precision, with
     random features up to their error, which falls as 1 / sqrt(m) but is large for large queries and keys. Random
     directions that are ``turned`` lower what a translation changes, and raise the error against the exact softmax.
 
@@ -31,9 +32,9 @@ class RelativeAttention(Mechanism):
         mechanism: PerformerAttention, or FullAttention, for queries and keys of :func:`extended_dim` numbers.
         heads: number of heads.
         head_dim: of queries and keys.
-        n_scales: frequencies an axis.
+        n_scales: frequencies per axis.
         columns: the sequence goes through a grid with so many columns row by row; None: positions on a line.
-        off_grid: so many tokens at the start have no place (a class token): no term is added to their logits.
+        off_grid: number of tokens at the start without a place (a class token): no term is added to their logits.
         content: let a and b depend on the query.
         longest: tokens, the longest wavelength at the start; the shortest is 4.
 
@@ -77,7 +78,7 @@ class RelativeAttention(Mechanism):
 
     @property
     def causal(self) -> bool:
-        """Whether a token sees none behind it."""
+        """Whether a token attends only to itself and earlier tokens."""
         return self.mechanism.causal
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -103,7 +104,8 @@ class RelativeAttention(Mechanism):
         Raises:
             ValueError: the cache is of another shape, or has no room for t more tokens.
         """
-        cache.check(q, k, v, batch=q.shape[0], heads=len(self.coefficients))  # the inner one checks the batch
+        widths = self.head_dim, self.head_dim, v.shape[-1]  # the inner cache checks the values', and the batch
+        cache.check(q, k, v, batch=q.shape[0], heads=len(self.coefficients), widths=widths)
         tokens = torch.arange(cache.length, cache.length + q.shape[2], device=q.device)
         out = self.mechanism.step(*self._extended(q, k, tokens), v, cache.inner)
         cache.length += q.shape[2]
@@ -117,9 +119,10 @@ class RelativeAttention(Mechanism):
         a, b = self._coefficients(q).unbind(-2)  # (b or 1, h, n or 1, w)
         turned = torch.cat((a * cos + b * sin, a * sin - b * cos), dim=-1) / _KEY_SCALE
         key = torch.cat((cos, sin), dim=-1) * _KEY_SCALE
-        both = (torch.cat((q, turned.to(q.dtype).expand(*q.shape[:3], -1) * self.head_dim**0.25), dim=-1),)
-        both += (torch.cat((k, key.to(k.dtype).expand(*k.shape[:3], -1) * self.head_dim**0.25), dim=-1),)
-        return tuple(x * self._longer**0.25 for x in both)  # the mechanism divides by the root of the longer dim
+        q = torch.cat((q, turned.to(q.dtype).expand(*q.shape[:3], -1) * self.head_dim**0.25), dim=-1)
+        k = torch.cat((k, key.to(k.dtype).expand(*k.shape[:3], -1) * self.head_dim**0.25), dim=-1)
+        longer = self._longer**0.25  # for the mechanism divides by the root of the longer dim
+        return q * longer, k * longer
 
     def _coefficients(self, q: Tensor) -> Tensor:
         """(b or 1, heads, n or 1, 2, w): a and b for each query and frequency."""

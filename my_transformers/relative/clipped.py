@@ -11,9 +11,10 @@ from my_transformers.cache import Cache, check_causal
 from my_transformers.dropout import check_dropout, drop_values
 from my_transformers.mechanism import Mechanism
 from my_transformers.relative.grid import check_grid, places
+from my_transformers.relative.settings import ClippedRelativeSettings
 
 
-class ClippedRelativeAttention(Mechanism):
+class ClippedRelativeAttention(Mechanism, settings=ClippedRelativeSettings):
     """Half of the heads attend by content alone, half by where the keys stand.
 
     A head of the second half has a learned vector e_c for each displacement c = (row, column) from query to key,
@@ -30,13 +31,13 @@ class ClippedRelativeAttention(Mechanism):
 
     Args:
         mechanism: for the first half of the heads (rounded up): q, k, v without positions, such as
-            PerformerAttention; its ``causal`` is taken over: a token then sees none behind it, in the grid's order.
+            PerformerAttention; if it is causal, so are the other heads: no later tokens, in the grid's order.
         heads: number of heads, 2 at least.
         head_dim: of queries and keys.
         distance: tokens along each axis, 1 at least.
         columns: the sequence goes through a grid with so many columns row by row; None: positions on a line.
-        off_grid: so many tokens at the start have no place (a class token). They are seen with a vector of their own,
-            and see all places alike.
+        off_grid: number of tokens at the start without a place (a class token). They have a vector of their own as
+            keys, and as queries see all places alike.
         dropout: of the second half: probability of dropping a value in training, for all queries of a head at once.
 
     Raises:
@@ -78,7 +79,7 @@ class ClippedRelativeAttention(Mechanism):
 
     @property
     def causal(self) -> bool:
-        """Whether a token sees none behind it."""
+        """Whether a token attends only to itself and earlier tokens."""
         return self.mechanism.causal
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -137,7 +138,7 @@ class ClippedRelativeAttention(Mechanism):
         return _mean((weights[:, :, :1] * off + regions.weighted(weights[:, :, 1:])).mT[:, :, :n])
 
     def new_cache(self, like: Tensor, max_len: int) -> "ClippedRelativeCache":
-        """An empty cache for up to ``max_len`` tokens: the mechanism's, and max_len * (e + 1) numbers a relative head.
+        """An empty cache for up to ``max_len`` tokens: the mechanism's, and max_len * (e + 1) per relative head.
 
         A step of a relative head costs O(n e).
 
@@ -159,7 +160,9 @@ class ClippedRelativeAttention(Mechanism):
         Raises:
             ValueError: the cache is of another shape, or has no room for t more tokens.
         """
-        cache.check(q, k, v, batch=cache.seen.shape[0], heads=cache.seen.shape[1] + self.content_heads)
+        batch, heads, _, width = cache.seen.shape  # the last of them adds up the weights
+        widths = self.gate.shape[1], self.gate.shape[1], width - 1
+        cache.check(q, k, v, batch=batch, heads=heads + self.content_heads, widths=widths)
         parts = [x.tensor_split((self.content_heads,), dim=1) for x in (q, k, v)]
         (content, relative) = zip(*parts, strict=True)
         return torch.cat((self.mechanism.step(*content, cache.inner), self._step_by_place(*relative, cache)), dim=1)

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from my_transformers.mechanism import Mechanism, Places, Site, setting
 from my_transformers.performer.settings import FeatureSettings, ProjectedOrExact
-from my_transformers.relative.attention import RelativeAttention, extended_dim
-from my_transformers.relative.clipped import ClippedRelativeAttention
+from my_transformers.settings import Site, setting
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class RelativeSettings(FeatureSettings):
     """A Performer whose weights depend on distances (translation-equivariant)."""
 
     kind: ClassVar = "relative"
-    mechanism: ClassVar = RelativeAttention
+    module: ClassVar = "my_transformers.relative.attention.RelativeAttention"
     one_place_per_token: ClassVar = True
 
     kernel: ProjectedOrExact = setting(
@@ -33,21 +34,13 @@ class RelativeSettings(FeatureSettings):
         """See the base class."""
         return self.feature_mistakes(turned=True)
 
-    def build(self, site: Site) -> list[Mechanism]:
+    def arguments(self, site: Site, seed: int) -> dict[str, Any]:
         """See the base class."""
-        places = site.places
-        turned = extended_dim(site.head_dim, self.n_scales, places.columns) - site.head_dim
-        own = {"n_scales": self.n_scales, "content": self.content, "longest": places.longest}
-        return [
-            RelativeAttention(
-                self.performer(site, seed, turned=turned),
-                heads=site.heads,
-                head_dim=site.head_dim,
-                **_grid(places),
-                **own,
-            )
-            for seed in site.seeds
-        ]
+        from my_transformers.relative.attention import extended_dim  # when it is built: settings are read without torch
+
+        turned = extended_dim(site.head_dim, self.n_scales, site.places.columns) - site.head_dim
+        own = {"n_scales": self.n_scales, "content": self.content, "longest": site.places.longest}
+        return _around(self.performer(site, seed, turned=turned), site) | own
 
 
 @dataclass(frozen=True)
@@ -55,7 +48,7 @@ class ClippedRelativeSettings(FeatureSettings):
     """Half of the heads a Performer without positions, half attend by clipped distance (translation-equivariant)."""
 
     kind: ClassVar = "clipped_relative"
-    mechanism: ClassVar = ClippedRelativeAttention
+    module: ClassVar = "my_transformers.relative.clipped.ClippedRelativeAttention"
     one_place_per_token: ClassVar = True
 
     kernel: ProjectedOrExact = setting(
@@ -84,16 +77,11 @@ class ClippedRelativeSettings(FeatureSettings):
             return []
         return [f"{key('heads')} {site.heads} must be 2 at least for {key('kind')}: {self.kind}"]
 
-    def build(self, site: Site) -> list[Mechanism]:
+    def arguments(self, site: Site, seed: int) -> dict[str, Any]:
         """See the base class."""
-        own = {"distance": self.distance, "dropout": self.dropout}
-        return [
-            ClippedRelativeAttention(
-                self.performer(site, seed), heads=site.heads, head_dim=site.head_dim, **_grid(site.places), **own
-            )
-            for seed in site.seeds
-        ]
+        return _around(self.performer(site, seed), site) | {"distance": self.distance, "dropout": self.dropout}
 
 
-def _grid(places: Places) -> dict[str, int | None]:
-    return {"columns": places.columns, "off_grid": places.off_grid}
+def _around(mechanism: "nn.Module", site: Site) -> dict[str, Any]:
+    grid = {"columns": site.places.columns, "off_grid": site.places.off_grid}
+    return {"mechanism": mechanism, "heads": site.heads, "head_dim": site.head_dim, **grid}

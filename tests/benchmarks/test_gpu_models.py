@@ -12,7 +12,11 @@ from benchmarks.gpu.by_length import key_of
 from dl_proj.models.attention_settings import AttentionSchema
 from dl_proj.models.build import build_language_model
 from dl_proj.models.settings import LanguageModelConfig
-from my_transformers import FullSettings, LinformerSettings, LSHSettings, PerformerAttention, PerformerSettings
+from my_transformers import PerformerAttention
+from my_transformers.full_settings import FullSettings
+from my_transformers.linformer.settings import LinformerSettings
+from my_transformers.lsh.settings import LSHSettings
+from my_transformers.performer.settings import PerformerSettings
 
 BATCH, LENGTH = 3, 24
 

@@ -19,9 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from my_transformers import replay
-from my_transformers.lsh import bucketed
+from my_transformers.lsh.backward import attend_backward
+from my_transformers.lsh.forward import attend_forward
 
-_BODIES = {op._opoverload: op._init_fn for op in (bucketed._bucketed_attention, bucketed._bucketed_attention_backward)}
+_BODIES = {op._opoverload: op._init_fn for op in (attend_forward, attend_backward)}
 _COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 
 

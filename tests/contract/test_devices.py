@@ -5,9 +5,9 @@ import torch
 from mechanisms import CASES, DEVICES, Case, attend, heads, steps
 
 from my_transformers import MultiHeadAttention
-from my_transformers.lsh import bucketed as bucketed_attention
-from my_transformers.lsh import hashing as local_sensitive_hashing
-from my_transformers.performer import kernel_attention
+from my_transformers.lsh import hashing
+from my_transformers.lsh import layout as lsh_layout
+from my_transformers.performer import bidirectional
 
 both = [(case, causal) for case in CASES for causal in case.directions]
 names = [f"{'causal' if causal else 'bidirectional'}-{case}" for case, causal in both]
@@ -81,10 +81,10 @@ def test_work_in_pieces_changes_nothing(name: str, device: str, monkeypatch: pyt
     mechanism = next(case for case in CASES if case.name == name).build(causal=False, device=device).eval()
     qkv = [x.requires_grad_() for x in heads(70, device=device)]
     whole = found(mechanism, qkv, None)
-    monkeypatch.setattr(bucketed_attention, "_ROWS_ON_DEVICE", 80)
-    monkeypatch.setattr(bucketed_attention, "_SCORES_ON_DEVICE", 300)
-    monkeypatch.setattr(kernel_attention, "_FEATURES_ON_DEVICE", 500)
-    monkeypatch.setattr(local_sensitive_hashing, "_PROJECTIONS_ON_DEVICE", 100)
+    monkeypatch.setattr(lsh_layout, "_ROWS_ON_DEVICE", 80)
+    monkeypatch.setattr(lsh_layout, "_SCORES_ON_DEVICE", 300)
+    monkeypatch.setattr(bidirectional, "_FEATURES_ON_DEVICE", 500)
+    monkeypatch.setattr(hashing, "_PROJECTIONS_ON_DEVICE", 100)
     torch.testing.assert_close(found(mechanism, qkv, None), whole, rtol=1e-9, atol=1e-10)
 
 

@@ -17,7 +17,7 @@ from dl_proj.experiments.images.generation.settings import GeneratorTrainConfig
 from dl_proj.experiments.images.generation.train import build_generator
 from dl_proj.settings.load import load_config
 from my_custom_ai.custom_train import load_weights
-from my_transformers import SETTINGS
+from my_transformers.registry import SETTINGS
 
 # script: (tiny configuration, schema, its model as it is before the training)
 TRAININGS = {
@@ -35,12 +35,12 @@ FLAGS = {  # of kinds whose defaults do not fit tiny models, or would make them 
     "linformer": ("--model.attention.rank", "3,2"),
     "causal_linformer": ("--model.attention.rank", "3,2", "--model.attention.block_size", "4"),
 }
-CASES = [("cls_train", one.kind) for one in SETTINGS if False in one.mechanism.directions]
+CASES = [("cls_train", one.kind) for one in SETTINGS if False in one.directions]
 CASES += [
     (name, one.kind)
     for name in ("generation_train", "synth_train")
     for one in SETTINGS
-    if True in one.mechanism.directions and one.mechanism.steps
+    if True in one.directions and one.steps
 ]
 
 
@@ -73,6 +73,7 @@ def assert_decodes_step_by_step(model, prompt, length, **labels):
     assert torch.equal(model.generate(prompt, length, **labels), tokens[:, prompt.shape[1] :])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reversible", ["false", "true"])
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_every_kind_trains_by_its_flag(name, kind, reversible, script):

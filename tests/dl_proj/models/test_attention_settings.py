@@ -8,7 +8,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from dl_proj.models.attention_settings import SCHEMAS, AttentionConfig, AttentionSchema
-from my_transformers import SETTINGS, LinformerSettings, LSHSettings, TransformersLSHSettings
+from my_transformers.linformer.settings import LinformerSettings
+from my_transformers.lsh.settings import LSHSettings, TransformersLSHSettings
+from my_transformers.registry import SETTINGS
 
 every = pytest.mark.parametrize("declared", SETTINGS, ids=lambda declared: declared.kind)
 

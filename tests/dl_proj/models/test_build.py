@@ -114,7 +114,7 @@ OTHER_VALUES |= {
     for schema in SCHEMAS.values()
     if schema not in OTHER_VALUES
 }
-MODULES = {schema: schema.declared.mechanism for schema in SCHEMAS.values()}
+MODULES = {schema: schema.declared.mechanism() for schema in SCHEMAS.values()}
 ONE_WAY = {  # mechanisms that are causal never, or always
     schema: module.directions[0] for schema, module in MODULES.items() if len(module.directions) == 1
 }

@@ -351,7 +351,7 @@ def test_lengths_and_vocabularies_arrive():
 
 # -- what does not fit: the changes, lengths, and what each line says --
 
-CAN_CROSS = [one.kind for one in SETTINGS if one.mechanism.cross]
+CAN_CROSS = [one.kind for one in SETTINGS if one.cross]
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,7 @@ CAN_CROSS = [one.kind for one in SETTINGS if one.mechanism.cross]
     [
         ({"cross_attention": {"kind": one.kind}}, [(f"cross_attention.kind: {one.kind} cannot attend", *CAN_CROSS)])
         for one in SETTINGS
-        if not one.mechanism.cross
+        if not one.cross
     ]
     + [
         ({"norm": "post", "reversible": True}, [("reversible: true needs norm: pre",)]),

@@ -10,7 +10,7 @@ from my_transformers.lsh import attention as lsh
 @pytest.mark.parametrize("deduplicate", [False, True])
 @pytest.mark.parametrize("settings", [{"bucket_size": 64, "max_len": 41}, {"n_buckets": 1, "window": 41}])
 def test_one_bucket_is_full_shared_query_key_attention(causal: bool, deduplicate: bool, settings: dict) -> None:
-    """Exact in the limit, with padding, for every head; an earlier system's two branches differed by 80 %."""
+    """Exact in the limit, with padding, for every head."""
     qk, v = torch.randn(2, 2, 3, 41, 8, dtype=torch.float64).unbind(0)
     mask = (torch.rand(41) < 0.8).expand(2, -1)
     mechanism = LSHAttention(**settings, n_rounds=3, causal=causal, deduplicate=deduplicate)
@@ -97,7 +97,7 @@ def _never_in_the_first_chunk(
 
 
 def test_number_of_buckets_follows_the_sequence_not_a_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without causal; an earlier system took it from max_len pixels: 56 hash values for 197 tokens."""
+    """Without causal: 195 tokens get 8 buckets, however many a model could take."""
     seen = []
     original = lsh.attend_in_buckets
     monkeypatch.setattr(lsh, "attend_in_buckets", lambda *a, **k: seen.append(k["n_buckets"]) or original(*a, **k))
@@ -159,6 +159,26 @@ def test_a_step_reads_only_its_buckets(n_rounds: int) -> None:
         ({"dropout": 1.0}, "dropout is 1.0"),
     ],
 )
-def test_contradictions_are_refused(settings: dict, message: str) -> None:
+def test_contradictory_settings_raise(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LSHAttention(**settings)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("padded", [[5], [23], [0, 1, 2], [3, 9, 10, 17]], ids=str)
+@pytest.mark.parametrize("spoilt", [0, 1], ids=["qk", "v"])
+def test_padding_that_is_not_finite_stays_invisible(causal: bool, padded: list[int], spoilt: int) -> None:
+    """Also where a padded token is alone, and gives its own value: the output and both gradients of the others."""
+    attention = LSHAttention(bucket_size=4, n_rounds=2, causal=causal, max_len=24).eval()
+    mask = torch.ones(1, 24, dtype=torch.bool)
+    mask[0, padded] = False
+    clean = [torch.randn(1, 2, 24, 8, dtype=torch.float64) for _ in range(2)]
+    dirty = [x.clone() for x in clean]
+    dirty[spoilt][0, 1, padded, 3] = torch.nan
+    found = []
+    for pair in (clean, dirty):
+        qk, v = (x.requires_grad_() for x in pair)
+        out = attention(qk, v, mask=mask)[:, :, mask[0]]
+        found.append([out, *(g for g in torch.autograd.grad(out.square().sum(), [qk, v]))])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)

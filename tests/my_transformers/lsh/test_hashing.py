@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from my_transformers.lsh import hashing as local_sensitive_hashing
+from my_transformers.lsh import hashing
 from my_transformers.lsh.hashing import (
     bucket_of,
     choose_n_buckets,
@@ -32,7 +32,7 @@ def test_the_same_in_pieces_and_in_any_layout(monkeypatch: pytest.MonkeyPatch) -
     qk, r = torch.randn(3, 2, 17, 8, dtype=torch.float64), rotations()
     whole = bucket_of(qk, r)
     beside = qk.transpose(1, 2).contiguous().transpose(1, 2)  # heads side by side, as they come from a linear map
-    monkeypatch.setattr(local_sensitive_hashing, "_PROJECTIONS_IN_WORK", 100)
+    monkeypatch.setattr(hashing, "_PROJECTIONS_IN_WORK", 100)
     assert torch.equal(bucket_of(qk, r), whole)
     assert torch.equal(bucket_of(beside, r), whole)
 
@@ -46,7 +46,7 @@ def test_only_the_direction_counts() -> None:
 
 
 def test_each_head_and_round_hashes_by_itself() -> None:
-    """An earlier system hashed all heads together, another gave them all the same rotations."""
+    """The same vectors in all heads fall into buckets that agree no more often than chance allows."""
     same = torch.randn(1, 1, 200, 8, dtype=torch.float64).expand(1, 2, 200, 8)
     buckets = bucket_of(same, rotations())
     pairs = [buckets[0, h, r] for h in range(2) for r in range(3)]
@@ -87,7 +87,7 @@ def test_sorting_is_by_bucket_then_position_and_can_be_undone(buckets: list[int]
 
 
 def test_seeded_rotations_repeat_and_leave_the_global_generator_alone() -> None:
-    """An earlier system reset the global generator in each hash, and so each dropout mask as well."""
+    """A hash that reset the global generator would repeat every dropout mask as well."""
     like = torch.zeros(1)
     before = torch.get_rng_state()
     first, again, other = (seeded_rotations(like, 2, 4, 8, 6, seed) for seed in (1, 1, 2))
@@ -105,9 +105,9 @@ def test_seeded_rotations_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> Non
     first = seeded_rotations(like, 2, 3, 8, 6, 12345)
     expected = first.clone()
     first.zero_()
-    monkeypatch.setattr(local_sensitive_hashing, "draw_rotations", None)
+    monkeypatch.setattr(hashing, "draw_rotations", None)
     assert torch.equal(seeded_rotations(like, 2, 3, 8, 6, 12345), expected)
 
 
-def test_seeded_rotations_are_a_lawful_operator() -> None:
+def test_seeded_rotations_pass_opcheck() -> None:
     torch.library.opcheck(seeded_rotations, (torch.zeros(1), 2, 3, 8, 6, 0))

@@ -151,7 +151,7 @@ def test_buckets_are_replayed_even_where_rounding_would_move_them(monkeypatch: p
     assert not torch.equal(mechanism(qk, v), out)
 
 
-def test_there_are_no_steps_and_the_refusal_names_what_has_them() -> None:
+def test_new_cache_raises_and_names_lsh_attention() -> None:
     with pytest.raises(ValueError, match="LSHAttention with causal=True and rule='bucket'"):
         TransformersLSHAttention(causal=True).new_cache(torch.zeros(1, 1, 1, 4), 4)
 
@@ -179,6 +179,6 @@ def test_there_are_no_steps_and_the_refusal_names_what_has_them() -> None:
         (KEPT | {"rotations": torch.zeros(4, 8, 2)}, "must be .h, 4, head_dim, 2"),
     ],
 )
-def test_contradictions_are_refused(settings: dict, message: str) -> None:
+def test_contradictory_settings_raise(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TransformersLSHAttention(**settings)

@@ -8,15 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from my_transformers.performer import kernel_attention
+from my_transformers.performer import bidirectional
+from my_transformers.performer.bidirectional import bidirectional_kernel_attention
+from my_transformers.performer.causal import PrefixSum, causal_kernel_attention, divide_by_weights
 from my_transformers.performer.features import draw_projection, log_features
-from my_transformers.performer.kernel_attention import (
-    LogFeatures,
-    PrefixSum,
-    bidirectional_kernel_attention,
-    causal_kernel_attention,
-    divided,
-)
+from my_transformers.performer.recompute import LogFeatures
 
 few = settings(max_examples=25, deadline=None)
 HUGE = 1e4
@@ -87,7 +83,7 @@ def test_bidirectional_equals_the_naive_formula(
     mask = mask if masked else None
     visible = torch.ones(2, n, m, dtype=torch.bool) if mask is None else mask.unsqueeze(1).expand(-1, n, -1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernel_attention, "_FEATURES_IN_WORK", in_work)
+        patch.setattr(bidirectional, "_FEATURES_IN_WORK", in_work)
         ours = bidirectional_kernel_attention(*qkv, of_queries(kernel), features(kernel), mask=mask)
         assert_same(ours, naive(*qkv, features(kernel), visible), qkv)
 
@@ -111,7 +107,7 @@ def test_a_large_key_in_a_later_piece_takes_over(monkeypatch: pytest.MonkeyPatch
     """The sums so far are scaled to the largest feature of all, whichever piece it is in."""
     (q, k, v), _ = draw(0, 12)
     k = (k.detach() * torch.linspace(0.1, 30, 12).view(-1, 1)).requires_grad_()
-    monkeypatch.setattr(kernel_attention, "_FEATURES_IN_WORK", 1)
+    monkeypatch.setattr(bidirectional, "_FEATURES_IN_WORK", 1)
     ours = bidirectional_kernel_attention(q, k, v, *2 * [features("softmax")])
     assert_same(ours, naive(q, k, v, features("softmax"), torch.ones(2, 12, 12, dtype=torch.bool)), (q, k, v))
 
@@ -221,7 +217,7 @@ def test_prefix_sums_are_what_all_tokens_so_far_add_up_to(splits: list[int]) -> 
     so_far, outs, end = PrefixSum.empty(v, 7), [], 0
     for chunk in zip(*(x.split(splits, dim=2) for x in (log_q, log_k, v)), strict=True):
         sums, so_far = so_far.attend(*chunk)
-        outs.append(divided(sums, chunk[2]))
+        outs.append(divide_by_weights(sums, chunk[2]))
         end += chunk[2].shape[2]
         expected = log_k[:, :, :end].exp().mT @ values[:, :, :end]
         torch.testing.assert_close(so_far.sums * so_far.largest.exp().unsqueeze(-1), expected)
@@ -276,3 +272,19 @@ def test_second_derivatives_of_the_causal_form_are_refused_rather_than_wrong() -
     (gradient,) = torch.autograd.grad(out.square().sum(), qkv[:1], create_graph=True)
     with pytest.raises(RuntimeError, match="second derivatives are not supported"):
         gradient.sum().backward()
+
+
+@pytest.mark.parametrize("spoilt", [0, 1], ids=["query", "key"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_number_that_is_not_finite_is_not_hidden(spoilt: int, value: float) -> None:
+    """Its weights are no smaller than any number, but they are not there: the token's own value is not the output."""
+    log_phi = partial(log_features, projection=draw_projection(16, 8), kernel="softmax", epsilon=0.0)
+    q, k, v = (torch.randn(1, 1, 12, 8) for _ in range(3))
+    clean = causal_kernel_attention(q, k, v, log_phi, log_phi, chunk_size=4)
+    (q, k)[spoilt][0, 0, 8, 3] = value
+    q, k, v = (x.requires_grad_() for x in (q, k, v))
+    out = causal_kernel_attention(q, k, v, log_phi, log_phi, chunk_size=4)
+    assert out[0, 0, 8:].isnan().all(-1).tolist() == ([True] + [False] * 3 if spoilt == 0 else [True] * 4)
+    torch.testing.assert_close(out[:, :, :8], clean[:, :, :8])
+    (grad_v,) = torch.autograd.grad(out[0, 0, 8].sum(), [v])
+    assert not grad_v.isfinite().all()

@@ -13,7 +13,7 @@ from dl_proj.experiments.images.settings import ClassifierDataConfig
 from dl_proj.models.build import build_positions, build_stack
 from dl_proj.models.classification import ClassificationModel, PatchEmbedding
 from my_custom_ai.custom_train import RunDirectory
-from my_transformers import Places
+from my_transformers.settings import Places
 
 
 def build_classification_model(config: ClassifierTrainConfig, n_classes: int) -> ClassificationModel:
