@@ -20,36 +20,35 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the packages lie beside this folder
 
 from benchmarks.command_line import parser, result_file
-from dl_proj.models.attention_settings import (
-    AttentionConfig,
-    CausalLinformerConfig,
-    FullConfig,
-    LocalConfig,
-    LSHConfig,
-    PerformerConfig,
-)
+from dl_proj.models.attention_settings import AttentionSchema
 from dl_proj.models.build import build_autoregressive
 from dl_proj.models.settings import StackConfig
 from dl_proj.tables import markdown
 from my_custom_ai.utils.files import write_text
 from my_custom_ai.utils.measure import machine, seconds_of
+from my_transformers.full_settings import FullSettings
+from my_transformers.linformer.settings import CausalLinformerSettings
+from my_transformers.local_settings import LocalSettings
+from my_transformers.lsh.settings import LSHSettings
+from my_transformers.performer.settings import PerformerSettings
+from my_transformers.settings import MechanismSettings
 
 LENGTH, PARTS, TURN = 4096, 8, 64
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-MECHANISMS: dict[str, AttentionConfig] = {
-    "full": FullConfig(),
-    "LSH-2": LSHConfig(bucket_size=64, n_rounds=2),
-    "LSH-4": LSHConfig(bucket_size=64, n_rounds=4),
-    "Performer": PerformerConfig(),
-    "block-causal Linformer": CausalLinformerConfig(block_size=64, rank=8),
-    "local": LocalConfig(chunk_size=64),
+MECHANISMS: dict[str, MechanismSettings] = {
+    "full": FullSettings(),
+    "LSH-2": LSHSettings(bucket_size=64, n_rounds=2),
+    "LSH-4": LSHSettings(bucket_size=64, n_rounds=4),
+    "Performer": PerformerSettings(),
+    "block-causal Linformer": CausalLinformerSettings(block_size=64, rank=(8,)),
+    "local": LocalSettings(chunk_size=64),
 }
 
 
-def text_of(attention: AttentionConfig) -> Iterator[Tensor]:
+def text_of(attention: MechanismSettings) -> Iterator[Tensor]:
     """Tokens of one text, drawn as they are asked for."""
     torch.manual_seed(0)
-    config = StackConfig(dim=256, heads=4, depth=2, ffn_dim=512, attention=attention)
+    config = StackConfig(dim=256, heads=4, depth=2, ffn_dim=512, attention=AttentionSchema.of(attention))
     model = build_autoregressive(config, vocab_size=256, max_len=LENGTH).to(DEVICE).eval()
     return model.stream(torch.zeros(1, 1, dtype=torch.int64, device=DEVICE), LENGTH)
 

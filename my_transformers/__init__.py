@@ -1,6 +1,7 @@
 """Efficient attention, hand-written in PyTorch: usable by itself, needs torch alone.
 
 Start with reference.py: the definition of every mechanism, a plain function of some ten lines. Then its class.
+mechanism.py and settings.py say what a mechanism is; registry.py lists them all.
 
 One word per thing, everywhere:
 
@@ -15,6 +16,7 @@ One word per thing, everywhere:
     circle                                 a sequence is padded to a multiple of so many tokens, and its ends then meet
     rank                                   tokens that a Linformer projects the keys and values to (the paper's k)
     n_features                             size of a Performer's feature map (the paper's m or r)
+    landmark                               mean of a segment of the sequence, which stands for it (Nystrom attention)
     columns, off_grid                      of a grid that a sequence fills row by row; tokens before it without a place
     causal                                 a token attends only to itself and earlier tokens
     mask                                   (batch, length), True where a token is real

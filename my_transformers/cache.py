@@ -45,6 +45,12 @@ class Cache:
             )
 
 
+def check_causal(causal: bool) -> None:
+    """Raise ValueError where decoding step by step cannot equal the whole."""
+    if not causal:
+        raise ValueError("step-by-step decoding needs causal=True: without it a token also sees those to come")
+
+
 def _tokens_of(memory: Tensor, rows: Tensor, length: int) -> Tensor:
     """Reuse the memory unless the batch grows: fresh memory costs a page fault every 4 KiB."""
     selected = memory[:, :, :length].index_select(0, rows)

@@ -1,8 +1,11 @@
 """The names that ``from my_transformers import ...`` finds; importing this module imports torch."""
 
+from typing import cast
+
 from my_transformers.cache import Cache
 from my_transformers.full import FullAttention, SharedQKAttention
 from my_transformers.layers import DecoderLayer, DecoderStack, EncoderLayer, EncoderStack
+from my_transformers.linear import LinearAttention
 from my_transformers.linformer.attention import BlockCausalLinformerAttention, LinformerAttention
 from my_transformers.linformer.projection import (
     ConvolutionProjection,
@@ -14,6 +17,8 @@ from my_transformers.linformer.projection import (
 from my_transformers.local import LocalAttention
 from my_transformers.lsh.attention import LSHAttention
 from my_transformers.lsh.transformers import TransformersLSHAttention
+from my_transformers.mechanism import Mechanism
+from my_transformers.nystrom import NystromAttention
 from my_transformers.performer.attention import PerformerAttention
 from my_transformers.positional_encoding import (
     AxialPositionalEncoding,
@@ -22,27 +27,18 @@ from my_transformers.positional_encoding import (
     NoPositionalEncoding,
     SinusoidalPositionalEncoding,
 )
+from my_transformers.registry import SETTINGS
 from my_transformers.relative.attention import RelativeAttention, extended_dim
 from my_transformers.relative.clipped import ClippedRelativeAttention
 from my_transformers.rev_layers import ReversibleDecoderStack, ReversibleStack
 from my_transformers.sublayers import FeedForward, MultiHeadAttention
 
-MECHANISMS = (
-    FullAttention,
-    SharedQKAttention,
-    LocalAttention,
-    LSHAttention,
-    TransformersLSHAttention,
-    PerformerAttention,
-    RelativeAttention,
-    ClippedRelativeAttention,
-    LinformerAttention,
-    BlockCausalLinformerAttention,
-)
-"""Every attention mechanism; a new one joins by its line here."""
+MECHANISMS: tuple[type[Mechanism], ...] = tuple(cast("type[Mechanism]", settings.mechanism()) for settings in SETTINGS)
+"""The class of every attention mechanism."""
 
 __all__ = [
     "MECHANISMS",
+    "SETTINGS",
     "AxialPositionalEncoding",
     "BlockCausalLinformerAttention",
     "Cache",
@@ -59,12 +55,15 @@ __all__ = [
     "LearnedProjection",
     "LearnedSinusoidalPositionalEncoding",
     "LengthProjection",
+    "LinearAttention",
     "LinformerAttention",
     "LocalAttention",
     "MaxProjection",
     "MeanProjection",
+    "Mechanism",
     "MultiHeadAttention",
     "NoPositionalEncoding",
+    "NystromAttention",
     "PerformerAttention",
     "RelativeAttention",
     "ReversibleDecoderStack",

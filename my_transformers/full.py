@@ -5,13 +5,17 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from my_transformers.cache import Cache
+from my_transformers.cache import Cache, check_causal
+from my_transformers.dropout import check_dropout
+from my_transformers.full_settings import FullSettings, SharedQKSettings
 from my_transformers.lsh.bucketed import unit
+from my_transformers.masks import causal_mask, newest_see
+from my_transformers.mechanism import Mechanism
 
 
-class FullAttention(nn.Module):
+class FullAttention(Mechanism, settings=FullSettings):
     """softmax(q k^T / sqrt(d)) v, in O(n m) time, on PyTorch's fused kernels.
 
     Definition: my_transformers/reference.py, full_attention.
@@ -20,8 +24,6 @@ class FullAttention(nn.Module):
         causal: query i sees keys 0 to i; queries and keys must then be equally many.
         dropout: probability of dropping an attention weight in training.
     """
-
-    shared_query_key = False
 
     def __init__(self, *, causal: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
@@ -77,7 +79,7 @@ class FullAttention(nn.Module):
         return F.scaled_dot_product_attention(q, *cache.so_far(), attn_mask=visible)
 
 
-class SharedQKAttention(nn.Module):
+class SharedQKAttention(Mechanism, settings=SharedQKSettings):
     """Full attention whose keys are the unit-length queries, k_j = q_j / ||q_j|| (Kitaev et al. 2020, section 2).
 
     A token sees itself only where it sees nothing else: its own key would always be the nearest one. It is what LSH
@@ -89,8 +91,6 @@ class SharedQKAttention(nn.Module):
         causal: a token attends only to itself and earlier tokens.
         dropout: probability of dropping an attention weight in training.
     """
-
-    shared_query_key = True
 
     def __init__(self, *, causal: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
@@ -165,29 +165,3 @@ class KeyValueCache(Cache):
     def so_far(self) -> tuple[Tensor, Tensor]:
         """Keys and values of the tokens so far, (b, h, length, ·)."""
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
-
-
-def causal_mask(n: int, device: torch.device) -> Tensor:
-    """(n, n), True where key j stands at or before query i."""
-    return torch.ones(n, n, dtype=torch.bool, device=device).tril()
-
-
-def newest_see(new: int, length: int, device: torch.device, *, itself: bool = True) -> Tensor:
-    """(new, length), True where the key is earlier than the query, or the query's own if ``itself``.
-
-    The queries are the newest of ``length`` tokens.
-    """
-    last_seen = length - new - (not itself)
-    return torch.ones(new, length, dtype=torch.bool, device=device).tril(last_seen)
-
-
-def check_dropout(dropout: float) -> None:
-    """Raise ValueError for what is no probability."""
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is {dropout}, must be in [0, 1)")
-
-
-def check_causal(causal: bool) -> None:
-    """Raise ValueError where decoding step by step cannot equal the whole."""
-    if not causal:
-        raise ValueError("step-by-step decoding needs causal=True: without it a token also sees those to come")

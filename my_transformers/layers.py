@@ -134,8 +134,7 @@ class DecoderLayer(Layer[DecoderCache]):
 
     Args:
         attention: from (b, n, dim) to the same, with a causal mechanism.
-        cross_attention: from (b, n, dim) to a context (b, m, dim), with FullAttention, LinformerAttention or
-            PerformerAttention.
+        cross_attention: from (b, n, dim) to a context (b, m, dim), with a mechanism whose class has ``cross``.
         feed_forward: from (b, n, dim) to the same.
         dim: of the activations.
         norm: "pre" or "post".
@@ -143,7 +142,7 @@ class DecoderLayer(Layer[DecoderCache]):
         dropout: on each sublayer's output.
 
     Raises:
-        ValueError: self-attention that is not causal, or cross-attention that is, or that shares queries and keys.
+        ValueError: self-attention that is not causal, or cross-attention that is, or whose mechanism has no ``cross``.
     """
 
     def __init__(
@@ -163,11 +162,13 @@ class DecoderLayer(Layer[DecoderCache]):
             raise ValueError(
                 f"{type(own).__name__} lets a token of the target see those to come; use a mechanism with causal=True"
             )
-        if cross.shared_query_key or cross.causal:
-            why = "shares queries and keys" if cross.shared_query_key else "is causal"
+        if not cross.cross or cross.causal:
+            why = (
+                "shares queries and keys" if cross.shared_query_key else "is causal" if cross.causal else "has no cross"
+            )
             raise ValueError(
                 f"{type(cross).__name__} {why}, so it cannot attend to a context; use FullAttention, "
-                "LinformerAttention or PerformerAttention, with causal=False"
+                "LinformerAttention, PerformerAttention or another mechanism with cross, with causal=False"
             )
         self.cross_attention = cross_attention
         self.norm_cross_attention = nn.LayerNorm(dim, norm_epsilon)

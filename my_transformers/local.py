@@ -4,13 +4,15 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from my_transformers.cache import Cache
-from my_transformers.full import FullAttention, check_causal
+from my_transformers.cache import Cache, check_causal
+from my_transformers.full import FullAttention
+from my_transformers.local_settings import LocalSettings
+from my_transformers.mechanism import Mechanism
 
 
-class LocalAttention(nn.Module):
+class LocalAttention(Mechanism, settings=LocalSettings):
     """softmax(q k^T / sqrt(d)) v over near keys, in O(n span d) time with span = (back + 1 + ahead) * chunk_size.
 
     The sequence is cut into chunks; a query sees its own one, the ``back`` before it and the ``ahead`` after it (the
@@ -34,8 +36,6 @@ class LocalAttention(nn.Module):
     Raises:
         ValueError: arguments that contradict each other or are out of range.
     """
-
-    shared_query_key = False
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 Dense, O(n^2), and nothing but torch: no speed, no caches, no dropout. The classes compute the same thing faster, and
 tests hold their outputs and gradients to these functions. From simple to complex: full, local, shared query-key, LSH,
-Linformer, Performer, relative positions, the reversible block.
+Linformer, Performer, linear, Nystrom, relative positions, the reversible block.
 
 Letters, in shapes and formulas:
 
@@ -23,11 +23,13 @@ What is random in a mechanism (rotations, directions) is an argument here. LSH a
 
 Papers:
 
-    Vaswani et al. 2017      Attention Is All You Need
-    Kitaev et al. 2020       Reformer: The Efficient Transformer
-    Wang et al. 2020         Linformer: Self-Attention with Linear Complexity
-    Choromanski et al. 2021  Rethinking Attention with Performers
-    Horn et al. 2021         Translational Equivariance in Kernelizable Attention
+    Vaswani et al. 2017        Attention Is All You Need
+    Kitaev et al. 2020         Reformer: The Efficient Transformer
+    Wang et al. 2020           Linformer: Self-Attention with Linear Complexity
+    Choromanski et al. 2021    Rethinking Attention with Performers
+    Katharopoulos et al. 2020  Transformers are RNNs: Fast Autoregressive Transformers with Linear Attention
+    Xiong et al. 2021          Nystromformer: A Nystrom-Based Algorithm for Approximating Self-Attention
+    Horn et al. 2021           Translational Equivariance in Kernelizable Attention
 """
 
 import math
@@ -269,6 +271,60 @@ def denominator(phi_q: Tensor, phi_k: Tensor, visible: Tensor) -> Tensor:
 def performer_attention(phi_q: Tensor, phi_k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
     """D^-1 (Q' (K'^T V)), attention with the kernel phi(q) . phi(k) (equation 4) -> (b, h, n, e)."""
     return numerator(phi_q, phi_k, v, visible) / denominator(phi_q, phi_k, visible)
+
+
+# Linear attention (Katharopoulos et al. 2020)
+
+
+def elu_features(x: Tensor) -> Tensor:
+    """phi(x) = elu(x) + 1 (equation 7)."""
+    return torch.where(x > 0, x + 1, x.clamp(max=0).exp())
+
+
+def linear_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
+    """sum_j phi(q_i) . phi(k_j) v_j / sum_j phi(q_i) . phi(k_j) (equation 4; causal, over j <= i: equation 8)."""
+    weights = elu_features(q) @ elu_features(k).mT * or_itself(visible)
+    return weights @ v / weights.sum(-1, keepdim=True)
+
+
+# Nystrom attention (Xiong et al. 2021). Each sample by itself: its landmarks are made of its real tokens.
+
+
+def landmarks(x: Tensor, m: int) -> Tensor:
+    """Means of at most m segments of the tokens (h, c, d): token i of c belongs to segment floor(i m / c)."""
+    c = x.shape[1]
+    m = min(m, c)
+    segment = torch.arange(c, device=x.device) * m // c
+    return torch.stack([x[:, segment == s].mean(1) for s in range(m)], dim=1)
+
+
+def pseudo_inverse(A: Tensor, iterations: int) -> Tensor:
+    """Z = A^T / (|A|_1 |A|_inf), then Z <- Z (13 I - A Z (15 I - A Z (7 I - A Z))) / 4, which tends to A^+."""
+    eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    one, infinity = (A.abs().sum(axis).amax(-1)[..., None, None] for axis in (-2, -1))
+    Z = A.mT / (one * infinity)
+    for _ in range(iterations):
+        Z = Z @ (13 * eye - A @ Z @ (15 * eye - A @ Z @ (7 * eye - A @ Z))) / 4
+    return Z
+
+
+def nystrom_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *, m: int, iterations: int) -> Tensor:
+    """softmax(Q K~^T) softmax(Q~ K~^T)^+ softmax(Q~ K^T) V with landmarks Q~ and K~, all / sqrt(d) (algorithm 1)."""
+    root, outs = math.sqrt(q.shape[-1]), []
+    for Q, K, V, real in zip(q, k, v, mask, strict=True):
+        Q_mean, K_mean = landmarks(Q[:, real], m), landmarks(K[:, real], m)
+        F = (Q @ K_mean.mT / root).softmax(-1)
+        A = (Q_mean @ K_mean.mT / root).softmax(-1)
+        B = (Q_mean @ K[:, real].mT / root).softmax(-1)
+        outs.append(F @ pseudo_inverse(A, iterations) @ B @ V[:, real])
+    return torch.stack(outs)
+
+
+def convolution_of_values(v: Tensor, mask: Tensor, w: Tensor) -> Tensor:
+    """What may be added: sum_p w_p v_(i + p - size // 2), in each head a kernel w (h, size); padding counts as 0."""
+    place, size = torch.arange(v.shape[2], device=v.device), w.shape[1]
+    p = place - place[:, None] + size // 2  # (n, n)
+    return (w[:, p.clamp(0, size - 1)] * ((p >= 0) & (p < size))) @ v.masked_fill(~mask[:, None, :, None], 0)
 
 
 # Relative positions (Horn et al. 2021). Token i stands at x_i, an integer on a line or (row, column) on a grid.

@@ -34,7 +34,8 @@ class MultiHeadAttention(nn.Module):
     it for a context that is used again (see :meth:`~my_transformers.performer.attention.PerformerAttention.summarize`).
 
     Args:
-        mechanism: called with heads (b, h, n, head_dim) and ``mask``: q, k, v or, sharing, qk, v.
+        mechanism: a :class:`~my_transformers.Mechanism`, called with heads (b, h, n, head_dim) and ``mask``: q, k, v
+            or, sharing, qk, v.
         dim: of the activations.
         heads: number of heads.
         head_dim: of queries, keys and values in each head; default dim / heads.
@@ -71,7 +72,7 @@ class MultiHeadAttention(nn.Module):
             (b, n, dim).
 
         Raises:
-            ValueError: a context for a mechanism that shares queries and keys, or a mask beside keys and values.
+            ValueError: a context for a mechanism that cannot attend to one, or a mask beside keys and values.
         """
         if isinstance(context, Context):
             if mask is not None:
@@ -88,7 +89,7 @@ class MultiHeadAttention(nn.Module):
         """Those of a context (b, m, dim), its mask (b, m): once for many calls with the same context.
 
         Raises:
-            ValueError: the mechanism shares queries and keys.
+            ValueError: the mechanism cannot attend to a context.
         """
         self._check_can_cross()
         if self._shortens:
@@ -113,6 +114,10 @@ class MultiHeadAttention(nn.Module):
     def _check_can_cross(self) -> None:
         if self.mechanism.shared_query_key:
             raise ValueError("shared queries and keys cannot attend to a context: its tokens have no queries")
+        if not self.mechanism.cross:
+            raise ValueError(
+                f"{type(self.mechanism).__name__} cannot attend to a context: it needs a query of each token"
+            )
 
     def _attend(self, x: Tensor, context: Context) -> Tensor:
         """From x (b, n, dim) to keys and values."""

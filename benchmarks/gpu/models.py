@@ -43,11 +43,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.gpu import stage
 from benchmarks.gpu.by_length import free, key_of, parsed, rows_by_length
 from benchmarks.gpu.results import Results
-from dl_proj.models.attention_settings import AttentionConfig, FullConfig, LSHConfig, PerformerConfig
+from dl_proj.models.attention_settings import AttentionSchema
 from dl_proj.models.build import build_language_model
 from dl_proj.models.settings import LanguageModelConfig
 from my_custom_ai.utils.measure import allocated_peak, seconds_within
+from my_transformers.full_settings import FullSettings
 from my_transformers.lsh.hashing import choose_n_buckets
+from my_transformers.lsh.settings import LSHSettings
+from my_transformers.performer.settings import PerformerSettings
+from my_transformers.settings import MechanismSettings
 
 PLAIN, REVERSIBLE = "plain", "reversible"
 VOCABULARY = 256
@@ -57,17 +61,17 @@ FULL = "full (flash)"
 class Contender(NamedTuple):
     """An attention to measure."""
 
-    attention: AttentionConfig
+    attention: MechanismSettings
     worth: int  # 0 comes first
     seconds: float = 2.0  # that a case takes on an H100, at length 0
     slope: float = 3.0  # and more at 65,536
 
 
 CONTENDERS = {
-    FULL: Contender(FullConfig(), 0),
-    "LSH-2": Contender(LSHConfig(bucket_size=64, n_rounds=2), 0),
-    "LSH-4": Contender(LSHConfig(bucket_size=64, n_rounds=4), 1, slope=5),
-    "Performer": Contender(PerformerConfig(n_features=256), 2, slope=50),
+    FULL: Contender(FullSettings(), 0),
+    "LSH-2": Contender(LSHSettings(bucket_size=64, n_rounds=2), 0),
+    "LSH-4": Contender(LSHSettings(bucket_size=64, n_rounds=4), 1, slope=5),
+    "Performer": Contender(PerformerSettings(n_features=256), 2, slope=50),
 }
 
 
@@ -107,7 +111,7 @@ def cases(scale: Scale, device: torch.device, peak: float | None) -> list[stage.
     for name, contender in CONTENDERS.items():
         for place, length in enumerate(scale.lengths):
             for kind in (PLAIN, REVERSIBLE):
-                settings = {"attention": contender.attention, "reversible": kind == REVERSIBLE}
+                settings = {"attention": AttentionSchema.of(contender.attention), "reversible": kind == REVERSIBLE}
                 config = LanguageModelConfig(**scale.model, **settings)
                 call = partial(measure, config, length, scale, device, peak)
                 seconds = contender.seconds + contender.slope * length / 65_536
@@ -153,19 +157,19 @@ def training_step(model: nn.Module, text: torch.Tensor) -> Callable[[], None]:
 def model_flops(model: nn.Module, config: LanguageModelConfig, batch: int, length: int) -> float:
     """Of a training step on ``batch`` sequences of ``length`` tokens; the module's docstring has the formula."""
     weights = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
-    differentiated, hashing = _attention_flops(config.attention, config.dim, length)
+    differentiated, hashing = _attention_flops(config.attention.settings, config.dim, length)
     return batch * length * (6 * weights + config.depth * (3 * differentiated + hashing))
 
 
-def _attention_flops(attention: AttentionConfig, dim: int, length: int) -> tuple[float, float]:
+def _attention_flops(attention: MechanismSettings, dim: int, length: int) -> tuple[float, float]:
     """Of a token and layer, forward: what has a backward, and what has none."""
     match attention:
-        case FullConfig():
+        case FullSettings():
             return 4 * dim * (length + 1) / 2, 0
-        case LSHConfig(n_rounds=rounds, bucket_size=size, window=window):
+        case LSHSettings(n_rounds=rounds, bucket_size=size, window=window):
             keys = min(window or 2 * size, (length - 1) / 2)
             return 4 * dim * rounds * keys, dim * rounds * choose_n_buckets(length, size)
-        case PerformerConfig(n_features=int(features)):
+        case PerformerSettings(n_features=int(features)):
             return 8 * dim * features, 0
     raise ValueError(f"nobody has counted the operations of attention.kind: {attention.kind}")
 

@@ -1,24 +1,10 @@
 """The one place where a configuration becomes modules; below it everything takes plain arguments."""
 
-from dataclasses import dataclass
 from typing import assert_never
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from dl_proj.models.attention_settings import (
-    AttentionConfig,
-    CausalLinformerConfig,
-    ClippedRelativeConfig,
-    FullConfig,
-    LinformerConfig,
-    LocalConfig,
-    LSHConfig,
-    PerformerConfig,
-    RelativeConfig,
-    SharedQKConfig,
-    TransformersLSHConfig,
-)
+from dl_proj.models.attention_settings import AttentionConfig
 from dl_proj.models.generation import AutoregressiveModel
 from dl_proj.models.language import LanguageModel
 from dl_proj.models.settings import (
@@ -35,58 +21,21 @@ from dl_proj.models.settings import (
 from dl_proj.models.translation import EncoderDecoderModel
 from my_transformers import (
     AxialPositionalEncoding,
-    BlockCausalLinformerAttention,
-    ClippedRelativeAttention,
-    ConvolutionProjection,
     DecoderLayer,
     DecoderStack,
     EncoderLayer,
     EncoderStack,
     FeedForward,
-    FullAttention,
     LearnedPositionalEncoding,
-    LearnedProjection,
     LearnedSinusoidalPositionalEncoding,
-    LengthProjection,
-    LinformerAttention,
-    LocalAttention,
-    LSHAttention,
-    MaxProjection,
-    MeanProjection,
     MultiHeadAttention,
     NoPositionalEncoding,
-    PerformerAttention,
-    RelativeAttention,
     ReversibleDecoderStack,
     ReversibleStack,
-    SharedQKAttention,
     SinusoidalPositionalEncoding,
-    TransformersLSHAttention,
-    extended_dim,
 )
-from my_transformers.lsh.hashing import draw_rotations
 from my_transformers.positional_encoding import PositionalEncoding
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where the tokens of a sequence stand.
-
-    Args:
-        max_len: tokens at most.
-        columns: of the grid that the sequence goes through row by row; None: a line.
-        off_grid: so many tokens at the start have no place.
-    """
-
-    max_len: int
-    columns: int | None = None
-    off_grid: int = 0
-
-    @property
-    def longest(self) -> float:
-        """Tokens: twice the longest side."""
-        n = self.max_len - self.off_grid
-        return max(4, 2 * (n if self.columns is None else max(self.columns, -(-n // self.columns))))
+from my_transformers.settings import Places, Site
 
 
 def build_mechanisms(
@@ -104,92 +53,8 @@ def build_mechanisms(
 
     ``every`` so many layers of a model is one of these, so that no two layers of it have the same seed.
     """
-    if isinstance(config, LinformerConfig | CausalLinformerConfig):
-        return _linformers(config, depth, heads, head_dim, causal, places)
-    return [_mechanism(config, heads, head_dim, causal, places, seed + i * every) for i in range(depth)]
-
-
-def _mechanism(
-    config: AttentionConfig, heads: int, head_dim: int, causal: bool, places: Places, seed: int
-) -> nn.Module:
-    grid = {"heads": heads, "head_dim": head_dim, "columns": places.columns, "off_grid": places.off_grid}
-    match config:
-        case FullConfig():
-            return FullAttention(causal=causal, dropout=config.dropout)
-        case SharedQKConfig():
-            return SharedQKAttention(causal=causal, dropout=config.dropout)
-        case LSHConfig():
-            settings = config.model_dump(exclude={"kind"})
-            return LSHAttention(**settings, max_len=places.max_len, causal=causal, seed=seed)
-        case LocalConfig():
-            return LocalAttention(**config.model_dump(exclude={"kind"}), causal=causal)
-        case TransformersLSHConfig():
-            rotations = _kept_rotations(config, heads, head_dim, seed) if config.keep_rotations else None
-            settings = config.model_dump(exclude={"kind", "keep_rotations"})
-            return TransformersLSHAttention(**settings, causal=causal, seed=seed, rotations=rotations)
-        case PerformerConfig():
-            return _performer(config, head_dim, causal, seed)
-        case RelativeConfig(n_scales=n_scales, content=content):
-            longer = extended_dim(head_dim, n_scales, places.columns)
-            inner = _performer(config, longer, causal, seed, turned=longer - head_dim)
-            return RelativeAttention(inner, **grid, n_scales=n_scales, content=content, longest=places.longest)
-        case ClippedRelativeConfig(distance=distance):
-            inner = _performer(config, head_dim, causal, seed)
-            return ClippedRelativeAttention(inner, **grid, distance=distance, dropout=config.dropout)
-        case _:
-            assert_never(config)
-
-
-def _kept_rotations(config: TransformersLSHConfig, heads: int, head_dim: int, seed: int) -> Tensor:
-    n_buckets = sum(config.bucket_factors or (config.n_buckets,))  # two a direction, in each factor
-    generator = torch.Generator().manual_seed(seed)
-    return draw_rotations(heads, config.n_rounds, head_dim, n_buckets, like=torch.empty(0), generator=generator)
-
-
-def _performer(
-    config: PerformerConfig | RelativeConfig | ClippedRelativeConfig,
-    head_dim: int,
-    causal: bool,
-    seed: int,
-    turned: int = 0,
-) -> nn.Module:
-    if config.kernel == "exact":
-        return FullAttention(causal=causal, dropout=config.dropout)
-    own = {"kernel", "n_features", "orthogonal", "epsilon", "redraw_every", "chunk_size", "dropout"}
-    return PerformerAttention(head_dim, **config.model_dump(include=own), turned=turned, causal=causal, seed=seed)
-
-
-def _linformers(
-    config: LinformerConfig | CausalLinformerConfig, depth: int, heads: int, head_dim: int, causal: bool, places: Places
-) -> list[nn.Module]:
-    """One a layer; what layers share is the same module."""
-    blocks = isinstance(config, CausalLinformerConfig)
-    kind = BlockCausalLinformerAttention if blocks else LinformerAttention
-    max_len = config.block_size if blocks else places.max_len
-    made = [_projection(config, max_len, rank, heads, head_dim) for rank in config.ranks(depth)]
-    if config.sharing == "layerwise":
-        made = made[:1] * depth
-    values = [None] * depth
-    if config.sharing in (None, "none", "headwise") and config.projection in ("learned", "convolution"):
-        values = [_projection(config, max_len, rank, heads, head_dim) for rank in config.ranks(depth)]
-    return [kind(e, f, dropout=config.dropout, causal=causal) for e, f in zip(made, values, strict=True)]
-
-
-def _projection(
-    config: LinformerConfig | CausalLinformerConfig, max_len: int, rank: int, heads: int, head_dim: int
-) -> LengthProjection:
-    each = heads if config.sharing == "none" else None
-    match config.projection:
-        case "learned":
-            return LearnedProjection(max_len, rank, heads=each, start=config.start)
-        case "mean":
-            return MeanProjection(max_len, rank)
-        case "max":
-            return MaxProjection(max_len, rank)
-        case "convolution":
-            return ConvolutionProjection(max_len, rank, head_dim=head_dim, heads=each)
-        case _:
-            assert_never(config.projection)
+    seeds = tuple(seed + i * every for i in range(depth))
+    return config.settings.build(Site(heads, head_dim, causal, places, seeds))
 
 
 def build_positions(config: PositionsConfig, *, dim: int, places: Places) -> PositionalEncoding:

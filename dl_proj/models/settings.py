@@ -1,22 +1,17 @@
 """Schemas of the models."""
 
 import math
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from dl_proj.models.attention_settings import (
-    AttentionConfig,
-    CausalLinformerConfig,
-    ClippedRelativeConfig,
-    FullConfig,
-    LinformerConfig,
-    LocalConfig,
-    LSHConfig,
-    PerformerConfig,
-    TransformersLSHConfig,
-)
+from dl_proj.models.attention_settings import AttentionConfig, AttentionSchema
 from dl_proj.settings.base import Strict, null_is_none
+from my_transformers.full_settings import FullSettings
+from my_transformers.lsh.settings import LSHSettings
+from my_transformers.registry import SETTINGS
+from my_transformers.settings import Places, Site
 
 Width = Annotated[int, Field(ge=1)]
 
@@ -116,7 +111,7 @@ class StackConfig(_LayersConfig):
 
     depth: int = Field(1, ge=1)
     """layers"""
-    attention: AttentionConfig = LSHConfig()
+    attention: AttentionConfig = AttentionSchema.of(LSHSettings())
     """the attention mechanism, chosen by kind"""
     attentions: Annotated[tuple[AttentionConfig, ...] | None, BeforeValidator(null_is_none)] = None
     """a list of mechanisms, one a layer, begun again when there are more layers, such as [{kind: local}, {kind: lsh}];
@@ -169,13 +164,7 @@ class StackConfig(_LayersConfig):
 
     def moving_chunks(self, purpose: str) -> list[str]:
         """Why there are no steps, which ``purpose`` needs: attention whose chunks later tokens move."""
-        found = []
-        for attention in self.mechanisms:
-            match attention:
-                case LSHConfig(rule="chunk"):
-                    found.append(("rule: chunk", "rule: bucket"))
-                case TransformersLSHConfig(kind=kind):
-                    found.append((f"kind: {kind}", "kind: lsh"))
+        found = [leak for attention in self.mechanisms if (leak := attention.settings.leak)]
         return [
             f"model.attention.{setting} cannot {purpose}: later tokens move its chunks; use {instead}"
             for setting, instead in dict.fromkeys(found)
@@ -192,30 +181,32 @@ class StackConfig(_LayersConfig):
 
     def _attention_mistakes(self, attention: AttentionConfig, depth: int, length: int, causal: bool) -> list[str]:
         """Of one mechanism, that ``depth`` layers have."""
-        match attention:
-            case LSHConfig(n_buckets=None, bucket_size=size) if size > length:
-                return [
-                    f"model.attention.bucket_size {size} is larger than the sequence of {length} tokens, so everything "
-                    "shares one bucket; use kind: shared_qk for that"
-                ]
-            case ClippedRelativeConfig() if self.heads < 2:
-                return [f"model.heads {self.heads} must be 2 at least for model.attention.kind: clipped_relative"]
-            case LinformerConfig() if causal:
-                return [
-                    "model.attention.kind: linformer mixes all positions, so it cannot be causal; use "
-                    "causal_linformer, performer, relative, clipped_relative, local, lsh, shared_qk or full"
-                ]
-            case LinformerConfig():
-                return attention.mistakes_at(depth, length, "a sequence")
-            case CausalLinformerConfig() if not causal:
-                return ["model.attention.kind: causal_linformer looks back alone; use linformer for both directions"]
-            case CausalLinformerConfig(block_size=size):
-                return attention.mistakes_at(depth, size, "model.attention.block_size")
-            case LocalConfig(ahead=ahead) if causal and ahead:
-                return [f"model.attention.ahead {ahead} must be 0 or null in a causal model: those tokens are to come"]
-            case LocalConfig(circle=circle) if causal and circle:
-                return [f"model.attention.circle {circle} must be null in a causal model: its end is still to come"]
-        return []
+        if causal not in attention.declared.directions:
+            return [_lacks_direction(attention, causal)]
+        head_dim = self.head_dim or self.dim // self.heads
+        site = Site(self.heads, head_dim, causal, Places(length), seeds=tuple(range(depth)))
+        return attention.settings.mistakes_at(site, key=_key)
+
+
+def _key(name: str) -> str:
+    """What a message calls a setting of the model, or of its attention."""
+    return f"model.{name}" if name in StackConfig.model_fields else f"model.attention.{name}"
+
+
+def _either(kinds: Iterable[str]) -> str:
+    *most, last = sorted(kinds)
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+_CROSS = _either(one.kind for one in SETTINGS if one.cross)
+
+
+def _lacks_direction(attention: AttentionConfig, causal: bool) -> str:
+    declared = attention.declared
+    there = [one for one in SETTINGS if causal in one.directions and (one.steps or not causal)]
+    instead = _either(declared.instead or [one.kind for one in there])
+    key = f"model.attention.kind: {declared.kind} {declared.one_way}"
+    return f"{key}, so it cannot be causal; use {instead}" if causal else f"{key}; use {instead} for both directions"
 
 
 class LanguageModelConfig(StackConfig):
@@ -239,12 +230,14 @@ class EncoderDecoderConfig(_LayersConfig):
     """layers of the encoder"""
     decoder_depth: int = Field(1, ge=1)
     """layers of the decoder"""
-    encoder_attention: AttentionConfig = FullConfig()
+    encoder_attention: AttentionConfig = AttentionSchema.of(FullSettings())
     """the encoder's attention mechanism, chosen by kind"""
-    decoder_attention: AttentionConfig = FullConfig()
+    decoder_attention: AttentionConfig = AttentionSchema.of(FullSettings())
     """the decoder's causal self-attention, chosen by kind"""
-    cross_attention: AttentionConfig = FullConfig()
-    """from the decoder to the encoder's output, chosen by kind: full, linformer or performer"""
+    cross_attention: AttentionConfig = Field(
+        AttentionSchema.of(FullSettings()),
+        description=f"from the decoder to the encoder's output, chosen by kind: {_CROSS}",
+    )
     tied: bool = False
     """one matrix embeds the tokens of both sides and maps to logits; both sides then have one vocabulary"""
 
@@ -277,24 +270,17 @@ class EncoderDecoderConfig(_LayersConfig):
     def mistakes(self) -> list[str]:
         """See Strict."""
         found = super().mistakes()
-        if not isinstance(self.cross_attention, FullConfig | LinformerConfig | PerformerConfig):
+        if not self.cross_attention.declared.cross:
             found.append(
-                f"cross_attention.kind: {self.cross_attention.kind} cannot attend to another sequence; use full, "
-                "linformer or performer"
+                f"cross_attention.kind: {self.cross_attention.kind} cannot attend to another sequence; use {_CROSS}"
             )
         return found
 
     def mistakes_in_translation(self) -> list[str]:
         """Why a source is not translated alike in every batch, or not step by step: what fits equal lengths alone."""
         found = _with_keys(self.decoder.moving_chunks("translate"), "decoder", "decoder")
-        match self.encoder_attention:
-            case TransformersLSHConfig(kind=kind):
-                found.append(f"model.encoder_attention.kind: {kind} sees how far a batch is padded; use kind: lsh")
-            case LocalConfig(circle=int(circle)):
-                found.append(
-                    f"model.encoder_attention.circle {circle} must be null: where the ends meet follows from how far a "
-                    "batch is padded"
-                )
+        if line := self.encoder_attention.settings.sees_padding:
+            found.append(f"model.encoder_attention.{line}")
         return found
 
     def mistakes_at(self, source_length: int, target_length: int) -> list[str]:

@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from dl_proj.models.attention_settings import AttentionConfig, FullConfig
+from dl_proj.models.attention_settings import AttentionConfig, AttentionSchema
 from dl_proj.models.settings import EncoderDecoderConfig, StackConfig
 from dl_proj.settings.base import Strict
+from my_transformers.full_settings import FullSettings
 
 Counts = tuple[Annotated[int, Field(ge=1)], ...]
 
@@ -52,11 +53,11 @@ class Variant(_Labelled):
 class ModelVariant(_Labelled):
     """Attention mechanisms of a whole model."""
 
-    encoder_attention: AttentionConfig = FullConfig()
+    encoder_attention: AttentionConfig = AttentionSchema.of(FullSettings())
     """of the encoder"""
-    decoder_attention: AttentionConfig = FullConfig()
+    decoder_attention: AttentionConfig = AttentionSchema.of(FullSettings())
     """of the decoder's own tokens, causal; where there is a decoder"""
-    cross_attention: AttentionConfig = FullConfig()
+    cross_attention: AttentionConfig = AttentionSchema.of(FullSettings())
     """from the decoder to the encoder; where there is a decoder"""
 
     def mistakes(self) -> list[str]:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dl_proj.models.attention_settings import AttentionConfig, FullConfig, LinformerConfig
-from dl_proj.models.build import Places, build_encoder_decoder, build_mechanisms, build_positions, build_stack
+from dl_proj.models.attention_settings import AttentionConfig, AttentionSchema
+from dl_proj.models.build import build_encoder_decoder, build_mechanisms, build_positions, build_stack
 from dl_proj.models.settings import EncoderDecoderConfig, StackConfig
 from dl_proj.studies.cost_settings import (
     DepthConfig,
@@ -20,6 +20,9 @@ from dl_proj.studies.cost_settings import (
 from dl_proj.tables import Row
 from my_custom_ai.utils.measure import allocated_peak, in_fresh_process, process_peak, seconds_of, spread
 from my_transformers import MultiHeadAttention
+from my_transformers.full_settings import FullSettings
+from my_transformers.linformer.settings import LinformerSettings
+from my_transformers.settings import Places
 
 _MIB = 2**20
 _FIRST_TOKENS = 64  # of a small call that loads what libraries load once
@@ -129,7 +132,8 @@ def by_rank(config: LinformerStudyConfig, seed: int, device: torch.device) -> li
     rows: list[Row] = []
     full: dict[str, float] = {}
     for length, rank in tqdm(pairs, desc="linformer", unit="case"):
-        attention = FullConfig() if rank is None else LinformerConfig(rank=rank, sharing="layerwise")
+        settings = FullSettings() if rank is None else LinformerSettings(rank=(rank,), sharing="layerwise")
+        attention = AttentionSchema.of(settings)
         cost = _cost(_stack(config, attention, config.depth, length, seed, device).forward, config.calls, device)
         full = full if rank else cost
         ratios = {

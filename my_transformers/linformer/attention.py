@@ -6,14 +6,18 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from my_transformers.cache import Cache
-from my_transformers.full import FullAttention, causal_mask, check_dropout
+from my_transformers.dropout import check_dropout
+from my_transformers.full import FullAttention
 from my_transformers.linformer.projection import LengthProjection
+from my_transformers.linformer.settings import CausalLinformerSettings, LinformerSettings
+from my_transformers.masks import causal_mask
+from my_transformers.mechanism import Mechanism
 
 
-class LinformerAttention(nn.Module):
+class LinformerAttention(Mechanism, settings=LinformerSettings):
     """softmax(q (E k)^T / sqrt(d)) F v in O(n rank d); E and F project the length. For encoders and cross-attention.
 
     Every projected token mixes positions, so there is no causal form: see :class:`BlockCausalLinformerAttention`.
@@ -36,7 +40,6 @@ class LinformerAttention(nn.Module):
         ValueError: causal, or projections to different ranks.
     """
 
-    shared_query_key = False
     causal = False
 
     def __init__(
@@ -91,14 +94,6 @@ class LinformerAttention(nn.Module):
         values, _ = _linear_and_short(x, partial(linear, number=2), self.project_values or self.project_keys, mask)
         return keys, values, real
 
-    def new_cache(self, like: Tensor, max_len: int) -> object:
-        """There is none.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError("step-by-step decoding needs causal=True, which linformer cannot be")
-
 
 def _linear_and_short(
     x: Tensor, linear: Callable[..., Tensor], projection: LengthProjection, mask: Tensor | None
@@ -111,7 +106,7 @@ def _linear_and_short(
     return linear(short.squeeze(1), share=projection(ones, mask)[0].squeeze(1)), real
 
 
-class BlockCausalLinformerAttention(nn.Module):
+class BlockCausalLinformerAttention(Mechanism, settings=CausalLinformerSettings):
     """A strictly causal relative of Linformer: exact inside the block, projections of the blocks before it.
 
     The sequence is cut into blocks of the projections' max_len, B tokens. Query i sees the keys j <= i of its own
@@ -131,7 +126,6 @@ class BlockCausalLinformerAttention(nn.Module):
         ValueError: not causal, or projections to different ranks or from different blocks.
     """
 
-    shared_query_key = False
     causal = True
 
     def __init__(

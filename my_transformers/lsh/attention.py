@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from my_transformers.lsh.bucketed import bucketed_attention, unit
 from my_transformers.lsh.cache import LSHCache, earlier_in_bucket, rows_of_table
@@ -24,10 +24,12 @@ from my_transformers.lsh.hashing import (
     undo_sort,
 )
 from my_transformers.lsh.layout import BlockLayout, VisiblePlaces
+from my_transformers.lsh.settings import LSHSettings
+from my_transformers.mechanism import Mechanism
 from my_transformers.replay import decide
 
 
-class LSHAttention(nn.Module):
+class LSHAttention(Mechanism, settings=LSHSettings):
     """Shared query-key attention restricted to hash buckets, O(n_rounds * n * window) instead of O(n^2).
 
     Each round hashes the queries into buckets and sorts the tokens by (bucket, position). One of two rules says which
@@ -70,8 +72,6 @@ class LSHAttention(nn.Module):
     Raises:
         ValueError: arguments that contradict each other or are out of range.
     """
-
-    shared_query_key = True
 
     def __init__(
         self,

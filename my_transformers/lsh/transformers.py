@@ -4,9 +4,10 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from my_transformers.full import check_dropout
+from my_transformers.cache import Cache
+from my_transformers.dropout import check_dropout
 from my_transformers.lsh.hashing import (
     bucket_of,
     choose_n_buckets,
@@ -15,6 +16,8 @@ from my_transformers.lsh.hashing import (
     sort_by_bucket,
     undo_sort,
 )
+from my_transformers.lsh.settings import TransformersLSHSettings
+from my_transformers.mechanism import Mechanism
 from my_transformers.replay import decide
 
 # Scores of hidden keys, and of a query's own key, which counts only where all others are hidden. They are those of the
@@ -24,7 +27,7 @@ _HIDDEN, _ITSELF = -1e9, -1e5
 _SMALLEST = 1e-12  # square of a vector's length that keeps its key finite
 
 
-class TransformersLSHAttention(nn.Module):
+class TransformersLSHAttention(Mechanism, settings=TransformersLSHSettings):
     """Shared query-key attention among the neighbours in hash order, O(n_rounds * n * chunk_size) time.
 
     For new models use :class:`~my_transformers.LSHAttention`; this one computes what those models learnt with. Each
@@ -57,8 +60,6 @@ class TransformersLSHAttention(nn.Module):
     Raises:
         ValueError: arguments that contradict each other or are out of range.
     """
-
-    shared_query_key = True
 
     rotations: Tensor | None
 
@@ -158,7 +159,7 @@ class TransformersLSHAttention(nn.Module):
             return draw_rotations(heads, self.n_rounds, head_dim, n_buckets, like=qk)
         return seeded_rotations(qk, heads, self.n_rounds, head_dim, n_buckets, self.seed)
 
-    def new_cache(self, like: Tensor, max_len: int) -> object:
+    def new_cache(self, like: Tensor, max_len: int) -> Cache:
         """There is none.
 
         Raises:

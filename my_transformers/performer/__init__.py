@@ -2,7 +2,8 @@
 
 In the order in which to read it, after the definition (performer_attention in my_transformers/reference.py):
 
-    attention.py      the module, and its cache for decoding
+    attention.py      the module: its random directions
+    base.py           what it shares with other feature maps: forward, steps and the cache for decoding
     features.py       random directions, and the feature maps
     bidirectional.py  attention to all keys: two sums
     causal.py         attention to earlier keys: prefix sums from chunk to chunk

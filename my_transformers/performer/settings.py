@@ -1,6 +1,99 @@
-"""What a Performer can be told to estimate; this file imports no torch, so that settings are read at once."""
+"""Settings of Performers: of the mechanism itself, and of those that have one inside."""
 
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+
+from my_transformers.settings import MechanismSettings, Site, setting
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Kernel = Literal["softmax", "hyperbolic", "relu", "elu", "softplus", "sigmoid", "abs", "unprojected"]
 KERNELS: tuple[Kernel, ...] = get_args(Kernel)
+
+ProjectedOrExact = Literal["softmax", "hyperbolic", "relu", "elu", "softplus", "sigmoid", "abs", "exact"]
+"""Kernels of a Performer inside another mechanism, which may be exact softmax attention instead."""
+
+
+@dataclass(frozen=True)
+class FeatureSettings(MechanismSettings):
+    """What all mechanisms with random features share; each adds its ``kernel``."""
+
+    if TYPE_CHECKING:  # a field of each, with kernels of its own
+        kernel: str = ""
+
+    n_features: int | None = setting(
+        None,
+        at_least=1,
+        help="performer: random features; more are more exact; null: 256, or for kernel unprojected the head's width",
+    )
+    orthogonal: bool = setting(True, help="performer: orthogonal random directions; false: independent ones")
+    epsilon: float | None = setting(
+        None,
+        at_least=0,
+        help="performer: numerical stabiliser; null: 0.001 for the kernels that can vanish, 0 for the others",
+    )
+    redraw_every: int | None = setting(
+        None, at_least=1, help="performer: new random directions after so many training forwards; null: never"
+    )
+    chunk_size: int = setting(
+        128, at_least=1, help="performer: causal models: tokens a chunk, inside which weights are computed one by one"
+    )
+
+    def feature_mistakes(self, *, turned: bool) -> list[str]:
+        """What is wrong between these settings and the kernel; ``turned``: directions are used four times."""
+        found = []
+        n_features = 256 if self.n_features is None else self.n_features
+        alike = (2 if self.kernel == "hyperbolic" else 1) * (4 if turned else 1)
+        if self.kernel != "exact" and n_features % alike:
+            found.append(
+                f"n_features {self.n_features} must be a multiple of {alike} for this kind and kernel: {self.kernel}"
+            )
+        if self.epsilon == 0 and self.kernel not in ("softmax", "hyperbolic", "unprojected", "exact"):
+            found.append(f"epsilon 0 needs an exponential kernel: features of kernel: {self.kernel} can vanish")
+        return found + [
+            f"{name} is for kernels with random features (kernel is {self.kernel})"
+            for name in _WITHOUT_EFFECT.get(self.kernel, ())
+            if getattr(self, name) != self.__dataclass_fields__[name].default
+        ]
+
+    def performer(self, site: Site, seed: int, *, turned: int = 0) -> "nn.Module":
+        """One layer's Performer, or exact attention; queries and keys are longer by ``turned`` numbers."""
+        from my_transformers.full import FullAttention  # when it is built: settings are read without torch
+        from my_transformers.performer.attention import PerformerAttention
+
+        if self.kernel == "exact":
+            return FullAttention(causal=site.causal, dropout=self.dropout)
+        names = ("kernel", "n_features", "orthogonal", "epsilon", "redraw_every", "chunk_size", "dropout")
+        own: dict[str, Any] = {name: getattr(self, name) for name in names}
+        return PerformerAttention(site.head_dim + turned, **own, turned=turned, causal=site.causal, seed=seed)
+
+
+_WITHOUT_EFFECT = {
+    "unprojected": ("n_features", "orthogonal", "redraw_every"),
+    "exact": ("n_features", "orthogonal", "redraw_every", "epsilon", "chunk_size"),
+}
+
+
+@dataclass(frozen=True)
+class PerformerSettings(FeatureSettings):
+    """Attention by positive random features, linear in the length (Performer)."""
+
+    kind: ClassVar = "performer"
+    module: ClassVar = "my_transformers.performer.attention.PerformerAttention"
+    cross: ClassVar = True
+
+    kernel: Kernel = setting("softmax", help="performer: what the features' products estimate, or are")
+
+    @property
+    def title(self) -> str:
+        """See the base class."""
+        return "Performer"
+
+    def mistakes(self) -> list[str]:
+        """See the base class."""
+        return self.feature_mistakes(turned=False)
+
+    def build(self, site: Site) -> "list[nn.Module]":
+        """See the base class."""
+        return [self.performer(site, seed) for seed in site.seeds]

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from my_transformers.cache import Cache
+from my_transformers.mechanism import Mechanism
 from my_transformers.relative.grid import check_grid, places
+from my_transformers.relative.settings import RelativeSettings
 
 
-class RelativeAttention(nn.Module):
+class RelativeAttention(Mechanism, settings=RelativeSettings):
     """Adds a function of the distance between query i and key j to their logit, around another mechanism.
 
     Along each axis, and for each of ``n_scales`` learned frequencies w, with distance t = x_i - x_j,
@@ -40,11 +42,9 @@ class RelativeAttention(nn.Module):
         ValueError: a mechanism that shares queries and keys, or numbers out of range.
     """
 
-    shared_query_key = False
-
     def __init__(
         self,
-        mechanism: nn.Module,
+        mechanism: Mechanism,
         *,
         heads: int,
         head_dim: int,

@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from my_transformers.cache import Cache
-from my_transformers.full import check_causal, check_dropout
-from my_transformers.performer.attention import drop_values
+from my_transformers.cache import Cache, check_causal
+from my_transformers.dropout import check_dropout, drop_values
+from my_transformers.mechanism import Mechanism
 from my_transformers.relative.grid import check_grid, places
+from my_transformers.relative.settings import ClippedRelativeSettings
 
 
-class ClippedRelativeAttention(nn.Module):
+class ClippedRelativeAttention(Mechanism, settings=ClippedRelativeSettings):
     """Half of the heads attend by content alone, half by where the keys stand.
 
     A head of the second half has a learned vector e_c for each displacement c = (row, column) from query to key,
@@ -43,11 +44,9 @@ class ClippedRelativeAttention(nn.Module):
         ValueError: a mechanism that shares queries and keys, or numbers out of range.
     """
 
-    shared_query_key = False
-
     def __init__(
         self,
-        mechanism: nn.Module,
+        mechanism: Mechanism,
         *,
         heads: int,
         head_dim: int,

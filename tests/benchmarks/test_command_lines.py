@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from benchmarks import cached_decoding, command_line, decoding_by_length, libraries
-from dl_proj.models.attention_settings import FullConfig
+from my_transformers.full_settings import FullSettings
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = sorted(
@@ -47,7 +47,7 @@ def test_help_measures_nothing(program, tmp_path, monkeypatch, capfd):
 
 
 def tiny_decoding(monkeypatch):
-    for name, value in {"LENGTH": 16, "TURN": 2, "MECHANISMS": {"full": FullConfig()}}.items():
+    for name, value in {"LENGTH": 16, "TURN": 2, "MECHANISMS": {"full": FullSettings()}}.items():
         monkeypatch.setattr(decoding_by_length, name, value)
     monkeypatch.setattr(decoding_by_length, "DEVICE", torch.device("cpu"))
     return decoding_by_length.main, [], "decoding_by_length_cpu.json"

@@ -9,16 +9,22 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu import models
 from benchmarks.gpu.by_length import key_of
-from dl_proj.models.attention_settings import FullConfig, LinformerConfig, LSHConfig, PerformerConfig
+from dl_proj.models.attention_settings import AttentionSchema
 from dl_proj.models.build import build_language_model
 from dl_proj.models.settings import LanguageModelConfig
 from my_transformers import PerformerAttention
+from my_transformers.full_settings import FullSettings
+from my_transformers.linformer.settings import LinformerSettings
+from my_transformers.lsh.settings import LSHSettings
+from my_transformers.performer.settings import PerformerSettings
 
 BATCH, LENGTH = 3, 24
 
 
 def config_of(attention, reversible=False):
-    return LanguageModelConfig(dim=32, heads=2, depth=3, ffn_dim=80, attention=attention, reversible=reversible)
+    return LanguageModelConfig(
+        dim=32, heads=2, depth=3, ffn_dim=80, attention=AttentionSchema.of(attention), reversible=reversible
+    )
 
 
 def counted(call):
@@ -30,13 +36,13 @@ def counted(call):
 
 
 def test_flops_of_full_attention_are_those_that_torch_counts():
-    config = config_of(FullConfig())
+    config = config_of(FullSettings())
     model = build_language_model(config, causal=True, vocab_size=models.VOCABULARY, max_len=LENGTH)
     text = torch.randint(models.VOCABULARY, (BATCH, LENGTH + 1))
     linear, attention = counted(models.training_step(model, text))
     expected = linear + attention * (LENGTH + 1) / (2 * LENGTH)  # torch computes the whole square of weights
     assert models.model_flops(model, config, BATCH, LENGTH) == expected
-    config = config_of(FullConfig(), reversible=True)  # what it computes twice counts once
+    config = config_of(FullSettings(), reversible=True)  # what it computes twice counts once
     model = build_language_model(config, causal=True, vocab_size=models.VOCABULARY, max_len=LENGTH)
     assert models.model_flops(model, config, BATCH, LENGTH) == expected
 
@@ -47,18 +53,18 @@ def test_flops_of_performer_are_those_that_torch_counts_without_causality():
     q, k, v = (torch.randn(1, heads, 128, head_dim) for _ in range(3))
     with FlopCounterMode(display=False) as counter:
         mechanism(q, k, v)
-    own, hashing = models._attention_flops(PerformerConfig(n_features=features), heads * head_dim, 128)
+    own, hashing = models._attention_flops(PerformerSettings(n_features=features), heads * head_dim, 128)
     assert hashing == 0
     assert 128 * own == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
 def test_flops_of_lsh_grow_with_rounds_until_the_window_is_full():
-    short, _ = models._attention_flops(LSHConfig(bucket_size=64, n_rounds=1), 32, 101)
+    short, _ = models._attention_flops(LSHSettings(bucket_size=64, n_rounds=1), 32, 101)
     assert short == 4 * 32 * 50  # all in one window: 0 to 100 keys, 50 on average
-    long, hashing = models._attention_flops(LSHConfig(bucket_size=64, n_rounds=4), 32, 4096)
+    long, hashing = models._attention_flops(LSHSettings(bucket_size=64, n_rounds=4), 32, 4096)
     assert (long, hashing) == (4 * 32 * 4 * 128, 4 * 32 * 64)
     with pytest.raises(ValueError, match="linformer"):
-        models._attention_flops(LinformerConfig(), 32, 64)
+        models._attention_flops(LinformerSettings(), 32, 64)
 
 
 def test_peak_rate_is_the_cards_or_else_what_was_measured(tmp_path):

@@ -1,13 +1,24 @@
-"""Every mechanism that the contract is held against, one line each. A new mechanism joins by adding its line."""
+"""Every mechanism that the contract is held against.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+A mechanism's cases are in its own test file, which mirrors its module (tests/my_transformers/test_linear.py is that of
+my_transformers/linear.py): ``CASES`` and ``DEFAULTS``, lists of :class:`Case`, and ``DEFINITIONS``, a dictionary of
+:class:`Defined`. :func:`declared` finds them. Those of the older families are here and in test_definitions.py.
+"""
+
+import importlib.util
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from my_transformers import (
+    MECHANISMS,
     BlockCausalLinformerAttention,
     Cache,
     ClippedRelativeAttention,
@@ -49,6 +60,7 @@ class Case:
     circle: bool = False  # the ends of the padded sequence meet: how much padding there is can be seen
     alone: float = 0.0  # relative error of a value that a lonely token gives back in float32 (see _ITSELF there)
     mixes_values: bool = False  # before attending, by a learned matrix: what comes out is no weighted mean of values
+    inexact: bool = False  # weights add up to one about, not exactly
 
     def __str__(self) -> str:
         return self.name
@@ -68,7 +80,32 @@ class Case:
         return 1e-12 if self.name.startswith("lsh") or device != "cpu" else 0.0
 
 
-def _plain(mechanism: type[nn.Module], **settings: object) -> Callable[..., nn.Module]:
+@dataclass(frozen=True)
+class Defined:
+    """A mechanism and its definition.
+
+    ``make(causal=, heads=, head_dim=, **drawn settings)`` returns the module and a function of (q, k, v, mask).
+    """
+
+    make: Callable[..., tuple[nn.Module, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]]]
+    drawn: st.SearchStrategy[dict] = field(default_factory=lambda: st.just({}))
+    directions: tuple[bool, ...] = BOTH
+
+
+def declared(name: str) -> Iterator[Any]:
+    """What the mechanisms' own test files hold under a name."""
+    for module in dict.fromkeys(mechanism.__module__ for mechanism in MECHANISMS):
+        *folders, file = module.split(".")
+        path = Path(__file__).parents[1].joinpath(*folders, f"test_{file}.py")
+        if path.exists() and re.search(rf"^{name} = ", path.read_text(encoding="utf-8"), flags=re.MULTILINE):
+            spec = importlib.util.spec_from_file_location(f"cases_of_{file}", path)
+            loaded = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(loaded)
+            yield getattr(loaded, name)
+
+
+def plain(mechanism: type[nn.Module], **settings: object) -> Callable[..., nn.Module]:
+    """For :class:`Case`: of settings that need neither ``heads`` nor ``head_dim``."""
     return lambda *, heads, head_dim, **common: mechanism(**settings, **common)
 
 
@@ -97,7 +134,7 @@ def _relative(*, exact: bool = False, **settings: object) -> Callable[..., nn.Mo
 
 def _clipped(*, exact: bool = False, **settings: object) -> Callable[..., nn.Module]:
     def make(*, heads: int, head_dim: int, dropout: float, causal: bool) -> nn.Module:
-        content = _plain(FullAttention) if exact else _performer(n_features=32)
+        content = plain(FullAttention) if exact else _performer(n_features=32)
         inside = content(heads=heads, head_dim=head_dim, dropout=dropout, causal=causal)
         return ClippedRelativeAttention(inside, heads=heads, head_dim=head_dim, distance=2, dropout=dropout, **settings)
 
@@ -171,13 +208,13 @@ def _linformers() -> list[Case]:
 
 
 CASES = [
-    Case("full", _plain(FullAttention)),
-    Case("shared_qk", _plain(SharedQKAttention)),
-    Case("local", _plain(LocalAttention, chunk_size=5)),
-    Case("local-far", _plain(LocalAttention, chunk_size=3, back=2), compiled=False),
+    Case("full", plain(FullAttention)),
+    Case("shared_qk", plain(SharedQKAttention)),
+    Case("local", plain(LocalAttention, chunk_size=5)),
+    Case("local-far", plain(LocalAttention, chunk_size=3, back=2), compiled=False),
     Case(
         "local-circle",
-        _plain(LocalAttention, chunk_size=4, circle=12),
+        plain(LocalAttention, chunk_size=4, circle=12),
         directions=(False,),
         instead="causal=False",
         circle=True,
@@ -195,7 +232,7 @@ CASES = [
     ),
     Case(
         "transformers-lsh",
-        _plain(TransformersLSHAttention, chunk_size=4, n_rounds=2, multiple_of=8),
+        plain(TransformersLSHAttention, chunk_size=4, n_rounds=2, multiple_of=8),
         leaks_by_design=True,
         circle=True,
         alone=0.016,
@@ -214,24 +251,16 @@ CASES = [
     *_linformers(),
 ]
 DEFAULTS = [  # with all that can be left out left out, for sequences longer than their blocks
-    Case("full-default", _plain(FullAttention)),
-    Case("shared_qk-default", _plain(SharedQKAttention)),
-    Case("local-default", _plain(LocalAttention)),
-    Case("lsh-default", _plain(LSHAttention)),
+    Case("full-default", plain(FullAttention)),
+    Case("shared_qk-default", plain(SharedQKAttention)),
+    Case("local-default", plain(LocalAttention)),
+    Case("lsh-default", plain(LSHAttention)),
     Case("performer-default", lambda *, heads, head_dim, **common: PerformerAttention(head_dim, **common)),
     Case("linformer-default", _linformer(LinformerAttention, 400, 50, "learned"), directions=(False,)),
     Case("block-causal-default", _linformer(BlockCausalLinformerAttention, 64, 16, "learned"), directions=(True,)),
     Case("relative-default", _defaults_around(RelativeAttention)),
     Case("clipped-default", _defaults_around(ClippedRelativeAttention)),
 ]
-BOOKKEEPING = [case for case in CASES if not case.pointwise_variant_of]
-"""The rule that thins the contract.
-
-A case that differs from another one in pointwise functions alone is held to what depends on numbers: causality,
-padding, weights, steps, dropout, precision, extremes, gradients. What depends on lengths, rows, caches and graphs is
-proven by the other case: any length, independent rows, cuts of steps, rows picked anew, refusals, compiling.
-"""
-STRICT = [case for case in CASES if not case.leaks_by_design and True in case.directions]
 
 
 def heads(
@@ -263,3 +292,15 @@ def steps(mechanism: nn.Module, q: Tensor, k: Tensor, v: Tensor, *, cache: Cache
         [x[:, :, t : t + 1] for x in ((q, v) if mechanism.shared_query_key else (q, k, v))] for t in range(q.shape[2])
     ]
     return torch.cat([mechanism.step(*token, cache) for token in one], dim=2)
+
+
+CASES += [case for cases in declared("CASES") for case in cases]  # last, for those files import what is above
+DEFAULTS += [case for cases in declared("DEFAULTS") for case in cases]
+BOOKKEEPING = [case for case in CASES if not case.pointwise_variant_of]
+"""The rule that thins the contract.
+
+A case that differs from another one in pointwise functions alone is held to what depends on numbers: causality,
+padding, weights, steps, dropout, precision, extremes, gradients. What depends on lengths, rows, caches and graphs is
+proven by the other case: any length, independent rows, cuts of steps, rows picked anew, refusals, compiling.
+"""
+STRICT = [case for case in CASES if not case.leaks_by_design and True in case.directions]

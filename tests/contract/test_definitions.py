@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mechanisms import attend, heads
+from mechanisms import Defined, attend, declared, heads
 from torch import Tensor, nn
 
 from my_transformers import (
@@ -210,15 +209,6 @@ def each(**strategies: st.SearchStrategy) -> st.SearchStrategy[dict]:
     return st.fixed_dictionaries(strategies)
 
 
-@dataclass(frozen=True)
-class Case:
-    """A mechanism, what its settings are drawn from, and whether it can be causal or not."""
-
-    make: Callable[..., Pair]
-    drawn: st.SearchStrategy[dict] = field(default_factory=each)
-    directions: tuple[bool, ...] = (False, True)
-
-
 SIZES = st.integers(1, 12)
 ROUNDS = st.integers(1, 4)
 GRIDS = {"columns": st.sampled_from([None, 1, 4, 7]), "off_grid": st.integers(0, 2)}
@@ -230,28 +220,30 @@ BLOCKS = each(
     rank=st.integers(1, 4), window=st.integers(1, 6), kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=2)
 )
 CASES = {
-    "full": Case(full),
-    "shared_qk": Case(shared_qk),
-    "local": Case(local, each(chunk_size=SIZES, back=st.integers(0, 3), ahead=st.integers(0, 3))),
-    "lsh": Case(lsh, each(n_buckets=st.sampled_from([1, 2, 4, 8]), n_rounds=ROUNDS, window=SIZES)),
-    "lsh-by-length": Case(lsh, each(bucket_size=SIZES, n_rounds=ROUNDS), directions=(False,)),
-    "lsh-max-len": Case(lsh, each(bucket_size=SIZES, n_rounds=ROUNDS, max_len=st.integers(1, 70))),
-    "lsh-chunk": Case(
+    "full": Defined(full),
+    "shared_qk": Defined(shared_qk),
+    "local": Defined(local, each(chunk_size=SIZES, back=st.integers(0, 3), ahead=st.integers(0, 3))),
+    "lsh": Defined(lsh, each(n_buckets=st.sampled_from([1, 2, 4, 8]), n_rounds=ROUNDS, window=SIZES)),
+    "lsh-by-length": Defined(lsh, each(bucket_size=SIZES, n_rounds=ROUNDS), directions=(False,)),
+    "lsh-max-len": Defined(lsh, each(bucket_size=SIZES, n_rounds=ROUNDS, max_len=st.integers(1, 70))),
+    "lsh-chunk": Defined(
         partial(lsh, rule="chunk"),
         each(n_buckets=st.sampled_from([1, 2, 4, 8]), n_rounds=ROUNDS, window=SIZES, deduplicate=st.booleans()),
     ),
-    "linformer": Case(linformer, PROJECTED, directions=(False,)),
-    "causal_linformer": Case(linformer, BLOCKS, directions=(True,)),
+    "linformer": Defined(linformer, PROJECTED, directions=(False,)),
+    "causal_linformer": Defined(linformer, BLOCKS, directions=(True,)),
     **{
-        f"performer-{kernel}": Case(
+        f"performer-{kernel}": Defined(
             partial(performer, kernel=kernel), each(chunk_size=SIZES, n_features=st.sampled_from([2, 6, 32]))
         )
         for kernel in ("softmax", "hyperbolic", "relu", "elu", "softplus", "sigmoid", "abs")
     },
-    "performer-unprojected": Case(partial(performer, kernel="unprojected"), each(chunk_size=SIZES)),
-    "relative": Case(relative, each(n_scales=st.integers(1, 4), content=st.booleans(), **GRIDS)),
-    "clipped_relative": Case(clipped_relative, each(distance=st.integers(1, 4), **GRIDS)),
+    "performer-unprojected": Defined(partial(performer, kernel="unprojected"), each(chunk_size=SIZES)),
+    "relative": Defined(relative, each(n_scales=st.integers(1, 4), content=st.booleans(), **GRIDS)),
+    "clipped_relative": Defined(clipped_relative, each(distance=st.integers(1, 4), **GRIDS)),
 }
+for definitions in declared("DEFINITIONS"):
+    CASES |= definitions
 DIRECTIONS = [(name, causal) for name, case in CASES.items() for causal in case.directions]
 every = pytest.mark.parametrize(
     ("name", "causal"), DIRECTIONS, ids=[f"{name}-{'causal' if causal else 'both'}" for name, causal in DIRECTIONS]
@@ -308,7 +300,11 @@ def test_equals_its_definition_at_the_defaults(name: str, causal: bool, padded: 
     assert_same(pair, heads(n, seed=1), mask, real=torch.ones(1, n) if mask is None else mask)
 
 
-@pytest.mark.parametrize("name", ["full", "linformer", "performer-softmax", "performer-relu"])
+def can_cross(case: Defined) -> bool:
+    return False in case.directions and case.make(causal=False, heads=2, head_dim=8)[0].cross
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if can_cross(case)])
 @settings(max_examples=15, deadline=None)
 @given(n=st.integers(1, 30), m=st.integers(1, 70), seed=st.integers(0, 999))
 def test_equals_its_definition_across_to_a_context(name: str, n: int, m: int, seed: int) -> None:

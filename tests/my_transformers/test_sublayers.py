@@ -131,18 +131,21 @@ def test_shared_queries_and_keys_refuse_a_context(mechanism: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    "mechanism",
+    ("mechanism", "message"),
     [
-        FullAttention(causal=True),
-        PerformerAttention(8, causal=True),
-        BlockCausalLinformerAttention(MeanProjection(8, 2)),
-        RelativeAttention(FullAttention(), heads=3, head_dim=8),
+        (FullAttention(causal=True), "got 5 queries and 9 keys"),
+        (PerformerAttention(8, causal=True), "got 5 queries and 9 keys"),
+        (
+            BlockCausalLinformerAttention(MeanProjection(8, 2)),
+            "BlockCausalLinformer.* cannot attend to a context",
+        ),
+        (RelativeAttention(FullAttention(), heads=3, head_dim=8), "RelativeAttention cannot attend to a context"),
     ],
     ids=["full", "performer", "block-causal", "relative"],
 )
-def test_causal_and_relative_mechanisms_refuse_a_context_of_another_length(mechanism: nn.Module) -> None:
+def test_causal_and_relative_mechanisms_refuse_a_context_of_another_length(mechanism: nn.Module, message: str) -> None:
     attention = MultiHeadAttention(mechanism, dim=24, heads=3)
-    with pytest.raises(ValueError, match="got 5 queries and 9 keys"):
+    with pytest.raises(ValueError, match=message):
         attention(torch.randn(1, 5, 24), context=torch.randn(1, 9, 24))
 
 

@@ -12,7 +12,7 @@ from dl_proj.checkpoint_folder import find_checkpoint, read_config
 from dl_proj.experiments.copy.objective import CopyObjective
 from dl_proj.experiments.copy.settings import SynthComparisonConfig, SynthTrainConfig
 from dl_proj.experiments.copy.train import build_copy_model, copy_dataset
-from dl_proj.models.attention_settings import AttentionConfig, LSHConfig, SharedQKConfig
+from dl_proj.models.attention_settings import AttentionConfig, AttentionSchema
 from dl_proj.models.generation import AutoregressiveModel
 from dl_proj.pictures import save_figure
 from dl_proj.settings.errors import ConfigError
@@ -20,6 +20,8 @@ from dl_proj.tables import Row
 from my_custom_ai.custom_train import evaluate, load_weights, start
 from my_custom_ai.custom_train.data import evaluation_batches
 from my_custom_ai.utils.files import write_text
+from my_transformers.full_settings import SharedQKSettings
+from my_transformers.lsh.settings import LSHSettings
 
 # Kitaev et al. 2020, table 2: accuracy in percent by how the model was trained (length 1024) and evaluated
 PAPER = {
@@ -61,7 +63,7 @@ def compare(config: SynthComparisonConfig) -> None:
 def _cannot_be_compared(trained: SynthTrainConfig, config: SynthComparisonConfig) -> list[str]:
     if trained.model.attentions is not None:
         return ["trained with attentions of its own in each layer, which are not replaced; use attention: shared_qk"]
-    if not isinstance(trained.model.attention, SharedQKConfig | LSHConfig):
+    if not isinstance(trained.model.attention.settings, SharedQKSettings | LSHSettings):
         return [f"trained with kind: {trained.model.attention.kind}, which LSH cannot evaluate; use kind: shared_qk"]
     lsh = trained.model.model_copy(update={"attention": _evaluated_with(trained, config)[-1]})
     found = lsh.mistakes_at(trained.data.length - 1, causal=True, grid=False)
@@ -70,13 +72,16 @@ def _cannot_be_compared(trained: SynthTrainConfig, config: SynthComparisonConfig
 
 def _evaluated_with(trained: SynthTrainConfig, config: SynthComparisonConfig) -> list[AttentionConfig]:
     own = trained.model.attention
-    lsh = own if isinstance(own, LSHConfig) else config.lsh
-    return [SharedQKConfig(), *(lsh.model_copy(update={"eval_rounds": r}) for r in config.eval_rounds)]
+    lsh = own if isinstance(own.settings, LSHSettings) else config.lsh
+    return [
+        AttentionSchema.of(SharedQKSettings()),
+        *(lsh.model_copy(update={"eval_rounds": r}) for r in config.eval_rounds),
+    ]
 
 
 def _trained_with(trained: SynthTrainConfig) -> str:
-    attention = trained.model.attention
-    return f"LSH-{attention.n_rounds}" if isinstance(attention, LSHConfig) else "full"
+    attention = trained.model.attention.settings
+    return attention.title if isinstance(attention, LSHSettings) else "full"
 
 
 def _load(trained: SynthTrainConfig, weights: Path) -> AutoregressiveModel:

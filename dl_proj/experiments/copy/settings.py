@@ -1,15 +1,20 @@
 """Schemas of the copy task's two scripts."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from dl_proj.experiments.settings import ExperimentConfig, MonitorMode, TrainConfig
-from dl_proj.models.attention_settings import LSHConfig
+from dl_proj.models.attention_settings import SCHEMAS, AttentionSchema
 from dl_proj.models.settings import StackConfig
 from dl_proj.settings.base import Strict
 from my_custom_ai.custom_train.names import DeviceName
+
+if TYPE_CHECKING:
+    LSHConfig = AttentionSchema
+else:
+    LSHConfig = SCHEMAS["lsh"]
 
 
 class CopyDataConfig(Strict):

@@ -1,6 +1,7 @@
 """Every setting of every schema reaches the module that it is about: none is accepted and ignored."""
 
 import math
+from dataclasses import fields
 
 import pytest
 import torch
@@ -13,18 +14,7 @@ from dl_proj.experiments.images.classification.train import build_classifier
 from dl_proj.experiments.images.generation.settings import GeneratorTrainConfig
 from dl_proj.experiments.images.generation.train import build_generator
 from dl_proj.experiments.images.settings import ClassifierDataConfig
-from dl_proj.models.attention_settings import (
-    CausalLinformerConfig,
-    ClippedRelativeConfig,
-    FullConfig,
-    LinformerConfig,
-    LocalConfig,
-    LSHConfig,
-    PerformerConfig,
-    RelativeConfig,
-    SharedQKConfig,
-    TransformersLSHConfig,
-)
+from dl_proj.models.attention_settings import SCHEMAS
 from dl_proj.models.build import Places, build_autoregressive, build_mechanisms, build_positions, build_stack
 from dl_proj.models.settings import (
     AxialPositionsConfig,
@@ -38,8 +28,6 @@ from my_custom_ai.custom_train import load_weights
 from my_custom_ai.custom_train.checkpoint import count_parameters, save_weights
 from my_transformers import (
     AxialPositionalEncoding,
-    BlockCausalLinformerAttention,
-    ClippedRelativeAttention,
     ConvolutionProjection,
     EncoderStack,
     FullAttention,
@@ -53,13 +41,16 @@ from my_transformers import (
     MeanProjection,
     NoPositionalEncoding,
     PerformerAttention,
-    RelativeAttention,
     ReversibleStack,
-    SharedQKAttention,
     SinusoidalPositionalEncoding,
-    TransformersLSHAttention,
 )
 
+FullConfig, SharedQKConfig, LSHConfig, LocalConfig, TransformersLSHConfig, PerformerConfig = (
+    SCHEMAS[kind] for kind in ("full", "shared_qk", "lsh", "local", "transformers_lsh", "performer")
+)
+RelativeConfig, ClippedRelativeConfig, LinformerConfig, CausalLinformerConfig = (
+    SCHEMAS[kind] for kind in ("relative", "clipped_relative", "linformer", "causal_linformer")
+)
 RANDOM_FEATURES = {
     "dropout": 0.25,
     "n_features": 24,
@@ -71,7 +62,21 @@ RANDOM_FEATURES = {
 }
 PROJECTED = {"dropout": 0.25, "rank": 3, "projection": "mean", "sharing": "key_value", "start": "identity"}
 
-# for each schema and field: another value than the default's, given as it would be in a file
+
+def another(default):
+    """A value that is not a setting's default, where nothing but the default need be known."""
+    match default:
+        case bool():
+            return not default
+        case int():
+            return default + 3
+        case float():
+            return default + 0.25
+    raise TypeError(f"no other value can be told from the default {default!r}: put one into OTHER_VALUES")
+
+
+# for each schema and field: another value than the default's, given as it would be in a file; of kinds that are not
+# here, see another()
 OTHER_VALUES = {
     FullConfig: {"dropout": 0.25},
     SharedQKConfig: {"dropout": 0.25},
@@ -104,19 +109,15 @@ OTHER_VALUES = {
     LinformerConfig: PROJECTED,
     CausalLinformerConfig: PROJECTED | {"block_size": 24},
 }
-MODULES = {
-    FullConfig: FullAttention,
-    SharedQKConfig: SharedQKAttention,
-    LSHConfig: LSHAttention,
-    LocalConfig: LocalAttention,
-    TransformersLSHConfig: TransformersLSHAttention,
-    PerformerConfig: PerformerAttention,
-    RelativeConfig: RelativeAttention,
-    ClippedRelativeConfig: ClippedRelativeAttention,
-    LinformerConfig: LinformerAttention,
-    CausalLinformerConfig: BlockCausalLinformerAttention,
+OTHER_VALUES |= {
+    schema: {field.name: another(field.default) for field in fields(schema.declared)}
+    for schema in SCHEMAS.values()
+    if schema not in OTHER_VALUES
 }
-ONE_WAY = {LinformerConfig: False, CausalLinformerConfig: True}  # mechanisms that are causal never, or always
+MODULES = {schema: schema.declared.mechanism() for schema in SCHEMAS.values()}
+ONE_WAY = {  # mechanisms that are causal never, or always
+    schema: module.directions[0] for schema, module in MODULES.items() if len(module.directions) == 1
+}
 PROJECTIONS = {
     LearnedProjection: "learned",
     MeanProjection: "mean",

@@ -12,10 +12,12 @@ from dl_proj.experiments.copy.settings import SynthComparisonConfig, SynthTrainC
 from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
 from dl_proj.experiments.settings import ConstantConfig, NoamConfig, OneCycleConfig, WarmupCosineConfig
 from dl_proj.experiments.translation.settings import TranslateConfig
-from dl_proj.models.attention_settings import FullConfig, LocalConfig, LSHConfig, SharedQKConfig
+from dl_proj.models.attention_settings import SCHEMAS
 from dl_proj.models.settings import AxialPositionsConfig, LearnedPositionsConfig
 from dl_proj.settings.errors import ConfigError
 from dl_proj.settings.load import differences, load_config, merge, parse_flags, read_yaml
+
+FullConfig, LocalConfig, LSHConfig, SharedQKConfig = (SCHEMAS[kind] for kind in ("full", "local", "lsh", "shared_qk"))
 
 
 def loaded(changes=None, *flags, schema=SynthTrainConfig):

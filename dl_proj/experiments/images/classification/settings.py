@@ -4,7 +4,6 @@ from typing import ClassVar, Literal
 
 from dl_proj.experiments.images.settings import ClassifierDataConfig, ImageTrainConfig
 from dl_proj.experiments.settings import MonitorMode
-from dl_proj.models.attention_settings import ClippedRelativeConfig, RelativeConfig
 from dl_proj.models.settings import LearnedSinusoidalPositionsConfig, StackConfig
 
 
@@ -24,7 +23,7 @@ class ClassifierConfig(StackConfig):
     def mistakes_on(self, data: ClassifierDataConfig) -> list[str]:
         """What does not fit these images."""
         found = self.mistakes_at(self.length(data), causal=False, grid=True)
-        kinds = [a.kind for a in self.mechanisms if isinstance(a, RelativeConfig | ClippedRelativeConfig)]
+        kinds = [a.kind for a in self.mechanisms if a.declared.one_place_per_token]
         if data.split_channels:
             found += [
                 "data.split_channels: true puts several tokens at one place, but model.attention.kind: "

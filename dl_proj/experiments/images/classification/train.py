@@ -10,9 +10,10 @@ from dl_proj.experiments.images.classification.objective import ClassificationOb
 from dl_proj.experiments.images.classification.settings import ClassifierConfig, ClassifierTrainConfig
 from dl_proj.experiments.images.data import load_configured
 from dl_proj.experiments.images.settings import ClassifierDataConfig
-from dl_proj.models.build import Places, build_positions, build_stack
+from dl_proj.models.build import build_positions, build_stack
 from dl_proj.models.classification import ClassificationModel, PatchEmbedding
 from my_custom_ai.custom_train import RunDirectory
+from my_transformers.settings import Places
 
 
 def build_classification_model(config: ClassifierTrainConfig, n_classes: int) -> ClassificationModel:

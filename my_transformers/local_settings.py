@@ -1,0 +1,48 @@
+"""Settings of local attention."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from my_transformers.settings import MechanismSettings, Site, setting
+
+
+@dataclass(frozen=True)
+class LocalSettings(MechanismSettings):
+    """Softmax over a query's own chunk of the sequence and its neighbours."""
+
+    kind: ClassVar = "local"
+    module: ClassVar = "my_transformers.local.LocalAttention"
+
+    chunk_size: int = setting(64, at_least=1, help="local: tokens a chunk")
+    back: int = setting(1, at_least=0, help="local: chunks before its own that a query sees")
+    ahead: int | None = setting(
+        None, at_least=0, help="local: chunks behind it; null: as many as back, or none in causal models"
+    )
+    circle: int | None = setting(
+        None,
+        at_least=1,
+        help="local: not for causal models: pad to a multiple of so many tokens and let the ends meet; null: they do "
+        "not",
+    )
+
+    @property
+    def sees_padding(self) -> str | None:
+        """See the base class."""
+        if self.circle is None:
+            return None
+        return f"circle {self.circle} must be null: where the ends meet follows from how far a batch is padded"
+
+    def mistakes(self) -> list[str]:
+        """See the base class."""
+        if self.circle is None or self.circle % self.chunk_size == 0:
+            return []
+        return [f"circle {self.circle} must be a multiple of chunk_size {self.chunk_size}"]
+
+    def mistakes_at(self, site: Site, key: Callable[[str], str]) -> list[str]:
+        """See the base class."""
+        if site.causal and self.ahead:
+            return [f"{key('ahead')} {self.ahead} must be 0 or null in a causal model: those tokens are to come"]
+        if site.causal and self.circle:
+            return [f"{key('circle')} {self.circle} must be null in a causal model: its end is still to come"]
+        return []

@@ -1,0 +1,43 @@
+"""The base class of every attention mechanism."""
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from my_transformers.cache import Cache
+from my_transformers.settings import CAPABILITIES, MechanismSettings
+
+
+class Mechanism(nn.Module):
+    """Base of every attention mechanism: heads in, heads out.
+
+    Subclasses define ``forward(q, k, v, *, mask=None)``, or ``forward(qk, v, *, mask=None)`` if they share queries and
+    keys, on (batch, heads, length, head_dim). Those with ``steps`` also define ``new_cache(like, max_len)`` and
+    ``step(q, k, v, cache)``, which takes one or more tokens. CONTRIBUTING.md lists the rules that all of them keep.
+
+    ``class X(Mechanism, settings=XSettings)`` can do what its settings declare, see
+    :class:`~my_transformers.settings.MechanismSettings`; a class without settings declares it itself.
+    """
+
+    directions: ClassVar[tuple[bool, ...]] = (False, True)
+    steps: ClassVar[bool] = True
+    cross: ClassVar[bool] = False
+    shared_query_key: ClassVar[bool] = False
+    needs_max_len: ClassVar[bool] = False
+
+    causal: bool
+    """a token attends only to itself and earlier tokens"""
+
+    def __init_subclass__(cls, settings: type[MechanismSettings] | None = None, **others: Any) -> None:
+        super().__init_subclass__(**others)
+        if settings is not None:
+            for name in CAPABILITIES:
+                setattr(cls, name, getattr(settings, name))
+
+    def new_cache(self, like: Tensor, max_len: int) -> Cache:
+        """An empty cache for decoding up to ``max_len`` tokens; ``like`` is (b, h, any, d).
+
+        Raises:
+            ValueError: there are no steps; mechanisms that have some define this.
+        """
+        raise ValueError(f"step-by-step decoding needs causal=True, which {type(self).__name__} cannot be")

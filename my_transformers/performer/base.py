@@ -1,0 +1,151 @@
+"""What mechanisms with a feature map share: their forward, their steps and their cache."""
+
+import abc
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from my_transformers.cache import Cache, check_causal
+from my_transformers.dropout import check_dropout, drop_values
+from my_transformers.mechanism import Mechanism
+from my_transformers.performer.bidirectional import bidirectional_kernel_attention, masses_and_means, mixture_of_means
+from my_transformers.performer.causal import PrefixSum, causal_kernel_attention, divide_by_weights
+from my_transformers.performer.recompute import LogFeatures
+
+
+class KernelAttention(Mechanism, abc.ABC):
+    """Attention whose weights are products of features, A_ij = phi(q_i) . phi(k_j), in time linear in the length.
+
+    Samples and heads do not see each other: scales are taken out for each by itself. Features and sums are in float32
+    at least, also under autocast. A subclass says what phi is.
+
+    Args:
+        causal: a token attends only to itself and earlier tokens; see
+            :func:`~my_transformers.performer.causal.causal_kernel_attention`.
+        chunk_size: of the causal form: tokens whose weights are computed one by one.
+        dropout: probability of dropping a value in training, for all queries of a head at once: there are no single
+            weights to drop.
+
+    Raises:
+        ValueError: arguments out of range.
+    """
+
+    def __init__(self, *, causal: bool, chunk_size: int, dropout: float) -> None:
+        super().__init__()
+        check_dropout(dropout)
+        if chunk_size < 1:
+            raise ValueError(f"chunk_size is {chunk_size}, must be at least 1")
+        self.causal = causal
+        self.chunk_size = chunk_size
+        self.dropout = dropout
+
+    @abc.abstractmethod
+    def feature_maps(self, *, training: bool) -> tuple[LogFeatures, LogFeatures]:
+        """Log phi of queries, which may lack a factor of each query's own, and of keys.
+
+        ``training``: for a forward in training, which may count.
+        """
+
+    @abc.abstractmethod
+    def number_of_features(self, head_dim: int) -> int:
+        """Features that the maps return, in heads of ``head_dim`` numbers."""
+
+    @abc.abstractmethod
+    def key_width(self, n_features: int) -> int:
+        """Numbers in a query or key from which the maps make so many features."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Q (b, h, n, d), k (b, h, m, d), v (b, h, m, e), mask (b, m) True where a key is real -> (b, h, n, e).
+
+        A padded query's output is finite and of no meaning.
+
+        Raises:
+            ValueError: causal, and not as many keys as queries.
+        """
+        if self.causal and q.shape[2] != k.shape[2]:
+            raise ValueError(
+                f"causal attention needs as many keys as queries, got {q.shape[2]} queries and {k.shape[2]} keys"
+            )
+        phi_q, phi_k = self.feature_maps(training=self.training)
+        v = drop_values(v, self.dropout if self.training else 0.0)
+        with torch.autocast(q.device.type, enabled=False):
+            q, k, exact = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v))
+            if self.causal:
+                out = causal_kernel_attention(q, k, exact, phi_q, phi_k, mask=mask, chunk_size=self.chunk_size)
+            else:
+                out = bidirectional_kernel_attention(q, k, exact, phi_q, phi_k, mask=mask)
+        return out.to(v.dtype)
+
+    def summarize(self, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What :meth:`attend` needs of keys (b, h, m, d) and values (b, h, m, e), of a size that does not grow with m.
+
+        Features are computed once for many calls. Their graph is kept, where :meth:`forward` computes them again.
+
+        Args:
+            k: keys.
+            v: values.
+            mask: (b, m), True where a key is real.
+
+        Returns:
+            (b, h, 1, n_features) and (b, h, n_features, e), in float32 at least.
+
+        Raises:
+            ValueError: causal: then each query has keys of its own.
+        """
+        if self.causal:
+            raise ValueError("causal=True: no summary of the keys is the same for all queries")
+        v = drop_values(v, self.dropout if self.training else 0.0)
+        with torch.autocast(k.device.type, enabled=False):
+            k, v = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (k, v))
+            return masses_and_means(self.feature_maps(training=False)[1](k), v, mask)
+
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor, *, mask: None = None) -> Tensor:
+        """Q (b, h, n, d) and the results of :meth:`summarize`, which took the mask -> (b, h, n, e)."""
+        with torch.autocast(q.device.type, enabled=False):
+            log_phi_q, _ = self.feature_maps(training=False)
+            return mixture_of_means(log_phi_q(q.to(keys.dtype)), keys, values).to(q.dtype)
+
+    def new_cache(self, like: Tensor, max_len: int) -> "FeatureCache":
+        """An empty cache for decoding up to ``max_len`` tokens: f (d + 1) numbers per head; a step costs O(f d).
+
+        Neither depends on the length; f is the number of features.
+
+        Args:
+            like: (b, h, any, d), for sizes and device.
+            max_len: tokens.
+        """
+        check_causal(self.causal)
+        exact = like.to(torch.promote_types(like.dtype, torch.float32))
+        return FeatureCache(PrefixSum.empty(exact, self.number_of_features(like.shape[-1])), 0, max_len)
+
+    def step(self, q: Tensor, k: Tensor, v: Tensor, cache: "FeatureCache") -> Tensor:
+        """Attend with the next t tokens, each (b, h, t, ·) -> (b, h, t, e), and add them to the sum.
+
+        Raises:
+            ValueError: the cache is of another shape, or has no room for t more tokens.
+        """
+        batch, heads, n_features, width = cache.so_far.sums.shape  # the last of them adds up the weights
+        key_width = self.key_width(n_features)
+        cache.check(q, k, v, batch=batch, heads=heads, widths=(key_width, key_width, width - 1))
+        with torch.autocast(q.device.type, enabled=False):
+            q, k, exact = (x.to(cache.so_far.sums.dtype) for x in (q, k, v))
+            log_phi_q, log_phi_k = self.feature_maps(training=False)
+            chunks = zip(*(x.split(self.chunk_size, dim=2) for x in (q, k, exact)), strict=True)
+            out = [cache.attend(log_phi_q(q), log_phi_k(k), exact) for q, k, exact in chunks]
+            return torch.cat(out, dim=2).to(v.dtype)
+
+
+@dataclass
+class FeatureCache(Cache):
+    """The sum over all tokens so far."""
+
+    so_far: PrefixSum
+    length: int
+    max_len: int
+
+    def attend(self, log_q: Tensor, log_k: Tensor, value: Tensor) -> Tensor:
+        """Add a chunk of c tokens, (b, h, c, ·) each, and attend with them: (b, h, c, e)."""
+        seen, self.so_far = self.so_far.attend(log_q, log_k, value)
+        self.length += value.shape[2]
+        return divide_by_weights(seen, value)
