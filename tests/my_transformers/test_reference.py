@@ -338,7 +338,7 @@ def test_docstrings_name_the_definition(name: str) -> None:
 
 def test_the_table_of_mechanisms_names_the_definitions() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)` \| \[\w+\.py\]\([\w/.]+\) \| (.+?) \|", readme, flags=re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| \[[\w/]+\.py\]\([\w/.]+\) \| (.+?) \|", readme, flags=re.MULTILINE)
     assert len(rows) == len(MECHANISMS)
     for kind, cell in rows:
         functions = re.findall(r"`(\w+)`", cell)
