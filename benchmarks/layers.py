@@ -20,6 +20,7 @@ from my_transformers import (
     LinformerAttention,
     LocalAttention,
     LSHAttention,
+    Mechanism,
     MultiHeadAttention,
     PerformerAttention,
     SharedQKAttention,
@@ -45,7 +46,7 @@ class Sizes(NamedTuple):
 SIZES = Sizes(dim=256, heads=4)
 
 
-def ours(mechanism: nn.Module, sizes: Sizes) -> MultiHeadAttention:
+def ours(mechanism: Mechanism, sizes: Sizes) -> MultiHeadAttention:
     """Around one of our mechanisms; the libraries' projections have no biases either."""
     return MultiHeadAttention(mechanism, dim=sizes.dim, heads=sizes.heads, bias=False)
 

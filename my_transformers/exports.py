@@ -1,7 +1,5 @@
 """The names that ``from my_transformers import ...`` finds; importing this module imports torch."""
 
-from typing import cast
-
 from my_transformers.cache import Cache
 from my_transformers.full import FullAttention, SharedQKAttention
 from my_transformers.layers import DecoderLayer, DecoderStack, EncoderLayer, EncoderStack
@@ -33,7 +31,7 @@ from my_transformers.relative.clipped import ClippedRelativeAttention
 from my_transformers.rev_layers import ReversibleDecoderStack, ReversibleStack
 from my_transformers.sublayers import FeedForward, MultiHeadAttention
 
-MECHANISMS: tuple[type[Mechanism], ...] = tuple(cast("type[Mechanism]", settings.mechanism()) for settings in SETTINGS)
+MECHANISMS: tuple[type[Mechanism], ...] = tuple(settings.mechanism() for settings in SETTINGS)
 """The class of every attention mechanism."""
 
 __all__ = [

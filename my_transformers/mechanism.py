@@ -1,6 +1,7 @@
 """The base class of every attention mechanism."""
 
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -27,6 +28,12 @@ class Mechanism(nn.Module):
 
     causal: bool
     """a token attends only to itself and earlier tokens"""
+
+    if TYPE_CHECKING:  # some have these: see above, and MultiHeadAttention
+        step: Callable[..., Tensor]
+        shorten: Callable[..., tuple[Tensor, Tensor, Tensor | None]]
+        summarize: Callable[..., tuple[Tensor, Tensor]]
+        attend: Callable[..., Tensor]
 
     def __init_subclass__(cls, settings: type[MechanismSettings] | None = None, **others: Any) -> None:
         super().__init_subclass__(**others)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from my_transformers.cache import Cache
 from my_transformers.derivatives import first_derivatives_only
+from my_transformers.eager import eager
 from my_transformers.layers import Branch, CacheT, DecoderCache, DecoderLayer, EncoderLayer, Layer
 from my_transformers.replay import Recording
 
@@ -94,7 +95,7 @@ class ReversibleStack(_TwoStreams[Cache]):
 
     layers: Sequence[EncoderLayer]
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # generator states and recomputation are for eager autograd
+    @eager  # generator states and recomputation are for eager autograd
     def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """X (b, n, dim), mask (b, n) True where a token is real -> (b, n, out_dim)."""
         return self._through(x, None, lambda layer, _: layer.branches(mask=mask), mask)
@@ -119,7 +120,7 @@ class ReversibleDecoderStack(_TwoStreams[DecoderCache]):
 
     layers: Sequence[DecoderLayer]
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @eager
     def forward(
         self, x: Tensor, context: Tensor, *, mask: Tensor | None = None, context_mask: Tensor | None = None
     ) -> Tensor:

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from torch import nn
+    from my_transformers.mechanism import Mechanism
 
 CAPABILITIES = ("directions", "steps", "cross", "shared_query_key", "needs_max_len")
 """What the settings' and the module's class both have."""
@@ -116,7 +116,7 @@ class MechanismSettings:
     """kinds to name to who asks for the direction that it lacks; empty: all that have it"""
 
     @classmethod
-    def mechanism(cls) -> "type[nn.Module]":
+    def mechanism(cls) -> "type[Mechanism]":
         """The module's class; asking for it imports torch."""
         path, name = cls.module.rsplit(".", 1)
         return getattr(import_module(path), name)
@@ -154,7 +154,7 @@ class MechanismSettings:
         """
         return []
 
-    def build(self, site: Site) -> "list[nn.Module]":
+    def build(self, site: Site) -> "list[Mechanism]":
         """The modules, one per layer; layers that share something share the submodule.
 
         Raises:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from my_transformers.cache import Cache
+from my_transformers.mechanism import Mechanism
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
@@ -46,7 +47,7 @@ class MultiHeadAttention(nn.Module):
     """
 
     def __init__(
-        self, mechanism: nn.Module, *, dim: int, heads: int, head_dim: int | None = None, bias: bool = True
+        self, mechanism: Mechanism, *, dim: int, heads: int, head_dim: int | None = None, bias: bool = True
     ) -> None:
         super().__init__()
         if head_dim is None:

@@ -2,8 +2,6 @@
 
 from typing import assert_never
 
-from torch import nn
-
 from dl_proj.models.attention_settings import AttentionConfig
 from dl_proj.models.generation import AutoregressiveModel
 from dl_proj.models.language import LanguageModel
@@ -34,6 +32,7 @@ from my_transformers import (
     ReversibleStack,
     SinusoidalPositionalEncoding,
 )
+from my_transformers.mechanism import Mechanism
 from my_transformers.positional_encoding import PositionalEncoding
 from my_transformers.settings import Places, Site
 
@@ -48,7 +47,7 @@ def build_mechanisms(
     places: Places,
     seed: int = 0,
     every: int = 1,
-) -> list[nn.Module]:
+) -> list[Mechanism]:
     """The attention mechanism of a configuration for each of its layers; number i's random numbers: seed + i * every.
 
     ``every`` so many layers of a model is one of these, so that no two layers of it have the same seed.
@@ -89,15 +88,15 @@ def build_stack(config: StackConfig, *, causal: bool, places: Places, seed: int 
         )
         for mechanism in _mechanisms_of(config, causal, places, seed)
     ]
-    sizes = {"dim": config.dim, "norm_epsilon": config.norm_epsilon}
-    return (
-        ReversibleStack(layers, **sizes, streams=config.streams) if config.reversible else EncoderStack(layers, **sizes)
-    )
+    dim, epsilon = config.dim, config.norm_epsilon
+    if config.reversible:
+        return ReversibleStack(layers, dim=dim, norm_epsilon=epsilon, streams=config.streams)
+    return EncoderStack(layers, dim=dim, norm_epsilon=epsilon)
 
 
-def _mechanisms_of(config: StackConfig, causal: bool, places: Places, seed: int) -> list[nn.Module]:
+def _mechanisms_of(config: StackConfig, causal: bool, places: Places, seed: int) -> list[Mechanism]:
     """Each layer's."""
-    of_layer = {}
+    of_layer: dict[int, Mechanism] = {}
     for number, attention in enumerate(config.mechanisms):
         layers = config.layers_of(number)
         built = build_mechanisms(
@@ -114,9 +113,10 @@ def _mechanisms_of(config: StackConfig, causal: bool, places: Places, seed: int)
     return [of_layer[i] for i in range(config.depth)]
 
 
-def _around(mechanism: nn.Module, config: StackConfig) -> MultiHeadAttention:
-    sizes = {"dim": config.dim, "heads": config.heads, "head_dim": config.head_dim}
-    return MultiHeadAttention(mechanism, **sizes, bias=config.attention_bias)
+def _around(mechanism: Mechanism, config: StackConfig) -> MultiHeadAttention:
+    return MultiHeadAttention(
+        mechanism, dim=config.dim, heads=config.heads, head_dim=config.head_dim, bias=config.attention_bias
+    )
 
 
 def _feed_forward(config: StackConfig) -> FeedForward:

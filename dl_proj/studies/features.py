@@ -14,6 +14,7 @@ from dl_proj.tables import Row
 from my_transformers import (
     ClippedRelativeAttention,
     FullAttention,
+    Mechanism,
     MultiHeadAttention,
     PerformerAttention,
     RelativeAttention,
@@ -62,7 +63,7 @@ def equivariance(config: EquivarianceConfig, seed: int, device: torch.device) ->
     return [{"curve": name, "n_features": m} | mean_and_error(found, "change") for (name, m), found in errors.items()]
 
 
-def _mechanisms(config: EquivarianceConfig, seed: int) -> Iterator[tuple[str, int | None, nn.Module]]:
+def _mechanisms(config: EquivarianceConfig, seed: int) -> Iterator[tuple[str, int | None, Mechanism]]:
     """Name, features and mechanism of each point; None features: no random numbers."""
     head_dim = config.dim // config.heads
     columns = config.side + config.shift

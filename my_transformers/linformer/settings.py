@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from my_transformers.settings import MechanismSettings, Site, setting
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from my_transformers.linformer.projection import LengthProjection
+    from my_transformers.mechanism import Mechanism
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class _ProjectedSettings(MechanismSettings, abc.ABC):
                 )
         return found
 
-    def build(self, site: Site) -> "list[nn.Module]":
+    def build(self, site: Site) -> "list[Mechanism]":
         """See the base class."""
         ranks = self.ranks(site.depth)
         keys = [self._projection(site, rank) for rank in ranks]

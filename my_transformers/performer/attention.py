@@ -5,6 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from my_transformers.eager import eager
 from my_transformers.performer.base import KernelAttention
 from my_transformers.performer.features import draw_projection, log_features
 from my_transformers.performer.recompute import LogFeatures
@@ -46,6 +47,9 @@ class PerformerAttention(KernelAttention, settings=PerformerSettings):
     Raises:
         ValueError: arguments that contradict each other or are out of range.
     """
+
+    projection: Tensor | None
+    """random directions, one a row; None: the kernel draws none"""
 
     def __init__(
         self,
@@ -101,18 +105,19 @@ class PerformerAttention(KernelAttention, settings=PerformerSettings):
         return f"kernel={self.kernel}, n_features={self.n_features}, causal={self.causal}"
 
     def _current_projection(self) -> Tensor | None:
-        if self.redraw_every is None:
-            return self.projection
-        return decide(self._counted_projection)
+        projection, redraw_every = self.projection, self.redraw_every
+        if projection is None or redraw_every is None:
+            return projection
+        return decide(lambda: self._counted_projection(projection, redraw_every))
 
-    @torch.compiler.disable  # counts, which a graph cannot
-    def _counted_projection(self) -> Tensor:
+    @eager  # counts, which a graph cannot
+    def _counted_projection(self, newest: Tensor, redraw_every: int) -> Tensor:
         if torch._C._current_graph_task_id() >= 0:  # in a backward pass, so torch.utils.checkpoint repeats a forward
-            return self.projection
-        if self._forwards and self._forwards % self.redraw_every == 0:
-            self.projection = self._drawn(self._forwards // self.redraw_every).to(self.projection)
+            return newest
+        if self._forwards and self._forwards % redraw_every == 0:
+            newest = self.projection = self._drawn(self._forwards // redraw_every).to(newest)
         self._forwards += 1
-        return self.projection
+        return newest
 
     def _drawn(self, number: int) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)

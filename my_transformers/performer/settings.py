@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 from my_transformers.settings import MechanismSettings, Site, setting
 
 if TYPE_CHECKING:
-    from torch import nn
+    from my_transformers.mechanism import Mechanism
 
 Kernel = Literal["softmax", "hyperbolic", "relu", "elu", "softplus", "sigmoid", "abs", "unprojected"]
 KERNELS: tuple[Kernel, ...] = get_args(Kernel)
@@ -57,7 +57,7 @@ class FeatureSettings(MechanismSettings):
             if getattr(self, name) != self.__dataclass_fields__[name].default
         ]
 
-    def performer(self, site: Site, seed: int, *, turned: int = 0) -> "nn.Module":
+    def performer(self, site: Site, seed: int, *, turned: int = 0) -> "Mechanism":
         """One layer's Performer, or exact attention; queries and keys are longer by ``turned`` numbers."""
         from my_transformers.full import FullAttention  # when it is built: settings are read without torch
         from my_transformers.performer.attention import PerformerAttention
@@ -94,6 +94,6 @@ class PerformerSettings(FeatureSettings):
         """See the base class."""
         return self.feature_mistakes(turned=False)
 
-    def build(self, site: Site) -> "list[nn.Module]":
+    def build(self, site: Site) -> "list[Mechanism]":
         """See the base class."""
         return [self.performer(site, seed) for seed in site.seeds]

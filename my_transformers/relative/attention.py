@@ -63,6 +63,7 @@ class RelativeAttention(Mechanism, settings=RelativeSettings):
         if n_scales < 1 or longest < 4:
             raise ValueError(f"n_scales is {n_scales}, longest {longest}: must be at least 1 and 4")
         self.mechanism = mechanism
+        self.causal = mechanism.causal
         self.head_dim = head_dim
         self.columns = columns
         self.off_grid = off_grid
@@ -75,11 +76,6 @@ class RelativeAttention(Mechanism, settings=RelativeSettings):
             nn.Parameter(_SPREAD * width * torch.randn(heads, head_dim, 2 * axes * n_scales)) if content else None
         )
         self._longer = extended_dim(head_dim, n_scales, columns) / head_dim
-
-    @property
-    def causal(self) -> bool:
-        """Whether a token attends only to itself and earlier tokens."""
-        return self.mechanism.causal
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Q and k (b, h, n, head_dim), v (b, h, n, e), mask (b, n) True where a token is real -> (b, h, n, e).

@@ -65,6 +65,7 @@ class ClippedRelativeAttention(Mechanism, settings=ClippedRelativeSettings):
         if heads < 2 or distance < 1:
             raise ValueError(f"heads is {heads}, distance {distance}: must be at least 2 and 1")
         self.mechanism = mechanism
+        self.causal = mechanism.causal
         self.content_heads = heads - heads // 2
         self.distance = distance
         self.columns = columns
@@ -76,11 +77,6 @@ class ClippedRelativeAttention(Mechanism, settings=ClippedRelativeSettings):
         self.displacements = nn.Parameter(spread * torch.randn(heads // 2, head_dim, n_classes))
         self.nowhere = nn.Parameter(spread * torch.randn(heads // 2, head_dim, 2))  # a key off the grid; all others
         self.gate = nn.Parameter(spread * torch.randn(heads // 2, head_dim, 1))
-
-    @property
-    def causal(self) -> bool:
-        """Whether a token attends only to itself and earlier tokens."""
-        return self.mechanism.causal
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Q and k (b, h, n, head_dim), v (b, h, n, e), mask (b, n) True where a token is real -> (b, h, n, e).
@@ -94,9 +90,13 @@ class ClippedRelativeAttention(Mechanism, settings=ClippedRelativeSettings):
             raise ValueError(
                 f"relative positions need keys at the queries' places, got {q.shape[2]} queries and {k.shape[2]} keys"
             )
-        parts = [x.tensor_split((self.content_heads,), dim=1) for x in (q, k, v)]
-        (content, relative) = zip(*parts, strict=True)
-        return torch.cat((self.mechanism(*content, mask=mask), self._by_place(*relative, mask=mask)), dim=1)
+        (q, q_place), (k, k_place), (v, v_place) = (self._split(x) for x in (q, k, v))
+        by_content = self.mechanism(q, k, v, mask=mask)
+        return torch.cat((by_content, self._by_place(q_place, k_place, v_place, mask=mask)), dim=1)
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, h, n, any) -> the heads that attend by content, and those that attend by place."""
+        return x[:, : self.content_heads], x[:, self.content_heads :]
 
     def _by_place(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None) -> Tensor:
         v = drop_values(v, self.dropout if self.training else 0.0)
@@ -147,7 +147,7 @@ class ClippedRelativeAttention(Mechanism, settings=ClippedRelativeSettings):
             max_len: tokens.
         """
         check_causal(self.causal)
-        content, relative = like.tensor_split((self.content_heads,), dim=1)
+        content, relative = self._split(like)
         dtype = torch.promote_types(like.dtype, torch.float32)
         seen = relative.new_zeros(*relative.shape[:2], max_len, like.shape[-1] + 1, dtype=dtype)
         return ClippedRelativeCache(self.mechanism.new_cache(content, max_len), seen, 0, max_len)
@@ -163,9 +163,9 @@ class ClippedRelativeAttention(Mechanism, settings=ClippedRelativeSettings):
         batch, heads, _, width = cache.seen.shape  # the last of them adds up the weights
         widths = self.gate.shape[1], self.gate.shape[1], width - 1
         cache.check(q, k, v, batch=batch, heads=heads + self.content_heads, widths=widths)
-        parts = [x.tensor_split((self.content_heads,), dim=1) for x in (q, k, v)]
-        (content, relative) = zip(*parts, strict=True)
-        return torch.cat((self.mechanism.step(*content, cache.inner), self._step_by_place(*relative, cache)), dim=1)
+        (q, q_place), (k, k_place), (v, v_place) = (self._split(x) for x in (q, k, v))
+        by_content = self.mechanism.step(q, k, v, cache.inner)
+        return torch.cat((by_content, self._step_by_place(q_place, k_place, v_place, cache)), dim=1)
 
     def _step_by_place(self, q: Tensor, k: Tensor, v: Tensor, cache: "ClippedRelativeCache") -> Tensor:
         with torch.autocast(q.device.type, enabled=False):

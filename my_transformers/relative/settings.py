@@ -8,7 +8,7 @@ from my_transformers.performer.settings import FeatureSettings, ProjectedOrExact
 from my_transformers.settings import Site, setting
 
 if TYPE_CHECKING:
-    from torch import nn
+    from my_transformers.mechanism import Mechanism
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,6 @@ class ClippedRelativeSettings(FeatureSettings):
         return _around(self.performer(site, seed), site) | {"distance": self.distance, "dropout": self.dropout}
 
 
-def _around(mechanism: "nn.Module", site: Site) -> dict[str, Any]:
+def _around(mechanism: "Mechanism", site: Site) -> dict[str, Any]:
     grid = {"columns": site.places.columns, "off_grid": site.places.off_grid}
     return {"mechanism": mechanism, "heads": site.heads, "head_dim": site.head_dim, **grid}
