@@ -1,11 +1,12 @@
 # make demo   sets up .venv, trains two small models, shows the shipped ones: a comparison, drawings, text, translations
 # make gpu    sets up .venv, tests, measures and trains on a GPU, see docs/gpu.md; ARGS="--minutes 9" limits the time
-# make test   sets up .venv, lints, runs all tests
+# make test   sets up .venv, lints, checks types, runs all tests
+# make test-fast   the same without the slow tests: those that start processes, compile or train for seconds
 VENV ?= .venv
 PYTHON ?= python3
 RUN := $(VENV)/bin/python
 
-.PHONY: setup setup-dev demo gpu test lint format
+.PHONY: setup setup-dev demo gpu test test-fast lint format
 
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
@@ -35,6 +36,7 @@ gpu: setup-dev
 lint: setup-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 format: setup-dev
 	$(RUN) -m ruff check --fix .
@@ -42,3 +44,6 @@ format: setup-dev
 
 test: lint
 	$(RUN) -m pytest --numprocesses auto --dist worksteal
+
+test-fast: lint
+	$(RUN) -m pytest --numprocesses auto --dist worksteal -m "not slow"

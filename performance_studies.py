@@ -1,14 +1,6 @@
 """Measure the mechanisms: python performance_studies.py."""
 
-from dl_proj.cli import config_from, run_script
-from dl_proj.studies.run import make_studies
-from dl_proj.studies.settings import PerformanceConfig
-
-
-def main(argv: list[str]) -> None:
-    """Parse, measure."""
-    make_studies(config_from(PerformanceConfig, argv, preset="perf_study.yaml"))
-
+from dl_proj.commands import run_script
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script("performance_studies")

@@ -28,8 +28,8 @@ from dl_proj.models.attention_settings import (
     LSHConfig,
     PerformerConfig,
 )
-from dl_proj.models.build import build_language_model
-from dl_proj.models.settings import LanguageModelConfig
+from dl_proj.models.build import build_autoregressive
+from dl_proj.models.settings import StackConfig
 from dl_proj.tables import markdown
 from my_custom_ai.utils.files import write_text
 from my_custom_ai.utils.measure import machine, seconds_of
@@ -49,8 +49,8 @@ MECHANISMS: dict[str, AttentionConfig] = {
 def text_of(attention: AttentionConfig) -> Iterator[Tensor]:
     """Tokens of one text, drawn as they are asked for."""
     torch.manual_seed(0)
-    config = LanguageModelConfig(dim=256, heads=4, depth=2, ffn_dim=512, attention=attention)
-    model = build_language_model(config, causal=True, vocab_size=256, max_len=LENGTH).to(DEVICE).eval()
+    config = StackConfig(dim=256, heads=4, depth=2, ffn_dim=512, attention=attention)
+    model = build_autoregressive(config, vocab_size=256, max_len=LENGTH).to(DEVICE).eval()
     return model.stream(torch.zeros(1, 1, dtype=torch.int64, device=DEVICE), LENGTH)
 
 

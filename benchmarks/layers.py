@@ -54,8 +54,10 @@ def lsh(
     length: int, sizes: Sizes = SIZES, *, n_rounds: int, window: int = BUCKET, deduplicate: bool = False
 ) -> MultiHeadAttention:
     """Strictly causal LSH attention inside buckets; ``window`` and duplicates as the libraries have them."""
-    settings = {"bucket_size": BUCKET, "n_rounds": n_rounds, "window": window, "deduplicate": deduplicate}
-    return ours(LSHAttention(**settings, max_len=length, causal=True), sizes)
+    mechanism = LSHAttention(
+        bucket_size=BUCKET, n_rounds=n_rounds, window=window, deduplicate=deduplicate, max_len=length, causal=True
+    )
+    return ours(mechanism, sizes)
 
 
 def local(length: int, sizes: Sizes = SIZES) -> MultiHeadAttention:
@@ -63,14 +65,14 @@ def local(length: int, sizes: Sizes = SIZES) -> MultiHeadAttention:
     return ours(LocalAttention(chunk_size=BUCKET, causal=True), sizes)
 
 
-def reformer_pytorch(length: int, sizes: Sizes = SIZES, *, n_rounds: int) -> Layer:
+def reformer_pytorch(length: int, sizes: Sizes = SIZES, *, n_rounds: int) -> nn.Module:
     """Chunks of 64 and the one before, causal by position, duplicates counted."""
     from reformer_pytorch import LSHSelfAttention
 
     return LSHSelfAttention(sizes.dim, heads=sizes.heads, bucket_size=BUCKET, n_hashes=n_rounds, causal=True)
 
 
-def transformers_reformer(length: int, sizes: Sizes = SIZES, *, n_rounds: int) -> Layer:
+def transformers_reformer(length: int, sizes: Sizes = SIZES, *, n_rounds: int) -> nn.Module:
     """The same in transformers, with as many buckets; it has no output projection."""
     from transformers import ReformerConfig
     from transformers.models.reformer.modeling_reformer import LSHSelfAttention
@@ -119,7 +121,7 @@ class PlainLayer(nn.Module):
         return self.to_out(self.attend(q, k, v).transpose(1, 2).flatten(2))
 
 
-def sdpa(length: int, sizes: Sizes = SIZES, *, causal: bool, backend: SDPBackend | None = None) -> Layer:
+def sdpa(length: int, sizes: Sizes = SIZES, *, causal: bool, backend: SDPBackend | None = None) -> nn.Module:
     """PyTorch's fused softmax attention, by the kernel that PyTorch chooses or by one backend alone."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -129,7 +131,7 @@ def sdpa(length: int, sizes: Sizes = SIZES, *, causal: bool, backend: SDPBackend
     return PlainLayer(attend, sizes)
 
 
-def sliding_window(length: int, sizes: Sizes = SIZES, *, keys: int) -> Layer:
+def sliding_window(length: int, sizes: Sizes = SIZES, *, keys: int) -> nn.Module:
     """FlexAttention: a query sees itself and the ``keys`` - 1 tokens before it; compiled for this length alone."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -149,7 +151,7 @@ def sliding_window(length: int, sizes: Sizes = SIZES, *, keys: int) -> Layer:
     return PlainLayer(attend, sizes)
 
 
-def fla_performer(length: int, sizes: Sizes = SIZES) -> Layer:
+def fla_performer(length: int, sizes: Sizes = SIZES) -> nn.Module:
     """Causal linear attention in chunks, of flash-linear-attention, on the Performer's features."""
     from fla.ops.linear_attn import chunk_linear_attn
 
@@ -161,6 +163,8 @@ class ByFeatures(nn.Module):
 
     The features have the queries' dtype and are at most 1: so is a query's largest, and the largest of a head's keys.
     """
+
+    projection: Tensor
 
     def __init__(self, attend: Callable[[Tensor, Tensor, Tensor], Tensor], head_dim: int) -> None:
         super().__init__()
@@ -178,7 +182,7 @@ class ByFeatures(nn.Module):
         return self.attend(of_queries, of_keys, v).transpose(1, 2)
 
 
-def explicit_softmax(length: int, sizes: Sizes = SIZES, *, causal: bool) -> Layer:
+def explicit_softmax(length: int, sizes: Sizes = SIZES, *, causal: bool) -> nn.Module:
     """softmax(q k^T / sqrt(d)) v as in the textbook."""
     later = torch.ones(length, length, dtype=torch.bool).triu(1) if causal else torch.zeros((), dtype=torch.bool)
 
@@ -204,7 +208,7 @@ def performer(length: int, sizes: Sizes = SIZES, *, causal: bool) -> MultiHeadAt
     return ours(PerformerAttention(sizes.head_dim, n_features=N_FEATURES, causal=causal), sizes)
 
 
-def performer_pytorch(length: int, sizes: Sizes = SIZES, *, causal: bool) -> Layer:
+def performer_pytorch(length: int, sizes: Sizes = SIZES, *, causal: bool) -> nn.Module:
     """With as many features; causal without its CUDA extension."""
     import setuptools  # noqa: F401  # it brings distutils, which the library imports and Python 3.12 lacks
 
@@ -220,14 +224,14 @@ def linformer(length: int, sizes: Sizes = SIZES, *, rank: int) -> MultiHeadAtten
     return ours(LinformerAttention(LearnedProjection(length, rank), LearnedProjection(length, rank)), sizes)
 
 
-def linformer_library(length: int, sizes: Sizes = SIZES, *, rank: int) -> Layer:
+def linformer_library(length: int, sizes: Sizes = SIZES, *, rank: int) -> nn.Module:
     """The linformer package."""
     from linformer import LinformerSelfAttention
 
     return LinformerSelfAttention(sizes.dim, length, k=rank, heads=sizes.heads, dim_head=sizes.head_dim)
 
 
-def linformer_pytorch(length: int, sizes: Sizes = SIZES, *, rank: int) -> Layer:
+def linformer_pytorch(length: int, sizes: Sizes = SIZES, *, rank: int) -> nn.Module:
     """The linformer-pytorch package, with the same sharing."""
     from linformer_pytorch import MHAttention
 

@@ -137,21 +137,23 @@ class Process:
     """One case."""
 
     def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, __file__, "--serve", *arguments]
+        self.command = [sys.executable, __file__, "--serve", *arguments]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+        self.process = subprocess.Popen(self.command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+        assert self.process.stdin is not None and self.process.stdout is not None  # for they are pipes
+        self.questions, self.answers = self.process.stdin, self.process.stdout
 
     def ask(self, question: str) -> list[float]:
         """Seconds for "time", bytes for "memory"."""
-        print(question, file=self.process.stdin, flush=True)
-        for line in self.process.stdout:
+        print(question, file=self.questions, flush=True)
+        for line in self.answers:
             if line.startswith("measured "):
                 return [float(value) for value in line.split()[1:]]
-        raise RuntimeError(f"{' '.join(self.process.args)} ended with {self.process.wait()}")
+        raise RuntimeError(f"{' '.join(self.command)} ended with {self.process.wait()}")
 
     def end(self) -> None:
         """Let it go."""
-        self.process.stdin.close()
+        self.questions.close()
         self.process.wait()
 
 

@@ -1,7 +1,8 @@
 """Find and read a trained model: a shipped checkpoint by its name, or a run's folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from pydantic import BaseModel
 
@@ -10,6 +11,20 @@ from dl_proj.settings.load import load_config, read_yaml, shown
 from my_custom_ai.custom_train import CheckpointError
 
 Config = TypeVar("Config", bound=BaseModel)
+
+
+class _OfData(Protocol):
+    """A configuration with a part called ``data``."""
+
+    @property
+    def data(self) -> BaseModel: ...
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None) -> Self:
+        """As pydantic's."""
+        ...
+
+
+_Training = TypeVar("_Training", bound=_OfData)
 
 SHIPPED = Path(__file__).parent / "checkpoints"
 TOKENIZER = "tokenizer.json"  # beside the weights of a model of text, if its tokenizer was trained
@@ -71,7 +86,7 @@ def read_config(schema: type[Config], folder: Path) -> Config:
     return load_config(schema, path)
 
 
-def with_root(config: Config, root: Path | None) -> Config:
+def with_root(config: _Training, root: Path | None) -> _Training:
     """A training's configuration with its data in another folder; None, or data without a folder, changes nothing."""
     if root is None or "root" not in type(config.data).model_fields:
         return config

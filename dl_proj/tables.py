@@ -2,9 +2,14 @@
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+"""Figures and words by the names of their columns."""
 
 
-def markdown(rows: list[dict]) -> str:
+def markdown(rows: Sequence[Mapping[str, object]]) -> str:
     """A table of the figures that all examples make together; those of single classes are in the CSV."""
     columns = [name for name in dict.fromkeys(key for row in rows for key in row) if "/" not in name]
     lines = [columns, *([_short(row.get(name)) for name in columns] for row in rows)]
@@ -19,12 +24,13 @@ def _short(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def csv_text(rows: list[dict], *, quoted: bool = False) -> str:
+def csv_text(rows: Sequence[Mapping[str, object]], *, quoted: bool = False) -> str:
     """The same as CSV, with every column that any row has; ``quoted`` where words may hold carriage returns."""
     text = io.StringIO()
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    quoting = csv.QUOTE_NONNUMERIC if quoted else csv.QUOTE_MINIMAL
-    writer = csv.DictWriter(text, columns, lineterminator="\n", quoting=quoting)
+    writer = csv.DictWriter(
+        text, columns, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if quoted else csv.QUOTE_MINIMAL
+    )
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

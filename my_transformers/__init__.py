@@ -9,7 +9,7 @@ One word per thing, everywhere:
     shared query-key (qk)                  one projection serves as query and, at unit length, as key
     round, n_rounds                        one independent hashing; how many there are
     bucket, n_buckets                      a value that a hash can take; how many there are
-    bucket_size                            expected tokens a bucket
+    bucket_size                            expected tokens per bucket
     window                                 tokens of its bucket, in sorted order, that a query can see on one side
     chunk                                  consecutive tokens, or sorted tokens, that attend together
     circle                                 a sequence is padded to a multiple of so many tokens, and its ends then meet
@@ -19,82 +19,31 @@ One word per thing, everywhere:
     causal                                 a token attends only to itself and earlier tokens
     mask                                   (batch, length), True where a token is real
     context, cross-attention               other tokens that a decoder's attend to: the encoder's output
-    cache, step                            what decoding keeps of earlier tokens, a row per sequence; decoding the next
+    cache, step                            what decoding keeps of earlier tokens, a row per sequence; the next tokens
 
 Activations are (batch, length, dim), heads (batch, heads, length, head_dim).
 """
 
-from my_transformers.cache import Cache
-from my_transformers.full import FullAttention, SharedQKAttention
-from my_transformers.layers import DecoderLayer, DecoderStack, EncoderLayer, EncoderStack
-from my_transformers.linformer.attention import BlockCausalLinformerAttention, LinformerAttention
-from my_transformers.linformer.projection import (
-    ConvolutionProjection,
-    LearnedProjection,
-    LengthProjection,
-    MaxProjection,
-    MeanProjection,
-)
-from my_transformers.local import LocalAttention
-from my_transformers.lsh.attention import LSHAttention
-from my_transformers.lsh.transformers import TransformersLSHAttention
-from my_transformers.performer.attention import PerformerAttention
-from my_transformers.positional_encoding import (
-    AxialPositionalEncoding,
-    LearnedPositionalEncoding,
-    LearnedSinusoidalPositionalEncoding,
-    NoPositionalEncoding,
-    SinusoidalPositionalEncoding,
-)
-from my_transformers.relative.attention import RelativeAttention, extended_dim
-from my_transformers.relative.clipped import ClippedRelativeAttention
-from my_transformers.rev_layers import ReversibleDecoderStack, ReversibleStack
-from my_transformers.sublayers import FeedForward, MultiHeadAttention
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
-MECHANISMS = (
-    FullAttention,
-    SharedQKAttention,
-    LocalAttention,
-    LSHAttention,
-    TransformersLSHAttention,
-    PerformerAttention,
-    RelativeAttention,
-    ClippedRelativeAttention,
-    LinformerAttention,
-    BlockCausalLinformerAttention,
-)
-"""Every attention mechanism; a new one joins by its line here."""
+try:
+    __version__ = version("dl-proj")
+except PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "0+unknown"
 
-__all__ = [
-    "MECHANISMS",
-    "AxialPositionalEncoding",
-    "BlockCausalLinformerAttention",
-    "Cache",
-    "ClippedRelativeAttention",
-    "ConvolutionProjection",
-    "DecoderLayer",
-    "DecoderStack",
-    "EncoderLayer",
-    "EncoderStack",
-    "FeedForward",
-    "FullAttention",
-    "LSHAttention",
-    "LearnedPositionalEncoding",
-    "LearnedProjection",
-    "LearnedSinusoidalPositionalEncoding",
-    "LengthProjection",
-    "LinformerAttention",
-    "LocalAttention",
-    "MaxProjection",
-    "MeanProjection",
-    "MultiHeadAttention",
-    "NoPositionalEncoding",
-    "PerformerAttention",
-    "RelativeAttention",
-    "ReversibleDecoderStack",
-    "ReversibleStack",
-    "SharedQKAttention",
-    "SinusoidalPositionalEncoding",
-    "TransformersLSHAttention",
-    "extended_dim",
-]
+if TYPE_CHECKING:
+    from my_transformers.exports import *  # noqa: F403 (exactly its __all__)
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Take a public name from exports.py, imported no earlier: settings are read without torch (PEP 562)."""
+        if not name.startswith("__") or name == "__all__":
+            exports = import_module("my_transformers.exports")
+            if name == "__all__" or name in exports.__all__:
+                return getattr(exports, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__")})

@@ -26,13 +26,17 @@ class Cache:
             else:
                 setattr(self, name, rows_of(value, rows))
 
-    def check(self, *new: Tensor, batch: int, heads: int) -> None:
-        """Raise ValueError unless ``new`` are queries, keys and values (batch, heads, t, ·) that still fit."""
+    def check(self, *new: Tensor, batch: int, heads: int, widths: tuple[int, ...]) -> None:
+        """Raise ValueError unless ``new`` are queries, keys and values (batch, heads, t, width) that still fit."""
         shapes = [tuple(x.shape) for x in new]
-        if any(len(shape) != 4 or shape[:3] != (batch, heads, shapes[0][2]) for shape in shapes):
+        if any(
+            len(shape) != 4 or shape != (batch, heads, shapes[0][2], width)
+            for shape, width in zip(shapes, widths, strict=True)
+        ):
+            wanted = ", ".join(f"({batch}, {heads}, tokens, {width})" for width in widths)
             raise ValueError(
-                f"the cache holds {batch} sequences of {heads} heads, so a step takes tensors of shape "
-                f"({batch}, {heads}, tokens, width) with equally many tokens, got {', '.join(map(str, shapes))}"
+                f"the cache holds {batch} sequences of {heads} heads, so a step takes tensors of shape {wanted} with "
+                f"equally many tokens, got {', '.join(map(str, shapes))}"
             )
         if self.length + shapes[0][2] > self.max_len:
             raise ValueError(

@@ -153,14 +153,11 @@ class KeyValueCache(Cache):
 
     def append(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Add the keys and values of t tokens, (b, h, t, ·) each, after checking that they and the queries fit."""
-        self.check(query, key, value, batch=self.keys.shape[0], heads=self.keys.shape[1])
-        if self.length == 0 and self.keys.shape[-1] != key.shape[-1]:  # RelativeAttention makes keys longer than values
-            self.keys = self.keys.new_zeros(*self.keys.shape[:3], key.shape[-1])
-        if (key.shape[-1], value.shape[-1]) != (self.keys.shape[-1], self.values.shape[-1]):
-            raise ValueError(
-                f"the cache holds keys of width {self.keys.shape[-1]} and values of width {self.values.shape[-1]}, got "
-                f"{key.shape[-1]} and {value.shape[-1]}"
-            )
+        width = key.shape[-1] if self.length == 0 else self.keys.shape[-1]  # RelativeAttention's keys are longer
+        widths = width, width, self.values.shape[-1]
+        self.check(query, key, value, batch=self.keys.shape[0], heads=self.keys.shape[1], widths=widths)
+        if self.keys.shape[-1] != width:
+            self.keys = self.keys.new_zeros(*self.keys.shape[:3], width)
         end = self.length + key.shape[2]
         self.keys[:, :, self.length : end], self.values[:, :, self.length : end] = key, value
         self.length = end

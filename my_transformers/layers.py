@@ -1,10 +1,10 @@
 """Encoder and decoder layers and stacks of them. With a causal mechanism, encoder layers make a decoder-only model."""
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Generic, Literal, TypeVar, cast
 
 from torch import Tensor, nn
 
@@ -15,7 +15,11 @@ Branch = Callable[[Tensor], Tensor]
 """What a sublayer adds to the residual: (b, n, dim) -> (b, n, dim)."""
 
 
-class _Layer(nn.Module, abc.ABC):
+CacheT = TypeVar("CacheT")
+"""What a layer keeps of the tokens so far."""
+
+
+class Layer(nn.Module, abc.ABC, Generic[CacheT]):
     """What both kinds of layers have: self-attention and feed-forward, and how a sublayer joins the residual."""
 
     def __init__(
@@ -43,7 +47,7 @@ class _Layer(nn.Module, abc.ABC):
         return self.dropout(self.attention(self._before(x, self.norm_attention), mask=mask))
 
     def attend_step(self, x: Tensor, cache: Cache) -> Tensor:
-        """:meth:`attend` for one more token."""
+        """:meth:`attend` for the next t tokens."""
         return self.dropout(self.attention.step(self._before(x, self.norm_attention), cache))
 
     def transform(self, x: Tensor) -> Tensor:
@@ -59,20 +63,20 @@ class _Layer(nn.Module, abc.ABC):
             x = norm(x) if self.norm == "post" else x
         return x
 
-    def step(self, x: Tensor, cache: Any) -> Tensor:
-        """One more token x (b, 1, dim) -> (b, 1, dim), added to the cache."""
+    def step(self, x: Tensor, cache: CacheT) -> Tensor:
+        """The next t tokens x (b, t, dim) -> (b, t, dim), added to the cache."""
         return self._through(x, self.step_branches(cache))
 
     @abc.abstractmethod
-    def step_branches(self, cache: Any) -> list[Branch]:
-        """What each sublayer adds for one more token, in order."""
+    def step_branches(self, cache: CacheT) -> list[Branch]:
+        """What each sublayer adds for the next t tokens, in order."""
 
     @abc.abstractmethod
     def _norms(self) -> list[nn.LayerNorm]:
         """Each sublayer's, in order."""
 
 
-class EncoderLayer(_Layer):
+class EncoderLayer(Layer[Cache]):
     """Attention and feed-forward, each with a residual connection and layer normalisation.
 
     ``norm="pre"`` is x + f(norm(x)), ``norm="post"`` is norm(x + f(x)) (Vaswani et al. 2017, section 3.1).
@@ -99,7 +103,7 @@ class EncoderLayer(_Layer):
         return self.attention.new_cache(batch, max_len)
 
     def step_branches(self, cache: Cache) -> list[Branch]:
-        """:meth:`branches` for one more token."""
+        """:meth:`branches` for the next t tokens."""
         return [partial(self.attend_step, cache=cache), self.transform]
 
     def _norms(self) -> list[nn.LayerNorm]:
@@ -123,7 +127,7 @@ class DecoderCache:
             self.context = rows_of(self.context, contexts)
 
 
-class DecoderLayer(_Layer):
+class DecoderLayer(Layer[DecoderCache]):
     """Causal self-attention, attention to a context and feed-forward (Vaswani et al. 2017, section 3.1, figure 1).
 
     Each has its residual connection and layer normalisation as in :class:`EncoderLayer`.
@@ -217,7 +221,7 @@ class DecoderLayer(_Layer):
         return DecoderCache(self.attention.new_cache(batch, max_len), projected)
 
     def step_branches(self, cache: DecoderCache) -> list[Branch]:
-        """:meth:`branches` for one more token."""
+        """:meth:`branches` for the next t tokens."""
         return [
             partial(self.attend_step, cache=cache.tokens),
             partial(self._attend_across_together, context=cache.context),
@@ -225,7 +229,7 @@ class DecoderLayer(_Layer):
         ]
 
     def _attend_across_together(self, x: Tensor, *, context: Context) -> Tensor:
-        """:meth:`attend_across` for one token x (b * k, 1, dim) of each of k targets that share a context."""
+        """:meth:`attend_across` for t tokens x (b * k, t, dim) of k targets that share a context."""
         of_context = x.view(len(context.keys), -1, x.shape[-1])
         return self.attend_across(of_context, context=context).view_as(x)
 
@@ -233,23 +237,23 @@ class DecoderLayer(_Layer):
         return [self.norm_attention, self.norm_cross_attention, self.norm_feed_forward]
 
 
-class _Stack(nn.Module):
+class _Stack(nn.Module, Generic[CacheT]):
     """Layers one after the other; a pre-norm stack ends with the normalisation that its last residual lacks."""
 
-    def __init__(self, layers: list[Any], *, dim: int, norm_epsilon: float = 1e-5) -> None:
+    def __init__(self, layers: Sequence[Layer[CacheT]], *, dim: int, norm_epsilon: float = 1e-5) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(layers)
+        self.layers = cast("Sequence[Layer[CacheT]]", nn.ModuleList(layers))  # for torch they would be of any class
         self.out_dim = dim  # of what comes out
         self.final_norm = nn.LayerNorm(dim, norm_epsilon) if layers[-1].norm == "pre" else nn.Identity()
 
-    def step(self, x: Tensor, caches: list[Any]) -> Tensor:
-        """One more token x (b, 1, dim) -> (b, 1, dim), added to the caches."""
+    def step(self, x: Tensor, caches: list[CacheT]) -> Tensor:
+        """The next t tokens x (b, t, dim) -> (b, t, dim), added to the caches."""
         for layer, cache in zip(self.layers, caches, strict=True):
             x = layer.step(x, cache)
         return self.final_norm(x)
 
 
-class EncoderStack(_Stack):
+class EncoderStack(_Stack[Cache]):
     """Layers one after the other; a pre-norm stack ends with the normalisation that its last residual lacks.
 
     Args:
@@ -257,6 +261,8 @@ class EncoderStack(_Stack):
         dim: of the activations.
         norm_epsilon: of the last normalisation.
     """
+
+    layers: Sequence[EncoderLayer]
 
     def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """X (b, n, dim), mask (b, n) True where a token is real -> (b, n, dim)."""
@@ -269,7 +275,7 @@ class EncoderStack(_Stack):
         return [layer.new_cache(batch, max_len) for layer in self.layers]
 
 
-class DecoderStack(_Stack):
+class DecoderStack(_Stack[DecoderCache]):
     """As :class:`EncoderStack`, of decoder layers that all attend to one context.
 
     Args:
@@ -277,6 +283,8 @@ class DecoderStack(_Stack):
         dim: of the activations.
         norm_epsilon: of the last normalisation.
     """
+
+    layers: Sequence[DecoderLayer]
 
     def forward(
         self, x: Tensor, context: Tensor, *, mask: Tensor | None = None, context_mask: Tensor | None = None

@@ -144,7 +144,8 @@ class LocalAttention(nn.Module):
         Raises:
             ValueError: the cache is of another shape, or has no room for t more tokens.
         """
-        cache.check(q, k, v, batch=cache.keys.shape[0], heads=cache.keys.shape[1])
+        widths = cache.keys.shape[-1], cache.keys.shape[-1], cache.values.shape[-1]
+        cache.check(q, k, v, batch=cache.keys.shape[0], heads=cache.keys.shape[1], widths=widths)
         if q.shape[2] != 1:
             return self._several_steps(q, k, v, cache)
         cache.append(k, v)
@@ -179,7 +180,8 @@ class NearCache(Cache):
         """Add t tokens, (b, h, t, ·) each; of more than there are slots the last ones stay."""
         slots = self._slots(max(self.length, self.length + key.shape[2] - self.keys.shape[2]), key.shape[2])
         kept = len(slots)
-        self.keys[:, :, slots], self.values[:, :, slots] = key[:, :, -kept:], value[:, :, -kept:]
+        for memory, new in ((self.keys, key), (self.values, value)):
+            memory[:, :, slots] = new[:, :, -kept:].to(memory.dtype)  # autocast's differs from the weights'
         self.length += key.shape[2]
 
     def since(self, first: int) -> tuple[Tensor, Tensor]:

@@ -71,6 +71,8 @@ class SinusoidalPositionalEncoding(PositionalEncoding):
         amplitude: the paper's is 1, beside embeddings of about that size; much smaller ones would drown.
     """
 
+    sinusoids: Tensor
+
     def __init__(self, dim: int, max_len: int, *, amplitude: float = 1.0) -> None:
         super().__init__(max_len)
         frequency = torch.exp(torch.arange(0, dim, 2) * (-math.log(10000) / dim))

@@ -13,27 +13,30 @@ and a decoder layer's three are attention, cross-attention, feed-forward. So bac
 output; it walks down the stack, reconstructs each sublayer's input and runs it once more.
 """
 
-from collections.abc import Callable
-from typing import Any, Literal
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from my_transformers.cache import Cache
 from my_transformers.derivatives import first_derivatives_only
-from my_transformers.layers import Branch, DecoderCache
+from my_transformers.layers import Branch, CacheT, DecoderCache, DecoderLayer, EncoderLayer, Layer
 from my_transformers.replay import Recording
 
 _BranchesOf = Callable[[Any, Tensor | None], list[Branch]]
 """(layer, context) -> its sublayers."""
+_Saved = tuple[Tensor, Tensor, Tensor | None, *tuple[Tensor, ...]]
+"""Both streams at the end, the context, the parameters."""
 
 
-class _TwoStreams(nn.Module):
+class _TwoStreams(nn.Module, Generic[CacheT]):
     """What both reversible stacks have; both streams start as x; what is made of them at the end is normalised."""
 
     def __init__(
         self,
-        layers: list[Any],
+        layers: Sequence[Layer[CacheT]],
         *,
         dim: int,
         norm_epsilon: float = 1e-5,
@@ -44,7 +47,7 @@ class _TwoStreams(nn.Module):
             raise ValueError(f"streams is {streams!r}, must be 'mean' or 'concatenate'")
         if any(layer.norm != "pre" for layer in layers):
             raise ValueError("a reversible stack needs layers with norm='pre': norm='post' cannot be inverted")
-        self.layers = nn.ModuleList(layers)
+        self.layers = cast("Sequence[Layer[CacheT]]", nn.ModuleList(layers))  # for torch they would be of any class
         self.streams = streams
         self.out_dim = dim if streams == "mean" else 2 * dim  # of what comes out
         self.final_norm = nn.LayerNorm(self.out_dim, norm_epsilon)
@@ -52,13 +55,13 @@ class _TwoStreams(nn.Module):
     def _join(self, x1: Tensor, x2: Tensor) -> Tensor:
         return self.final_norm((x1 + x2) / 2 if self.streams == "mean" else torch.cat((x1, x2), dim=-1))
 
-    def _through(self, x: Tensor, context: Tensor | None, branches_of: _BranchesOf) -> Tensor:
+    def _through(self, x: Tensor, context: Tensor | None, branches_of: _BranchesOf, *masks: Tensor | None) -> Tensor:
         layers = list(self.layers)
-        x1, x2 = _Reversible.apply(layers, branches_of, x, context, *_trainable(layers))
+        x1, x2 = _Reversible.apply(layers, branches_of, masks, x, context, *_trainable(layers))
         return self._join(x1, x2)
 
-    def step(self, x: Tensor, caches: list[Any]) -> Tensor:
-        """One more token x (b, 1, dim) -> (b, 1, out_dim), added to the caches."""
+    def step(self, x: Tensor, caches: list[CacheT]) -> Tensor:
+        """The next t tokens x (b, t, dim) -> (b, t, out_dim), added to the caches."""
         x1, x2 = x, x
         for layer, cache in zip(self.layers, caches, strict=True):
             for branch in layer.step_branches(cache):
@@ -66,7 +69,7 @@ class _TwoStreams(nn.Module):
         return self._join(x1, x2)
 
 
-class ReversibleStack(_TwoStreams):
+class ReversibleStack(_TwoStreams[Cache]):
     """Pre-norm layers as a reversible stack; both streams start as x, at the end their mean or both are normalised.
 
     Dropout, LSH buckets and autocast are replayed exactly (replay.py), which keeps one int32 per token, head and round
@@ -89,17 +92,19 @@ class ReversibleStack(_TwoStreams):
         ValueError: a layer has norm="post": normalising the residual itself cannot be undone.
     """
 
-    @torch.compiler.disable  # generator states and recomputation are for eager autograd
+    layers: Sequence[EncoderLayer]
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # generator states and recomputation are for eager autograd
     def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """X (b, n, dim), mask (b, n) True where a token is real -> (b, n, out_dim)."""
-        return self._through(x, None, lambda layer, _: layer.branches(mask=mask))
+        return self._through(x, None, lambda layer, _: layer.branches(mask=mask), mask)
 
     def new_cache(self, batch: int, max_len: int) -> list[Cache]:
         """A cache for each layer."""
         return [layer.new_cache(batch, max_len) for layer in self.layers]
 
 
-class ReversibleDecoderStack(_TwoStreams):
+class ReversibleDecoderStack(_TwoStreams[DecoderCache]):
     """:class:`ReversibleStack` of decoder layers that all attend to one context, which gets its gradient too.
 
     Args:
@@ -112,13 +117,19 @@ class ReversibleDecoderStack(_TwoStreams):
         ValueError: a layer has norm="post".
     """
 
-    @torch.compiler.disable
+    layers: Sequence[DecoderLayer]
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(
         self, x: Tensor, context: Tensor, *, mask: Tensor | None = None, context_mask: Tensor | None = None
     ) -> Tensor:
         """As :meth:`~my_transformers.layers.DecoderLayer.forward`."""
         return self._through(
-            x, context, lambda layer, given: layer.branches(given, mask=mask, context_mask=context_mask)
+            x,
+            context,
+            lambda layer, given: layer.branches(given, mask=mask, context_mask=context_mask),
+            mask,
+            context_mask,
         )
 
     def new_cache(
@@ -136,42 +147,64 @@ class _Reversible(torch.autograd.Function):
         ctx: Any,
         layers: list[Any],
         branches_of: _BranchesOf,
+        masks: tuple[Tensor | None, ...],
         x: Tensor,
         context: Tensor | None,
         *parameters: Tensor,
     ) -> Any:
         x1, x2 = x, x
         ctx.layers, ctx.branches_of, ctx.recordings = layers, branches_of, []
+        ctx.modes = {module: module.training for layer in layers for module in layer.modules()}
         for layer in layers:
             for branch in branches_of(layer, context):
                 recording = Recording(like=x)
                 with recording.record():
                     x1, x2 = x2, x1 + branch(x2)
                 ctx.recordings.append(recording)
-        # backward reads the parameters from the layers; saved, they raise if they were changed in place until then
-        ctx.save_for_backward(x1, x2, context, *parameters)
+        # backward reads parameters and masks where forward did; saved, they raise if they were changed in place since
+        ctx.save_for_backward(x1, x2, context, *parameters, *_frozen(layers), *masks)
         return x1, x2
 
     @staticmethod
     @first_derivatives_only
-    def backward(ctx: Any, saved: tuple[Tensor | None, ...], grad1: Tensor, grad2: Tensor) -> Any:
+    def backward(ctx: Any, saved: _Saved, grad1: Tensor, grad2: Tensor) -> Any:
         y1, y2, context, *_ = saved
         if context is not None:
-            context = context.detach().requires_grad_(ctx.needs_input_grad[3])
+            context = context.detach().requires_grad_(ctx.needs_input_grad[4])
+        shared = [context] if context is not None and context.requires_grad else []
         found: dict[Tensor, Tensor] = {}
         recordings = reversed(ctx.recordings)
         for layer in reversed(ctx.layers):
-            wanted = _trainable([layer]) + ([context] if ctx.needs_input_grad[3] else [])
+            wanted = _trainable([layer]) + shared
             for branch in reversed(ctx.branches_of(layer, context)):
-                with next(recordings).replay():
+                with next(recordings).replay(), _in_modes(layer, ctx.modes):
                     x1, grad1 = _undo(branch, y1, y2, grad1, grad2, wanted, found)
                 y1, y2, grad1, grad2 = x1, y1, grad2, grad1
-        return None, None, grad1 + grad2, found.get(context), *(found.get(p) for p in _trainable(ctx.layers))
+        of_context = None if context is None else found.get(context)
+        return None, None, None, grad1 + grad2, of_context, *(found.get(p) for p in _trainable(ctx.layers))
 
 
-def _trainable(layers: list[nn.Module]) -> list[Tensor]:
+def _trainable(layers: Sequence[nn.Module]) -> list[Tensor]:
     """Parameters that want a gradient, each once, also where layers share some."""
     return list(dict.fromkeys(p for layer in layers for p in layer.parameters() if p.requires_grad))
+
+
+def _frozen(layers: list[nn.Module]) -> list[Tensor]:
+    """Parameters that want none."""
+    return list(dict.fromkeys(p for layer in layers for p in layer.parameters() if not p.requires_grad))
+
+
+@contextlib.contextmanager
+def _in_modes(layer: nn.Module, modes: dict[nn.Module, bool]) -> Iterator[None]:
+    """Run a layer in training or evaluation as forward did, also if ``train()`` or ``eval()`` was called since."""
+    now = {module: module.training for module in layer.modules()}
+    try:
+        for module in now:
+            module.training = modes[module]
+        yield
+    finally:
+        for module, training in now.items():
+            module.training = training
 
 
 def _undo(

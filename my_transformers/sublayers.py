@@ -1,7 +1,7 @@
 """The sublayers on (b, n, dim): multi-head attention around any mechanism, and the feed-forward network."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -103,7 +103,7 @@ class MultiHeadAttention(nn.Module):
         return self.mechanism.new_cache(self.to_out.weight.new_empty(batch, self.heads, 0, self.head_dim), max_len)
 
     def step(self, x: Tensor, cache: Cache) -> Tensor:
-        """One more token x (b, 1, dim) -> (b, 1, dim), added to the cache."""
+        """The next t tokens x (b, t, dim) -> (b, t, dim); added to the cache."""
         return self._merge(self.mechanism.step(*self._project(x, 0, self.n_projections), cache))
 
     @property
@@ -137,7 +137,8 @@ class MultiHeadAttention(nn.Module):
         """Weight and bias of projections first to end - 1."""
         width = self.heads * self.head_dim
         rows = slice(first * width, end * width)
-        weight, bias = self.to_heads.weight[rows], self.to_heads.bias
+        weight: Tensor = self.to_heads.weight[rows]
+        bias = cast("Tensor | None", self.to_heads.bias)  # torch's type leaves out the None of bias=False
         bias = None if bias is None else bias[rows]
         if first == 0 and self.mechanism.shared_query_key:  # here it costs less than on the activations
             weight, bias = self._scaled(weight), None if bias is None else self._scaled(bias)

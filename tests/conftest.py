@@ -19,6 +19,11 @@ def pytest_configure(config):
         torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    """Slow tests first: one that began last would keep a single process busy while the others have nothing to do."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def forkserver():
     """Starts processes in which torch and the project are imported already: ``forkserver.Process(target=...)``.
@@ -26,7 +31,9 @@ def forkserver():
     Each is forked off a server that has done nothing but import, so that it holds no thread and has drawn nothing.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "synth_train", "torch.utils.tensorboard"])
+    context.set_forkserver_preload(
+        ["pytest", "dl_proj.cli", "dl_proj.experiments.copy.train", "torch.utils.tensorboard"]
+    )
     with pytest.MonkeyPatch.context() as patch:  # the server finds modules as this process does
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]))
         multiprocessing.forkserver.ensure_running()
@@ -35,7 +42,7 @@ def forkserver():
 
 @pytest.fixture(scope="session")
 def real_data():
-    """The folder of real data: MNIST/raw (IDX files) and cifar10-images/{train,test}/<class>/*.jpg."""
+    """The folder of real data, which CONTRIBUTING.md describes."""
     folder = Path(os.environ.get("DL_PROJ_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data").absolute()
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there; DL_PROJ_TEST_DATA says where the real data is")

@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from dl_proj.cli import call
+from dl_proj.commands import COMMANDS
 from my_custom_ai.custom_train import RunDirectory
 from my_custom_ai.custom_train.checkpoint import load_tensors
-from synth_train import main
+
+pytestmark = pytest.mark.slow
 
 CONFIG = """
 experiment_name: kill
@@ -35,7 +38,7 @@ def train(folder, kill_at):
     if kill_at is not None:
         kill_myself_at(*kill_at)
     resume = ["--resume", "last"] if run_in(folder) else []
-    main(["--config", "config.yaml", *resume])
+    call(COMMANDS["synth_train"], ["--config", "config.yaml", *resume])
 
 
 def kill_myself_at(name, time_of_many, moment):

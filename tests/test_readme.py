@@ -3,25 +3,17 @@
 import re
 import shlex
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
 from dl_proj.cli import CONFIGS
-from dl_proj.experiments.copy.settings import SynthComparisonConfig, SynthTrainConfig
-from dl_proj.experiments.evaluate_settings import EvaluateConfig
-from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
-from dl_proj.experiments.images.classification.shift_settings import ShiftConfig
-from dl_proj.experiments.images.generation.settings import DrawConfig, GeneratorTrainConfig
-from dl_proj.experiments.language.import_settings import ImportReformerConfig
-from dl_proj.experiments.language.settings import ContinueTextConfig, LanguageTrainConfig
-from dl_proj.experiments.sweep_settings import SweepConfig
-from dl_proj.experiments.translation.settings import TranslateConfig, TranslationEvaluateConfig, TranslationTrainConfig
-from dl_proj.settings.load import load_config, parse_flags
-from dl_proj.studies.settings import PerformanceConfig
+from dl_proj.commands import COMMANDS
+from dl_proj.settings.load import file_or_preset, load_config, parse_flags
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "gpu.md"]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_python_blocks_run_in_order() -> None:
@@ -58,52 +50,35 @@ def test_make_targets_that_are_named_exist() -> None:
             assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE) or target == "installs", target
 
 
-SCRIPTS = {  # each script's schema and preset
-    "synth_train.py": (SynthTrainConfig, "synth_train.yaml"),
-    "synth_models_comparison.py": (SynthComparisonConfig, "synth_comparison.yaml"),
-    "cls_train.py": (ClassifierTrainConfig, "cls_train.yaml"),
-    "generation_train.py": (GeneratorTrainConfig, "gen_train.yaml"),
-    "mnist_generator.py": (DrawConfig, "mnist_generator.yaml"),
-    "evaluate.py": (EvaluateConfig, "evaluate.yaml"),
-    "shift_test.py": (ShiftConfig, "shift_test.yaml"),
-    "performance_studies.py": (PerformanceConfig, "perf_study.yaml"),
-    "lm_train.py": (LanguageTrainConfig, "lm_books.yaml"),
-    "lm_generate.py": (ContinueTextConfig, "lm_generate.yaml"),
-    "sweep.py": (SweepConfig, "sweep_lm_books.yaml"),
-    "import_reformer.py": (ImportReformerConfig, "import_reformer.yaml"),
-    "translation_train.py": (TranslationTrainConfig, "translation_multi30k.yaml"),
-    "translation_evaluate.py": (TranslationEvaluateConfig, "translation_evaluate.yaml"),
-    "translate.py": (TranslateConfig, "translate.yaml"),
-}
-TAKE_WORDS = {"translate.py"}  # besides flags
-
-
-def test_the_table_has_every_script_and_its_preset() -> None:
-    assert SCRIPTS.keys() == {path.name for path in ROOT.glob("*.py")}
-    for name, (schema, preset) in SCRIPTS.items():
-        source = (ROOT / name).read_text(encoding="utf-8")
-        assert f"({schema.__name__}, argv, preset={preset!r}".replace("'", '"') in source
-        assert ("words=" in source) == (name in TAKE_WORDS)
+def test_every_command_has_a_script_that_calls_it() -> None:
+    assert {f"{name}.py" for name in COMMANDS} == {path.name for path in ROOT.glob("*.py")}
+    for name in COMMANDS:
+        assert f'run_script("{name}")' in (ROOT / f"{name}.py").read_text(encoding="utf-8")
 
 
 _WORD = r"""(?:"[^"\n]*"|'[^'\n]*'|[^\s`|#"']+)"""  # in quotes, or without spaces
 
 
 def commands() -> list[tuple[str, str]]:
-    """Script and flags of every command in the README and in the scripts' own first lines."""
-    texts = [README, *((ROOT / name).read_text(encoding="utf-8") for name in SCRIPTS)]
-    found = [match for text in texts for match in re.findall(rf"python (\w+\.py)((?: {_WORD})*)", text)]
-    return sorted({(name, flags.rstrip(".")) for name, flags in found})
+    """Name and flags of every command in the README and in the scripts' own first lines."""
+    texts = [README, *((ROOT / f"{name}.py").read_text(encoding="utf-8") for name in COMMANDS)]
+    found = [
+        match for text in texts for match in re.findall(rf"(?:python|dl-proj) ([\w-]+(?:\.py)?)((?: {_WORD})*)", text)
+    ]
+    named = {(name.removesuffix(".py").replace("-", "_"), flags.rstrip(".")) for name, flags in found}
+    return sorted((name, flags) for name, flags in named if name in COMMANDS)
 
 
 def test_every_script_has_a_command() -> None:
-    assert {name for name, _ in commands()} >= SCRIPTS.keys()
+    assert {name for name, _ in commands()} >= COMMANDS.keys()
 
 
 @pytest.mark.parametrize(("name", "flags"), commands(), ids=lambda part: part.strip())
-def test_flags_that_are_named_are_accepted(name: str, flags: str) -> None:
+def test_flags_that_are_named_are_accepted(name: str, flags: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command parses and its configuration is valid."""
-    schema, preset = SCRIPTS[name]
-    given = [w for w in shlex.split(flags) if w != "..."]
-    options, overrides = parse_flags(schema, given, CONFIGS / preset, words="X" if name in TAKE_WORDS else None)
-    load_config(schema, ROOT / (options.config or CONFIGS / preset), overrides)
+    monkeypatch.chdir(ROOT)
+    command = COMMANDS[name]
+    schema = resolve_name(command.schema)
+    given = [w for w in shlex.split(flags) if w not in ("...", "--help")]
+    options, overrides = parse_flags(schema, given, CONFIGS / command.preset, words=command.words)
+    load_config(schema, file_or_preset(options.config or CONFIGS / command.preset, CONFIGS), overrides)

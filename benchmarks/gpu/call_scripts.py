@@ -8,11 +8,12 @@ end of a pipe, so that no training outlives them, whatever ends them.
 """
 
 import argparse
-import importlib
 import json
 import os
 import sys
 import threading
+
+from dl_proj.commands import run_script
 
 
 def main() -> None:
@@ -21,11 +22,9 @@ def main() -> None:
     parser.add_argument("scripts", type=json.loads, metavar="JSON", help="a list with a list per script")
     scripts = parser.parse_args().scripts
     threading.Thread(target=_end_with_stdin, daemon=True).start()
-    from dl_proj.cli import run_script  # imports torch, which takes seconds
-
     for name, *flags in scripts:
         sys.argv = [f"{name}.py", *flags]
-        run_script(importlib.import_module(name).main)
+        run_script(name)
 
 
 def _end_with_stdin() -> None:

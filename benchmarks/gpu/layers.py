@@ -76,12 +76,11 @@ def _library(make: Callable[..., nn.Module], **settings: object) -> Contender:
     return Contender(partial(make, **settings), 2, FEW, seconds=1, slope=1.5)
 
 
-_CHUNK_BY_CHUNK = {"slope": 8.0}
 CONTENDERS = {
     FLASH: _sdpa(0, SDPBackend.FLASH_ATTENTION),
     "LSH-2": _lsh(2),
     "LSH-4": _lsh(4),
-    "Performer": Contender(partial(layers.performer, causal=True), 0, than=FLASH, steps=True, **_CHUNK_BY_CHUNK),
+    "Performer": Contender(partial(layers.performer, causal=True), 0, than=FLASH, steps=True, slope=8),
     "cuDNN": _sdpa(1, SDPBackend.CUDNN_ATTENTION, cuda_only=True),
     "LSH-1": _lsh(1),
     "LSH-8": _lsh(8),
@@ -146,7 +145,7 @@ def measure(
     torch.manual_seed(0)
     layer = make(length, scale.sizes).to(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     batch = scale.sequences if kind == STEP else max(1, scale.tokens // length)
-    call = {BOTH: _both, FORWARD: _forward, STEP: _step}[kind](layer, batch, length, scale.sizes.dim)
+    call = _CALLS[kind](layer, batch, length, scale.sizes.dim)
     seconds = seconds_within(call, device, budget=scale.budget, least=scale.least)
     return {"seconds": seconds, "peak": allocated_peak(call, device), "batch": batch}
 
@@ -177,8 +176,9 @@ def _forward(layer: nn.Module, batch: int, length: int, dim: int) -> Callable[[]
     return call
 
 
-def _step(layer: MultiHeadAttention, batch: int, length: int, dim: int) -> Callable[[], None]:
+def _step(layer: nn.Module, batch: int, length: int, dim: int) -> Callable[[], None]:
     """The last of ``length`` tokens; the next call writes it again."""
+    assert isinstance(layer, MultiHeadAttention)  # as all contenders with ``steps``
     layer.eval()
     cache = layer.new_cache(batch, length)
     fill(cache, length)
@@ -190,6 +190,9 @@ def _step(layer: MultiHeadAttention, batch: int, length: int, dim: int) -> Calla
         layer.step(x, cache)
 
     return call
+
+
+_CALLS = {BOTH: _both, FORWARD: _forward, STEP: _step}
 
 
 def fill(cache: Cache, length: int) -> None:

@@ -165,7 +165,7 @@ def _attention_flops(attention: AttentionConfig, dim: int, length: int) -> tuple
         case LSHConfig(n_rounds=rounds, bucket_size=size, window=window):
             keys = min(window or 2 * size, (length - 1) / 2)
             return 4 * dim * rounds * keys, dim * rounds * choose_n_buckets(length, size)
-        case PerformerConfig(n_features=features):
+        case PerformerConfig(n_features=int(features)):
             return 8 * dim * features, 0
     raise ValueError(f"nobody has counted the operations of attention.kind: {attention.kind}")
 
@@ -199,12 +199,13 @@ def tables(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     made = {}
     for kind in (PLAIN, REVERSIBLE):
         full = {length: case for (name, length, of), case in found.items() if (name, of) == (FULL, kind)}
-        for title, show in {
+        columns: dict[str, Callable[[dict[str, Any]], str | None]] = {
             "thousand tokens a second": _thousand_tokens,
             f"times the tokens a second of {FULL}": partial(_times, of_full=full),
             "peak GiB": lambda case: f"{case['peak'] / 2**30:.2f}",
             "model FLOPs utilisation, %": _utilisation,
-        }.items():
+        }
+        for title, show in columns.items():
             rows = rows_by_length(found, CONTENDERS, kind, show)
             if any(value is not None for row in rows for value in list(row.values())[1:]):
                 made[f"{kind.capitalize()} models: {title}"] = rows

@@ -47,7 +47,7 @@ class Recorder:
         if report.when == "call" or not report.passed:
             message = _message(report)
             self._write({"test": report.nodeid, "outcome": report.outcome, "message": message})
-            if report.failed and "CUDA error" in message:
+            if self.session is not None and report.failed and "CUDA error" in message:
                 self.session.shouldstop = "the CUDA context is unusable"
 
     def _write(self, line: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import torch
 
@@ -130,10 +130,17 @@ def _run(command: list[str], log: Path, limit: Deadline) -> int | None:
 
 
 @contextlib.contextmanager
-def _group(command: list[str], out: object) -> Iterator[subprocess.Popen]:
+def _group(command: list[str], out: IO[str]) -> Iterator[subprocess.Popen[bytes]]:
     """A process group, which sees from its standard input that this process has died."""
-    streams = {"stdin": subprocess.PIPE, "stdout": out, "stderr": subprocess.STDOUT}
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, env=_environment(), **streams)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        start_new_session=True,
+        env=_environment(),
+        stdin=subprocess.PIPE,
+        stdout=out,
+        stderr=subprocess.STDOUT,
+    )
     try:
         yield process
     finally:
@@ -144,7 +151,8 @@ def _group(command: list[str], out: object) -> Iterator[subprocess.Popen]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        process.stdin.close()
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 def _environment() -> dict[str, str]:

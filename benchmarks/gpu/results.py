@@ -109,8 +109,10 @@ def fail_running_case(path: Path, error: str) -> str | None:
     Returns:
         The case, or None if the process died before it began one.
     """
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"running": None}
-    key = found["running"]
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    key: str | None = found["running"]
     if key is not None:
         found["cases"][key] = {"error": error, "lasting": True}
         found["running"] = None

@@ -98,8 +98,15 @@ def _pytest(file: str, share: str, path: Path, device: torch.device, seconds: fl
     output = path.with_name("output")  # a pipe would be waited for after the time is over, if a test's process holds it
     try:
         with output.open("w") as out:
-            streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": subprocess.STDOUT}
-            code = subprocess.run(command, cwd=ROOT, env=threads, timeout=seconds, **streams).returncode
+            code = subprocess.run(
+                command,
+                cwd=ROOT,
+                env=threads,
+                timeout=seconds,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            ).returncode
     finally:
         print(output.read_text(errors="replace"), flush=True)
     return code, output.read_text(errors="replace")[-1000:]

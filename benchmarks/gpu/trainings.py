@@ -203,7 +203,7 @@ def _call(commands: list[list[str]], log: Path, deadline: Deadline) -> int | Non
         _end(process)
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     """Where it still runs; what a training has saved is whole at any instant."""
     process.terminate()
     try:
@@ -211,7 +211,8 @@ def _end(process: subprocess.Popen) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    process.stdin.close()
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _note_failure(case: Case, code: int, log: Path, results: Results) -> None:

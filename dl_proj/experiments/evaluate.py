@@ -6,7 +6,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from dl_proj.checkpoint_folder import config_path, find_checkpoints, read_config, with_root
+from dl_proj.checkpoint_folder import SHIPPED, config_path, find_checkpoints, read_config, with_root
 from dl_proj.experiments.evaluate_settings import EvaluateConfig
 from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
 from dl_proj.experiments.images.classification.train import leave_confusion
@@ -26,7 +26,7 @@ def evaluate_checkpoints(config: EvaluateConfig) -> None:
     Raises:
         ConfigError: after all others are measured, if some could not be: a line or more for each of those.
     """
-    folders = find_checkpoints(config.checkpoint)
+    folders = find_checkpoints(config.checkpoint or str(SHIPPED))
     accelerator = start(config.device)
     rows, mistakes = [], []
     for name, folder in tqdm(folders.items(), unit="model", desc="evaluation", disable=len(folders) == 1):

@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import Dataset
@@ -32,7 +34,7 @@ from my_custom_ai.custom_train import (
     start,
 )
 from my_custom_ai.custom_train.checkpoint import count_parameters
-from my_custom_ai.custom_train.data import TrainingBatches
+from my_custom_ai.custom_train.data import TrainingBatches, length_of
 from my_custom_ai.custom_train.schedules import Schedule
 
 
@@ -45,9 +47,9 @@ class Experiment:
 
     model: nn.Module
     objective: Objective
-    train_data: Dataset
-    val_data: Dataset
-    test_data: Dataset
+    train_data: Dataset[Any]
+    val_data: Dataset[Any]
+    test_data: Dataset[Any]
     classes: tuple[str, ...] = ()
     tokenizer: Tokenizer | PairTokenizers | None = None
 
@@ -64,9 +66,32 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
     Returns:
         The trainer, with the best weights loaded. ``metrics.json`` and ``curves.png`` are in the run's folder.
     """
+    check_installed(config.train.trackers)
+    accelerator = start(config.train.device, config.train.precision, config.train.matmul_precision)
+    trainer = _trainer(config, experiment, dim, resume, accelerator)
+    try:
+        trainer.fit()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; --resume last continues from the last saved state") from None
+    trainer.load_best()
+    figures = {
+        "parameters": count_parameters(experiment.model),
+        "steps": trainer.step,
+        "seconds": round(trainer.seconds, 3),
+    }
+    figures |= {f"test/{name}": value for name, value in trainer.evaluate(experiment.test_data).items()}
+    if accelerator.is_main_process:
+        trainer.run.write_figures(figures)
+        draw_curves(trainer.run.metrics, trainer.run.path / "curves.png")
+        print(f"{trainer.run.path}: " + ", ".join(f"{name} {_short(value)}" for name, value in figures.items()))
+    return trainer
+
+
+def _trainer(
+    config: ExperimentConfig, experiment: Experiment, dim: int, resume: RunDirectory | None, accelerator: Accelerator
+) -> Trainer:
+    """The engine as configured, in the folder of the run to resume or of a new one, which gets its tokenizers."""
     settings = config.train
-    check_installed(settings.trackers)
-    accelerator = start(settings.device, settings.precision)
     steps = settings.steps_of(_batches_an_epoch(config, experiment.train_data, accelerator.num_processes))
     if mistakes := config.schedule_mistakes(steps):
         raise ConfigError(*mistakes)
@@ -74,8 +99,7 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
     if experiment.tokenizer is not None and accelerator.is_main_process:
         for folder in (run.path, run.best):
             experiment.tokenizer.save(folder / TOKENIZER)
-    trainer = Trainer(
-        accelerator,
+    return Trainer(
         experiment.model,
         experiment.objective,
         build_optimizer(
@@ -99,33 +123,19 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
             ),
         ),
         seed=config.seed,
+        accelerator=accelerator,
     )
-    try:
-        trainer.fit()
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted; --resume last continues from the last saved state") from None
-    trainer.load_best()
-    figures = {
-        "parameters": count_parameters(experiment.model),
-        "steps": trainer.step,
-        "seconds": round(trainer.seconds, 3),
-    }
-    figures |= {f"test/{name}": value for name, value in trainer.evaluate(experiment.test_data).items()}
-    if accelerator.is_main_process:
-        run.write_figures(figures)
-        draw_curves(run.metrics, run.path / "curves.png")
-        print(f"{run.path}: " + ", ".join(f"{name} {_short(value)}" for name, value in figures.items()))
-    return trainer
 
 
-def _batches_an_epoch(config: ExperimentConfig, data: Dataset, processes: int) -> int:
+def _batches_an_epoch(config: ExperimentConfig, data: Dataset[Any], processes: int) -> int:
     """Of each process; a configuration cannot know on how many it will run."""
     bound = config.train.model_dump(include={"batch_size", "batch_tokens"})
+    length = length_of(data, "training data")
     wanted = bound.get("batch_size", 0) * processes
-    if wanted > len(data):
+    if wanted > length:
         raise ConfigError(
-            f"train.batch_size: {config.train.batch_size} on each of {processes} processes is more than the "
-            f"{len(data)} training examples"
+            f"train.batch_size: {bound['batch_size']} on each of {processes} processes is more than the "
+            f"{length} training examples"
         )
     try:
         return len(TrainingBatches(data, **bound, seed=config.seed, world_size=processes))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from dl_proj.experiments.copy.settings import SynthTrainConfig
 from dl_proj.experiments.copy.train import copy_experiment, train_to_copy
@@ -21,18 +21,20 @@ from dl_proj.settings.errors import ConfigError
 from dl_proj.settings.load import shown
 from my_custom_ai.custom_train import RunDirectory
 
+_Config = TypeVar("_Config", bound=ExperimentConfig)
+
 
 @dataclass(frozen=True)
-class ExperimentType:
+class ExperimentType(Generic[_Config]):
     """What is needed to train one type of model and to measure it."""
 
-    schema: type[ExperimentConfig]
+    schema: type[_Config]
     experiment: Callable[..., Experiment]  # takes a configuration; of text, also the folder with its tokenizer
-    train: Callable[[ExperimentConfig, RunDirectory | None], None]
+    train: Callable[[_Config, RunDirectory | None], None]
     of_text: bool = False
 
 
-EXPERIMENT_TYPES = {
+EXPERIMENT_TYPES: dict[str, ExperimentType[Any]] = {
     "copy": ExperimentType(SynthTrainConfig, copy_experiment, train_to_copy),
     "classification": ExperimentType(ClassifierTrainConfig, classification_experiment, train_classifier),
     "generation": ExperimentType(GeneratorTrainConfig, generation_experiment, train_generator),
@@ -42,7 +44,7 @@ EXPERIMENT_TYPES = {
 """By the ``task`` that their configurations name."""
 
 
-def experiment_type(task: Any, path: Path, hint: str = "") -> ExperimentType:
+def experiment_type(task: Any, path: Path, hint: str = "") -> ExperimentType[Any]:
     """The type of experiment that a configuration's ``task`` names; ``path`` is its file's.
 
     Raises:

@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from matplotlib.figure import Figure
@@ -14,7 +15,7 @@ from dl_proj.experiments.settings import ExperimentConfig
 from dl_proj.experiments.sweep_settings import Settings, SweepConfig, nested
 from dl_proj.pictures import save_figure
 from dl_proj.settings.errors import ConfigError
-from dl_proj.settings.load import load_config, merge, read_yaml
+from dl_proj.settings.load import file_or_preset, load_config, merge, read_yaml
 from dl_proj.tables import csv_text, markdown
 from my_custom_ai.custom_train import NonFiniteLoss, RunDirectory
 from my_custom_ai.custom_train.checkpoint import load_tensors
@@ -38,9 +39,9 @@ class Variant:
     run: RunDirectory | None
 
     @property
-    def finished(self) -> bool:
-        """Whether all is trained and written."""
-        return self.run is not None and _mark(self.run).is_file()
+    def finished(self) -> RunDirectory | None:
+        """Its run, if all is trained and written."""
+        return self.run if self.run is not None and _mark(self.run).is_file() else None
 
 
 def _mark(run: RunDirectory) -> Path:
@@ -59,12 +60,14 @@ def sweep(config: SweepConfig) -> None:
     variants = _variants(config, of_type)
     failed = []
     for variant in variants:
-        if variant.finished or (config.only and variant.name not in config.only):
+        if variant.finished is not None or (config.only and variant.name not in config.only):
             continue
         try:
             of_type.train(variant.config, variant.run)
             if PartialState().is_main_process:
-                write_text(_mark(RunDirectory.newest(config.output_dir, variant.name)), "")
+                trained = RunDirectory.newest(config.output_dir, variant.name)
+                assert trained is not None  # the one that has just ended
+                write_text(_mark(trained), "")
         except NonFiniteLoss as error:
             failed.append(f"{variant.name}: {error}")
         except KeyboardInterrupt:
@@ -75,20 +78,20 @@ def sweep(config: SweepConfig) -> None:
         raise NonFiniteLoss("; ".join(failed))
 
 
-def _type(config: SweepConfig) -> ExperimentType:
+def _type(config: SweepConfig) -> ExperimentType[Any]:
     task = merge(read_yaml(_base(config)), nested(config.common)).get("task")
     return experiment_type(task, config.base, hint="; common may give it")
 
 
 def _base(config: SweepConfig) -> Path:
     """The training's file."""
-    shipped = CONFIGS / config.base
-    return config.base if config.base.is_file() or not shipped.is_file() else shipped
+    return file_or_preset(config.base, CONFIGS)
 
 
-def _variants(config: SweepConfig, of_type: ExperimentType) -> list[Variant]:
+def _variants(config: SweepConfig, of_type: ExperimentType[Any]) -> list[Variant]:
     """All of them, checked."""
-    found, mistakes = [], []
+    found: list[Variant] = []
+    mistakes: list[str] = []
     for name, changes in config.all_variants.items():
         own = {"runs_dir": str(config.output_dir), "experiment_name": name}
         overrides = merge(nested(config.common), nested(changes)) | own
@@ -114,26 +117,26 @@ def _does_not_fit(trained: ExperimentConfig, run: RunDirectory | None, config: S
 
 def _compare(config: SweepConfig, variants: list[Variant]) -> None:
     """sweep.csv, sweep.png and a printed table of the variants that are trained."""
-    done = [variant for variant in variants if variant.finished]
-    settings = list(dict.fromkeys(key for variant in done for key in _leaves(variant.changes)))
-    rows = [_row(variant, settings) for variant in done]
+    done = [(variant, run) for variant in variants if (run := variant.finished) is not None]
+    settings = list(dict.fromkeys(key for variant, _ in done for key in _leaves(variant.changes)))
+    rows = [_row(variant, run, settings) for variant, run in done]
     if rows:
         table, picture = config.output_dir / "sweep.csv", config.output_dir / "sweep.png"
         write_text(table, csv_text(rows))
-        _draw({variant.name: _history(variant, config.metric) for variant in done}, config.metric, picture)
+        _draw({variant.name: _history(run, config.metric) for variant, run in done}, config.metric, picture)
         print(markdown([{k.replace("/", " ", 1): v for k, v in row.items() if k not in settings} for row in rows]))
         print(f"written: {table}, {picture}")
-    if left := [variant.name for variant in variants if not variant.finished]:
+    if left := [variant.name for variant in variants if variant.finished is None]:
         print(f"not trained yet: {', '.join(left)}")
 
 
-def _row(variant: Variant, settings: list[str]) -> dict[str, object]:
+def _row(variant: Variant, run: RunDirectory, settings: list[str]) -> dict[str, object]:
     """What it changes of those settings, what it cost, its best validation figures and those of the test."""
     own = _leaves(variant.changes)
     changes = {key: own.get(key) for key in settings}
-    figures = json.loads((variant.run.path / "metrics.json").read_text(encoding="utf-8"))
+    figures = json.loads((run.path / "metrics.json").read_text(encoding="utf-8"))
     cost = {name: figures.pop(name) for name in ("parameters", "seconds", "steps")}
-    return {"variant": variant.name} | changes | cost | _best(variant) | figures
+    return {"variant": variant.name} | changes | cost | _best(run) | figures
 
 
 def _leaves(settings: Settings) -> dict[str, object]:
@@ -144,14 +147,14 @@ def _leaves(settings: Settings) -> dict[str, object]:
     return found
 
 
-def _best(variant: Variant) -> dict[str, float]:
+def _best(run: RunDirectory) -> dict[str, float]:
     """The validation figures of the best weights, and their step."""
-    _, note = load_tensors(variant.run.best_weights)
+    _, note = load_tensors(run.best_weights)
     return {"best step": note.pop("step")} | note
 
 
-def _history(variant: Variant, metric: str) -> list[tuple[int, float]]:
-    with variant.run.metrics.open(newline="", encoding="utf-8") as file:
+def _history(run: RunDirectory, metric: str) -> list[tuple[int, float]]:
+    with run.metrics.open(newline="", encoding="utf-8") as file:
         return [(int(row["step"]), float(row[metric])) for row in csv.DictReader(file) if row.get(metric)]
 
 

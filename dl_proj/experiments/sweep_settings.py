@@ -73,9 +73,9 @@ class SweepConfig(Strict):
         return found + [(f"variants.{name}", key) for name, some in self.variants.items() for key in some]
 
 
-def nested(settings: Settings) -> dict:
+def nested(settings: Settings) -> Settings:
     """Values at dotted keys as the mappings that a file has."""
-    found: dict = {}
+    found: Settings = {}
     for dotted, value in settings.items():
         for key in reversed(dotted.split(".")):
             value = {key: value}

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from dl_proj.settings.base import Strict, null_is_none
-from my_transformers.performer.features import Kernel
+from my_transformers.performer.settings import Kernel
 
 
 class _AttentionConfig(Strict):

@@ -289,7 +289,7 @@ def build_autoregressive(
 
 def build_language_model(
     config: LanguageModelConfig, *, causal: bool, vocab_size: int, max_len: int, seed: int = 0
-) -> LanguageModel:
+) -> LanguageModel | AutoregressiveModel:
     """A model of text: one that continues it, if causal, else one that fills in what is masked."""
     if causal:
         return build_autoregressive(config, vocab_size=vocab_size, max_len=max_len, tied=config.tied, seed=seed)

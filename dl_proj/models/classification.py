@@ -47,11 +47,11 @@ class PatchEmbedding(nn.Module):
         self.kind = kind
         self.vocab_size = vocab_size
         self.hidden = nn.Sequential(nn.Linear(values, dim), nn.GELU()) if kind == "mlp" else nn.Identity()
-        self.embed = (
+        self.embed: nn.Embedding | nn.Linear = (
             nn.Embedding(vocab_size, dim) if kind == "lookup" else nn.Linear(dim if kind == "mlp" else values, dim)
         )
         nn.init.normal_(self.embed.weight, std=0.02)  # larger ones would drown the positions, which start at 0.02
-        if kind != "lookup":
+        if isinstance(self.embed, nn.Linear):
             nn.init.zeros_(self.embed.bias)
 
     def forward(self, images: Tensor) -> Tensor:

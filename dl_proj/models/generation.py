@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dl_proj.models.language import LanguageModel
+from dl_proj.models.language import TokenModel
 from dl_proj.models.sampling import Choice, most_probable
 from my_transformers import EncoderStack, ReversibleStack
 from my_transformers.positional_encoding import PositionalEncoding
 
 
-class AutoregressiveModel(LanguageModel):
-    """A language model with a causal stack, that can continue sequences, perhaps given a label.
+class AutoregressiveModel(TokenModel):
+    """A model of tokens with a causal stack, that can continue sequences, perhaps given a label.
 
     With labels, the sequence starts with the label's vector alone, in the place of the token that the first one lacks,
     and the vector is added to every later token too: a mechanism that sees few tokens still knows the label.
@@ -41,7 +41,7 @@ class AutoregressiveModel(LanguageModel):
     ) -> None:
         super().__init__(stack, positions, dim=dim, vocab_size=vocab_size, tied=tied, dropout=dropout)
         self.label_embedding = nn.Embedding(n_labels, dim) if n_labels else None
-        if n_labels:
+        if self.label_embedding is not None:
             nn.init.normal_(self.label_embedding.weight, std=0.02)
 
     def forward(self, tokens: Tensor, *, labels: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
@@ -127,6 +127,8 @@ class AutoregressiveModel(LanguageModel):
 
     def _embed_labels(self, labels: Tensor | None) -> Tensor | None:
         """(b,) -> (b, 1, dim)."""
-        if (labels is None) != (self.label_embedding is None):
+        if labels is None and self.label_embedding is None:
+            return None
+        if labels is None or self.label_embedding is None:
             raise ValueError("labels are given if and only if the model was made with n_labels")
-        return None if labels is None else self.label_embedding(labels).unsqueeze(1)
+        return self.label_embedding(labels).unsqueeze(1)

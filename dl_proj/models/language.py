@@ -6,11 +6,8 @@ from my_transformers import EncoderStack, ReversibleStack
 from my_transformers.positional_encoding import PositionalEncoding
 
 
-class LanguageModel(nn.Module):
-    """Embedding, positions, a stack and a linear map to logits.
-
-    With a stack that looks both ways it is a masked language model (Devlin et al. 2019): the logits at a place are of
-    the token there. With a causal stack they are of the next token.
+class TokenModel(nn.Module):
+    """Embedding, positions, a stack and a linear map to logits: what models of token sequences share.
 
     Args:
         stack: of layers.
@@ -41,6 +38,19 @@ class LanguageModel(nn.Module):
         if tied:
             self.to_logits.weight = self.embedding.weight
 
+    def logits(self, x: Tensor, mask: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+        """Embedded tokens (b, n, dim), without positions -> (b, n, vocab), or (places, vocab) where ``at`` is True."""
+        seen = self.stack(self.dropout(self.positions(x)), mask=mask)
+        return self.to_logits(seen if at is None else seen[at])
+
+
+class LanguageModel(TokenModel):
+    """Logits at each place, from the tokens that the stack lets it see.
+
+    With a stack that looks both ways it is a masked language model (Devlin et al. 2019): the logits at a place are of
+    the token there. With a causal stack they are of the next token.
+    """
+
     def forward(self, tokens: Tensor, *, mask: Tensor | None = None, at: Tensor | None = None) -> Tensor:
         """Logits at each place, or at some.
 
@@ -54,8 +64,3 @@ class LanguageModel(nn.Module):
             (b, n, vocab), or (places, vocab) at those places, row by row.
         """
         return self.logits(self.embedding(tokens), mask, at)
-
-    def logits(self, x: Tensor, mask: Tensor | None = None, at: Tensor | None = None) -> Tensor:
-        """Embedded tokens (b, n, dim), without positions -> (b, n, vocab), or (places, vocab) where ``at`` is True."""
-        seen = self.stack(self.dropout(self.positions(x)), mask=mask)
-        return self.to_logits(seen if at is None else seen[at])

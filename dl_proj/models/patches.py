@@ -1,9 +1,12 @@
 """Images as sequences."""
 
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # settings ask for lengths, without torch
+    from torch import Tensor
 
 
-def to_patches(images: Tensor, size: int, *, stride: int | None = None, split_channels: bool = False) -> Tensor:
+def to_patches(images: "Tensor", size: int, *, stride: int | None = None, split_channels: bool = False) -> "Tensor":
     """Cut images into squares, row by row.
 
     Args:

@@ -7,3 +7,8 @@ class ConfigError(Exception):
     def __init__(self, *lines: str) -> None:
         super().__init__("\n".join(lines))
         self.lines = lines
+
+
+def reason(error: OSError) -> str:
+    """Why a file could not be used, in lower case; an error that a library raises may have a message alone."""
+    return (error.strerror or str(error)).lower()

@@ -6,16 +6,17 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
-from dl_proj.settings.errors import ConfigError
-from dl_proj.settings.help import explain, models_in
+from dl_proj.settings.errors import ConfigError, reason
+from dl_proj.settings.help import Nested, explain, models_in
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -25,7 +26,7 @@ _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
 _FRACTION = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?\.inf|\.nan", re.IGNORECASE)
 
 
-def load_config(schema: type[Config], path: Path, overrides: dict | None = None, *, origin: str = "flags") -> Config:
+def load_config(schema: type[Config], path: Path, overrides: Nested | None = None, *, origin: str = "flags") -> Config:
     """Read a YAML file, lay ``overrides``, which ``origin`` gave, over it and check the result.
 
     Raises:
@@ -39,7 +40,28 @@ def load_config(schema: type[Config], path: Path, overrides: dict | None = None,
         raise ConfigError(*lines) from None
 
 
-def read_yaml(path: Path) -> dict:
+def file_or_preset(given: Path, presets: Path) -> Path:
+    """A YAML file, or else the preset of that name: demo.yaml, or paper/synth_lsh4.yaml in a folder of them.
+
+    Raises:
+        ConfigError: neither is there.
+    """
+    if given.exists():
+        return given
+    if (presets / given).is_file():
+        return presets / given
+    names = [path.relative_to(presets).as_posix() for path in sorted(presets.rglob("*.yaml"))]
+    raise ConfigError(
+        f"{given}: no such file or directory, and no preset has that name{_did_you_mean(given.name, names)}"
+    )
+
+
+def is_training(schema: type[BaseModel]) -> bool:
+    """Whether it describes a training, which leaves a run that can be resumed."""
+    return "train" in schema.model_fields
+
+
+def read_yaml(path: Path) -> Nested:
     """The mapping in a YAML file.
 
     Raises:
@@ -48,7 +70,7 @@ def read_yaml(path: Path) -> dict:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror.lower()}") from None
+        raise ConfigError(f"{path}: {reason(error)}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a text file in UTF-8") from None
     except yaml.YAMLError as error:
@@ -65,11 +87,11 @@ def read_yaml(path: Path) -> dict:
     return values
 
 
-def merge(values: dict, overrides: dict) -> dict:
+def merge(values: Nested, overrides: Nested) -> Nested:
     """Lay ``overrides`` over ``values``, key by key; another ``kind`` starts from that kind's defaults."""
     merged = dict(values)
     for key, value in overrides.items():
-        old = merged.get(key)
+        old: Any = merged.get(key)
         both = isinstance(old, dict) and isinstance(value, dict)
         same_kind = both and ("kind" not in old or value.get("kind", old["kind"]) == old["kind"])
         merged[key] = merge(old, value) if same_kind else value
@@ -77,11 +99,13 @@ def merge(values: dict, overrides: dict) -> dict:
 
 
 def parse_flags(
-    schema: type[BaseModel], argv: list[str], default: Path, *, words: str | None = None
-) -> tuple[argparse.Namespace, dict]:
+    schema: type[BaseModel], argv: list[str], default: Path, *, words: str | None = None, prog: str | None = None
+) -> tuple[argparse.Namespace, Nested]:
     """Read ``--config``, ``--resume`` (trainings) and a flag for each field.
 
     And what is no flag, before, between and behind the flags, if ``words`` has a name for it; after ``--`` nothing is.
+    ``default`` is the preset that is read without ``--config``, in the folder of all presets, and ``prog`` what
+    ``--help`` calls the program.
 
     Returns:
         The script's own options, among them ``words``, a list, and the fields that flags set, nested as in the file.
@@ -92,18 +116,23 @@ def parse_flags(
     """
     own = _OneLineParser(add_help=False, allow_abbrev=False)
     own.add_argument("--config", type=Path, metavar="FILE.yaml", help=f"settings to start from (default: {default})")
-    if "train" in schema.model_fields:
+    if is_training(schema):
         own.add_argument(
             "--resume",
             metavar="RUN",
             help="continue a run: its folder, or 'last' for the newest version of the experiment",
         )
-    parser = _OneLineParser(description=schema.__doc__, parents=[own], allow_abbrev=False)
+    usage = "".join([f" [{action.option_strings[0]} {action.metavar}]" for action in own._actions])
+    usage += " [--SETTING VALUE ...]" + (f" [{words} ...]" if words else "")
+    parser = _OneLineParser(
+        prog=prog, usage=f"%(prog)s{usage}", description=schema.__doc__, parents=[own], allow_abbrev=False
+    )
     end = argv.index("--") if words is not None and "--" in argv else len(argv)
     options, rest = own.parse_known_args(argv[:end])
     settings = type(schema.__name__, (schema, BaseSettings), {})
-    source = CliSettingsSource(settings, root_parser=parser)
-    explain(parser, schema)
+    source: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(settings, root_parser=parser)
+    if {"-h", "--help"} & {*rest}:
+        explain(parser, schema, *_values_for_help(schema, options.config, default))
     options.words = []
     if words is None:
         given = parser.parse_args(rest)
@@ -118,6 +147,19 @@ def parse_flags(
             rest, lambda flags: source(parsed_args=parser.parse_args(flags))()
         )
         raise ConfigError(*(found or [f"flags: {error}"])) from None
+
+
+def _values_for_help(schema: type[BaseModel], given: Path | None, default: Path) -> tuple[Nested, Path]:
+    """What the settings are without flags, and the file that says so; without a readable one, the preset's."""
+    try:
+        path = file_or_preset(given, default.parent) if given else default
+        values = read_yaml(path)
+    except ConfigError:
+        path, values = default, read_yaml(default)
+    try:
+        return schema.model_validate(values).model_dump(mode="json"), path
+    except ValidationError:  # flags must add what it lacks
+        return values, path
 
 
 def _unreadable_flags(argv: list[str], read: Callable[[list[str]], Any]) -> list[str]:
@@ -179,7 +221,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         text = self.construct_scalar(node)
         return self.construct_yaml_float(node) if _FRACTION.fullmatch(text) else text
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -204,7 +246,7 @@ _PLAIN = {  # pydantic's words where they mean nothing to who writes a file
 }
 
 
-def _lines(path: Path, overrides: dict, origin: str, schema: type[BaseModel], mistake: dict[str, Any]) -> list[str]:
+def _lines(path: Path, overrides: Nested, origin: str, schema: type[BaseModel], mistake: ErrorDetails) -> list[str]:
     """One mistake, or all that a rule over several settings found: where, the key, what is allowed, what came."""
     steps, parent, here = _walk(schema, mistake["loc"])
     kind, message, got = mistake["type"], mistake["msg"], mistake["input"]
@@ -226,7 +268,7 @@ def _lines(path: Path, overrides: dict, origin: str, schema: type[BaseModel], mi
     return [f"{place}: {message[0].lower()}{message[1:]} (got {shown(got)})"]
 
 
-def _source(path: Path, overrides: dict, origin: str, steps: list[str]) -> str:
+def _source(path: Path, overrides: Nested, origin: str, steps: list[str]) -> str:
     """Where the value at a key came from; a rule over several settings may have met some from the file and flags."""
     here: Any = overrides
     for step in steps:
@@ -240,7 +282,7 @@ def _source(path: Path, overrides: dict, origin: str, steps: list[str]) -> str:
     return origin
 
 
-def _walk(schema: type[BaseModel], loc: tuple) -> tuple[list[str], type[BaseModel], Any]:
+def _walk(schema: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel], Any]:
     """The keys of a location as the file has them, without pydantic's union tags; the last one's model and type."""
     steps: list[str] = []
     here: Any = schema
@@ -282,7 +324,7 @@ def _did_you_mean(word: str, known: Any) -> str:
     return f", did you mean {close[0]}" if close else ""
 
 
-def differences(one: dict, other: dict, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differences(one: Nested, other: Nested, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Dotted keys whose values differ between two nested mappings, and both values."""
     for key in dict.fromkeys([*one, *other]):
         a, b = one.get(key), other.get(key)

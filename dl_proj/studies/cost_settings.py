@@ -1,8 +1,9 @@
 """Schemas of the studies of time and memory in performance_studies.py."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from dl_proj.models.attention_settings import AttentionConfig, FullConfig
 from dl_proj.models.settings import EncoderDecoderConfig, StackConfig
@@ -80,11 +81,10 @@ class ModelVariant(_Labelled):
         return [f"variants: {self.label}: {line}" for line in found]
 
 
-def _list_of(schema: type[_Labelled]) -> BeforeValidator:
+def _list_of(adapter: TypeAdapter[Any]) -> BeforeValidator:
     """Checks a list of schemas, which has one flag, that takes JSON; says what is wrong a line each."""
-    adapter = TypeAdapter(tuple[schema, ...])
 
-    def check(values: object) -> tuple:
+    def check(values: object) -> Any:
         try:
             return adapter.validate_python(values)
         except ValidationError as error:
@@ -94,7 +94,7 @@ def _list_of(schema: type[_Labelled]) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _lines(values: object, mistake: dict) -> list[str]:
+def _lines(values: Any, mistake: ErrorDetails) -> list[str]:
     """A mistake in a list of schemas, or all that a rule found; a variant is named by its label, if it has one."""
     first, *rest = mistake["loc"] or ("",)
     entry = values[first] if isinstance(first, int) else {}
@@ -149,7 +149,7 @@ class TimedConfig(CostConfig):
 class LengthConfig(TimedConfig):
     """Time and memory of an attention layer by length, at the same number of tokens (Kitaev et al. 2020, figure 5)."""
 
-    variants: Annotated[tuple, _list_of(Variant)] = ()
+    variants: Annotated[tuple[Any, ...], _list_of(TypeAdapter(tuple[Variant, ...]))] = ()
     """length: curves, a list of {label, attention, causal, max_length}"""
 
     def mistakes(self) -> list[str]:
@@ -192,7 +192,7 @@ class DepthConfig(CostConfig):
     """depth: width of the activations; small, so that the parameters' gradients are"""
     depths: Counts = (1, 2, 4, 8)
     """depth: points of the curves, layers"""
-    variants: Annotated[tuple, _list_of(Variant)] = ()
+    variants: Annotated[tuple[Any, ...], _list_of(TypeAdapter(tuple[Variant, ...]))] = ()
     """depth: two curves each, a list of {label, attention, causal, max_length}"""
 
     def mistakes(self) -> list[str]:
@@ -213,7 +213,7 @@ class ModelStudyConfig(TimedConfig):
 
     architectures: tuple[Literal["encoder_only", "encoder_decoder"], ...] = ("encoder_only", "encoder_decoder")
     """model: pictures; an encoder-decoder's source and target are equally long"""
-    variants: Annotated[tuple, _list_of(ModelVariant)] = ()
+    variants: Annotated[tuple[Any, ...], _list_of(TypeAdapter(tuple[ModelVariant, ...]))] = ()
     """model: two curves each, a list of {label, encoder_attention, decoder_attention, cross_attention, max_length}"""
     depth: int = Field(2, ge=1)
     """model: layers, of the encoder and of the decoder"""

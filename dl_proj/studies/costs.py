@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from dl_proj.studies.cost_settings import (
     ModelStudyConfig,
     Variant,
 )
+from dl_proj.tables import Row
 from my_custom_ai.utils.measure import allocated_peak, in_fresh_process, process_peak, seconds_of, spread
 from my_transformers import MultiHeadAttention
 
@@ -68,7 +68,7 @@ def _cost(call: Callable[[], None], calls: int, device: torch.device, *, warm_up
     return {names[key]: value for key, value in seconds.items()} | {"allocated_mib": allocated}
 
 
-def by_length(config: LengthConfig, seed: int, device: torch.device) -> list[dict]:
+def by_length(config: LengthConfig, seed: int, device: torch.device) -> list[Row]:
     """Cost of an attention layer by length; a row a mode.
 
     On a CPU each row has a process of its own, whose growth tells what the call really took. An accelerator's memory
@@ -87,9 +87,7 @@ def by_length(config: LengthConfig, seed: int, device: torch.device) -> list[dic
     return rows
 
 
-def layer_cost(
-    variant: Variant, length: int, mode: str, config: LengthConfig, seed: int, device: torch.device
-) -> dict[str, Any]:
+def layer_cost(variant: Variant, length: int, mode: str, config: LengthConfig, seed: int, device: torch.device) -> Row:
     """A row. The process's growth comes first: later calls find memory that the first one left."""
     case = _layer(variant, length, config, seed, device)
     case.start().calls()[mode]()
@@ -102,9 +100,14 @@ def layer_cost(
 
 def _layer(variant: Variant, length: int, config: LengthConfig, seed: int, device: torch.device) -> Case:
     torch.manual_seed(seed)
-    sizes = {"heads": config.heads, "head_dim": config.dim // config.heads}
     (mechanism,) = build_mechanisms(
-        variant.attention, depth=1, causal=variant.causal, places=Places(length), seed=seed, **sizes
+        variant.attention,
+        depth=1,
+        heads=config.heads,
+        head_dim=config.dim // config.heads,
+        causal=variant.causal,
+        places=Places(length),
+        seed=seed,
     )
     layer = MultiHeadAttention(mechanism, dim=config.dim, heads=config.heads).to(device)
     return _of_activations(layer, config.tokens // length, length, config.dim, device)
@@ -115,7 +118,7 @@ def _of_activations(module: nn.Module, batch: int, length: int, dim: int, device
     return Case(module, (x.requires_grad_(),), gradient)
 
 
-def by_rank(config: LinformerStudyConfig, seed: int, device: torch.device) -> list[dict]:
+def by_rank(config: LinformerStudyConfig, seed: int, device: torch.device) -> list[Row]:
     """Inference of a stack with full attention (rank None) and with Linformers; a row a length and rank.
 
     ``speed_up`` and ``memory_saving`` are full attention's cost over the Linformer's. For memory, the paper has the
@@ -123,7 +126,8 @@ def by_rank(config: LinformerStudyConfig, seed: int, device: torch.device) -> li
     never hold a matrix of scores, so it has less to lose than the paper's.
     """
     pairs = [(n, rank) for n in config.lengths for rank in (None, *config.ranks) if rank is None or 2 * rank <= n]
-    rows, full = [], {}
+    rows: list[Row] = []
+    full: dict[str, float] = {}
     for length, rank in tqdm(pairs, desc="linformer", unit="case"):
         attention = FullConfig() if rank is None else LinformerConfig(rank=rank, sharing="layerwise")
         cost = _cost(_stack(config, attention, config.depth, length, seed, device).forward, config.calls, device)
@@ -148,13 +152,19 @@ def _stack(
     reversible: bool = False,
 ) -> Case:
     torch.manual_seed(seed)
-    sizes = {"dim": config.dim, "heads": config.heads, "ffn_dim": 4 * config.dim, "depth": depth}
-    stack = StackConfig(**sizes, attention=attention, reversible=reversible)
+    stack = StackConfig(
+        dim=config.dim,
+        heads=config.heads,
+        ffn_dim=4 * config.dim,
+        depth=depth,
+        attention=attention,
+        reversible=reversible,
+    )
     module = build_stack(stack, causal=causal, places=Places(length), seed=seed).to(device)
     return _of_activations(module, config.tokens // length, length, config.dim, device)
 
 
-def by_depth(config: DepthConfig, seed: int, device: torch.device) -> list[dict]:
+def by_depth(config: DepthConfig, seed: int, device: torch.device) -> list[Row]:
     """Memory of forward and backward by the number of layers; a row a variant, kind of residuals, length and depth.
 
     ``allocated_mib`` is the allocator's peak above parameters and inputs. The gradients of the parameters are in it
@@ -170,8 +180,9 @@ def by_depth(config: DepthConfig, seed: int, device: torch.device) -> list[dict]
     ]
     rows = []
     for variant, reversible, length, depth in tqdm(cases, desc="depth", unit="case"):
-        how = {"causal": variant.causal, "reversible": reversible}
-        case = _stack(config, variant.attention, depth, length, seed, device, **how)
+        case = _stack(
+            config, variant.attention, depth, length, seed, device, causal=variant.causal, reversible=reversible
+        )
         gradients = sum(p.numel() * p.element_size() for p in case.module.parameters())
         place = {"curve": _curve(variant.label, reversible), "length": length, "batch": config.tokens // length}
         memory = {"allocated_mib": allocated_peak(case.train, device) / _MIB, "gradients_mib": gradients / _MIB}
@@ -183,7 +194,7 @@ def _curve(label: str, reversible: bool) -> str:
     return f"{label}, reversible" if reversible else label
 
 
-def of_models(config: ModelStudyConfig, seed: int, device: torch.device) -> list[dict]:
+def of_models(config: ModelStudyConfig, seed: int, device: torch.device) -> list[Row]:
     """Cost of whole models by length; a row an architecture, variant, kind of residuals, length and mode.
 
     From tokens, which are drawn beforehand, to logits; no loss.
@@ -217,16 +228,14 @@ def _model(
     if architecture == "encoder_only":
         module, sides = _encoder(model, config.vocab_size, length, seed), 1
     else:
-        module, sides = (
-            build_encoder_decoder(
-                model,
-                source_vocab_size=config.vocab_size,
-                target_vocab_size=config.vocab_size,
-                max_source_len=length,
-                max_target_len=length,
-                seed=seed,
-            ),
-            2,
+        sides = 2
+        module = build_encoder_decoder(
+            model,
+            source_vocab_size=config.vocab_size,
+            target_vocab_size=config.vocab_size,
+            max_source_len=length,
+            max_target_len=length,
+            seed=seed,
         )
     tokens = torch.randint(config.vocab_size, (sides, *shape)).to(device)
     gradient = torch.randn(*shape, config.vocab_size).to(device)

@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from dl_proj.studies.settings import ApproximationConfig, EquivarianceConfig
+from dl_proj.tables import Row
 from my_transformers import (
     ClippedRelativeAttention,
     FullAttention,
@@ -19,10 +22,10 @@ from my_transformers import (
 
 
 @torch.no_grad()
-def approximation(config: ApproximationConfig, seed: int, device: torch.device) -> list[dict]:
+def approximation(config: ApproximationConfig, seed: int, device: torch.device) -> list[Row]:
     """Mean squared error of a Performer's output against softmax attention; a row a curve and number of features."""
     generator = torch.Generator().manual_seed(seed)
-    curves = {
+    curves: dict[str, tuple[Literal["softmax", "hyperbolic"], bool]] = {
         f"{kernel}, {'orthogonal' if orthogonal else 'iid'}": (kernel, orthogonal)
         for kernel in ("softmax", "hyperbolic")
         for orthogonal in (False, True)
@@ -43,7 +46,7 @@ def approximation(config: ApproximationConfig, seed: int, device: torch.device) 
 
 
 @torch.no_grad()
-def equivariance(config: EquivarianceConfig, seed: int, device: torch.device) -> list[dict]:
+def equivariance(config: EquivarianceConfig, seed: int, device: torch.device) -> list[Row]:
     """Norm of the change of a fresh layer's output when all tokens move, divided by the output's; rows as above.
 
     The tokens are a block in a larger grid, all else of which is padding; a class token stands beside it.
@@ -63,18 +66,21 @@ def _mechanisms(config: EquivarianceConfig, seed: int) -> Iterator[tuple[str, in
     """Name, features and mechanism of each point; None features: no random numbers."""
     head_dim = config.dim // config.heads
     columns = config.side + config.shift
-    places = {"heads": config.heads, "head_dim": head_dim, "columns": columns, "off_grid": 1}
+    relative = partial(RelativeAttention, heads=config.heads, head_dim=head_dim, columns=columns, off_grid=1)
     longer = extended_dim(head_dim, 4, columns)
     torch.manual_seed(seed)
-    yield "relative, exact softmax", None, RelativeAttention(FullAttention(), **places)
+    yield "relative, exact softmax", None, relative(FullAttention())
     torch.manual_seed(seed)
     content = PerformerAttention(head_dim, n_features=64, seed=seed)
-    yield "clipped relative", None, ClippedRelativeAttention(content, **places, distance=4)
+    clipped = ClippedRelativeAttention(
+        content, heads=config.heads, head_dim=head_dim, columns=columns, off_grid=1, distance=4
+    )
+    yield "clipped relative", None, clipped
     for name, turned in (("relative, plain directions", 0), ("relative", longer - head_dim)):
         for m in config.n_features:
             torch.manual_seed(seed)
             inner = PerformerAttention(longer, n_features=m, turned=turned, seed=seed)
-            yield name, m, RelativeAttention(inner, **places)
+            yield name, m, relative(inner)
 
 
 def _output_at(layer: nn.Module, tokens: Tensor, config: EquivarianceConfig, shift: int) -> Tensor:
@@ -95,7 +101,7 @@ def mean_and_error(values: list[float], name: str) -> dict[str, float]:
     return {name: mean, "standard_error": math.sqrt(variance / len(values))}
 
 
-def slope(rows: list[dict], curve: str, name: str) -> float:
+def slope(rows: list[Row], curve: str, name: str) -> float:
     """Exponent of the power of n_features by which a curve falls: least squares through the logarithms."""
     x, y = (torch.tensor([row[key] for row in rows if row["curve"] == curve]).log() for key in ("n_features", name))
     x = x - x.mean()

@@ -3,11 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from torch import Tensor
+
+from dl_proj.tables import Row
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Panel:
         log: the axes that are logarithmic; another y axis starts at 0.
     """
 
-    rows: list[dict]
+    rows: list[Row]
     x: str
     y: str
     xlabel: str
@@ -41,7 +45,7 @@ def curves(*panels: Panel) -> Figure:
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, panel in zip(all_axes, panels, strict=True):
         _draw(axes, panel)
-    named = {}
+    named: dict[str, Artist] = {}
     for axes in all_axes:
         handles, labels = axes.get_legend_handles_labels()
         named = dict(zip(labels, handles, strict=True)) | named
@@ -80,14 +84,16 @@ def matrices(pictures: dict[tuple[int | None, int | None], Tensor]) -> Figure:
     shape = (len(sizes), 1 + len(rounds))
     figure = Figure(figsize=(2 * shape[1] + 1, 2 * shape[0] + 0.5), layout="constrained")
     grid = figure.subplots(*shape, squeeze=False)
+    norm = PowerNorm(0.5, vmin=0, vmax=exact.max().item(), clip=True)
     for line, size in zip(grid, sizes, strict=True):
         for axes, n_rounds in zip(line, (None, *rounds), strict=True):
             picture = exact if n_rounds is None else pictures[size, n_rounds]
-            norm = PowerNorm(0.5, vmin=0, vmax=exact.max().item(), clip=True)
-            image = axes.imshow(picture.numpy(), norm=norm, cmap="magma", interpolation="nearest")
+            axes.imshow(picture.numpy(), norm=norm, cmap="magma", interpolation="nearest")
             axes.set(xticks=[], yticks=[], title=_name(n_rounds) if size == sizes[0] else "")
         line[0].set_ylabel(f"bucket size {size}")
-    figure.colorbar(image, ax=grid, shrink=0.6, label="weight of a key (across) for a query (down)")
+    figure.colorbar(
+        ScalarMappable(norm, "magma"), ax=grid, shrink=0.6, label="weight of a key (across) for a query (down)"
+    )
     return figure
 
 
@@ -95,7 +101,7 @@ def _name(n_rounds: int | None) -> str:
     return "full attention" if n_rounds is None else f"{n_rounds} round{'s' * (n_rounds > 1)}"
 
 
-def heat_tables(rows: list[dict], x: str, y: str, measures: dict[str, str]) -> Figure:
+def heat_tables(rows: list[Row], x: str, y: str, measures: dict[str, str]) -> Figure:
     """A table for each measure with its numbers written in: values of ``y`` down, of ``x`` across, blank where none is.
 
     Args:

@@ -6,6 +6,7 @@ from tqdm import tqdm
 
 from dl_proj.studies.features import mean_and_error
 from dl_proj.studies.settings import ReconstructionConfig
+from dl_proj.tables import Row
 from my_transformers import LSHAttention, SharedQKAttention
 from my_transformers.lsh.bucketed import unit
 from my_transformers.lsh.hashing import bucket_of, choose_n_buckets, seeded_rotations, sort_by_bucket
@@ -14,7 +15,7 @@ Matrices = dict[tuple[int | None, int | None], Tensor]
 
 
 @torch.no_grad()
-def reconstruction(config: ReconstructionConfig, seed: int, device: torch.device) -> tuple[list[dict], Matrices]:
+def reconstruction(config: ReconstructionConfig, seed: int, device: torch.device) -> tuple[list[Row], Matrices]:
     """How far the matrix of LSH attention is from that of full attention, by bucket size and hash rounds.
 
     The error of a sample is the root of the mean squared difference of all entries of all heads' matrices, each head

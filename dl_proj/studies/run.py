@@ -11,7 +11,7 @@ from dl_proj.studies.features import approximation, equivariance, slope
 from dl_proj.studies.pictures import Panel, curves, heat_tables, matrices
 from dl_proj.studies.reconstruction import reconstruction
 from dl_proj.studies.settings import PerformanceConfig, Study
-from dl_proj.tables import csv_text, markdown
+from dl_proj.tables import Row, csv_text, markdown
 from my_custom_ai.custom_train import SetupError, start
 from my_custom_ai.utils.files import write_text
 from my_custom_ai.utils.measure import machine
@@ -34,7 +34,7 @@ def make_studies(config: PerformanceConfig) -> None:
         _write(study, rows, pictures, config, device)
 
 
-def _make(study: Study, config: PerformanceConfig, device: torch.device) -> tuple[list[dict], dict[str, Figure]]:
+def _make(study: Study, config: PerformanceConfig, device: torch.device) -> tuple[list[Row], dict[str, Figure]]:
     """Rows, and pictures by name."""
     own, seed = getattr(config, study), config.seed
     match study:
@@ -61,7 +61,7 @@ def _make(study: Study, config: PerformanceConfig, device: torch.device) -> tupl
             return rows, {f"{study}_{name}": _of_architecture(rows, name) for name in own.architectures}
 
 
-def _features(study: str, rows: list[dict], figure: str, meaning: str) -> dict[str, Figure]:
+def _features(study: str, rows: list[Row], figure: str, meaning: str) -> dict[str, Figure]:
     """A curve each against the number of features; prints how fast they fall."""
     drawn = [row for row in rows if row["n_features"]]
     if len({row["n_features"] for row in drawn}) > 1:
@@ -70,12 +70,12 @@ def _features(study: str, rows: list[dict], figure: str, meaning: str) -> dict[s
     return {study: curves(Panel(rows, "n_features", figure, "random features", meaning, error="standard_error"))}
 
 
-def _errors(rows: list[dict]) -> Figure:
+def _errors(rows: list[Row]) -> Figure:
     meaning = "RMSE of the attention matrix"
     return curves(Panel(rows, "rounds", "rmse", "hash rounds", meaning, error="standard_error", log="x"))
 
 
-def _costs(rows: list[dict], mode: str, title: str = "") -> list[Panel]:
+def _costs(rows: list[Row], mode: str, title: str = "") -> list[Panel]:
     """Panels of time and memory by length."""
     own = [row for row in rows if row["mode"] == mode]
     measures = {"seconds": _SECONDS, "allocated_mib": _ALLOCATED, "process_mib": "MiB, growth of the process"}
@@ -83,17 +83,17 @@ def _costs(rows: list[dict], mode: str, title: str = "") -> list[Panel]:
     return [Panel(own, "length", name, "tokens a sequence", measures[name], title) for name in told]
 
 
-def _of_architecture(rows: list[dict], architecture: str) -> Figure:
+def _of_architecture(rows: list[Row], architecture: str) -> Figure:
     own = [row for row in rows if row["architecture"] == architecture]
     return curves(*_costs(own, "forward", "inference"), *_costs(own, "train", "training"))
 
 
-def _savings(rows: list[dict]) -> Figure:
+def _savings(rows: list[Row]) -> Figure:
     titles = {"speed_up": "times as fast as full attention", "memory_saving": "times less memory"}
     return heat_tables([row for row in rows if row["rank"]], "rank", "length", titles)
 
 
-def _memory_by_depth(rows: list[dict]) -> Figure:
+def _memory_by_depth(rows: list[Row]) -> Figure:
     """A panel a length; the parameters' gradients are a curve of their own."""
     panels = []
     for length in dict.fromkeys(row["length"] for row in rows):
@@ -111,7 +111,7 @@ def _memory_by_depth(rows: list[dict]) -> Figure:
 
 
 def _write(
-    study: Study, rows: list[dict], pictures: dict[str, Figure], config: PerformanceConfig, device: torch.device
+    study: Study, rows: list[Row], pictures: dict[str, Figure], config: PerformanceConfig, device: torch.device
 ) -> None:
     """Table on the screen; CSV, JSON and pictures in the folder."""
     print(markdown([{name: _short(value) for name, value in row.items()} for row in rows]))

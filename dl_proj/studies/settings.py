@@ -14,7 +14,7 @@ from dl_proj.studies.cost_settings import (
     ModelStudyConfig,
     lists_mistakes,
 )
-from my_custom_ai.custom_train.devices import DeviceName
+from my_custom_ai.custom_train.names import DeviceName
 
 Study = Literal["approximation", "equivariance", "reconstruction", "length", "linformer", "depth", "model"]
 

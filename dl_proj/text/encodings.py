@@ -1,7 +1,9 @@
 """Texts are UTF-8: a byte-order mark before them is no part of them, and other encodings are told from it."""
 
 import codecs
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 MARK = "\ufeff"  # which editors, spreadsheets and shells of Windows put before a text
 _HEAD = 256  # bytes that show an encoding
@@ -11,6 +13,7 @@ _MARKS = {  # UTF-32's begins with UTF-16's, so it comes first
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
+_LINE = 2**16  # bytes after which a line is cut: what a text without line ends is tokenised by
 _ASCII = frozenset(b"\t\r\n" + bytes(range(0x20, 0x7F)))
 
 
@@ -54,3 +57,29 @@ def _decodes(head: bytes, encoding: str) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+class NotUTF8(ValueError):
+    """Bytes that are no text; ``offset`` counts the bytes before them."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"byte {offset} is not UTF-8")
+        self.offset = offset
+
+
+def text_lines(file: BinaryIO, size: int) -> Iterator[str]:
+    """The next ``size`` bytes of a file as text, a line at a time, each with its end; lines of 64 KiB are cut.
+
+    Raises:
+        NotUTF8: they are no text.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    done = 0
+    while done < size and (line := file.readline(min(size - done, _LINE))):
+        done += len(line)
+        try:
+            text = decoder.decode(line, final=done == size)
+        except UnicodeDecodeError as error:  # which starts with what was left of the line before
+            raise NotUTF8(done - len(error.object) + error.start) from None
+        if text:
+            yield text

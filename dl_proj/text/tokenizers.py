@@ -7,18 +7,17 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import tokenizers
 import torch
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
+from dl_proj.text.encodings import text_lines
 from my_custom_ai.utils.files import write_text
 
 _MASK = b"[MASK]"
 _UNKNOWN = "[UNK]"
-_LINE = 2**16  # bytes after which a line is cut: what a text without line ends is tokenised by
 _PROBE = "E\u0301 \ufb01\t\u0130  \u2028[MASK] x,y \n."  # what normalising, stripping or splitting would change
 _ALPHABET = 1000  # characters that WordPiece knows at most; words with others are unknown
 
@@ -110,7 +109,7 @@ class SubwordTokenizer(Tokenizer):
 
     def __init__(self, subwords: tokenizers.Tokenizer) -> None:
         numbers = subwords.get_vocab()
-        symbols = sorted(numbers, key=numbers.get)
+        symbols = sorted(numbers, key=lambda symbol: numbers[symbol])
         if not symbols or sorted(numbers.values()) != list(range(len(symbols))):
             raise ValueError("its symbols are not numbered from 0 on")
         if isinstance(subwords.model, models.BPE):
@@ -231,32 +230,6 @@ def _alphabet(subwords: tokenizers.Tokenizer, lines: Iterable[str], size: int) -
 def _joins(subwords: tokenizers.Tokenizer, character: str) -> bool:
     """Whether a character can stand inside of a word."""
     return len(subwords.pre_tokenizer.pre_tokenize_str(subwords.normalizer.normalize_str(f"a{character}"))) == 1
-
-
-class NotUTF8(ValueError):
-    """Bytes that are no text; ``offset`` counts the bytes before them."""
-
-    def __init__(self, offset: int) -> None:
-        super().__init__(f"byte {offset} is not UTF-8")
-        self.offset = offset
-
-
-def text_lines(file: BinaryIO, size: int) -> Iterator[str]:
-    """The next ``size`` bytes of a file as text, a line at a time, each with its end; lines of 64 KiB are cut.
-
-    Raises:
-        NotUTF8: they are no text.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    done = 0
-    while done < size and (line := file.readline(min(size - done, _LINE))):
-        done += len(line)
-        try:
-            text = decoder.decode(line, final=done == size)
-        except UnicodeDecodeError as error:  # which starts with what was left of the line before
-            raise NotUTF8(done - len(error.object) + error.start) from None
-        if text:
-            yield text
 
 
 def _byte_level_alphabet() -> dict[str, int]:

@@ -1,26 +1,19 @@
 """The train loop and what it needs: devices, data order, schedules, optimisers, checkpoints, the run's folder."""
 
-from my_custom_ai.custom_train.checkpoint import CheckpointError, load_weights, save_weights
-from my_custom_ai.custom_train.devices import SetupError, check_installed, start
-from my_custom_ai.custom_train.monitor import Monitor
-from my_custom_ai.custom_train.objective import Objective
-from my_custom_ai.custom_train.optimizers import build_optimizer
-from my_custom_ai.custom_train.run_directory import RunDirectory
-from my_custom_ai.custom_train.trainer import NonFiniteLoss, Pace, Trainer, evaluate
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "CheckpointError",
-    "Monitor",
-    "NonFiniteLoss",
-    "Objective",
-    "Pace",
-    "RunDirectory",
-    "SetupError",
-    "Trainer",
-    "build_optimizer",
-    "check_installed",
-    "evaluate",
-    "load_weights",
-    "save_weights",
-    "start",
-]
+if TYPE_CHECKING:
+    from my_custom_ai.custom_train.exports import *  # noqa: F403 (exactly its __all__)
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Take a public name from exports.py, imported no earlier: settings are read without torch (PEP 562)."""
+        if not name.startswith("__") or name == "__all__":
+            exports = import_module("my_custom_ai.custom_train.exports")
+            if name == "__all__" or name in exports.__all__:
+                return getattr(exports, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__")})

@@ -3,33 +3,32 @@
 import json
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from my_custom_ai.custom_train.errors import CheckpointError
 from my_custom_ai.utils.files import whole_file
 
 _WRAPPERS = ("_orig_mod", "module")  # what torch.compile and DataParallel call the model in them
 
 
-class CheckpointError(Exception):
-    """A file that is no checkpoint, or not one of this model; the message is one line for the user."""
-
-
-def save_tensors(path: Path, tensors: dict[str, Tensor], note: dict | None = None) -> None:
+def save_tensors(path: Path | str, tensors: dict[str, Tensor], note: dict[str, Any] | None = None) -> None:
     """Write tensors, and ``note`` as JSON in the file's header, to one whole file."""
     ready = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}  # parts of one apart
     with whole_file(path) as part:
         save_file(ready, part, metadata={"note": json.dumps(note or {})})
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what :func:`save_tensors` wrote, to the CPU.
 
     Raises:
         CheckpointError: no such file, or not a whole safetensors file.
     """
+    path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
@@ -57,12 +56,12 @@ def _named(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in state.items() if first.setdefault(id(tensor), name) == name}
 
 
-def save_weights(path: Path, model: nn.Module, note: dict | None = None) -> None:
+def save_weights(path: Path | str, model: nn.Module, note: dict[str, Any] | None = None) -> None:
     """Write a model's parameters and persistent buffers, shared ones once."""
     save_tensors(path, weights(model), note)
 
 
-def load_weights(path: Path, model: nn.Module) -> dict:
+def load_weights(path: Path | str, model: nn.Module) -> dict[str, Any]:
     """Fill a model from a file; gives the file's note.
 
     Either may be compiled or in ``DataParallel``; see :func:`by_own_names`.
@@ -75,7 +74,7 @@ def load_weights(path: Path, model: nn.Module) -> dict:
     return note
 
 
-def fill(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+def fill(model: nn.Module, tensors: dict[str, Tensor], path: Path | str) -> None:
     """Copy tensors into a model's :func:`weights`, after all names and shapes were compared.
 
     Raises:
@@ -117,7 +116,7 @@ def _without_parts(name: str, parts: tuple[str, ...]) -> str:
     return ".".join(part for part in name.split(".") if part not in parts)
 
 
-def optimizer_tensors(state: dict) -> tuple[dict[str, Tensor], dict]:
+def optimizer_tensors(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """An optimiser's ``state_dict()`` as named tensors, and the numbers beside them."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, float] = {}
@@ -127,10 +126,11 @@ def optimizer_tensors(state: dict) -> tuple[dict[str, Tensor], dict]:
     return tensors, numbers
 
 
-def optimizer_state(tensors: dict[str, Tensor], numbers: dict, like: dict) -> dict:
+def optimizer_state(tensors: dict[str, Tensor], numbers: dict[str, float], like: dict[str, Any]) -> dict[str, Any]:
     """The ``state_dict()`` of which :func:`optimizer_tensors` were taken; ``like`` gives the parameter groups."""
     state: dict[int, dict[str, Tensor | float]] = {}
-    for key, value in [*tensors.items(), *numbers.items()]:
+    values: dict[str, Tensor | float] = {**tensors, **numbers}
+    for key, value in values.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
     return {"state": state, "param_groups": like["param_groups"]}

@@ -2,11 +2,12 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from accelerate import skip_first_batches
+from accelerate.utils import send_to_device
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, Sampler, Subset
 
 
@@ -14,8 +15,12 @@ class EqualBatches(BatchSampler):
     """A share of a permutation of ``n_examples``, drawn from (seed, epoch), in batches of one size."""
 
     def __init__(self, n_examples: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        shares = DistributedSampler(range(n_examples), world_size, rank, shuffle=True, seed=seed, drop_last=True)
+        examples = cast("Dataset[int]", range(n_examples))  # of which nothing is asked but the length
+        shares: DistributedSampler[int] = DistributedSampler(
+            examples, world_size, rank, shuffle=True, seed=seed, drop_last=True
+        )
         super().__init__(shares, batch_size, drop_last=True)
+        self._shares = shares
         if not len(self):
             raise ValueError(
                 f"{n_examples} training examples do not fill one batch of {batch_size} on {world_size} process(es)"
@@ -23,7 +28,7 @@ class EqualBatches(BatchSampler):
 
     def set_epoch(self, epoch: int) -> None:
         """Give the batches of another epoch."""
-        self.sampler.set_epoch(epoch)
+        self._shares.set_epoch(epoch)
 
 
 class BucketedBatches(Sampler[list[int]]):
@@ -100,14 +105,16 @@ class TrainingBatches:
         seed: of the order.
         rank, world_size: which of how many processes this is; each gets its own share of every epoch.
         num_workers: processes that load data.
+        pin_memory: put batches into memory from which a CUDA device copies them while it computes.
 
     Raises:
-        ValueError: there is not one batch for each process, or an example is larger than ``batch_tokens``.
+        ValueError: the dataset has no length or no ``sizes``, there is not one batch for each process, or an example is
+            larger than ``batch_tokens``.
     """
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Dataset[Any],
         *,
         batch_size: int | None = None,
         batch_tokens: int | None = None,
@@ -115,21 +122,30 @@ class TrainingBatches:
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
+        pin_memory: bool = False,
     ) -> None:
         if (batch_size is None) == (batch_tokens is None):
             raise ValueError("give batch_size or batch_tokens, one of them")
+        length = length_of(dataset, "training data")
         self._dataset = dataset
-        share = {"seed": seed, "rank": rank, "world_size": world_size}
-        if batch_tokens is None:
-            self._sampler = EqualBatches(len(dataset), batch_size, **share)
+        self._sampler: EqualBatches | BucketedBatches
+        if batch_size is not None:
+            self._sampler = EqualBatches(length, batch_size, seed=seed, rank=rank, world_size=world_size)
+        elif not hasattr(dataset, "sizes"):
+            raise ValueError(
+                f"batch_tokens needs the size of each example, but {type(dataset).__name__} has no attribute sizes; "
+                "give batch_size instead"
+            )
         else:
-            self._sampler = BucketedBatches(dataset.sizes, batch_tokens, **share)
+            assert batch_tokens is not None  # one of them is given
+            self._sampler = BucketedBatches(dataset.sizes, batch_tokens, seed=seed, rank=rank, world_size=world_size)
         self._loader = DataLoader(
             dataset,
             batch_sampler=self._sampler,
             num_workers=num_workers,
             collate_fn=getattr(dataset, "collate", None),
             generator=torch.Generator().manual_seed(seed),
+            pin_memory=pin_memory,
         )
 
     def __len__(self) -> int:
@@ -148,13 +164,46 @@ class TrainingBatches:
 
 
 def evaluation_batches(
-    dataset: Dataset, *, batch_size: int, rank: int = 0, world_size: int = 1, num_workers: int = 0
-) -> DataLoader:
-    """Every example once, shared out among the processes without repeating or dropping any."""
+    dataset: Dataset[Any],
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> DataLoader[Any]:
+    """Every example once, shared out among the processes without repeating or dropping any.
+
+    The arguments are those of :class:`TrainingBatches`.
+
+    Raises:
+        ValueError: the dataset has no length.
+    """
     return DataLoader(
-        Subset(dataset, range(rank, len(dataset), world_size)),
+        Subset(dataset, range(rank, length_of(dataset, "evaluation data"), world_size)),
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=getattr(dataset, "collate", None),
         generator=torch.Generator(),
+        pin_memory=pin_memory,
     )
+
+
+def length_of(dataset: Dataset[Any], what: str) -> int:
+    """Number of examples.
+
+    Raises:
+        ValueError: the dataset does not tell it.
+    """
+    try:
+        return len(dataset)  # type: ignore[arg-type]  # torch's Dataset declares no length
+    except (TypeError, NotImplementedError):
+        raise ValueError(
+            f"{what}: {type(dataset).__name__} has no length; give a dataset with __len__ and __getitem__, from which "
+            "examples are drawn by number"
+        ) from None
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """A batch with all its tensors on a device; on CUDA without waiting for copies from pinned memory."""
+    return send_to_device(batch, device, non_blocking=device.type == "cuda")

@@ -1,18 +1,14 @@
 """The one place that knows device names."""
 
 import importlib.util
-from typing import Literal
+from typing import get_args
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState, is_initialized
 
-DeviceName = Literal["auto", "cuda", "mps", "cpu"]
-Precision = Literal["no", "bf16", "fp16"]
-
-
-class SetupError(Exception):
-    """The wanted device, precision or tracker is not to be had here; the message is one line for the user."""
+from my_custom_ai.custom_train.errors import SetupError
+from my_custom_ai.custom_train.names import DeviceName, MatmulPrecision, Precision
 
 
 def available_devices() -> list[str]:
@@ -22,19 +18,56 @@ def available_devices() -> list[str]:
     return [*found, "cpu"]
 
 
-def start(device: DeviceName = "auto", precision: Precision = "no") -> Accelerator:
+def start(
+    device: DeviceName = "auto", precision: Precision = "no", matmul_precision: MatmulPrecision = "highest"
+) -> Accelerator:
     """Accelerate's handle on devices, processes (torchrun) and precision.
 
+    Call it again for the next training, also with another device or precision; use only the newest handle.
+
+    Args:
+        device: where to compute; "auto" takes the fastest there is.
+        precision: "bf16" and "fp16" run the model under autocast; the weights stay float32.
+        matmul_precision: of float32 matrix products on CUDA, a setting of the whole process: "high" lets tensor cores
+            round their factors to TF32 (10 bits of mantissa instead of 23), which is faster. Elsewhere it is always
+            "highest".
+
     Raises:
+        ValueError: no such device name, precision or matmul_precision.
         SetupError: this machine has no such device, or the device no such precision.
     """
+    _check_names(device, precision, matmul_precision)
     if device != "auto" and device not in available_devices():
         raise SetupError(f"device {device!r} is not on this machine, which has: {', '.join(available_devices())}")
     wanted = available_devices()[0] if device == "auto" else device
     if precision == "fp16" and wanted == "cpu":
         raise SetupError("precision 'fp16' needs a GPU; on a CPU use 'no' or 'bf16'")
-    AcceleratorState._reset_state(reset_partial_state=True)  # accelerate has one state a process: the last run's
+    torch.set_float32_matmul_precision(matmul_precision if wanted == "cuda" else "highest")
+    _prepare_state(wanted, precision)
     return Accelerator(cpu=wanted == "cpu", mixed_precision=precision)
+
+
+def _check_names(device: str, precision: str, matmul_precision: str) -> None:
+    for name, value, allowed in (
+        ("device", device, DeviceName),
+        ("precision", precision, Precision),
+        ("matmul_precision", matmul_precision, MatmulPrecision),
+    ):
+        if value not in get_args(allowed):
+            raise ValueError(f"{name} is {value!r}, must be one of {', '.join(get_args(allowed))}")
+
+
+def _prepare_state(device: str, precision: str) -> None:
+    """Make sure that an Accelerator can be made for a device and a precision.
+
+    accelerate keeps the device and the precision of a process in one shared state, made once. A later Accelerator uses
+    it; one that wants another precision is refused, and another device would be ignored. No public function empties
+    the state. The private one is called only where there is no other way: when a process that has computed with one
+    device or precision goes on with another.
+    """
+    state = PartialState(cpu=device == "cpu")  # of this process; made here if it has none yet
+    if state.device.type != device or (is_initialized() and AcceleratorState().mixed_precision != precision):
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def check_installed(trackers: tuple[str, ...]) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from my_custom_ai.utils.meters import Ratio
 
@@ -25,6 +25,34 @@ class Objective(Protocol):
         In training every batch must return the same names in the same order; processes add up their values by place.
         """
         ...
+
+
+def measured(objective: Objective, model: nn.Module, batch: Any) -> dict[str, Ratio]:
+    """What the objective returns for a batch, after a look at it.
+
+    Raises:
+        ValueError: it is no dictionary of ratios of single numbers, or has no "loss".
+    """
+    ratios: Any = objective.measure(model, batch)  # one's own may return anything
+    name = f"{type(objective).__name__}.measure"
+    if not isinstance(ratios, dict):
+        raise ValueError(f"{name} returned {_a(ratios)}, must return a dict of Ratio(total, count), one of them 'loss'")
+    for key, ratio in ratios.items():
+        if not isinstance(ratio, Ratio):
+            raise ValueError(f"{name} returned {_a(ratio)} as {key!r}, must be a Ratio(total, count)")
+        total: Any = ratio.total
+        count: Any = ratio.count
+        if not isinstance(total, Tensor) or total.ndim:
+            raise ValueError(f"{name}: the total of {key!r} is {_a(total)}, must be a tensor of shape ()")
+        if not isinstance(count, int | float) and (not isinstance(count, Tensor) or count.ndim):
+            raise ValueError(f"{name}: the count of {key!r} is {_a(count)}, must be a number or a tensor of shape ()")
+    if "loss" not in ratios:
+        raise ValueError(f"{name} returned no 'loss', only {', '.join(map(repr, ratios)) or 'an empty dict'}")
+    return ratios
+
+
+def _a(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def all_figures(objective: Objective, means: dict[str, float]) -> dict[str, float]:

@@ -1,16 +1,14 @@
 """Optimisers by name, with weight decay on matrices alone."""
 
-from typing import Literal
-
 import torch
 from torch import nn
 
-OptimizerName = Literal["adam", "adamw", "adafactor"]
+from my_custom_ai.custom_train.names import OptimizerName
 
 
 def build_optimizer(
     model: nn.Module,
-    name: OptimizerName,
+    name: OptimizerName = "adam",
     *,
     lr: float,
     weight_decay: float = 0.0,

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -17,13 +18,13 @@ class RunDirectory:
     ``checkpoints/best/`` the best weights in the form of a shipped checkpoint.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
 
     @classmethod
-    def create(cls, runs_dir: Path, experiment: str, config: dict) -> "RunDirectory":
+    def create(cls, runs_dir: Path | str, experiment: str, config: dict[str, Any]) -> "RunDirectory":
         """Make the next version's folder and write the resolved configuration into it."""
-        parent = runs_dir / experiment
+        parent = Path(runs_dir) / experiment
         parent.mkdir(parents=True, exist_ok=True)
         number = max(_versions(parent), default=-1) + 1
         while True:
@@ -38,9 +39,10 @@ class RunDirectory:
         return run
 
     @classmethod
-    def newest(cls, runs_dir: Path, experiment: str) -> "RunDirectory | None":
+    def newest(cls, runs_dir: Path | str, experiment: str) -> "RunDirectory | None":
         """The experiment's version with the highest number; a kill may have left one that holds nothing yet."""
-        runs = [cls(runs_dir / experiment / f"version_{number}") for number in sorted(_versions(runs_dir / experiment))]
+        parent = Path(runs_dir) / experiment
+        runs = [cls(parent / f"version_{number}") for number in sorted(_versions(parent))]
         return next((run for run in reversed(runs) if run.config.is_file()), None)
 
     @property
@@ -68,7 +70,7 @@ class RunDirectory:
         """The best weights."""
         return self.best / "model.safetensors"
 
-    def write_figures(self, figures: dict) -> None:
+    def write_figures(self, figures: dict[str, Any]) -> None:
         """Write the final figures beside the run's files and beside the best weights, and complete that folder."""
         text = json.dumps(figures, indent=2) + "\n"
         write_text(self.path / "metrics.json", text)

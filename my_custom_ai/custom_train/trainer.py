@@ -4,105 +4,84 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, send_to_device
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from my_custom_ai.custom_train import checkpoint
-from my_custom_ai.custom_train.data import TrainingBatches, evaluation_batches
+from my_custom_ai.custom_train.data import TrainingBatches, evaluation_batches, length_of, to_device
+from my_custom_ai.custom_train.devices import check_installed, start
+from my_custom_ai.custom_train.errors import CheckpointError, NonFiniteLoss
+from my_custom_ai.custom_train.evaluation import evaluate, metrics_of_first_examples
 from my_custom_ai.custom_train.monitor import Monitor
-from my_custom_ai.custom_train.objective import Objective, all_figures
+from my_custom_ai.custom_train.objective import Objective, all_figures, measured
+from my_custom_ai.custom_train.pace import Pace
 from my_custom_ai.custom_train.run_directory import RunDirectory
-from my_custom_ai.custom_train.schedules import Schedule
+from my_custom_ai.custom_train.schedules import Schedule, constant
 from my_custom_ai.utils.meters import Meter, Ratio
 from my_custom_ai.utils.seeding import generator_states, seed_everything, set_generator_states
 from my_custom_ai.utils.trackers import Curves, MetricsFile
-
-
-class NonFiniteLoss(Exception):
-    """The loss or its gradient is nan or infinite; the message says where, and what to go back to and try."""
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How much, how often.
-
-    Args:
-        total_steps: updates of the weights in all.
-        eval_batch_size: examples a batch in evaluation.
-        batch_size: examples a batch and process; give this or batch_tokens.
-        batch_tokens: bound of a batch and process; see :class:`~my_custom_ai.custom_train.data.TrainingBatches`.
-        accumulate: batches per update and process. The update follows the gradient of the mean loss over all that the
-            ``accumulate`` batches of all processes count (tokens, examples), as if they were one batch.
-        clip_norm: largest norm of the gradient; 0 leaves it as it is.
-        eval_every: updates between evaluations on the validation data.
-        save_every: updates between saved states besides those after each evaluation.
-        log_every: updates between rows of training figures.
-        num_workers: processes that load data.
-        trackers: what records curves besides metrics.csv; see :class:`~my_custom_ai.utils.trackers.Curves`.
-    """
-
-    total_steps: int
-    eval_batch_size: int
-    batch_size: int | None = None
-    batch_tokens: int | None = None
-    accumulate: int = 1
-    clip_norm: float = 0.0
-    eval_every: int = 100
-    save_every: int = 100
-    log_every: int = 10
-    num_workers: int = 0
-    trackers: tuple[str, ...] = ()
 
 
 class Trainer:
     """Trains any module on any objective, and can be killed at any instant.
 
     Args:
-        accelerator: from :func:`my_custom_ai.custom_train.devices.start`.
-        model: on any device.
+        model: on any device; the trainer moves it.
         objective: its loss and metrics.
-        optimizer: over the model's parameters; their rates are the peak of the schedule.
-        schedule: factor of the rates at each step.
+        optimizer: over the model's parameters; their rates are the peak of the schedule. See
+            :func:`~my_custom_ai.custom_train.optimizers.build_optimizer`.
         train_data: examples with a length; see :class:`~my_custom_ai.custom_train.data.TrainingBatches`.
         val_data: chooses the best weights; never the test data.
-        run: where the files go. If it holds a saved state, :meth:`fit` continues from there.
-        monitor: what "best" means, and when to stop early.
         pace: how much, how often.
-        seed: of the order of the data and of all that is random in training.
+        run: where the files go. A path such as "runs/digits" names an experiment: a new ``version_N`` is made in it. A
+            :class:`~my_custom_ai.custom_train.run_directory.RunDirectory` is used as it is: if it holds a saved state,
+            :meth:`fit` continues from there.
+        schedule: factor of the rates at each step; None is 1 throughout. See
+            :mod:`~my_custom_ai.custom_train.schedules`.
+        monitor: what "best" means, and when to stop early; None is the lowest "val/loss", and no early stop.
+        seed: of the order of the data and of all that is random in training. The model's first weights are drawn
+            before; seed those with :func:`~my_custom_ai.utils.seeding.seed_everything`.
+        accelerator: from :func:`~my_custom_ai.custom_train.devices.start`; None starts the fastest device there is.
+
+    Raises:
+        ValueError: an argument that cannot work; nothing was written.
+        SetupError: a tracker is not installed.
     """
 
     def __init__(
         self,
-        accelerator: Accelerator,
         model: nn.Module,
         objective: Objective,
         optimizer: torch.optim.Optimizer,
         *,
-        schedule: Schedule,
-        train_data: Dataset,
-        val_data: Dataset,
-        run: RunDirectory,
-        monitor: Monitor,
+        train_data: Dataset[Any],
+        val_data: Dataset[Any],
         pace: Pace,
-        seed: int,
+        run: RunDirectory | Path | str,
+        schedule: Schedule | None = None,
+        monitor: Monitor | None = None,
+        seed: int = 0,
+        accelerator: Accelerator | None = None,
     ) -> None:
-        self.accelerator = accelerator
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        _check_arguments(model, objective, optimizer, val_data, schedule)
+        check_installed(pace.trackers)
+        self.accelerator = accelerator or start()
         self.objective = objective
-        self.schedule = schedule
+        self.schedule = schedule or constant()
         self.val_data = val_data
-        self.run = run
-        self.monitor = monitor
+        self.monitor = monitor or Monitor()
         self.pace = pace
         self.seed = seed
         self.step = 0  # updates done
+        self._training_figures = ""  # the last row of them, for the progress bar
         self._meter = Meter()  # of all processes' batches since the last row of training figures
         self._peak_rates = [group["lr"] for group in optimizer.param_groups]
         self._batches = TrainingBatches(
@@ -110,10 +89,13 @@ class Trainer:
             batch_size=pace.batch_size,
             batch_tokens=pace.batch_tokens,
             seed=seed,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
             num_workers=pace.num_workers,
+            pin_memory=self._pin_memory,
         )
+        self.run = run if isinstance(run, RunDirectory) else self._new_run(Path(run))
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
 
     def fit(self) -> None:
         """Train to the last step, to the monitor's target or until its patience runs out.
@@ -121,13 +103,18 @@ class Trainer:
         Raises:
             NonFiniteLoss: before the weights are touched by it.
             CheckpointError: the saved state is not whole, or of another model.
+            ValueError: before the first update, if the objective does not return what
+                :class:`~my_custom_ai.custom_train.objective.Objective` says, its loss has no gradient, or the monitored
+                metric is not among those of an evaluation.
         """
         self._restore()
+        if not self._finished:
+            self._try_evaluation()
         self._curves = Curves(self.pace.trackers if self.accelerator.is_main_process else (), self.run.path, self.step)
         stream = self._batches.starting_at(self.step * self.pace.accumulate)
         since = time.perf_counter()
         with self._progress() as bar:
-            while self.step < self.pace.total_steps and not self.monitor.stopped:
+            while not self._finished:
                 self._meter.add(self._update(stream))
                 bar.update()
                 last = self.step == self.pace.total_steps
@@ -140,7 +127,7 @@ class Trainer:
                     self._save_state()
         self._curves.close()
 
-    def evaluate(self, data: Dataset) -> dict[str, float]:
+    def evaluate(self, data: Dataset[Any]) -> dict[str, float]:
         """Each metric's mean over every example of ``data``, once each, on all processes together."""
         model = self.accelerator.unwrap_model(self.model)  # it keeps autocast and leaves out DDP's synchronising
         batches = evaluation_batches(
@@ -149,6 +136,7 @@ class Trainer:
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
             num_workers=self.pace.num_workers,
+            pin_memory=self._pin_memory,
         )
         return evaluate(model, self.objective, batches, self.accelerator)
 
@@ -169,8 +157,34 @@ class Trainer:
         return sum(float(row["seconds"]) for row in self._history.rows if row.get("seconds"))
 
     @property
+    def _finished(self) -> bool:
+        return self.step >= self.pace.total_steps or self.monitor.stopped
+
+    @property
+    def _pin_memory(self) -> bool:
+        return self.accelerator.device.type == "cuda"
+
+    @property
     def _bare_model(self) -> nn.Module:
         return self.accelerator.unwrap_model(self.model)
+
+    def _new_run(self, experiment: Path) -> RunDirectory:
+        """One new folder for all processes, made by the main one."""
+        if (experiment / "config.yaml").is_file():
+            raise ValueError(
+                f"run: {experiment} is the folder of one run; give RunDirectory({str(experiment)!r}) to continue it, "
+                f"or {str(experiment.parent)!r} for a new run beside it"
+            )
+        made: list[RunDirectory | None] = [None]
+        if self.accelerator.is_main_process:
+            pace = asdict(self.pace) | {"trackers": list(self.pace.trackers)}
+            settings = {"seed": self.seed, "pace": pace, "monitor": self.monitor.settings()}
+            made = [RunDirectory.create(experiment.parent, experiment.name, settings)]
+        return broadcast_object_list(made)[0]
+
+    def _try_evaluation(self) -> None:
+        figures = metrics_of_first_examples(self._bare_model, self.objective, self.val_data, self.accelerator)
+        self.monitor.check([f"val/{name}" for name in figures])
 
     def _update(self, stream: Iterator[Any]) -> dict[str, Ratio]:
         """One step of the optimiser on ``accumulate`` batches of every process; returns the sums over them all."""
@@ -192,22 +206,26 @@ class Trainer:
         A batch's count is known only after its forward pass, so the gradient is a running mean: before each backward
         pass it is rescaled to the count so far. A sum, divided at the end, could overflow in float16.
         """
-        meter, divisor = Meter(), 1.0
+        meter = Meter()
+        before: torch.Tensor | float = 1.0  # the divisor of the batches so far
+        sums: dict[str, torch.Tensor] = {}
         for part in range(self.pace.accumulate):
             last = part == self.pace.accumulate - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
-                ratios = self.objective.measure(self.model, send_to_device(next(stream), self.accelerator.device))
+                ratios = measured(self.objective, self.model, to_device(next(stream), self.accelerator.device))
+                _check_gradient(ratios["loss"].total)
                 meter.add(ratios)
                 sums = self._sums_over_processes(meter) if last else meter.sums()
-                loss = Ratio(*sums["loss"])
-                before, divisor = divisor, loss.count.clamp_min(1)
+                _, count = sums["loss"]
+                divisor = count.clamp_min(1)
                 if last:
                     divisor = divisor / self.accelerator.num_processes  # over which DDP takes the mean
                 if part:
                     self._scale_gradients(before / divisor)
                 self.accelerator.backward(ratios["loss"].total / divisor)
+                before = divisor
         # on all processes alike, so that none waits for another; after backward, or a GPU would idle meanwhile
-        self._check_finite("loss", loss.value)
+        self._check_finite("loss", Ratio(*sums["loss"]).value)
         return {name: Ratio(*pair) for name, pair in sums.items()}
 
     def _sums_over_processes(self, meter: Meter) -> dict[str, torch.Tensor]:
@@ -232,30 +250,30 @@ class Trainer:
                 "Try a lower learning rate, a longer warm-up, gradient clipping, or precision 'no'"
             )
 
-    def _evaluate_and_keep(self, bar: tqdm) -> None:
+    def _evaluate_and_keep(self, bar: "tqdm[NoReturn]") -> None:
         metrics = {f"val/{name}": value for name, value in self.evaluate(self.val_data).items()}
         self._record(metrics)
         if self.monitor.update(metrics) and self.accelerator.is_main_process:
             checkpoint.save_weights(self.run.best_weights, self._bare_model, {"step": self.step} | metrics)
         shown = f"{self.monitor.metric} {metrics[self.monitor.metric]:.4f}"
-        bar.set_postfix_str(", ".join(filter(None, (bar.postfix_text, shown))))
+        bar.set_postfix_str(", ".join(filter(None, (self._training_figures, shown))))
 
-    def _log_training(self, since: float, bar: tqdm) -> float:
+    def _log_training(self, since: float, bar: "tqdm[NoReturn]") -> float:
         means = all_figures(self.objective, self._meter.means())
         self._meter.reset()
         now = time.perf_counter()
         rate = self.optimizer.param_groups[0]["lr"]
         self._record({f"train/{name}": value for name, value in means.items()} | {"lr": rate, "seconds": now - since})
-        bar.postfix_text = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
-        bar.set_postfix_str(bar.postfix_text)
+        self._training_figures = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+        bar.set_postfix_str(self._training_figures)
         return now
 
     def _record(self, values: dict[str, float]) -> None:
         self._history.add(self.step, values)
         self._curves.add(self.step, values)
 
-    def _progress(self) -> tqdm:
-        bar = tqdm(
+    def _progress(self) -> "tqdm[NoReturn]":
+        return tqdm(
             initial=self.step,
             total=self.pace.total_steps,
             unit="step",
@@ -263,8 +281,6 @@ class Trainer:
             dynamic_ncols=True,
             disable=not self.accelerator.is_main_process,
         )
-        bar.postfix_text = ""
-        return bar
 
     # -- the state of a training, in one file, so that it is whole or not there --
 
@@ -299,9 +315,9 @@ class Trainer:
             return
         tensors, note = checkpoint.load_tensors(path)
         if "processes" not in note:
-            raise checkpoint.CheckpointError(f"{path}: holds weights or other tensors, but no training to continue")
+            raise CheckpointError(f"{path}: holds weights or other tensors, but no training to continue")
         if note["processes"] != self.accelerator.num_processes:
-            raise checkpoint.CheckpointError(
+            raise CheckpointError(
                 f"{path}: saved by {note['processes']} process(es), cannot continue exactly on "
                 f"{self.accelerator.num_processes}"
             )
@@ -318,27 +334,35 @@ class Trainer:
         try:
             self._history = MetricsFile(self.run.metrics, last_step=self.step)
         except (KeyError, TypeError, ValueError):
-            raise checkpoint.CheckpointError(f"{self.run.metrics}: not a history with a step in each row") from None
+            raise CheckpointError(f"{self.run.metrics}: not a history with a step in each row") from None
         own = checkpoint.without_prefix(f"generator.{self.accelerator.process_index}", tensors)
         set_generator_states(own, self.accelerator.device)
 
 
-@torch.no_grad()
-def evaluate(model: nn.Module, objective: Objective, batches: Any, accelerator: Accelerator) -> dict[str, float]:
-    """Each of the objective's metrics over all batches; sums and counts are added before dividing, and over processes.
+def _check_arguments(
+    model: nn.Module,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    val_data: Dataset[Any],
+    schedule: Schedule | None,
+) -> None:
+    """Refuse what cannot work and would be found out later, or never."""
+    if not callable(getattr(objective, "measure", None)):
+        raise ValueError(f"objective: {type(objective).__name__} has no method measure(model, batch)")
+    parameters = {id(parameter) for parameter in model.parameters()}
+    if not any(id(p) in parameters for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError("optimizer: none of its parameters is the model's")
+    if schedule is not None and not callable(schedule):
+        raise ValueError(
+            f"schedule: a {type(schedule).__name__} is no function from the step to a factor of the learning rate; see "
+            "my_custom_ai.schedules"
+        )
+    if not length_of(val_data, "validation data"):
+        raise ValueError("validation data: it is empty, so no weights could be the best")
 
-    With what the objective derives from them.
-    """
-    was_training = model.training
-    model.eval()
-    meter = Meter()
-    for batch in batches:
-        meter.add(objective.measure(model, send_to_device(batch, accelerator.device)))
-    model.train(was_training)
-    if accelerator.num_processes == 1:
-        return all_figures(objective, meter.means())
-    everyones: list[dict[str, list[float]]] = gather_object([{k: v.tolist() for k, v in meter.sums().items()}])
-    names = dict.fromkeys(name for sums in everyones for name in sums)
-    totals = {n: [sum(sums[n][i] for sums in everyones if n in sums) for i in (0, 1)] for n in names}
-    means = {name: total / count if count else math.nan for name, (total, count) in totals.items()}
-    return all_figures(objective, means)
+
+def _check_gradient(loss: torch.Tensor) -> None:
+    if not loss.requires_grad:
+        raise ValueError(
+            "the loss has no gradient: it was detached, computed under no_grad, or depends on no parameter"
+        )

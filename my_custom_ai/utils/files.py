@@ -9,11 +9,12 @@ from filelock import FileLock
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path | str) -> Iterator[Path]:
     """Give a path to write to; on success it takes ``path``'s place at once, on failure it is removed.
 
     A kill in between leaves the old file, or none, and perhaps a ``.part`` beside it, which the next write replaces.
     """
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:

@@ -136,7 +136,9 @@ def process_peak(call: Callable[[], Any]) -> int | None:
 
 
 def _status(name: str) -> int:
-    return 1024 * int(re.search(rf"{name}:\s+(\d+) kB", _STATUS.read_text())[1])
+    found = re.search(rf"{name}:\s+(\d+) kB", _STATUS.read_text())
+    assert found is not None  # Linux has told it since long before VmHWM could be reset
+    return 1024 * int(found[1])
 
 
 def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:

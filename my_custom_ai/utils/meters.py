@@ -10,7 +10,7 @@ class Ratio(NamedTuple):
     """A sum over a batch and what it is divided by: tokens for a token loss, examples for an accuracy."""
 
     total: Tensor
-    count: Tensor | int
+    count: Tensor | int  # type: ignore[assignment]  # tuples have a method of this name, of no use here
 
     @property
     def value(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 import json
 import random
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,5 +46,5 @@ def _to_bytes(value: object) -> Tensor:
     return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
 
 
-def _from_bytes(state: Tensor) -> object:
+def _from_bytes(state: Tensor) -> Any:
     return json.loads(bytes(state.tolist()))

@@ -4,8 +4,6 @@ import csv
 import io
 from pathlib import Path
 
-from torch.utils.tensorboard import SummaryWriter
-
 from my_custom_ai.utils.files import write_text
 
 
@@ -51,6 +49,8 @@ class Curves:
     def __init__(self, names: tuple[str, ...], path: Path, last_step: int) -> None:
         self._events = self._wandb = None
         if "tensorboard" in names:
+            from torch.utils.tensorboard import SummaryWriter  # takes a second, which only those pay who want it
+
             self._events = SummaryWriter(path / "tensorboard", purge_step=last_step + 1)
         if "wandb" in names:
             import wandb  # an optional extra

@@ -244,7 +244,8 @@ class BlockCausalLinformerAttention(nn.Module):
         Raises:
             ValueError: the cache is of another shape, or has no room for t more tokens.
         """
-        cache.check(q, k, v, batch=cache.block.shape[0], heads=cache.block.shape[2])
+        widths = (cache.block.shape[-1],) * 3
+        cache.check(q, k, v, batch=cache.block.shape[0], heads=cache.block.shape[2], widths=widths)
         place, finished = cache.length % self.block_size, cache.length // self.block_size * self.project_keys.rank
         cache.length += q.shape[2]
         if q.shape[2] != 1:
@@ -255,7 +256,8 @@ class BlockCausalLinformerAttention(nn.Module):
             into = slice(finished, finished + self.project_keys.rank)
             cache.far[:, 0, :, into] = self.project_keys(cache.block[:, 0])[0]
             cache.far[:, 1, :, into] = (self.project_values or self.project_keys)(cache.block[:, 1])[0]
-        return F.scaled_dot_product_attention(q, *seen.unbind(1))
+        keys, values = seen.unbind(1)
+        return F.scaled_dot_product_attention(q, keys, values)
 
     def _several_steps(self, q: Tensor, k: Tensor, v: Tensor, cache: "BlockCache", place: int, finished: int) -> Tensor:
         """The parallel form over the unfinished block and the new tokens."""

@@ -187,6 +187,7 @@ class LSHAttention(nn.Module):
                 f"rule={self.rule!r}"
             )
         n_buckets = self._fixed_n_buckets
+        assert n_buckets is not None  # as wherever causal=True
         return LSHCache.empty(like, max_len, self._rotations(like, n_buckets), n_buckets, min(self.window, max_len))
 
     def step(self, qk: Tensor, v: Tensor, cache: LSHCache) -> Tensor:
@@ -197,7 +198,8 @@ class LSHAttention(nn.Module):
         Raises:
             ValueError: the cache is of another shape, or has no room for t more tokens.
         """
-        cache.check(qk, v, batch=cache.keys.shape[0], heads=cache.keys.shape[1])
+        widths = cache.keys.shape[-1], cache.values.shape[-1]
+        cache.check(qk, v, batch=cache.keys.shape[0], heads=cache.keys.shape[1], widths=widths)
         if qk.shape[2] != 1:
             return self._several_steps(qk, v, cache)
         tokens, seen, ranks, bucket = cache.look_up(qk, self.deduplicate)

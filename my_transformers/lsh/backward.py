@@ -7,8 +7,8 @@ rounds need no weights here (as FlashAttention, Dao et al. 2022, algorithm 4). W
     dq_i = sum_j ds_ij k_j / sqrt(d)           dk_j  = sum_i ds_ij q_i / sqrt(d)
     and, since k = q / ||q||,                  dq_i += (dk_i - (dk_i . k_i) k_i) / ||q_i||
 
-dq sums over the keys of a query, dv and dk over the queries of a key. Blocks of p and ds are laid out by query, c rows
-of s for each block of queries. A block of keys meets several blocks of queries, so its column is spread over these.
+dq sums over the keys of a query, dv and dk over the queries of a key. But p and ds are computed by query: c rows of s
+for each block of queries. A block of keys meets several blocks of queries, so what it sums is spread over their rows.
 
 One memory, read by query and by key
 ------------------------------------

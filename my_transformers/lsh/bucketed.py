@@ -80,7 +80,7 @@ def _finite_rows(x: Tensor) -> Tensor:
     return x.sum(-1, dtype=at_least_float32(x)).isfinite()
 
 
-def _save_for_backward(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, _, ctx.layout, ctx.deduplicate, ctx.dropout = inputs  # without ``gives_nan``: the output shows it
     ctx.save_for_backward(*tensors, *output)
     ctx.mark_non_differentiable(output[1])

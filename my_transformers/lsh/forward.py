@@ -65,6 +65,8 @@ def attend_forward(
             total, own = sums.log_sum_exp(), v[group.index]
             alone = group.unflatten(total == -torch.inf, own).unsqueeze(-1)
             result = torch.where(alone, own, group.unflatten(sums.mean(), own).to(v.dtype))
+            # a padded token that is alone returns its own value, which must not make its sequence's gradient NaN
+            result.masked_fill_(~is_finite[group.index].unsqueeze(-1), 0)
             out[group.index] = result.masked_fill_(gives_nan[group.index].unsqueeze(-1), torch.nan)
             log_sum_exp[group.index] = total.view(*log_sum_exp[group.index].shape)
     return out, log_sum_exp

@@ -127,9 +127,9 @@ def bucket_of(qk: Tensor, rotations: Tensor, n_directions: Tensor | None = None)
         for first in range(0, batch * length, tokens):
             piece = slice(first, first + tokens)
             projected = torch.bmm(rows[:, piece], directions).unflatten(-1, (n_rounds, half))
-            sizes, used = projected.abs(), half
+            sizes = projected.abs()
+            used = half if limits is None else limits[piece]
             if limits is not None:
-                used = limits[piece]
                 sizes.masked_fill_(torch.arange(half, device=qk.device) >= used, -1)
             at_largest = sizes.argmax(dim=-1, keepdim=True)
             opposite = projected.gather(-1, at_largest) < 0

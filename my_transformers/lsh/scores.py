@@ -89,6 +89,7 @@ def dropout_factors(group: SequenceGroup, blocks: BlockRange) -> Tensor:
     Hashed from one random integer per query and one per key: the same pair is dropped or kept in every round, in
     forward and in backward, without storing anything of the scores' size or asking a generator.
     """
+    assert group.dropout_seeds is not None  # as long as dropout is not 0
     query_seeds, key_seeds = (seeds.index_select(0, blocks.rows) for seeds in group.dropout_seeds)
     kept = is_kept(blocks.queries(query_seeds).unsqueeze(-1), blocks.keys(key_seeds).unsqueeze(1), group.dropout)
     return kept / (1 - group.dropout)

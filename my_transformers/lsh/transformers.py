@@ -60,6 +60,8 @@ class TransformersLSHAttention(nn.Module):
 
     shared_query_key = True
 
+    rotations: Tensor | None
+
     def __init__(
         self,
         *,
@@ -181,8 +183,9 @@ def bucket_by_factors(qk: Tensor, rotations: Tensor, factors: tuple[int, ...]) -
     Returns:
         int32 (b, h, r, n), each in [0, product of the factors).
     """
-    found, size = 0, 1
-    for factor, own in zip(factors, rotations.split([factor // 2 for factor in factors], dim=-1), strict=True):
+    parts = rotations.split([factor // 2 for factor in factors], dim=-1)
+    found, size = bucket_of(qk, parts[0]), factors[0]
+    for factor, own in zip(factors[1:], parts[1:], strict=True):
         found = found + size * bucket_of(qk, own)
         size *= factor
     return found

@@ -10,8 +10,9 @@ from my_transformers.cache import Cache
 from my_transformers.full import check_causal, check_dropout
 from my_transformers.performer.bidirectional import bidirectional_kernel_attention, masses_and_means, mixture_of_means
 from my_transformers.performer.causal import PrefixSum, causal_kernel_attention, divide_by_weights
-from my_transformers.performer.features import KERNELS, Kernel, draw_projection, log_features
+from my_transformers.performer.features import draw_projection, log_features
 from my_transformers.performer.recompute import LogFeatures
+from my_transformers.performer.settings import KERNELS, Kernel
 from my_transformers.replay import decide
 
 _EPSILON = 1e-3  # of the generalised kernels, as in the paper's code
@@ -37,7 +38,9 @@ class PerformerAttention(nn.Module):
         redraw_every: new random directions after so many training forwards; None keeps the first. They follow from
             ``seed`` and the number of the drawing alone, so all processes of a training draw the same, and a resumed
             one continues with those it had: the buffer ``projection`` and the count are in the state dict. What
-            is recomputed in backward, in a reversible stack or under torch.utils.checkpoint, is not counted.
+            is recomputed in backward, in a reversible stack or under torch.utils.checkpoint, is not counted. Under
+            the latter it uses the newest directions: run backward before the next training forward, or the gradient
+            may be another function's.
         causal: a token attends only to itself and earlier tokens; see
             :func:`~my_transformers.performer.causal.causal_kernel_attention`.
         chunk_size: of the causal form: tokens whose weights are computed one by one.
@@ -208,7 +211,8 @@ class PerformerAttention(nn.Module):
         Raises:
             ValueError: the cache is of another shape, or has no room for t more tokens.
         """
-        cache.check(q, k, v, batch=cache.so_far.sums.shape[0], heads=cache.so_far.sums.shape[1])
+        batch, heads, _, width = cache.so_far.sums.shape  # the last of them adds up the weights
+        cache.check(q, k, v, batch=batch, heads=heads, widths=(self.head_dim, self.head_dim, width - 1))
         with torch.autocast(q.device.type, enabled=False):
             q, k, exact = (x.to(cache.so_far.sums.dtype) for x in (q, k, v))
             log_phi_q, log_phi_k = self._log_features(self.projection)

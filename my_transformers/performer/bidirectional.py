@@ -80,6 +80,10 @@ def _all_if_none(mask: Tensor | None) -> Tensor | None:
     return None if mask is None else mask | ~mask.any(dim=1, keepdim=True)
 
 
+_Saved = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, *tuple[Tensor, ...]]
+"""q, k, v, the output, the log sum of each query's weights, the mask, and three tensors of each summary."""
+
+
 class _Bidirectional(torch.autograd.Function):
     """The same, a piece at a time, as one node of the graph that keeps no features."""
 
@@ -116,7 +120,7 @@ class _Bidirectional(torch.autograd.Function):
     @staticmethod
     @first_derivatives_only
     @without_autocast
-    def backward(ctx: Any, saved: tuple[Tensor | None, ...], grad: Tensor) -> Any:
+    def backward(ctx: Any, saved: _Saved, grad: Tensor) -> Any:
         q, k, v, out, log_total, mask, *summaries = saved
         grad_q, grad_k, grad_v = (empty_heads(x) for x in (q, k, v))
         scratch, (log_phi_q, log_phi_k) = Scratch(q.device), ctx.log_phi
@@ -200,7 +204,7 @@ class _KeySummary:
     @classmethod
     def of(cls, k: Tensor, v: Tensor, log_phi: LogFeatures, mask: Tensor | None, n_tokens: int) -> "_KeySummary":
         """In pieces of n_tokens; the sums so far are rescaled when a larger feature comes."""
-        so_far = None
+        so_far: _KeySummary | None = None
         for tokens in _spans(k.shape[2], n_tokens):
             log_k = hide_padding(log_phi(k[:, :, tokens]), None if mask is None else mask[:, tokens])
             largest = log_k.amax(dim=-2, keepdim=True)
@@ -213,6 +217,7 @@ class _KeySummary:
                 summary.mass += so_far.mass * scale
                 summary.sums += so_far.sums * scale.mT
             so_far = summary
+        assert so_far is not None  # there is a key at least
         return so_far
 
     def means(self) -> Tensor:

@@ -82,8 +82,13 @@ class PrefixSum(NamedTuple):
 def divide_by_weights(sums: Tensor, itself: Tensor) -> Tensor:
     """Sums of weighted values and of weights (..., e + 1) -> means (..., e); ``itself`` where the weights vanish."""
     total = sums[..., -1:]
-    there = total > torch.finfo(total.dtype).tiny
+    there = _is_there(total)
     return torch.where(there, sums[..., :-1] / torch.where(there, total, 1), itself)
+
+
+def _is_there(total: Tensor) -> Tensor:
+    """Whether a sum of weights has not vanished; NaN has not, or a number that is not finite would be hidden."""
+    return ~(total <= torch.finfo(total.dtype).tiny)
 
 
 @dataclass
@@ -156,6 +161,10 @@ def _chunk_of_mask(mask: Tensor | None, i: int, size: int) -> Tensor | None:
     return None if mask is None else mask[:, i * size : (i + 1) * size]
 
 
+_Saved = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, *tuple[Tensor, ...]]
+"""q, k, v, the output, the mask, and two tensors of the prefix sum at each chunk's start."""
+
+
 class _Causal(torch.autograd.Function):
     """All chunks as one node of the graph that keeps no features."""
 
@@ -178,7 +187,7 @@ class _Causal(torch.autograd.Function):
     @staticmethod
     @first_derivatives_only
     @without_autocast
-    def backward(ctx: Any, saved: tuple[Tensor | None, ...], grad: Tensor) -> Any:
+    def backward(ctx: Any, saved: _Saved, grad: Tensor) -> Any:
         q, k, v, out, mask, *starts = saved
         size, (log_phi_q, log_phi_k) = ctx.size, ctx.log_phi
         grads_q, grads_k, grads_v = [], [], []
@@ -205,7 +214,7 @@ def _backward_of_chunk(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of log q, log k, v and the sums at the start, given those of the output and the sums at the end."""
     total = chunk.weights.sum(-1, keepdim=True) + chunk.from_start * (chunk.q @ sums[..., -1:])
-    there = total > torch.finfo(total.dtype).tiny
+    there = _is_there(total)
     scaled = torch.where(there, grad / torch.where(there, total, 1), 0)
     grad_seen = torch.cat((scaled, -(scaled * out).sum(-1, keepdim=True)), dim=-1)  # of PrefixSum.attend's first result
     grad_products = (grad_seen @ chunk.values.mT).mul_(chunk.relative)  # of q_i . k_j

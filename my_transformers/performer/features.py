@@ -9,14 +9,12 @@ Read next: bidirectional.py.
 
 import math
 from collections.abc import Callable
-from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Kernel = Literal["softmax", "hyperbolic", "relu", "elu", "softplus", "sigmoid", "abs", "unprojected"]
-KERNELS: tuple[Kernel, ...] = get_args(Kernel)
+from my_transformers.performer.settings import Kernel
 
 _GENERALISED: dict[str, Callable[[Tensor], Tensor]] = {  # section 2.2: any function that is nowhere negative
     "relu": F.relu,
@@ -103,9 +101,14 @@ def log_features(
 
     Returns:
         (..., m), m = p, or 2 p for hyperbolic, or d for unprojected.
+
+    Raises:
+        ValueError: no projection for a kernel that needs one.
     """
     if kernel == "unprojected":
         return _raised(x, epsilon)
+    if projection is None:
+        raise ValueError(f"kernel {kernel!r} needs a projection; only 'unprojected' has none")
     scale = x.shape[-1] ** -0.25
     projection = projection.to(x.dtype) * scale
     if kernel in _GENERALISED:

@@ -104,7 +104,8 @@ class RelativeAttention(nn.Module):
         Raises:
             ValueError: the cache is of another shape, or has no room for t more tokens.
         """
-        cache.check(q, k, v, batch=q.shape[0], heads=len(self.coefficients))  # the inner one checks the batch
+        widths = self.head_dim, self.head_dim, v.shape[-1]  # the inner cache checks the values', and the batch
+        cache.check(q, k, v, batch=q.shape[0], heads=len(self.coefficients), widths=widths)
         tokens = torch.arange(cache.length, cache.length + q.shape[2], device=q.device)
         out = self.mechanism.step(*self._extended(q, k, tokens), v, cache.inner)
         cache.length += q.shape[2]
@@ -118,9 +119,10 @@ class RelativeAttention(nn.Module):
         a, b = self._coefficients(q).unbind(-2)  # (b or 1, h, n or 1, w)
         turned = torch.cat((a * cos + b * sin, a * sin - b * cos), dim=-1) / _KEY_SCALE
         key = torch.cat((cos, sin), dim=-1) * _KEY_SCALE
-        both = (torch.cat((q, turned.to(q.dtype).expand(*q.shape[:3], -1) * self.head_dim**0.25), dim=-1),)
-        both += (torch.cat((k, key.to(k.dtype).expand(*k.shape[:3], -1) * self.head_dim**0.25), dim=-1),)
-        return tuple(x * self._longer**0.25 for x in both)  # the mechanism divides by the root of the longer dim
+        q = torch.cat((q, turned.to(q.dtype).expand(*q.shape[:3], -1) * self.head_dim**0.25), dim=-1)
+        k = torch.cat((k, key.to(k.dtype).expand(*k.shape[:3], -1) * self.head_dim**0.25), dim=-1)
+        longer = self._longer**0.25  # for the mechanism divides by the root of the longer dim
+        return q * longer, k * longer
 
     def _coefficients(self, q: Tensor) -> Tensor:
         """(b or 1, heads, n or 1, 2, w): a and b for each query and frequency."""

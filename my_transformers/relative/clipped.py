@@ -161,7 +161,9 @@ class ClippedRelativeAttention(nn.Module):
         Raises:
             ValueError: the cache is of another shape, or has no room for t more tokens.
         """
-        cache.check(q, k, v, batch=cache.seen.shape[0], heads=cache.seen.shape[1] + self.content_heads)
+        batch, heads, _, width = cache.seen.shape  # the last of them adds up the weights
+        widths = self.gate.shape[1], self.gate.shape[1], width - 1
+        cache.check(q, k, v, batch=batch, heads=heads + self.content_heads, widths=widths)
         parts = [x.tensor_split((self.content_heads,), dim=1) for x in (q, k, v)]
         (content, relative) = zip(*parts, strict=True)
         return torch.cat((self.mechanism.step(*content, cache.inner), self._step_by_place(*relative, cache)), dim=1)

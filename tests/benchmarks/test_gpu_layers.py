@@ -118,6 +118,7 @@ def run_stage(path):
     layers.main()
 
 
+@pytest.mark.slow
 def test_a_case_that_kills_the_process_is_left_out_by_the_next_start(tmp_path, forkserver):
     path = tmp_path / "layers.json"
 

@@ -157,6 +157,7 @@ def wait_until(condition, seconds=60.0):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_crash_is_the_result_of_its_case_and_the_stage_and_the_plan_go_on(tmp_path):
     stages = [
         fake("crashing", "good", "crash", "ends", "also good"),
@@ -203,6 +204,7 @@ def test_without_time_no_stage_is_started(tmp_path):
     assert not (tmp_path / "one.log").exists()
 
 
+@pytest.mark.slow
 def test_a_stage_over_its_limit_is_ended_with_what_it_started(tmp_path):
     became = run_plan([fake("slow", "good", "sleep", limit=12.0), fake("next", "good")], tmp_path, CPU, 2.0, tiny=True)
     assert became["slow"].startswith("cut after 1")
@@ -211,6 +213,7 @@ def test_a_stage_over_its_limit_is_ended_with_what_it_started(tmp_path):
     assert became["next"].startswith("complete")
 
 
+@pytest.mark.slow
 def test_killed_the_plan_takes_its_stage_along_and_keeps_what_was_done(tmp_path):
     start = """
 import sys, torch
@@ -253,6 +256,7 @@ def test_twice(request): request.addfinalizer(lambda: 1 / 0); assert 1 == 2, "th
 """
 
 
+@pytest.mark.slow
 def test_tests_go_on_after_one_that_kills_its_process_or_the_cuda_context(tmp_path):
     (tmp_path / "test_made_up.py").write_text(TESTS)
     file = str(tmp_path / "test_made_up.py")
@@ -268,6 +272,7 @@ def test_tests_go_on_after_one_that_kills_its_process_or_the_cuda_context(tmp_pa
     assert found["error"] == "5 of 10 tests failed"
 
 
+@pytest.mark.slow
 def test_shares_of_a_file_are_all_of_it_and_time_is_kept(tmp_path):
     (tmp_path / "test_made_up.py").write_text(
         "import pytest\n@pytest.mark.parametrize('i', range(5))\ndef test_(i): pass"
@@ -362,6 +367,7 @@ def kill_in(stage, process, folder, wait):
     wait_until(lambda: not processes_with(str(folder)), 10.0)
 
 
+@pytest.mark.slow
 def test_the_rehearsal_of_the_whole_plan_is_killed_and_goes_on(tmp_path):
     """In two stages at moments that nobody chose: what was done before is kept as it was."""
     seed = random.randrange(10**6)

@@ -1,7 +1,6 @@
 """Trainings on a GPU, rehearsed on a CPU: what is called, what a cut leaves, what the tables say."""
 
 import csv
-import importlib
 import json
 import subprocess
 import sys
@@ -18,7 +17,8 @@ from benchmarks.gpu.results import Results
 from benchmarks.gpu.stage import Deadline
 from benchmarks.gpu.training_tables import HORN, mean_and_deviation, tables
 from benchmarks.gpu.trainings import Case, Place, all_cases, run_case, train_missing
-from dl_proj.cli import config_from, run_script
+from dl_proj.cli import config_from
+from dl_proj.commands import run_script
 from dl_proj.experiments import sweep as sweeping
 from dl_proj.experiments.sweep_settings import SweepConfig
 from my_custom_ai.custom_train import RunDirectory
@@ -49,7 +49,7 @@ def called_here(monkeypatch):
         calls.append(commands)
         for name, *flags in commands:
             monkeypatch.setattr(sys, "argv", [f"{name}.py", *flags])
-            run_script(importlib.import_module(name).main)
+            run_script(name)
         return 0
 
     monkeypatch.setattr(trainings, "_call", call)
@@ -63,7 +63,7 @@ def test_a_call_trains_the_presets_variant_with_its_seed_and_data(experiment, tm
         _, *flags = trainings._training_command(Case(experiment, variant, 3), place)
         sweep = config_from(SweepConfig, flags, preset="sweep_lm_books.yaml")
         assert sweep.only == (variant,)
-        found = {each.name: each.config for each in sweeping._variants(sweep, sweeping._kind(sweep))}
+        found = {each.name: each.config for each in sweeping._variants(sweep, sweeping._type(sweep))}
         assert set(found) == set(experiment.seconds), "each variant of the preset, and no other"
         assert found[variant].seed == 3
         assert found[variant].train.device == "cpu"
@@ -85,6 +85,7 @@ def test_all_is_trained_once_before_any_second_seed():
     assert [case.seed for case in cases] == [1] * n_variants + [2] * n_variants + [3] * n_variants
 
 
+@pytest.mark.slow
 def test_a_rehearsal_trains_tests_and_keeps_each_and_a_second_call_nothing(called_here, tmp_path, capsys):
     results, place = results_in(tmp_path), place_in(tmp_path)
     train_missing(all_cases(tiny=True), results, place, NEVER)
@@ -120,6 +121,7 @@ class UntilSaved:
         return 0.0 if self.run.last_state.exists() else 60.0
 
 
+@pytest.mark.slow
 def test_a_training_that_is_cut_goes_on_from_its_saved_state(tmp_path, capsys):
     pace = {"train.max_steps": 150, "train.eval_every": 150, "train.save_every": 10, "train.log_every": 10}
     experiment = EXPERIMENTS["books"]
@@ -137,6 +139,7 @@ def test_a_training_that_is_cut_goes_on_from_its_saved_state(tmp_path, capsys):
     assert results.found["cases"][case.key]["figures"]["steps"] == 150
 
 
+@pytest.mark.slow
 def test_scripts_end_with_who_started_them():
     command = [sys.executable, "-m", "benchmarks.gpu.call_scripts", json.dumps([["sweep", "--help"]])]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)

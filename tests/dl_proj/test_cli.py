@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_scripts import files_below, tiny_yaml
 
-from dl_proj.cli import config_from, run_script, training_config
+from dl_proj.cli import config_from, exit_on_mistake, training_config
 from dl_proj.experiments.copy.settings import SynthComparisonConfig, SynthTrainConfig
 from dl_proj.settings.errors import ConfigError
 from my_custom_ai.custom_train import CheckpointError, NonFiniteLoss, SetupError
@@ -29,40 +29,35 @@ ROOT = Path(__file__).parents[2]
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 )
-def test_how_a_script_ends(error, code, lines, capsys, monkeypatch):
-    def main(argv):
-        assert argv == ["--seed", "1"]
+def test_how_a_script_ends(error, code, lines, capsys):
+    def work():
         raise error
 
-    monkeypatch.setattr(sys, "argv", ["script.py", "--seed", "1"])
     with pytest.raises(SystemExit) as end:
-        run_script(main)
+        exit_on_mistake(work)
     assert end.value.code == code
     assert end.value.__suppress_context__, "no traceback of what led to it"
     assert capsys.readouterr() == ("", "\n".join(lines) + "\n")
 
 
-def test_our_own_mistakes_are_not_hidden(monkeypatch):
+def test_our_own_mistakes_are_not_hidden():
     """A bug must not look like a user's mistake."""
-    monkeypatch.setattr(sys, "argv", ["script.py"])
 
-    def main(argv):
+    def work():
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
-        run_script(main)
+        exit_on_mistake(work)
 
 
 @pytest.mark.parametrize("library", ["torch.optim.lr_scheduler", "accelerate.accelerator"])
-def test_the_libraries_advice_to_programmers_is_hidden(library, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["script.py"])
-    run_script(lambda argv: warnings.warn_explicit("call it so", UserWarning, "x.py", 1, module=library))
+def test_the_libraries_advice_to_programmers_is_hidden(library):
+    exit_on_mistake(lambda: warnings.warn_explicit("call it so", UserWarning, "x.py", 1, module=library))
 
 
-def test_our_own_warnings_are_not_hidden(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["script.py"])
+def test_our_own_warnings_are_not_hidden():
     with pytest.warns(UserWarning, match="ours"):
-        run_script(lambda argv: warnings.warn("ours", stacklevel=1))
+        exit_on_mistake(lambda: warnings.warn("ours", stacklevel=1))
 
 
 def test_without_a_file_the_preset_is_taken():
@@ -118,6 +113,7 @@ def test_the_last_run_is_the_newest_of_the_named_experiment(trained):
 LSH_AS_TRAINED = ["--model.attention", '{"kind": "lsh", "bucket_size": 2, "n_rounds": 2, "eval_rounds": 3}']
 
 
+@pytest.mark.slow
 def test_a_training_started_as_users_start_it():
     """In a process of its own, from another folder: it writes where it stands, and no library's warning is shown."""
     tiny_yaml("c.yaml")

@@ -14,6 +14,7 @@ from tiny_scripts import (
     GONE,
     as_yaml,
     assert_refused,
+    assert_states,
     call,
     files_below,
     one_thread,
@@ -47,64 +48,64 @@ COLOURS = {"data.dataset": "cifar10"}
 WRONG_IN_BOTH = {
     "unknown dataset": (
         {"data.dataset": "imagenet"},
-        [("data.dataset:", "'digits', 'mnist', 'fashion_mnist', 'cifar10' or 'image_folder'", "got 'imagenet'")],
+        [("data.dataset", "'digits'", "'mnist'", "'fashion_mnist'", "'cifar10'", "'image_folder'", "'imagenet'")],
     ),
-    "too many levels": ({"data.vocab_size": 257}, [("data.vocab_size:", "less than or equal to 256", "got 257")]),
-    "one level": ({"data.vocab_size": 1}, [("data.vocab_size:", "greater than or equal to 2", "got 1")]),
-    "nothing to validate": ({"data.val_share": 0}, [("data.val_share:", "greater than 0", "got 0")]),
-    "nothing to train": ({"data.val_share": 1.0}, [("data.val_share:", "less than 1", "got 1.0")]),
+    "too many levels": ({"data.vocab_size": 257}, [("data.vocab_size", 256, 257)]),
+    "one level": ({"data.vocab_size": 1}, [("data.vocab_size", 2, 1)]),
+    "nothing to validate": ({"data.val_share": 0}, [("data.val_share", 0, 0)]),
+    "nothing to train": ({"data.val_share": 1.0}, [("data.val_share", 1, 1.0)]),
     "an unknown label": (
         {"data.labels": [1, "eleven"]},
-        [("data: labels: 'eleven' is no class; there are: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9",)],
+        [("data", "labels", "'eleven'", 0, 1, 2, 3, 4, 5, 6, 7, 8, 9)],
     ),
-    "a label beyond": ({"data.labels": [9, 10]}, [("data: labels: '10' is no class",)]),
-    "a label below": ({"data.labels": [-1, 1]}, [("data: labels: '-1' is no class",)]),
+    "a label beyond": ({"data.labels": [9, 10]}, [("data", "labels", "'10'")]),
+    "a label below": ({"data.labels": [-1, 1]}, [("data", "labels", "'-1'")]),
     "a label of another dataset": (
         {"data.dataset": "fashion_mnist", "data.labels": ["coat", "cat"]},
-        [("data: labels: 'cat' is no class; there are: t-shirt, trouser,",)],
+        [("data", "labels", "'cat'")],
     ),
-    "a label twice": ({"data.labels": [3, 5, "3"]}, [("data: labels: '3' is there twice",)]),
+    "a label twice": ({"data.labels": [3, 5, "3"]}, [("data", "labels", "'3'")]),
     "a class by name and number": (
         {"data.dataset": "fashion_mnist", "data.labels": [4, "coat"]},
-        [("data: labels: 'coat' is there twice",)],
+        [("data", "labels", "'coat'")],
     ),
-    "one label": ({"data.labels": [3]}, [("data: labels", "3", "two classes at least")]),
-    "no labels": ({"data.labels": []}, [("data: labels []", "two classes at least")]),
-    "half a label": ({"data.labels": [1.5, 2]}, [("data.labels.0:", "string", "got 1.5")]),
-    "true as a label": ({"data.labels": [2, True]}, [("data.labels.1:", "string", "got true")]),
-    "a word for labels": ({"data.labels": "12"}, [("data.labels:", "list", "got '12'")]),
+    "one label": ({"data.labels": [3]}, [("data", 3)]),
+    "no labels": ({"data.labels": []}, [("data", [])]),
+    "half a label": ({"data.labels": [1.5, 2]}, [("data.labels.0", 1.5)]),
+    "true as a label": ({"data.labels": [2, True]}, [("data.labels.1", True)]),
+    "a word for labels": ({"data.labels": "12"}, [("data.labels", "'12'")]),
     "fields of the wrong kind hide no others": (
         {"data.vocab_size": 1, "model.dim": "x"},
-        [("data.vocab_size:",), ("model.dim:", "whole number")],
+        [("data.vocab_size",), ("model.dim",)],
     ),
-    "warm-up as long as training": (warmup(3), [("schedule.warmup_steps 3", "less than", "3 steps")]),
+    "warm-up as long as training": (warmup(3), [("schedule.warmup_steps", 3, 3)]),
     "warm-up of the epochs' length": (
         warmup(322, **FOR_EPOCHS),
-        [("schedule.warmup_steps 322", "less than", "322 steps")],
+        [("schedule.warmup_steps", 322, 322)],
     ),
     "warm-up and accumulated batches": (
         warmup(64, **{"train.accumulate": 5}, **FOR_EPOCHS),
-        [("schedule.warmup_steps 64", "64 steps")],
+        [("schedule.warmup_steps", 64, 64)],
     ),
     "warm-up and a larger validation share": (
         warmup(178, **{"data.val_share": 0.5}, **FOR_EPOCHS),  # 1437 - 718 = 719 images
-        [("schedule.warmup_steps 178", "178 steps")],
+        [("schedule.warmup_steps", 178, 178)],
     ),
     "a batch of more than all": (
         {"train.batch_size": 1294},
-        [("train.batch_size 1294", "more than the 1293 training images")],
+        [("train.batch_size", 1294, 1293)],
     ),
     "a batch of more than all MNIST": (
         {"data.dataset": "mnist", "train.batch_size": 54_001, "model.attention": {"kind": "full"}},
-        [("train.batch_size 54001", "the 54000 training images")],
+        [("train.batch_size", 54001, 54000)],
     ),
     "a monitored figure that there is not": (
         {"train.monitor": {"metric": "val/acc"}},
-        [("train.monitor.metric 'val/acc' is unknown, must be val/loss or val/",)],
+        [("train.monitor.metric", "'val/acc'", "val/loss")],
     ),
-    "the loss upwards": ({"train.monitor": {"mode": "max"}}, [("train.monitor.mode max must be min for val/loss",)]),
-    "no length of training": ({"train.max_steps": GONE}, [("train:", "max_steps or epochs")]),
-    "another task": ({"task": "copy"}, [("task:", "must be '", "got 'copy'")]),
+    "the loss upwards": ({"train.monitor": {"mode": "max"}}, [("train.monitor.mode", "min", "val/loss")]),
+    "no length of training": ({"train.max_steps": GONE}, [("train", "max_steps")]),
+    "another task": ({"task": "copy"}, [("task", "'copy'")]),
 }
 
 
@@ -120,150 +121,150 @@ def test_what_is_wrong_in_both_trainings(case, name, script):
 WRONG_CLASSIFIERS = {
     "a patch that does not divide": (
         {"data.patch_size": 3},
-        [("data: patch_size 3 does not divide", "side of 8 pixels")],
+        [("data", "patch_size", 3, "side", 8)],
     ),
-    "a patch larger than the image": ({"data.patch_size": 16}, [("data: patch_size 16 does not divide", "8 pixels")]),
-    "a patch and a size": ({"data.image_size": 6}, [("data: patch_size 4 does not divide", "side of 6 pixels")]),
+    "a patch larger than the image": ({"data.patch_size": 16}, [("data", "patch_size", 16, 8)]),
+    "a patch and a size": ({"data.image_size": 6}, [("data", "patch_size", 4, "side", 6)]),
     "a patch of MNIST": (
         {"data.dataset": "mnist", "data.patch_size": 5},
-        [("data: patch_size 5 does not divide", "side of 28 pixels")],
+        [("data", "patch_size", 5, "side", 28)],
     ),
     "patches with pixels between them": (
         {"data.patch_stride": 5},
-        [("data: patch_stride 5 must be at most patch_size 4",)],
+        [("data", "patch_stride", 5, "patch_size", 4)],
     ),
     "overlapping patches that leave an edge": (
         {"data.patch_stride": 3},
-        [("data: patches of patch_size 4 at patch_stride 3 do not end with the 8 pixels",)],
+        [("data", "patch_size", 4, "patch_stride", 3, 8)],
     ),
     "an overlapping patch larger than the image": (
         {"data.patch_size": 10, "data.patch_stride": 2},
-        [("data: patches of patch_size 10 at patch_stride 2", "8 pixels")],
+        [("data", "patch_size", 10, "patch_stride", 2, 8)],
     ),
-    "patches on one spot": ({"data.patch_stride": 0}, [("data.patch_stride:", "greater than or equal to 1", "got 0")]),
+    "patches on one spot": ({"data.patch_stride": 0}, [("data.patch_stride", 1, 0)]),
     "a shift out of the image": (
         {"data.random_shift": 8},
-        [("data: random_shift 8 must be less than", "side of 8 pixels")],
+        [("data", "random_shift", 8, "side", 8)],
     ),
     "two rules of the data": (
         {"data.patch_size": 5, "data.random_shift": 9},
-        [("data: patch_size 5",), ("data: random_shift 9",)],
+        [("data", "patch_size", 5), ("data", "random_shift", 9)],
     ),
     "one's own pictures without a size": (
         {"data.dataset": "image_folder", "data.random_shift": 99},
-        [("data: image_size is needed for dataset: image_folder",)],
+        [("data", "image_size", "dataset", "image_folder")],
     ),
     "one's own pictures without a size, of one label": (
         {"data.dataset": "image_folder", "data.labels": ["cat"]},
-        [("data: labels", "cat"), ("data: image_size is needed",)],
+        [("data",), ("data", "image_size")],
     ),
     "one label of one's own pictures": (
         {"data.dataset": "image_folder", "data.image_size": 8, "data.labels": ["cat"]},
-        [("data: labels", "cat", "two classes at least")],
+        [("data",)],
     ),
     "one label, a wrong patch": (
         {"data.labels": ["1"], "data.patch_size": 3},
-        [("data: labels",), ("data: patch_size",)],
+        [("data",), ("data", "patch_size")],
     ),
-    "no size": ({"data.image_size": 0}, [("data.image_size:", "greater than or equal to 1", "got 0")]),
-    "no patch": ({"data.patch_size": 0}, [("data.patch_size:", "greater than or equal to 1", "got 0")]),
-    "a generator's setting": ({"data.max_len": 64}, [("data.max_len:", "no such setting; there are: dataset, root,")]),
-    "a generator's loss": ({"loss": {"kind": "focal"}}, [("loss:", "no such setting")]),
+    "no size": ({"data.image_size": 0}, [("data.image_size", 1, 0)]),
+    "no patch": ({"data.patch_size": 0}, [("data.patch_size", 1, 0)]),
+    "a generator's setting": ({"data.max_len": 64}, [("data.max_len", "dataset", "root")]),
+    "a generator's loss": ({"loss": {"kind": "focal"}}, [("loss",)]),
     "lookup of patches": (
         {"model.embedding": "lookup"},
-        [("model.embedding: lookup", "data.patch_size 1", "these have 16")],
+        [("model.embedding", "lookup", "data.patch_size", 1, 16)],
     ),
     "lookup of colours": (
         {"model.embedding": "lookup", "data.patch_size": 1, **COLOURS},
-        [("model.embedding: lookup", "data.split_channels: true", "these have 3")],
+        [("model.embedding", "lookup", "data.split_channels", True, 3)],
     ),
     "lookup of patches of one channel": (
         {"model.embedding": "lookup", "data.patch_size": 2, "data.split_channels": True, **COLOURS},
-        [("model.embedding: lookup", "these have 4")],
+        [("model.embedding", "lookup", 4)],
     ),
-    "a bucket for all": (lsh(5), [("model.attention.bucket_size 5", "4 tokens", "shared_qk")]),
+    "a bucket for all": (lsh(5), [("model.attention.bucket_size", 5, 4, "shared_qk")]),
     "a bucket for all overlapping patches": (
         lsh(10) | {"data.patch_stride": 2},
-        [("model.attention.bucket_size 10", "9 tokens")],
+        [("model.attention.bucket_size", 10, 9)],
     ),
     "a bucket for all and a class token": (
         lsh(6) | {"model.pooling": "class_token"},
-        [("model.attention.bucket_size 6", "5 tokens")],
+        [("model.attention.bucket_size", 6, 5)],
     ),
     "a bucket for all channels": (
         lsh(193) | {"data.split_channels": True, **COLOURS},
-        [("model.attention.bucket_size 193", "192 tokens")],
+        [("model.attention.bucket_size", 193, 192)],
     ),
     "no position for the class token": (
         {"model.positions": {"kind": "axial", "shape": [2, 2]}, "model.pooling": "class_token"},
-        [("model.positions.shape 2 x 2", "5 tokens")],
+        [("model.positions.shape", 2, 2, 5)],
     ),
     "the generator's figure": (
         {"train.monitor": {"metric": "val/bits_per_dim"}},
-        [("train.monitor.metric 'val/bits_per_dim' is unknown, must be val/loss or val/accuracy",)],
+        [("train.monitor.metric", "'val/bits_per_dim'", "val/loss", "val/accuracy")],
     ),
     "accuracy downwards": (
         {"train.monitor": {"metric": "val/accuracy"}},
-        [("train.monitor.mode min must be max for val/accuracy",)],
+        [("train.monitor.mode", "min", "val/accuracy")],
     ),
     "four rules of the whole": (
         lsh(5) | {"model.embedding": "lookup", "train.monitor": {"metric": "x"}, "train.batch_size": 2000},
         [
-            ("model.attention.bucket_size 5",),
-            ("model.embedding: lookup",),
-            ("train.monitor.metric 'x'",),
-            ("train.batch_size 2000",),
+            ("model.attention.bucket_size", 5),
+            ("model.embedding", "lookup"),
+            ("train.monitor.metric", "'x'"),
+            ("train.batch_size", 2000),
         ],
     ),
-    "another task": ({"task": "generation"}, [("task:", "must be 'classification'", "got 'generation'")]),
+    "another task": ({"task": "generation"}, [("task", "'classification'", "'generation'")]),
 }
 
 WRONG_GENERATORS = {
-    "no square": ({"data.max_len": 60}, [("data: max_len 60 is no square number; 49 or 64 would be",)]),
-    "one more than a square": ({"data.max_len": 17}, [("data: max_len 17 is no square number; 16 or 25 would be",)]),
-    "one less than a square": ({"data.max_len": 15}, [("data: max_len 15 is no square number; 9 or 16 would be",)]),
-    "no picture": ({"data.max_len": 1}, [("data.max_len:", "greater than or equal to 4", "got 1")]),
-    "a label and no square": ({"data.max_len": 60, "data.labels": [1]}, [("data: labels",), ("data: max_len 60",)]),
-    "a classifier's setting": ({"data.patch_size": 2}, [("data.patch_size:", "no such setting", "max_len")]),
-    "a colour": ({"data.greyscale": False}, [("data.greyscale:", "no such setting")]),
-    "a classifier's pooling": ({"model.pooling": "mean"}, [("model.pooling:", "no such setting")]),
-    "chunks": (lsh(4, rule="chunk"), [("model.attention.rule: chunk cannot generate", "rule: bucket")]),
+    "no square": ({"data.max_len": 60}, [("data", "max_len", 60, 49, 64)]),
+    "one more than a square": ({"data.max_len": 17}, [("data", "max_len", 17, 16, 25)]),
+    "one less than a square": ({"data.max_len": 15}, [("data", "max_len", 15, 9, 16)]),
+    "no picture": ({"data.max_len": 1}, [("data.max_len", 4, 1)]),
+    "a label and no square": ({"data.max_len": 60, "data.labels": [1]}, [("data",), ("data", "max_len", 60)]),
+    "a classifier's setting": ({"data.patch_size": 2}, [("data.patch_size", "max_len")]),
+    "a colour": ({"data.greyscale": False}, [("data.greyscale",)]),
+    "a classifier's pooling": ({"model.pooling": "mean"}, [("model.pooling",)]),
+    "chunks": (lsh(4, rule="chunk"), [("model.attention.rule", "chunk", "rule")]),
     "chunks of more than all": (
         lsh(17, rule="chunk"),
-        [("model.attention.bucket_size 17", "16 tokens"), ("model.attention.rule: chunk",)],
+        [("model.attention.bucket_size", 17, 16), ("model.attention.rule", "chunk")],
     ),
-    "a bucket for all": (lsh(17), [("model.attention.bucket_size 17", "16 tokens", "shared_qk")]),
+    "a bucket for all": (lsh(17), [("model.attention.bucket_size", 17, 16, "shared_qk")]),
     "too few positions": (
         {"model.positions": {"kind": "axial", "shape": [3, 5]}},
-        [("model.positions.shape 3 x 5", "16 tokens")],
+        [("model.positions.shape", 3, 5, 16)],
     ),
-    "unknown loss": ({"loss": {"kind": "mse"}}, [("loss.kind:", "'cross_entropy', 'focal'", "got 'mse'")]),
-    "no kind of loss": ({"loss": {"gamma": 1}}, [("loss.kind:", "needed")]),
+    "unknown loss": ({"loss": {"kind": "mse"}}, [("loss.kind", "'cross_entropy'", "'focal'", "'mse'")]),
+    "no kind of loss": ({"loss": {"gamma": 1}}, [("loss.kind",)]),
     "another loss's setting": (
         {"loss": {"kind": "cross_entropy", "gamma": 1}},
-        [("loss.gamma:", "no such setting; there are: kind", "got 1")],
+        [("loss.gamma", 1)],
     ),
     "a negative gamma": (
         {"loss": {"kind": "focal", "gamma": -1}},
-        [("loss.gamma:", "greater than or equal to 0", "got -1")],
+        [("loss.gamma", 0, -1)],
     ),
     "a power above 1": (
         {"loss": {"kind": "focal", "frequency_power": 2}},
-        [("loss.frequency_power:", "less than or equal to 1", "got 2")],
+        [("loss.frequency_power", 1, 2)],
     ),
     "fewer than no samples": (
         {"samples_per_label": -1},
-        [("samples_per_label:", "greater than or equal to 0", "got -1")],
+        [("samples_per_label", 0, -1)],
     ),
     "the classifier's figure": (
         {"train.monitor": {"metric": "val/accuracy", "mode": "max"}},
-        [("train.monitor.metric 'val/accuracy' is unknown, must be val/loss or val/bits_per_dim",)],
+        [("train.monitor.metric", "'val/accuracy'", "val/loss", "val/bits_per_dim")],
     ),
     "bits upwards": (
         {"train.monitor": {"metric": "val/bits_per_dim", "mode": "max"}},
-        [("train.monitor.mode max must be min for val/bits_per_dim",)],
+        [("train.monitor.mode", "min", "val/bits_per_dim")],
     ),
-    "another task": ({"task": "classification"}, [("task:", "must be 'generation'", "got 'classification'")]),
+    "another task": ({"task": "classification"}, [("task", "'generation'", "'classification'")]),
 }
 WRONG = {f"cls_train: {case}": WRONG_CLASSIFIERS[case] for case in WRONG_CLASSIFIERS}
 WRONG |= {f"generation_train: {case}": WRONG_GENERATORS[case] for case in WRONG_GENERATORS}
@@ -335,12 +336,12 @@ def test_the_number_of_training_images_is_known_beforehand(val_share, name):
 @pytest.mark.parametrize("name", TRAININGS)
 def test_flags_are_named_where_they_disagree_with_the_file(name, script):
     as_yaml("c.yaml", TRAININGS[name]())
-    assert_refused(script(name, "--config", "c.yaml", "--data.labels", "1"), [(BOTH + "data: labels", "two classes")])
-    expected = [(BOTH + "train.batch_size 1294", "1293")]
+    assert_refused(script(name, "--config", "c.yaml", "--data.labels", "1"), [(BOTH + "data",)])
+    expected = [(BOTH + "train.batch_size", 1294, 1293)]
     assert_refused(script(name, "--config", "c.yaml", "--train.batch_size", "1294"), expected)
     assert_refused(
         script(name, "--config", "c.yaml", "--data.label", "1"),
-        [("flags: --data.label:", "did you mean --data.labels;")],
+        [("flags: --data.label", "--data.labels")],
     )
 
 
@@ -352,7 +353,7 @@ def test_a_batch_of_more_than_the_chosen_images(name, script):
     config = SCHEMAS[name].model_validate(TRAININGS[name]({"data.labels": [0, 1]}))
     there = len(load_configured(config.data).train)
     as_yaml("c.yaml", TRAININGS[name]({"data.labels": [0, 1], "train.batch_size": there + 1}))
-    expected = [(f"train.batch_size: {there + 1} on each of 1 processes", f"more than the {there} training examples")]
+    expected = [("train.batch_size", there + 1, there)]
     assert_refused(script(name, "--config", "c.yaml"), expected)
     assert files_below(".") == {"c.yaml"}
 
@@ -362,7 +363,7 @@ def test_a_warm_up_longer_than_the_chosen_images_last(name, script):
     config = SCHEMAS[name].model_validate(TRAININGS[name]({"data.labels": [0, 1]}))
     steps = 2 * (len(load_configured(config.data).train) // 8)
     as_yaml("c.yaml", TRAININGS[name](warmup(steps, **FOR_EPOCHS, **{"data.labels": [0, 1]})))
-    expected = [(f"schedule.warmup_steps {steps} must be less than the {steps} steps",)]
+    expected = [("schedule.warmup_steps", steps, steps)]
     assert_refused(script(name, "--config", "c.yaml"), expected)
     assert files_below(".") == {"c.yaml"}
 
@@ -370,7 +371,7 @@ def test_a_warm_up_longer_than_the_chosen_images_last(name, script):
 @pytest.mark.parametrize("name", TRAININGS)
 def test_a_part_without_images(name, script):
     as_yaml("c.yaml", TRAININGS[name]({"data.val_share": 0.0001}))
-    assert_refused(script(name, "--config", "c.yaml"), [("data: digits has no images for val", "val_share")])
+    assert_refused(script(name, "--config", "c.yaml"), [("data", "val", "val_share")])
     assert files_below(".") == {"c.yaml"}
 
 
@@ -381,7 +382,7 @@ def test_no_files_and_no_network(name, script, monkeypatch):
 
     monkeypatch.setattr(mnist, "download_and_extract_archive", fail)
     as_yaml("c.yaml", TRAININGS[name]({"data.dataset": "mnist", "data.root": "there", **lsh(4)}))
-    expected = [("data.root: MNIST is not in there/MNIST/raw",), ("data.dataset: ", "digits", "image_folder")]
+    expected = [("data.root", "there/MNIST/raw"), ("data.dataset", "image_folder")]
     assert_refused(script(name, "--config", "c.yaml"), expected)
     assert files_below(".") == {"c.yaml"}
 
@@ -390,14 +391,15 @@ def test_no_files_and_no_network(name, script, monkeypatch):
 def test_own_pictures_that_are_not_there(name, script):
     changes = {"data.dataset": "image_folder", "data.root": "pets"}
     as_yaml("c.yaml", TRAININGS[name](changes | ({"data.image_size": 8} if name == "cls_train" else {})))
-    assert_refused(script(name, "--config", "c.yaml"), [("data.root: pets/train must be a folder",)])
+    assert_refused(script(name, "--config", "c.yaml"), [("data.root", "pets/train")])
     for part in ("train/dog/1.png", "train/cat/2.png", "test/cat/3.png"):
         Path("pets", part).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(Path("pets", part))
     Path("pets/train/dog/1.png").write_text("no picture")
     outcome = script(name, "--config", "c.yaml")
     *progress, blank, complaint = outcome.lines
-    assert outcome.code == 2 and complaint.startswith("data.root: pets/train/dog/1.png is no picture")
+    assert outcome.code == 2
+    assert_states(complaint, "data.root", "pets/train/dog/1.png")
     assert blank.strip() == "" and not any("data.root" in line for line in progress), "it stands on a line of its own"
     assert not Path("runs").exists()
 
@@ -455,8 +457,9 @@ def test_a_configuration_of_another_training_is_refused_by_its_task(name, task, 
         before = files_below(".")
         outcome = script(name, *flags)
         assert outcome.code == 2
-        assert f"{run}/config.yaml: task: must be {task!r} (got {theirs!r})" in outcome.lines
-        assert all(line.startswith(f"{run}/config.yaml: ") for line in outcome.lines)
+        assert all(line.startswith(f"{run}/config.yaml") for line in outcome.lines)
+        (about_the_task,) = (line for line in outcome.lines if line.startswith(f"{run}/config.yaml: task:"))
+        assert_states(about_the_task, f"{run}/config.yaml: task", repr(task), repr(theirs))
         assert files_below(".") == before
 
 
@@ -464,7 +467,7 @@ def test_a_configuration_of_another_training_is_refused_by_its_task(name, task, 
 def test_resuming_with_other_images(name, script, models):
     run = models[{"cls_train": "few", "generation_train": "odd"}[name]]
     first = f"--resume: {run}/config.yaml: data."
-    expected = [(first + "labels: ", "new run"), (first + "vocab_size: ", "17", "new run")]
+    expected = [(first + "labels",), (first + "vocab_size", 17)]
     refused(script, name, expected, "--resume", run, "--data.labels", "2,3", "--data.vocab_size", "17")
 
 
@@ -479,19 +482,19 @@ def test_null_as_a_flag_takes_labels_back(name, script):
 # -- drawing --
 
 WRONG_DRAWINGS = {
-    "no labels": (["--labels", "[]"], [(BOTH + "labels is empty, needs one",)]),
-    "no images": (["--per_label", "0"], [("flags: per_label:", "greater than or equal to 1", "got '0'")]),
-    "absolute zero": (["--temperature", "0"], [("flags: temperature:", "greater than 0", "got '0'")]),
-    "none to choose from": (["--top_k", "0"], [("flags: top_k:", "greater than or equal to 1", "got '0'")]),
-    "a set of nothing": (["--top_p", "0"], [("flags: top_p:", "greater than 0", "got '0'")]),
-    "more than all": (["--top_p", "1.5"], [("flags: top_p:", "less than or equal to 1", "got '1.5'")]),
-    "no batch": (["--batch_size", "0"], [("flags: batch_size:", "greater than or equal to 1", "got '0'")]),
-    "no name": (["--checkpoint", ""], [("flags: checkpoint:", "got ''")]),
-    "no judge": (["--judge", ""], [("flags: judge:", "got ''")]),
-    "a word for a switch": (["--complete=maybe"], [("flags: --complete", "maybe")]),
-    "unknown flag": (["--label", "1"], [("flags: --label:", "did you mean --labels;")]),
-    "an unknown device": (["--device", "tpu"], [("flags: device:", "'auto', 'cuda', 'mps' or 'cpu'", "got 'tpu'")]),
-    "nothing to resume": (["--resume", "last"], [("flags: --resume:", "no such flag")]),
+    "no labels": (["--labels", "[]"], [(BOTH + "labels",)]),
+    "no images": (["--per_label", "0"], [("flags: per_label", 1, "'0'")]),
+    "absolute zero": (["--temperature", "0"], [("flags: temperature", 0, "'0'")]),
+    "none to choose from": (["--top_k", "0"], [("flags: top_k", 1, "'0'")]),
+    "a set of nothing": (["--top_p", "0"], [("flags: top_p", 0, "'0'")]),
+    "more than all": (["--top_p", "1.5"], [("flags: top_p", 1, "'1.5'")]),
+    "no batch": (["--batch_size", "0"], [("flags: batch_size", 1, "'0'")]),
+    "no name": (["--checkpoint", ""], [("flags: checkpoint", "''")]),
+    "no judge": (["--judge", ""], [("flags: judge", "''")]),
+    "a word for a switch": (["--complete=maybe"], [("flags: --complete",)]),
+    "unknown flag": (["--label", "1"], [("flags: --label", "--labels")]),
+    "an unknown device": (["--device", "tpu"], [("flags: device", "'auto'", "'cuda'", "'mps'", "'cpu'", "'tpu'")]),
+    "nothing to resume": (["--resume", "last"], [("flags: --resume",)]),
 }
 
 
@@ -509,19 +512,20 @@ def test_a_drawing_that_is_just_right():
 
 def test_a_wrong_setting_of_the_drawing(script):
     Path("c.yaml").write_text("checkpiont: x\nlabels: 3\nper_label: many\n")
-    expected = [("c.yaml: labels:", "list", "got 3"), ("c.yaml: per_label:", "whole number", "got 'many'")]
-    expected += [("c.yaml: checkpiont:", "did you mean checkpoint;")]
+    expected = [("c.yaml: labels", 3), ("c.yaml: per_label", "'many'")]
+    expected += [("c.yaml: checkpiont", "checkpoint")]
     refused(script, "mnist_generator", expected, "--config", "c.yaml")
 
 
 def test_drawing_with_what_is_no_generator(script, models):
-    refused(script, "mnist_generator", [("'nowhere'", "neither", "shipped checkpoints: ")], "--checkpoint", "nowhere")
-    refused(script, "mnist_generator", [("'runs/drawer'", "neither")], "--checkpoint", "runs/drawer")
+    refused(script, "mnist_generator", [("'nowhere'", "checkpoints")], "--checkpoint", "nowhere")
+    refused(script, "mnist_generator", [("'runs/drawer'",)], "--checkpoint", "runs/drawer")
     for other in ("digits", "copier"):
         outcome = script("mnist_generator", "--checkpoint", models[other])
         assert outcome.code == 2
         config = models[other] / "checkpoints" / "best" / "config.yaml"
-        assert any(line.startswith(f"{config}: task: must be 'generation'") for line in outcome.lines), outcome.lines
+        (about_the_task,) = (line for line in outcome.lines if line.startswith(f"{config}: task:"))
+        assert_states(about_the_task, f"{config}: task", "'generation'")
         assert not Path("runs/mnist_generator").exists()
 
 
@@ -530,28 +534,30 @@ def draw(script, expected, checkpoint, *flags):
 
 
 def test_drawing_classes_that_the_model_does_not_know(script, models):
-    draw(script, [("labels: '3' is no class; there are: 9, 7, 1",)], models["odd"], "--labels", "7,3")
-    draw(script, [("labels: '7' is there twice",)], models["odd"], "--labels", "7,1,7")
+    draw(script, [("labels", "'3'", 9, 7, 1)], models["odd"], "--labels", "7,3")
+    draw(script, [("labels", "'7'")], models["odd"], "--labels", "7,1,7")
 
 
 def test_finishing_more_images_than_there_are(script, models):
     flags = ["--complete", "--labels", "7", "--per_label", "200"]
-    draw(script, [("per_label: 200 is more than the ", "test images of 7")], models["odd"], *flags)
+    draw(script, [("per_label", 200, 7)], models["odd"], *flags)
 
 
 def test_a_judge_that_knows_too_little(script, models):
     judge = models["few"]
-    expected = [(f"judge: {judge} knows no 9; it knows 7, 1",)]
+    expected = [("judge", judge, 9, 7, 1)]
     draw(script, expected, models["odd"], "--judge", judge)
-    expected = [(f"judge: {judge} knows no 0, 2, 3, 4, 5, 6, 8, 9; it knows 7, 1",)]
+    expected = [("judge", judge, 0, 2, 3, 4, 5, 6, 8, 9, 7, 1)]
     draw(script, expected, models["drawer"], "--judge", judge)
 
 
 def test_a_judge_that_is_none(script, models):
-    draw(script, [("'nobody'", "neither", "shipped checkpoints: ")], models["drawer"], "--judge", "nobody")
+    draw(script, [("'nobody'", "checkpoints")], models["drawer"], "--judge", "nobody")
     outcome = script("mnist_generator", "--checkpoint", models["drawer"], "--judge", models["odd"])
     assert outcome.code == 2
-    assert any("task: must be 'classification' (got 'generation')" in line for line in outcome.lines)
+    config = models["odd"] / "checkpoints" / "best" / "config.yaml"
+    (about_the_task,) = (line for line in outcome.lines if line.startswith(f"{config}: task:"))
+    assert_states(about_the_task, f"{config}: task", "'classification'", "'generation'")
     assert not Path("runs/mnist_generator").exists()
 
 
@@ -563,21 +569,21 @@ def spoil(run, weights=None):
 
 def test_drawing_and_judging_with_spoilt_weights(script, models):
     judge = spoil(models["digits"])
-    draw(script, [(f"{judge}: ", "another model")], models["drawer"], "--judge", models["digits"])
+    draw(script, [(f"{judge}",)], models["drawer"], "--judge", models["digits"])
     weights = spoil(models["drawer"])
-    draw(script, [(f"{weights}: ", "another model")], models["drawer"])
+    draw(script, [(f"{weights}",)], models["drawer"])
 
 
 # -- evaluation --
 
 WRONG_EVALUATIONS = {
-    "no batch": (["--batch_size", "0"], [("flags: batch_size:", "greater than or equal to 1", "got '0'")]),
-    "no name": (["--checkpoint", ""], [("flags: checkpoint:", "got ''")]),
-    "an unknown device": (["--device", "tpu"], [("flags: device:", "'auto', 'cuda', 'mps' or 'cpu'", "got 'tpu'")]),
-    "unknown flag": (["--checkpoints", "x"], [("flags: --checkpoints:", "did you mean --checkpoint;")]),
-    "nothing to resume": (["--resume", "last"], [("flags: --resume:", "no such flag")]),
-    "an unknown checkpoint": (["--checkpoint", "mnist-cls-fool"], [("'mnist-cls-fool'", "shipped checkpoints: ")]),
-    "a folder of none": (["--checkpoint", "empty"], [("'empty'", "neither a folder with model.safetensors")]),
+    "no batch": (["--batch_size", "0"], [("flags: batch_size", 1, "'0'")]),
+    "no name": (["--checkpoint", ""], [("flags: checkpoint", "''")]),
+    "an unknown device": (["--device", "tpu"], [("flags: device", "'auto'", "'cuda'", "'mps'", "'cpu'", "'tpu'")]),
+    "unknown flag": (["--checkpoints", "x"], [("flags: --checkpoints", "--checkpoint")]),
+    "nothing to resume": (["--resume", "last"], [("flags: --resume",)]),
+    "an unknown checkpoint": (["--checkpoint", "mnist-cls-fool"], [("'mnist-cls-fool'", "checkpoints")]),
+    "a folder of none": (["--checkpoint", "empty"], [("'empty'", "model.safetensors")]),
 }
 
 
@@ -589,12 +595,12 @@ def test_a_wrong_flag_of_the_evaluation(case, script):
     refused(script, "evaluate", expected, "--config", "c.yaml", *flags)
 
 
-KNOWN_TASKS = "must be one of copy, classification, generation"
+KNOWN_TASKS = ("copy", "classification", "generation")
 WRONG_TASKS = {
-    "none": (GONE, "got null"),
-    "unknown": ("segmentation", "got 'segmentation'"),
-    "a list": (["copy"], "got ['copy']"),
-    "a mapping": ({"copy": 1}, "got {'copy': 1}"),
+    "none": (GONE, None),
+    "unknown": ("segmentation", "'segmentation'"),
+    "a list": (["copy"], ["copy"]),
+    "a mapping": ({"copy": 1}, {"copy": 1}),
 }
 
 
@@ -605,7 +611,7 @@ def test_evaluating_a_configuration_without_a_known_task(case, script, models):
     config = yaml.safe_load(path.read_text())
     del config["task"]
     as_yaml(path, config if task is GONE else config | {"task": task})
-    refused(script, "evaluate", [(f"{path}: task: {KNOWN_TASKS}", got)], "--checkpoint", models["digits"])
+    refused(script, "evaluate", [(f"{path}: task", *KNOWN_TASKS, got)], "--checkpoint", models["digits"])
 
 
 def test_evaluating_a_configuration_with_the_wrong_task(script, models):
@@ -614,20 +620,20 @@ def test_evaluating_a_configuration_with_the_wrong_task(script, models):
     before = files_below(".")
     outcome = script("evaluate", "--checkpoint", models["digits"])
     assert outcome.code == 2 and outcome.out == ""
-    assert any(line.startswith(f"{path}: data.patch_size: no such setting") for line in outcome.lines)
-    assert all(line.startswith(f"{path}: ") for line in outcome.lines)
+    assert any(line.startswith(f"{path}: data.patch_size: ") for line in outcome.lines)
+    assert all(line.startswith(f"{path}") for line in outcome.lines)
     assert files_below(".") == before
 
 
 def test_evaluating_weights_alone(script, models):
     Path("lonely").mkdir()
     shutil.copy(models["digits"] / "checkpoints" / "best" / "model.safetensors", "lonely")
-    refused(script, "evaluate", [("lonely/config.yaml: ", "no such file")], "--checkpoint", "lonely")
+    refused(script, "evaluate", [("lonely/config.yaml",)], "--checkpoint", "lonely")
 
 
 def test_evaluating_spoilt_weights(script, models):
     weights = spoil(models["digits"])
-    refused(script, "evaluate", [(f"{weights}: ", "another model")], "--checkpoint", models["digits"])
+    refused(script, "evaluate", [(f"{weights}",)], "--checkpoint", models["digits"])
 
 
 def test_what_can_be_evaluated_is_before_the_others_are_complained_about(script, models):

@@ -6,7 +6,7 @@ from urllib.error import URLError
 
 import pytest
 import yaml
-from tiny_scripts import assert_refused, files_below, tiny_classifier, tiny_generator
+from tiny_scripts import assert_refused, assert_states, files_below, tiny_classifier, tiny_generator
 from torchvision.datasets import mnist
 
 import dl_proj.experiments.images.data
@@ -64,38 +64,38 @@ def places(name):
 SHIFTS = {
     "unknown checkpoint": (
         "--checkpoints digits,nothing --max_shift 1",
-        [("'nothing' is neither a folder", "nor a run", "shipped checkpoints: ", "mnist-cls-full")],
+        [("'nothing'", "checkpoints")],
     ),
-    "no checkpoint": ("--checkpoints []", [(places("shift_test.yaml") + "checkpoints is empty", "one at least")]),
+    "no checkpoint": ("--checkpoints []", [(places("shift_test.yaml") + "checkpoints",)]),
     "no label": (
         "--checkpoints digits --labels []",
-        [(places("shift_test.yaml") + "labels is empty", "one at least")],
+        [(places("shift_test.yaml") + "labels",)],
     ),
     "neither": (
         "--checkpoints [] --labels []",
-        [(places("shift_test.yaml") + "checkpoints is",), (places("shift_test.yaml") + "labels is",)],
+        [(places("shift_test.yaml") + "checkpoints",), (places("shift_test.yaml") + "labels",)],
     ),
-    "a nameless checkpoint": ('--checkpoints ["digits",""]', [("flags: checkpoints.1:", "at least 1 character", "''")]),
+    "a nameless checkpoint": ('--checkpoints ["digits",""]', [("flags: checkpoints.1", 1, "''")]),
     "unknown label": (
         "--checkpoints two,digits --labels 1,eleven",
-        [("labels: two: 'eleven' is no class; there are: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9",)],
+        [("labels: two: 'eleven'", 0, 1, 2, 3, 4, 5, 6, 7, 8, 9)],
     ),
-    "a label twice": ("--checkpoints digits --labels 1,3,1", [("labels: digits: '1' is there twice",)]),
+    "a label twice": ("--checkpoints digits --labels 1,3,1", [("labels: digits: '1'",)]),
     "a label that a model was not trained on": (
         "--checkpoints digits,two --labels 1,0,3 --max_shift 1",
-        [("labels: two does not know 0, 3; its classes: 7, 1",)],
+        [("labels: two", 0, 3, 7, 1)],
     ),
-    "no shift": ("--checkpoints digits --max_shift 0", [("flags: max_shift:", "greater than or equal to 1", "'0'")]),
+    "no shift": ("--checkpoints digits --max_shift 0", [("flags: max_shift", 1, "'0'")]),
     "missing files": (
         "--checkpoints digits,mnist --data_root none --max_shift 1",
-        [("data.root: MNIST is not in none/MNIST/raw",), ("data.dataset: without a network take digits",)],
+        [("data.root: MNIST", "none/MNIST/raw"), ("data.dataset: without",)],
     ),
-    "a missing folder": ("--checkpoints folder", [("data.root: gone/train must be a folder",)]),
+    "a missing folder": ("--checkpoints folder", [("data.root: gone/train",)]),
     "a missing folder elsewhere": (
         "--checkpoints folder --data_root none",
-        [("data.root: none/train must be a folder",)],
+        [("data.root: none/train",)],
     ),
-    "unknown setting": ("--checkpoints digits --max_shifts 2", [("flags: --max_shifts: no such flag, did you mean",)]),
+    "unknown setting": ("--checkpoints digits --max_shifts 2", [("flags: --max_shifts: no",)]),
 }
 
 
@@ -112,10 +112,7 @@ def test_a_shift_for_which_no_image_has_room(labels, refused):
     images = [image for image, label in zip(pixels, numbers.tolist(), strict=True) if label in some]
     inked = [image.any(0).any(0).nonzero().flatten().tolist() for image in images]
     widest = max(min(min(columns), 7 - max(columns)) for columns in inked)
-    complaint = (
-        f"max_shift: none of the {len(images)} test images of digits with these labels has {widest + 1} empty",
-        f"the most that any has is {widest}",
-    )
+    complaint = ("max_shift", len(images), "digits", widest + 1, widest)
     refused("shift_test", f"--checkpoints digits --labels {labels} --max_shift {widest + 1}", [complaint])
 
 
@@ -129,7 +126,8 @@ def test_a_checkpoint_that_is_no_classifier(name, task, script):
     outcome = script("shift_test", "--checkpoints", f"digits,{name}", "--max_shift", 1, "--device", "cpu")
     assert outcome.code == 2
     (line,) = (line for line in outcome.lines if f"{name}/config.yaml: task:" in line)
-    assert line.endswith(f"must be 'classification' (got '{task}')")
+    place = line.partition(": ")[0] + ": task"
+    assert_states(line, place, "'classification'", repr(task))
     assert not Path("runs").exists()
 
 
@@ -142,81 +140,81 @@ PRESET = places("perf_study.yaml")
 STUDIES = {
     "odd features": (
         "--approximation.n_features 4,7,8",
-        [(PRESET + "approximation: n_features [4, 7, 8] must be even",)],
+        [(PRESET + "approximation: n_features", [4, 7, 8])],
     ),
     "no features": (
         "--approximation.n_features [] --equivariance.n_features []",
         [
-            (PRESET + "approximation: n_features [] must be even",),
-            (PRESET + "equivariance: n_features [] must be multiples of 4",),
+            (PRESET + "approximation: n_features", []),
+            (PRESET + "equivariance: n_features", [], 4),
         ],
     ),
     "a number that is no multiple of four": (
         "--equivariance.n_features 8,10",
-        [(PRESET + "equivariance: n_features [8, 10] must be multiples of 4",)],
+        [(PRESET + "equivariance: n_features", [8, 10], 4)],
     ),
     "negative features": (
         "--approximation.n_features 4,-2",
-        [("flags: approximation.n_features.1:", "greater than or equal to 1", "-2")],
+        [("flags: approximation.n_features.1", 1, -2)],
     ),
     "heads that do not divide": (
         "--equivariance.dim 10 --equivariance.heads 3 --equivariance.n_features 6",
         [
-            (PRESET + "equivariance: dim 10 is not divisible by heads 3",),
-            (PRESET + "equivariance: n_features [6] must be multiples of 4",),
+            (PRESET + "equivariance: dim", 10, "heads", 3),
+            (PRESET + "equivariance: n_features", [6], 4),
         ],
     ),
-    "one head": ("--equivariance.heads 1", [("flags: equivariance.heads:", "greater than or equal to 2", "'1'")]),
+    "one head": ("--equivariance.heads 1", [("flags: equivariance.heads", 2, "'1'")]),
     "one sample": (
         "--equivariance.samples 1 --approximation.samples 1",
         [
-            ("flags: approximation.samples:", "greater than or equal to 2", "'1'"),
-            ("flags: equivariance.samples:", "greater than or equal to 2", "'1'"),
+            ("flags: approximation.samples", 2, "'1'"),
+            ("flags: equivariance.samples", 2, "'1'"),
         ],
     ),
     "no scale": (
         "--approximation.scale 0 --equivariance.scale 0",
-        [("flags: approximation.scale:", "greater than 0"), ("flags: equivariance.scale:", "greater than 0")],
+        [("flags: approximation.scale", 0), ("flags: equivariance.scale", 0)],
     ),
-    "no study": ("--studies []", [(PRESET + "studies is empty", "one at least")]),
+    "no study": ("--studies []", [(PRESET + "studies",)]),
     "unknown study": (
         "--studies speed",
-        [("flags: studies.0:", "'approximation', 'equivariance', 'reconstruction', 'length',", "'speed'")],
+        [("flags: studies.0", "'approximation'", "'equivariance'", "'reconstruction'", "'length'", "'speed'")],
     ),
-    "a study twice": ("--studies depth,length,depth", [(PRESET + "studies: depth is there twice",)]),
+    "a study twice": ("--studies depth,length,depth", [(PRESET + "studies: depth",)]),
     "no variant": (
         "--length.variants [] --model.variants []",
-        [(PRESET + "length.variants is empty",), (PRESET + "model.variants is empty",)],
+        [(PRESET + "length.variants",), (PRESET + "model.variants",)],
     ),
     "lists without points": (
         "--reconstruction.rounds [] --linformer.ranks [] --depth.depths [] --model.architectures []",
         [
-            (PRESET + f"{name} is empty, needs one at least",)
+            (PRESET + name,)
             for name in (*("reconstruction: rounds", "linformer: ranks", "depth: depths", "model: architectures"),)
         ],
     ),
     "points twice": (
         "--reconstruction.bucket_sizes 8,16,8 --length.lengths 512,512",
         [
-            (PRESET + "reconstruction: bucket_sizes: 8 is there twice",),
-            (PRESET + "length: lengths: 512 is there twice",),
+            (PRESET + "reconstruction: bucket_sizes: 8",),
+            (PRESET + "length: lengths: 512",),
         ],
     ),
     "a bucket larger than the sequence": (
         "--reconstruction.length 64 --reconstruction.bucket_sizes 64,65",
-        [(PRESET + "reconstruction: bucket_sizes: 65 is larger than length 64; with 64",)],
+        [(PRESET + "reconstruction: bucket_sizes: 65", 64, 64)],
     ),
     "sizes that do not divide": (
         "--length.lengths 512,1000 --length.heads 3 --depth.tokens 100",
         [
-            (PRESET + "length: dim 256 is not divisible by heads 3",),
-            (PRESET + "length: tokens 16384 is not a multiple of length 1000",),
-            (PRESET + "depth: tokens 100 is not a multiple of length 1024",),
+            (PRESET + "length: dim", 256, "heads", 3),
+            (PRESET + "length: tokens", 16384, 1000),
+            (PRESET + "depth: tokens", 100, 1024),
         ],
     ),
     "a rank for no length": (
         "--linformer.lengths 64,128 --linformer.ranks 64,65",
-        [(PRESET + "linformer: ranks: 65 is more than half of the longest sequence, 128 tokens",)],
+        [(PRESET + "linformer: ranks: 65", 128)],
     ),
     "variants of the wrong kind, direction and size": (
         "--length.lengths 64,128 --length.variants "
@@ -228,10 +226,10 @@ STUDIES = {
             {"label": "e", "attention": {"kind": "linformer", "rank": 64}},
         ),
         [
-            (PRESET + "length: variants: a: attention.kind: linformer mixes all positions",),
-            (PRESET + "length: variants: b: attention.kind: causal_linformer looks back alone",),
-            (PRESET + "length: variants: c: attention.rank 65 is more than the 64 tokens",),
-            (PRESET + "length: variants: d: attention.bucket_size 65 is larger",),
+            (PRESET + "length: variants: a: attention.kind: linformer",),
+            (PRESET + "length: variants: b: attention.kind: causal_linformer",),
+            (PRESET + "length: variants: c: attention.rank", 65, 64),
+            (PRESET + "length: variants: d: attention.bucket_size", 65),
         ],
     ),
     "a variant of no depth": (
@@ -240,18 +238,15 @@ STUDIES = {
             {"label": "a", "attention": {"kind": "lsh", "bucket_size": 1025}},
             {"label": "b", "attention": {"kind": "linformer", "rank": [8, 4]}},
         ),
-        [(PRESET + "depth: variants: a: attention.bucket_size 1025 is larger",)]
-        + [
-            (PRESET + f"depth: variants: b: attention.rank has 2 values, but there are {n} layers (depth)",)
-            for n in (1, 4, 8)
-        ],
+        [(PRESET + "depth: variants: a: attention.bucket_size", 1025)]
+        + [(PRESET + "depth: variants: b: attention.rank", 2, n) for n in (1, 4, 8)],
     ),
     "labels": (
         "--depth.variants "
         + variants(FULL, FULL, {"label": "long", "attention": {"kind": "full"}, "max_length": 1000}),
         [
-            (PRESET + "depth: variants: full is there twice",),
-            (PRESET + "depth: variants: long: max_length 1000 leaves out all lengths [1024]",),
+            (PRESET + "depth: variants: full",),
+            (PRESET + "depth: variants: long: max_length", 1000, [1024]),
         ],
     ),
     "settings of a variant": (
@@ -264,14 +259,14 @@ STUDIES = {
             {"label": "c", "attention": {"kind": "lsh", "n_buckets": 3, "attend_across_buckets": True}},
         ),
         [
-            ("flags: depth.variants: a: attention:", "'nothing'", "'full', 'shared_qk', 'lsh'"),
-            ("flags: depth.variants: b: attention.lsh.bucket_size: must be greater than or equal to 1",),
-            ("flags: depth.variants: b: attention.lsh.size: Extra",),
-            ("flags: depth.variants: label: String should have at least 1",),
-            ("flags: depth.variants: casual: Extra",),
-            ("flags: depth.variants: 3: label: Field required",),
-            ("flags: depth.variants: c: attention.lsh: n_buckets 3 must be 1 or even",),
-            ("flags: depth.variants: c: attention.lsh: attend_across_buckets: true needs rule: chunk",),
+            ("flags: depth.variants: a: attention", "'nothing'", "'full'", "'shared_qk'", "'lsh'"),
+            ("flags: depth.variants: b: attention.lsh.bucket_size", 1),
+            ("flags: depth.variants: b: attention.lsh.size",),
+            ("flags: depth.variants: label", 1),
+            ("flags: depth.variants: casual",),
+            ("flags: depth.variants: 3: label",),
+            ("flags: depth.variants: c: attention.lsh: n_buckets", 3, 1),
+            ("flags: depth.variants: c: attention.lsh: attend_across_buckets", True, "rule", "chunk"),
         ],
     ),
     "no list of variants": ("--depth.variants 3", [("flags: depth.variants",)]),
@@ -283,14 +278,14 @@ STUDIES = {
             {"label": "c", "cross_attention": {"kind": "linformer", "rank": 65}},
         ),
         [
-            (PRESET + "model: variants: a: encoder_attention.kind: causal_linformer looks back",),
-            (PRESET + "model: variants: b: decoder_attention.kind: linformer mixes all",),
-            (PRESET + "model: variants: c: cross_attention.rank 65 is more than the 64 tokens",),
+            (PRESET + "model: variants: a: encoder_attention.kind: causal_linformer",),
+            (PRESET + "model: variants: b: decoder_attention.kind: linformer",),
+            (PRESET + "model: variants: c: cross_attention.rank", 65, 64),
         ],
     ),
     "what cannot attend across": (
         "--model.variants " + variants({"label": "a", "cross_attention": {"kind": "lsh"}}),
-        [("flags: model.variants: a: cross_attention.kind: lsh cannot attend to another sequence",)],
+        [("flags: model.variants: a: cross_attention.kind: lsh",)],
     ),
 }
 
@@ -302,8 +297,8 @@ def test_an_encoder_alone_has_no_mistakes_of_a_decoder(refused):
         {"label": "b", "encoder_attention": {"kind": "causal_linformer"}},
     )
     flags = "--model.architectures encoder_only --model.variants " + made
-    complaint = "model: variants: b: encoder_attention.kind: causal_linformer looks back"
-    refused("performance_studies", flags, [(PRESET + complaint,)])
+    complaint = "model: variants: b: encoder_attention.kind"
+    refused("performance_studies", flags, [(PRESET + complaint, "causal_linformer")])
 
 
 @pytest.mark.parametrize("case", STUDIES)

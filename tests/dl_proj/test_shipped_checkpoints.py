@@ -12,11 +12,11 @@ from dl_proj.checkpoint_folder import SHIPPED, config_path, find_checkpoint, rea
 from dl_proj.cli import CONFIGS
 from dl_proj.experiments.copy.settings import SynthComparisonConfig
 from dl_proj.experiments.copy.train import build_copy_model, copy_dataset
-from dl_proj.experiments.evaluate import KINDS
 from dl_proj.experiments.images.classification.train import build_classification_model
 from dl_proj.experiments.images.data import quantised
 from dl_proj.experiments.images.generation.train import build_generator
 from dl_proj.experiments.language.train import build_configured
+from dl_proj.experiments.registry import EXPERIMENT_TYPES
 from dl_proj.experiments.translation.train import build_configured as build_translator
 from dl_proj.experiments.translation.train import saved_beside
 from dl_proj.settings.load import differences, load_config, read_yaml
@@ -51,7 +51,7 @@ def of(*tasks):
 
 
 def configured(name):
-    return read_config(KINDS[TASKS[name]].schema, SHIPPED / name)
+    return read_config(EXPERIMENT_TYPES[TASKS[name]].schema, SHIPPED / name)
 
 
 def figures(name):

@@ -3,7 +3,10 @@
 import contextlib
 import copy
 import itertools
+import json
+import re
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -12,43 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-import cls_train
-import evaluate
-import generation_train
-import import_reformer
-import lm_generate
-import lm_train
-import mnist_generator
-import performance_studies
-import shift_test
-import sweep
-import synth_models_comparison
-import synth_train
-import translate
-import translation_evaluate
-import translation_train
-from dl_proj.cli import run_script
-
-SCRIPTS = {
-    module.__name__: module
-    for module in (
-        synth_train,
-        synth_models_comparison,
-        cls_train,
-        generation_train,
-        mnist_generator,
-        evaluate,
-        shift_test,
-        performance_studies,
-        lm_train,
-        lm_generate,
-        sweep,
-        import_reformer,
-        translation_train,
-        translation_evaluate,
-        translate,
-    )
-}
+from dl_proj.commands import run_script
 
 TINY = {
     "experiment_name": "tiny",
@@ -179,7 +146,7 @@ def call(name, *flags, captured=None):
     """Run a script as its last lines do; gives its exit code and, with a capture fixture, what it printed."""
     with mock.patch.object(sys, "argv", [f"{name}.py", *map(str, flags)]):
         try:
-            run_script(SCRIPTS[name].main)
+            run_script(name)
             code = 0
         except SystemExit as end:
             code = end.code or 0
@@ -188,13 +155,39 @@ def call(name, *flags, captured=None):
 
 
 def assert_refused(outcome, expected):
-    """``expected``: for each line of stderr its beginning, and whatever else it must say."""
+    """Exit code 2 and one line for each mistake, in order. The wording is free, what it states is not.
+
+    Args:
+        outcome: what ``call`` returned.
+        expected: for each line what ``assert_states`` takes: where the mistake is, and facts.
+    """
     assert outcome.code == 2, outcome
     assert len(outcome.lines) == len(expected), outcome.lines
-    for line, (start, *parts) in zip(outcome.lines, expected, strict=True):
-        assert line.startswith(start), line
-        assert all(part in line for part in parts), line
+    for line, mistake in zip(outcome.lines, expected, strict=True):
+        assert_states(line, *mistake)
     assert outcome.out == "", outcome
+
+
+def assert_states(line, place, *facts):
+    """A complaint begins with its place, states the facts, and says in words of its own what is allowed.
+
+    Args:
+        line: of stderr.
+        place: file or flags, and the key, as in "c.yaml: model.dim".
+        facts: values that came, bounds, names of settings and what they can be; a fact given twice is stated twice.
+            Strings are single words, so that no test depends on a sentence.
+    """
+    words = [json.dumps(fact) if fact is None or isinstance(fact, bool) else str(fact) for fact in facts]
+    assert place.removesuffix(": ").split(": ")[-1].count(" ") < 2, f"a sentence in a test: {place}"
+    assert not any(isinstance(fact, str) and " " in fact for fact in facts), f"a sentence in a test: {facts}"
+    place = place.removesuffix(": ")
+    rest = line.removeprefix(place)
+    assert rest != line and not re.match(r"[\w-]|\.\w", rest), f"{line!r} does not begin with {place}"
+    for word, times in Counter(words).items():
+        stated = re.findall(rf"(?<![\w.]){re.escape(word)}(?!\w|\.\d)", rest)
+        assert len(stated) >= times, f"{line!r} does not state {word}"
+    own_words = re.findall(r"[A-Za-z]{2,}", re.sub(r"\(got .*\)$", "", rest))
+    assert len(own_words) > 1, f"{line!r} does not say what is allowed"
 
 
 def saved_tensors(run):
@@ -202,25 +195,6 @@ def saved_tensors(run):
     last = load_file(run / "checkpoints/last/state.safetensors")
     best = load_file(run / "checkpoints/best/model.safetensors")
     return {**last, **{f"best.{name}": tensor for name, tensor in best.items()}}
-
-
-def run_with_three_stops(script, name, task, monkeypatch):
-    """Train by c.yaml, interrupted in the second update, between two saves and in the last but one, and resumed."""
-    measure, calls = task.measure, []
-
-    def interrupted(self, model, batch):
-        calls.append(model.training)
-        if calls.count(True) in (4, 13, 21):
-            calls.append(True)
-            raise KeyboardInterrupt
-        return measure(self, model, batch)
-
-    monkeypatch.setattr(task, "measure", interrupted)
-    ends = [script(name, "--config", "c.yaml")]
-    while ends[-1].code == 130:
-        assert ends[-1].lines[-1] == "interrupted; --resume last continues from the last saved state"
-        ends.append(script(name, "--config", "c.yaml", "--resume", "last"))
-    assert [end.code for end in ends] == [130, 130, 130, 0]
 
 
 @contextlib.contextmanager

@@ -91,17 +91,17 @@ def tiny_trainer(
     pace = Pace(**{"total_steps": 12, "batch_size": 3, "eval_batch_size": 4, "eval_every": 5, "log_every": 1} | pace)
     model = tiny_model() if model is None else model
     return Trainer(
-        start(device, precision),
         model,
         objective or Squares(),
         build_optimizer(model, optimizer, lr=0.02) if isinstance(optimizer, str) else optimizer(model),
         schedule=schedule or constant(),
         train_data=train_data or Points(21),  # seven batches: an update may straddle two epochs
-        val_data=val_data or Points(7),
+        val_data=Points(7) if val_data is None else val_data,
         run=RunDirectory(Path(folder)),
         monitor=monitor or Monitor("val/loss"),
         pace=pace,
         seed=5,
+        accelerator=start(device, precision),
     )
 
 

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from my_transformers import FullAttention, LocalAttention, reference
+from my_transformers import FullAttention, LocalAttention, MultiHeadAttention, reference
 
 
 def near(n: int, chunk: int, back: int, ahead: int) -> torch.Tensor:
@@ -126,3 +126,13 @@ def test_keys_of_another_length_are_refused(causal: bool) -> None:
     q, k, v = torch.randn(1, 1, 5, 4), torch.randn(1, 1, 9, 4), torch.randn(1, 1, 9, 4)
     with pytest.raises(ValueError, match="5 queries and 9 keys; for a context use FullAttention"):
         LocalAttention(causal=causal)(q, k, v)
+
+
+def test_steps_under_autocast() -> None:
+    """The cache has the weights' dtype, what comes is half as wide."""
+    layer = MultiHeadAttention(LocalAttention(chunk_size=4, causal=True), dim=16, heads=2).eval()
+    x = torch.randn(2, 30, 16)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        cache = layer.new_cache(2, 30)
+        found = torch.cat([layer.step(part, cache) for part in x.split([11, 1, 1, 17], dim=1)], dim=1)
+        torch.testing.assert_close(found, layer(x), rtol=0, atol=0.02)

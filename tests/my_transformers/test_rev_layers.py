@@ -117,14 +117,33 @@ def test_shared_layers_and_frozen_parameters() -> None:
             torch.testing.assert_close(a, b)
 
 
-def test_weights_changed_between_forward_and_backward_are_refused() -> None:
-    """Backward would recompute with the new ones; torch refuses the same in a plain stack."""
+@pytest.mark.parametrize("changed", ["weight", "frozen weight", "mask"])
+def test_what_is_changed_between_forward_and_backward_is_refused(changed: str) -> None:
+    """Backward would recompute with the new values; torch refuses changed weights in a plain stack too."""
     stack = ReversibleStack(layers(2), dim=16)
-    out = stack(torch.randn(2, 8, 16))
+    weight = stack.layers[0].feed_forward.expand.weight.requires_grad_(changed != "frozen weight")
+    mask = torch.ones(2, 8, dtype=torch.bool)
+    out = stack(torch.randn(2, 8, 16), mask=mask)
     with torch.no_grad():
-        stack.layers[0].feed_forward.expand.weight.add_(1)
+        (mask if changed == "mask" else weight).mul_(False)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         out.sum().backward()
+
+
+def test_backward_runs_in_the_mode_of_forward() -> None:
+    """Dropout and fresh rotations are repeated, though eval() was called since; and it stays called."""
+    stack = ReversibleStack(layers(2, dropout=0.3), dim=16).double().train()
+    x = torch.randn(2, 20, 16, dtype=torch.float64)
+
+    def evaluated(y: Tensor) -> Tensor:
+        out = stack.train()(y)
+        stack.eval()
+        return out
+
+    wanted = run(stack, stack, x, 0)
+    for a, b in zip(run(stack, evaluated, x, 0), wanted, strict=True):
+        assert torch.equal(a, b)
+    assert not any(module.training for module in stack.modules())
 
 
 def test_second_derivatives_are_refused() -> None:
@@ -238,6 +257,7 @@ def _worker(rank: int, port: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: object) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -16,6 +16,7 @@ from dl_proj.models.attention_settings import AttentionConfig, LSHConfig, Shared
 from dl_proj.models.generation import AutoregressiveModel
 from dl_proj.pictures import save_figure
 from dl_proj.settings.errors import ConfigError
+from dl_proj.tables import Row
 from my_custom_ai.custom_train import evaluate, load_weights, start
 from my_custom_ai.custom_train.data import evaluation_batches
 from my_custom_ai.utils.files import write_text
@@ -43,7 +44,7 @@ def compare(config: SynthComparisonConfig) -> None:
     accelerator = start(config.device)
     models = [_load(own, folder / "model.safetensors") for folder, own in zip(folders, trained, strict=True)]
     ways = ["full", *(f"LSH-{r}" for r in config.eval_rounds)]
-    rows = []
+    rows: list[Row] = []
     with tqdm(total=len(folders) * len(ways), unit="evaluation", desc="comparison") as bar:
         for name, own, model in zip(config.checkpoints, trained, models, strict=True):
             scores = {}
@@ -104,7 +105,7 @@ def _accuracy(
     return 100 * evaluate(model.to(accelerator.device), objective, batches, accelerator)["accuracy"]
 
 
-def render_table(rows: list[dict], ways: list[str]) -> str:
+def render_table(rows: list[Row], ways: list[str]) -> str:
     """Ours, with the paper's figure for the same row and column in brackets."""
     header = ["trained", "length", *(f"eval {way}" for way in ways)]
     lines = [[row["trained"], str(row["length"]), *(_cell(row, way) for way in ways)] for row in rows]
@@ -114,16 +115,16 @@ def render_table(rows: list[dict], ways: list[str]) -> str:
     return "\n".join(table)
 
 
-def _paper(row: dict, way: str) -> float | None:
+def _paper(row: Row, way: str) -> float | None:
     return PAPER.get(row["trained"], {}).get(way)
 
 
-def _cell(row: dict, way: str) -> str:
+def _cell(row: Row, way: str) -> str:
     paper = _paper(row, way)
     return f"{row[way]:.2f} ({paper:.1f})" if paper is not None else f"{row[way]:.2f}"
 
 
-def _write_csv(rows: list[dict], ways: list[str], path: Path) -> None:
+def _write_csv(rows: list[Row], ways: list[str], path: Path) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["checkpoint", "trained", "length", "evaluated", "accuracy", "paper"])
@@ -135,7 +136,7 @@ def _write_csv(rows: list[dict], ways: list[str], path: Path) -> None:
     write_text(path, text.getvalue())
 
 
-def _draw(rows: list[dict], ways: list[str], path: Path) -> None:
+def _draw(rows: list[Row], ways: list[str], path: Path) -> None:
     """The table as a heatmap."""
     figure = Figure(figsize=(1.6 + 1.3 * len(ways), 1.4 + 0.7 * len(rows)), layout="constrained")
     panel = figure.add_subplot()

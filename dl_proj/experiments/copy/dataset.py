@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 Split = Literal["train", "val", "test"]
 
 SOS = 0  # the start symbol; words are made of 1 to vocab_size - 1
-_SPLIT_OF_HASH: tuple[Split, ...] = ("val", "test", *["train"] * 8)
+_SPLIT_OF_HASH: tuple[Split, ...] = ("val", "test", *("train",) * 8)
 
 
 class CopyDataset(Dataset[Tensor]):

@@ -5,11 +5,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from dl_proj.experiments.settings import ExperimentConfig, MonitorMode
+from dl_proj.experiments.settings import ExperimentConfig, MonitorMode, TrainConfig
 from dl_proj.models.attention_settings import LSHConfig
 from dl_proj.models.settings import StackConfig
 from dl_proj.settings.base import Strict
-from my_custom_ai.custom_train.devices import DeviceName
+from my_custom_ai.custom_train.names import DeviceName
 
 
 class CopyDataConfig(Strict):
@@ -55,6 +55,8 @@ class SynthTrainConfig(ExperimentConfig):
     """the copy task"""
     model: StackConfig = StackConfig()
     """the model"""
+    train: TrainConfig
+    """the pace of training"""
 
     def mistakes(self) -> list[str]:
         """See Strict."""

@@ -3,7 +3,7 @@
 import torch
 from torch.utils.data import default_collate
 
-from dl_proj.experiments.copy.dataset import CopyDataset
+from dl_proj.experiments.copy.dataset import CopyDataset, Split
 from dl_proj.experiments.copy.objective import CopyObjective
 from dl_proj.experiments.copy.settings import CopyDataConfig, SynthTrainConfig
 from dl_proj.experiments.experiment import Experiment, add_figures, train_and_test
@@ -21,7 +21,7 @@ def build_copy_model(config: SynthTrainConfig) -> AutoregressiveModel:
     return build_autoregressive(config.model, vocab_size=config.data.vocab_size, max_len=length, seed=config.seed)
 
 
-def copy_dataset(data: CopyDataConfig, split: str, size: int, seed: int) -> CopyDataset:
+def copy_dataset(data: CopyDataConfig, split: Split, size: int, seed: int) -> CopyDataset:
     """A split of the copy task; only training sequences may be fresh each epoch."""
     return CopyDataset(
         split,
@@ -48,12 +48,12 @@ def copy_experiment(config: SynthTrainConfig) -> Experiment:
 
 def train_to_copy(config: SynthTrainConfig, resume: RunDirectory | None = None) -> None:
     """Train, test, and let the model copy some test words by itself."""
-    experiment = copy_experiment(config)
+    experiment, objective = copy_experiment(config), CopyObjective(config.data.length)
     trainer = train_and_test(config, experiment, config.model.dim, resume)
     if trainer.accelerator.is_main_process and _can_decode(config):
         some = [experiment.test_data[i] for i in range(min(_GENERATED, config.data.n_test))]
         batch = default_collate(some).to(trainer.accelerator.device)
-        accuracy = experiment.objective.generated_accuracy(trainer.accelerator.unwrap_model(trainer.model), batch)
+        accuracy = objective.generated_accuracy(trainer.accelerator.unwrap_model(trainer.model), batch)
         add_figures(trainer.run, {"test/generated_accuracy": accuracy})
         print(f"copied by itself, token by token: {accuracy:.4%} of the symbols of {len(some)} test words")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from PIL.ImageFile import ImageFile
 from torch import Tensor
 from torchvision import datasets
 from torchvision.transforms.v2 import functional as pictures
@@ -105,7 +106,8 @@ def _find(folder: Path, classes: tuple[str, ...], chosen: tuple[str, ...]) -> _F
 
 def _files_of_class(folder: Path) -> tuple[list[Path], Counter[str]]:
     """The pictures at any depth, and what else there is, by suffix."""
-    paths, skipped = [], Counter()
+    paths: list[Path] = []
+    skipped: Counter[str] = Counter()
     for path in sorted(folder.rglob("*")):
         if any(map(is_system, path.relative_to(folder).parts)):
             continue
@@ -150,7 +152,7 @@ def _read_picture(path: Path, side: int, greyscale: bool) -> Tensor:
     return pictures.pil_to_tensor(pictures.center_crop(small, [side, side]))
 
 
-def _in_8_bits(file: Image.Image) -> Image.Image:
+def _in_8_bits(file: ImageFile) -> Image.Image:
     """A picture, turned upright; grey of more than 8 bits becomes L, or LA if a value of it is transparent.
 
     Pillow's own conversion cuts 16-bit values off at 255, and floats to whole numbers.
@@ -190,7 +192,7 @@ def _tag(file: Image.Image, number: int) -> int | None:
     return value[0] if isinstance(value, tuple) else value
 
 
-def _spread_transparent_value(file: Image.Image) -> None:
+def _spread_transparent_value(file: ImageFile) -> None:
     """Pillow gives a PNG's pixels 8 bits, but leaves the value that means transparent as it was."""
     if file.format != "PNG" or "transparency" not in file.info or not file.tile:
         return

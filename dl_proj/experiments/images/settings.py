@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from dl_proj.experiments.images.sources import IMAGE_SETS, ImageSetName, chosen_classes
-from dl_proj.experiments.settings import ExperimentConfig
+from dl_proj.experiments.settings import ExperimentConfig, TrainConfig
 from dl_proj.models.patches import patches_a_side, sequence_length
 from dl_proj.settings.base import Strict, null_is_none
 
@@ -154,6 +154,8 @@ class ImageTrainConfig(ExperimentConfig):
 
     data: ImageDataConfig
     """the images"""
+    train: TrainConfig
+    """the pace of training"""
 
     def mistakes(self) -> list[str]:
         """See Strict."""

@@ -4,9 +4,10 @@ import abc
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -21,8 +22,8 @@ from dl_proj.experiments.language.data_settings import (
     TokenizerConfig,
     WordPieceConfig,
 )
-from dl_proj.experiments.language.sources import Corpus, Span, enwik8_corpus, files_corpus, wikitext_corpus
-from dl_proj.settings.errors import ConfigError
+from dl_proj.experiments.language.sources import Corpus, Span, Split, enwik8_corpus, files_corpus, wikitext_corpus
+from dl_proj.settings.errors import ConfigError, reason
 from dl_proj.text.tokenizers import SubwordTokenizer, Tokenizer, load_tokenizer, train_bpe, train_wordpiece
 from my_custom_ai.utils.files import write_once
 
@@ -174,7 +175,7 @@ def load_text(config: TextDataConfig, *, seed: int, ahead: int = 1, saved_tokeni
         tokenizer = _tokenizer(config, name, corpus["train"], saved_tokenizer)
         files = {split: _token_file(config, f"{name}-{split}", spans, tokenizer) for split, spans in corpus.items()}
     except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise ConfigError(f"data: {error.filename}: {error.strerror.lower()}") from None
+        raise ConfigError(f"data: {error.filename}: {reason(error)}") from None
     _check_lengths(files, config, ahead)
     window, stride = config.window, config.eval_stride or config.window
     if config.sampling == "random":
@@ -188,6 +189,7 @@ def load_text(config: TextDataConfig, *, seed: int, ahead: int = 1, saved_tokeni
 def _corpus(config: TextDataConfig) -> tuple[Corpus, str]:
     """The text, and a name for files made of it."""
     if config.source == "files":
+        assert config.path is not None  # which the settings refuse
         corpus = files_corpus(config.path, val_share=config.val_share, test_share=config.test_share)
         return corpus, config.path.resolve().stem
     if config.source == "enwik8":
@@ -281,7 +283,7 @@ def _batches(lines: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _progress(what: str, spans: list[Span]) -> tqdm:
+def _progress(what: str, spans: list[Span]) -> "tqdm[NoReturn]":
     total = sum(map(len, spans))
     return tqdm(desc=what, total=total, unit="B", unit_scale=True, delay=1, dynamic_ncols=True, leave=False)
 
@@ -292,7 +294,7 @@ def _key(spans: list[Span], *others: str) -> str:
     return hashlib.sha256(json.dumps([parts, others]).encode()).hexdigest()[:12]
 
 
-def _check_lengths(files: dict[str, TokenFile], config: TextDataConfig, ahead: int) -> None:
+def _check_lengths(files: Mapping[Split, TokenFile], config: TextDataConfig, ahead: int) -> None:
     lines = []
     for split, file in files.items():
         if file.length >= config.window + ahead:

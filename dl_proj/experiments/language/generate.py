@@ -30,6 +30,7 @@ def continue_text(config: ContinueTextConfig) -> None:
     _check_length(len(prompt), config.length, trained.data.window)
     accelerator = start(config.device)
     model = build_configured(trained, tokenizer)
+    assert isinstance(model, AutoregressiveModel)  # as all that are causal
     load_weights(folder / "model.safetensors", model)
     model.to(accelerator.device).eval()
     given = torch.tensor(prompt, device=accelerator.device)
@@ -61,7 +62,7 @@ def continuation(
     uniform = torch.rand(1, config.length, dtype=torch.float64, generator=generator).to(prompt.device)
     choose = sampler(uniform, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
     new = model.stream(prompt.unsqueeze(0), config.length, choose=choose)
-    return tokenizer.decode_stream(token.item() for token in new)
+    return tokenizer.decode_stream(int(token) for token in new)
 
 
 def _cannot_continue(trained: LanguageTrainConfig) -> list[str]:

@@ -8,6 +8,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -27,12 +28,15 @@ from dl_proj.text.tokenizers import Tokenizer, load_tokenizer
 from my_custom_ai.custom_train.checkpoint import save_weights, unwrapped
 from my_custom_ai.utils.files import write_text
 
+Settings = dict[str, Any]
+"""A configuration file's, by name."""
+
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"  # in its place where the weights are in several files
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")  # a name without a folder
 _NO_BYTES = 2  # symbols before the bytes where there are 258: token = byte + 2 (google/reformer-enwik8)
 _KEY_EPSILON = 1e-6  # that they add to the mean square of a query before it becomes a key
-_DEFAULTS = {  # of settings that a file may leave out
+_DEFAULTS: Settings = {  # of settings that a file may leave out
     "architectures": None,
     "axial_pos_embds": True,
     "chunk_size_feed_forward": 0,
@@ -128,7 +132,7 @@ def _download(source: str, name: str) -> Path | None:
         raise unreachable from None
 
 
-def read_settings(path: Path) -> dict:
+def read_settings(path: Path) -> Settings:
     """A config.json, with what it may leave out.
 
     Raises:
@@ -137,7 +141,7 @@ def read_settings(path: Path) -> dict:
     return _DEFAULTS | _read_mapping(path)
 
 
-def _read_mapping(path: Path) -> dict:
+def _read_mapping(path: Path) -> Settings:
     try:
         settings = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
@@ -202,7 +206,7 @@ def _symbols_left_out(theirs: int, tokenizer: Tokenizer, ours: LanguageTrainConf
     return theirs - own
 
 
-def _our_config(config: ImportReformerConfig, theirs: dict) -> LanguageTrainConfig:
+def _our_config(config: ImportReformerConfig, theirs: Settings) -> LanguageTrainConfig:
     if mistakes := unsupported(theirs):
         raise ConfigError(*(f"{config.source}: config.json: {line}" for line in mistakes))
     values = {
@@ -219,7 +223,7 @@ def _our_config(config: ImportReformerConfig, theirs: dict) -> LanguageTrainConf
         raise ConfigError(*(line for message in found for line in message.splitlines())) from None
 
 
-def unsupported(theirs: dict) -> list[str]:
+def unsupported(theirs: Settings) -> list[str]:
     """A line for each setting without a counterpart: the key, its value and what is supported."""
     kinds = set(theirs.get("attn_layers") or ())
     if not kinds or kinds - _ATTENTION.keys():
@@ -229,7 +233,11 @@ def unsupported(theirs: dict) -> list[str]:
     if wrong:
         return [f"{key}: {shown(theirs.get(key))}: must be a whole number of 1 at least" for key in wrong]
     causal = theirs["is_decoder"]
-    allowed = {"model_type": ["reformer"], "hidden_act": ["relu", "gelu"], "tie_word_embeddings": [False]}
+    allowed: dict[str, list[Any]] = {
+        "model_type": ["reformer"],
+        "hidden_act": ["relu", "gelu"],
+        "tie_word_embeddings": [False],
+    }
     if "lsh" in kinds:
         allowed |= {"lsh_num_chunks_before": [1], "lsh_num_chunks_after": [0]}
     if "local" in kinds:  # with more, they count a chunk several times in a sequence of fewer chunks
@@ -253,7 +261,7 @@ def unsupported(theirs: dict) -> list[str]:
     return found
 
 
-def translated_settings(theirs: dict) -> dict:
+def translated_settings(theirs: Settings) -> Settings:
     """Their model's settings as those of a LanguageModelConfig."""
     positions = {"kind": "learned"}
     if theirs["axial_pos_embds"]:
@@ -277,12 +285,12 @@ def translated_settings(theirs: dict) -> dict:
     }
 
 
-def _chunks_of_all(theirs: dict) -> int:
+def _chunks_of_all(theirs: Settings) -> int:
     """Tokens to a multiple of which they pad a sequence."""
     return math.lcm(*(theirs[f"{kind}_attn_chunk_length"] for kind in set(theirs["attn_layers"])))
 
 
-def _local(theirs: dict) -> dict:
+def _local(theirs: Settings) -> Settings:
     return {
         "kind": "local",
         "dropout": theirs["local_attention_probs_dropout_prob"],
@@ -293,7 +301,7 @@ def _local(theirs: dict) -> dict:
     }
 
 
-def _lsh(theirs: dict) -> dict:
+def _lsh(theirs: Settings) -> Settings:
     n_buckets = theirs["num_buckets"]
     in_factors = isinstance(n_buckets, list)
     return {
@@ -309,7 +317,7 @@ def _lsh(theirs: dict) -> dict:
     }
 
 
-def translated_weights(tensors: dict[str, Tensor], theirs: dict, max_len: int) -> dict[str, Tensor]:
+def translated_weights(tensors: dict[str, Tensor], theirs: Settings, max_len: int) -> dict[str, Tensor]:
     """Their weights by our names, in float32 or better; with a hash_seed also the rotations that it means on a CPU.
 
     The bias of the logits is a part of the model, although version 5 of their library leaves it out; where a file also
@@ -336,7 +344,7 @@ def translated_weights(tensors: dict[str, Tensor], theirs: dict, max_len: int) -
     return found
 
 
-def _outside(tensors: dict[str, Tensor], theirs: dict, max_len: int) -> dict[str, Tensor]:
+def _outside(tensors: dict[str, Tensor], theirs: Settings, max_len: int) -> dict[str, Tensor]:
     """All but the layers."""
     names = {
         "embedding.weight": "reformer.embeddings.word_embeddings.weight",
@@ -375,7 +383,7 @@ def _layer(tensors: dict[str, Tensor], i: int, kind: str) -> dict[str, Tensor]:
     return found | {"attention.to_heads.weight": torch.cat(projections)}
 
 
-def _rotations(theirs: dict) -> Tensor:
+def _rotations(theirs: Settings) -> Tensor:
     """(h, r, d, directions), as they draw them in each forward after setting the global seed."""
     sizes = [theirs[key] for key in ("num_attention_heads", "attention_head_size", "num_hashes")]
     generator = torch.Generator().manual_seed(theirs["hash_seed"])

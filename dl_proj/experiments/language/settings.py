@@ -5,10 +5,10 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from dl_proj.experiments.language.data_settings import TextDataConfig, WordPieceConfig
-from dl_proj.experiments.settings import ExperimentConfig, MonitorMode
+from dl_proj.experiments.settings import ExperimentConfig, MonitorMode, TrainConfig
 from dl_proj.models.settings import LanguageModelConfig
 from dl_proj.settings.base import Strict
-from my_custom_ai.custom_train.devices import DeviceName
+from my_custom_ai.custom_train.names import DeviceName
 
 
 class CausalConfig(Strict):
@@ -45,6 +45,8 @@ class LanguageTrainConfig(ExperimentConfig):
     """the text"""
     model: LanguageModelConfig = LanguageModelConfig()
     """the model"""
+    train: TrainConfig
+    """the pace of training"""
 
     @property
     def causal(self) -> bool:

@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 from urllib.request import urlopen
@@ -15,8 +16,7 @@ from urllib.request import urlopen
 from tqdm import tqdm
 
 from dl_proj.settings.errors import ConfigError
-from dl_proj.text.encodings import OtherEncoding, text_start
-from dl_proj.text.tokenizers import NotUTF8, text_lines
+from dl_proj.text.encodings import NotUTF8, OtherEncoding, text_lines, text_start
 from my_custom_ai.utils.files import write_once
 
 TextSource = Literal["files", "enwik8", "wikitext2", "wikitext103"]
@@ -136,7 +136,7 @@ def wikitext_corpus(source: TextSource, root: Path) -> Corpus:
     corpus: Corpus = {}
     for split in _SPLITS:
         file = root / source / f"{split}.txt"
-        write_once(file, lambda part, split=split, file=file: _write_wikitext(source, split, part, file))
+        write_once(file, partial(_write_wikitext, source=source, split=split, file=file))
         corpus[split] = [Span(file, 0, file.stat().st_size)]
     return corpus
 
@@ -184,7 +184,7 @@ def _unpack_enwik8(archive: Path, part: Path) -> None:
         )
 
 
-def _write_wikitext(source: TextSource, split: Split, part: Path, file: Path) -> None:
+def _write_wikitext(part: Path, source: TextSource, split: Split, file: Path) -> None:
     import datasets  # takes seconds to import
 
     hub = logging.getLogger("huggingface_hub")

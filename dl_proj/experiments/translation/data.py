@@ -25,7 +25,7 @@ from dl_proj.experiments.translation.sentences import (
     load_tokenizers,
 )
 from dl_proj.experiments.translation.sources import RawPairs, open_arrow, write_arrow
-from dl_proj.settings.errors import ConfigError
+from dl_proj.settings.errors import ConfigError, reason
 from my_custom_ai.utils.files import write_once
 
 _SPLIT_NAMES: dict[Split, str] = {"train": "training", "val": "validation", "test": "test"}
@@ -148,7 +148,7 @@ def load_pairs(config: PairsConfig, *, seed: int, saved: PairTokenizers | None =
             for split, pairs in corpus.items()
         }
     except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise ConfigError(f"data: {error.filename}: {error.strerror.lower()}") from None
+        raise ConfigError(f"data: {error.filename}: {reason(error)}") from None
     nothing = [
         f"data: no {_SPLIT_NAMES[split]} pairs are left; {_left_out(part.counts, config)}"
         for split, part in parts.items()
@@ -176,14 +176,15 @@ def _tokenizers(config: PairsConfig, train: RawPairs) -> PairTokenizers:
     settings = config.tokenizer
     if settings.paths:
         return load_tokenizers(settings.paths, joint=settings.joint)
-    paths = []
-    for sides in [(0, 1)] if settings.joint else [(0,), (1,)]:
-        languages = "-".join(train.columns[side] for side in sides)
-        name = f"{train.name}-{languages}-bpe{settings.vocab_size}-{train.key}.json"
-        paths.append(
-            write_once(config.root / "tokens" / name, lambda part, sides=sides: _learn(part, config, train, sides))
-        )
-    return load_tokenizers(paths, joint=settings.joint)
+    sides: list[tuple[int, ...]] = [(0, 1)] if settings.joint else [(0,), (1,)]
+    return load_tokenizers((_learnt(config, train, some) for some in sides), joint=settings.joint)
+
+
+def _learnt(config: PairsConfig, train: RawPairs, sides: tuple[int, ...]) -> Path:
+    """The file of a tokenizer of one side or both, made if it is not there."""
+    languages = "-".join(train.columns[side] for side in sides)
+    name = f"{train.name}-{languages}-bpe{config.tokenizer.vocab_size}-{train.key}.json"
+    return write_once(config.root / "tokens" / name, lambda part: _learn(part, config, train, sides))
 
 
 def _learn(part: Path, config: PairsConfig, train: RawPairs, sides: tuple[int, ...]) -> None:

@@ -59,7 +59,7 @@ def corpus_scores(hypotheses: Sequence[str], references: Sequence[str], tokenize
 
     Each with the signature that says what was computed.
     """
-    figures = {}
+    figures: dict[str, object] = {}
     for name, metric in (("BLEU", BLEU(tokenize=tokenizer)), ("chrF", CHRF())):
         figures[name] = round(metric.corpus_score(list(hypotheses), [list(references)]).score, 4)
         figures[f"{name} signature"] = metric.get_signature().format()
@@ -67,10 +67,11 @@ def corpus_scores(hypotheses: Sequence[str], references: Sequence[str], tokenize
 
 
 def _test_set(config: TranslationEvaluateConfig, trained: TranslationTrainConfig) -> Sentences:
-    where = "source_file, reference_file" if config.source_file else f"data.corpus.{config.split}"
-    if config.source_file is None:
+    if config.source_file is None or config.reference_file is None:  # which are given together
+        where = f"data.corpus.{config.split}"
         pairs = raw_pairs(trained.data, config.split, seed=trained.seed)
     else:
+        where = "source_file, reference_file"
         files = (config.source_file, config.reference_file)
         pairs = line_pairs(where, files, ("source", "reference"), trained.data.root / "pairs")
     if not len(pairs):
@@ -83,19 +84,21 @@ def _likelihood(translator: Translator, test: Sentences, batch_size: int) -> dic
     objective, meter = PairObjective(translator.tokenizers.target), Meter()
     ends = (translator.tokenizers.source.boundary, translator.tokenizers.target.boundary)
     pairs = _fitting(translator, test, ends)
-    left_out = {"pairs without a perplexity": len(test.sources) - len(pairs)}
+    left_out = len(test.sources) - len(pairs)
     if not pairs:
-        return {"perplexity": None, "bits per byte": None} | left_out
+        return {"perplexity": None, "bits per byte": None, "pairs without a perplexity": left_out}
     with torch.no_grad():
         for first in range(0, len(pairs), batch_size):
             sources, targets = zip(*pairs[first : first + batch_size], strict=True)
             batch = (*padded(sources, ends[0]), *padded(targets, ends[1]))
-            meter.add(objective.measure(translator.model, tuple(part.to(translator.device) for part in batch)))
+            source, source_mask, target, target_mask = (part.to(translator.device) for part in batch)
+            meter.add(objective.measure(translator.model, (source, source_mask, target, target_mask)))
     figures = all_figures(objective, meter.means())
     return {
         "perplexity": round(figures["perplexity"], 4),
         "bits per byte": round(figures["bits_per_byte"], 4),
-    } | left_out
+        "pairs without a perplexity": left_out,
+    }
 
 
 def _fitting(translator: Translator, test: Sentences, ends: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:

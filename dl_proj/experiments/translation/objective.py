@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dl_proj.experiments.translation.sentences import SentenceTokenizer
 from dl_proj.models.beam_search import beam_search
+from dl_proj.models.translation import EncoderDecoderModel
 from my_custom_ai.utils.meters import Ratio
 
 PairBatch = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -103,6 +104,7 @@ class TranslationObjective(PairObjective):
         """What BLEU counts: n-grams that the reference has too, and lengths, in words."""
         source, source_mask, target, target_mask = batch
         max_len = longest_targets(source_mask, self._max_length)
+        assert isinstance(model, EncoderDecoderModel)  # an evaluation is given the model itself, not wrapped
         best = beam_search(model, source, source_mask, boundary=self._tokenizer.boundary, max_len=max_len, beam_size=1)
         hypotheses = [self._tokenizer.decode(hypothesis.tokens) for hypothesis in best]
         references = [

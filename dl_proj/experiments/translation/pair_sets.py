@@ -8,7 +8,7 @@ import numpy as np
 from dl_proj.experiments.language.sources import Split
 from dl_proj.experiments.translation.data_settings import CsvPairsConfig, HubPairsConfig, LinePairsConfig, PairsConfig
 from dl_proj.experiments.translation.sources import RawPairs, csv_pairs, hub_pairs, line_pairs, parquet_pairs
-from dl_proj.settings.errors import ConfigError
+from dl_proj.settings.errors import ConfigError, reason
 from my_custom_ai.utils.files import write_once
 
 _PARTS: tuple[Split, ...] = ("train", "val", "test")
@@ -31,7 +31,7 @@ def raw_pairs(config: PairsConfig, split: Split, *, seed: int) -> RawPairs:
             return _share(_all_pairs(config, "train"), held_out, split, seed, config.root / "pairs")
         return _all_pairs(config, split)
     except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise ConfigError(f"data: {error.filename}: {error.strerror.lower()}") from None
+        raise ConfigError(f"data: {error.filename}: {reason(error)}") from None
 
 
 def _all_pairs(config: PairsConfig, split: Split) -> RawPairs:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dl_proj.settings.errors import ConfigError
+from dl_proj.settings.errors import ConfigError, reason
 from dl_proj.text.tokenizers import SubwordTokenizer, load_tokenizer, train_bpe
 
 
@@ -117,6 +117,6 @@ def _load(path: Path) -> SentenceTokenizer:
     try:
         return SentenceTokenizer(load_tokenizer(path))
     except OSError as error:
-        raise ConfigError(f"data.tokenizer: {path}: {error.strerror.lower()}") from None
+        raise ConfigError(f"data.tokenizer: {path}: {reason(error)}") from None
     except ValueError as error:
         raise ConfigError(f"data.tokenizer: {path} is no tokenizer of sentences ({error})") from None

@@ -9,7 +9,7 @@ from dl_proj.experiments.settings import ExperimentConfig, MonitorMode, Translat
 from dl_proj.experiments.translation.data_settings import PairsConfig
 from dl_proj.models.settings import EncoderDecoderConfig
 from dl_proj.settings.base import Strict
-from my_custom_ai.custom_train.devices import DeviceName
+from my_custom_ai.custom_train.names import DeviceName
 
 
 class TranslationTrainConfig(ExperimentConfig):

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -54,7 +54,8 @@ class RawPairs:
         """Some sources and their targets at a time."""
         for start in range(0, len(self), _ROWS):
             rows = self.rows[start : start + _ROWS]
-            yield tuple([text or "" for text in rows[column]] for column in self.columns)
+            sources, targets = ([text or "" for text in rows[column]] for column in self.columns)
+            yield sources, targets
 
 
 def line_pairs(where: str, files: tuple[Path, Path], languages: tuple[str, str], folder: Path) -> RawPairs:
@@ -218,7 +219,7 @@ def file_key(paths: Iterable[Path], *others: str) -> str:
     return hashlib.sha256(json.dumps([parts, others]).encode()).hexdigest()[:12]
 
 
-def write_arrow(part: Path, schema: pa.Schema, batches: Iterable[tuple[list, ...]]) -> None:
+def write_arrow(part: Path, schema: pa.Schema, batches: Iterable[tuple[list[Any], ...]]) -> None:
     """A file of columns, of which a batch is held at a time."""
     with part.open("wb") as file, pa.ipc.new_stream(file, schema) as writer:
         for batch in batches:

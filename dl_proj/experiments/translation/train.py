@@ -43,9 +43,14 @@ def translation_experiment(config: TranslationTrainConfig, saved: Path | None = 
     objective = TranslationObjective(
         pairs.tokenizers.target, label_smoothing=config.label_smoothing, max_length=config.data.max_length
     )
-    model = build_configured(config, pairs.tokenizers)
-    splits = {"train_data": pairs.train, "val_data": pairs.val, "test_data": pairs.test}
-    return Experiment(model, objective, **splits, tokenizer=pairs.tokenizers)
+    return Experiment(
+        build_configured(config, pairs.tokenizers),
+        objective,
+        train_data=pairs.train,
+        val_data=pairs.val,
+        test_data=pairs.test,
+        tokenizer=pairs.tokenizers,
+    )
 
 
 def train_translator(config: TranslationTrainConfig, resume: RunDirectory | None = None) -> None:

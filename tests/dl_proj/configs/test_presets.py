@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
+from unittest import mock
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from dl_proj.checkpoint_folder import SHIPPED
 from dl_proj.cli import CONFIGS
 from dl_proj.experiments.copy.settings import SynthComparisonConfig, SynthTrainConfig
 from dl_proj.experiments.copy.train import build_copy_model, copy_dataset
+from dl_proj.experiments.evaluate import evaluate_checkpoints
 from dl_proj.experiments.evaluate_settings import EvaluateConfig
 from dl_proj.experiments.images.classification.objective import ClassificationObjective
 from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
@@ -341,8 +343,13 @@ def test_what_is_translated_with_is_trained_by_some_file():
 
 
 def test_what_is_evaluated_are_the_shipped_models():
+    """From any folder."""
     for path in of(EvaluateConfig):
-        assert CONFIGS.parents[1] / load_config(EvaluateConfig, path).checkpoint == SHIPPED
+        assert load_config(EvaluateConfig, path).checkpoint is None
+    measured = []
+    with mock.patch("dl_proj.experiments.evaluate._measure", lambda name, folder, *_: measured.append(folder) or {}):
+        evaluate_checkpoints(EvaluateConfig())
+    assert measured == sorted(path.parent for path in SHIPPED.glob("*/model.safetensors"))
 
 
 STACKS = [

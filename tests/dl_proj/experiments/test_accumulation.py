@@ -17,8 +17,7 @@ from dl_proj.experiments.language.settings import LanguageTrainConfig
 from dl_proj.experiments.language.train import language_experiment
 from dl_proj.experiments.translation.settings import TranslationTrainConfig
 from dl_proj.experiments.translation.train import translation_experiment
-from my_custom_ai.custom_train import Monitor, Pace, RunDirectory, Trainer, start
-from my_custom_ai.custom_train.schedules import constant
+from my_custom_ai.custom_train import Pace, RunDirectory, Trainer, start
 
 PLAIN = {"model.dropout": 0.0, "model.attention": {"kind": "full"}}
 SMOOTHED = {"model.dropout": 0.0, "label_smoothing": 0.1}
@@ -72,17 +71,14 @@ def trained(name, batch_size, accumulate):
     before = {key: value.clone() for key, value in model.state_dict().items()}
     task = Watched(experiment.objective)
     Trainer(
-        start("cpu"),
         model,
         task,
         torch.optim.SGD(model.parameters(), lr=0.1),
-        schedule=constant(),
         train_data=First(experiment.train_data, 6),
         val_data=First(experiment.val_data, 1),
         run=RunDirectory(Path(f"run_{batch_size}")),
-        monitor=Monitor("val/loss"),
         pace=Pace(total_steps=2, eval_batch_size=1, batch_size=batch_size, accumulate=accumulate),
-        seed=0,
+        accelerator=start("cpu"),
     ).fit()
     return model.state_dict(), before, task.counts
 

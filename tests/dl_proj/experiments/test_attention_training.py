@@ -65,6 +65,7 @@ def assert_decodes_step_by_step(model, prompt, length, **labels):
     assert torch.equal(model.generate(prompt, length, **labels), tokens[:, prompt.shape[1] :])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reversible", ["false", "true"])
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_every_kind_trains_by_its_flag(name, kind, reversible, script):

@@ -33,11 +33,11 @@ def handed_over(monkeypatch):
     begun = {}
     begin = dl_proj.experiments.experiment.start
 
-    def start(device, precision):
-        begun.update(device=device, precision=precision)
+    def start(device, precision, matmul_precision):
+        begun.update(device=device, precision=precision, matmul_precision=matmul_precision)
         return begin("cpu", "no")
 
-    def stop(accelerator, model, task, optimizer, **others):
+    def stop(model, task, optimizer, **others):
         raise Handed(dict(model=model, task=task, optimizer=optimizer, **others))
 
     monkeypatch.setattr(dl_proj.experiments.experiment, "start", start)
@@ -94,6 +94,7 @@ FIELDS = {
         "save_every": (9, {}, pace("save_every"), 9),
         "log_every": (9, {}, pace("log_every"), 9),
         "precision": ("bf16", {}, lambda h: h["start"]["precision"], "bf16"),
+        "matmul_precision": ("high", {}, lambda h: h["start"]["matmul_precision"], "high"),
         "device": ("auto", {}, lambda h: h["start"]["device"], "auto"),
         "num_workers": (2, {}, pace("num_workers"), 2),
         "trackers": ([], {}, pace("trackers"), ()),
@@ -138,13 +139,13 @@ def test_the_seed_decides_the_initial_weights_and_the_hashes(handed_over):
 
 def test_each_setting_of_the_data_reaches_the_datasets(handed_over, monkeypatch):
     seen = {}
-    train = copy_training.train
+    train_and_test = copy_training.train_and_test
 
     def watch(config, experiment, dim, resume):
         seen["experiment"] = experiment
-        return train(config, experiment, dim, resume)
+        return train_and_test(config, experiment, dim, resume)
 
-    monkeypatch.setattr(copy_training, "train", watch)
+    monkeypatch.setattr(copy_training, "train_and_test", watch)
     values = {
         "vocab_size": 9,
         "length": 15,

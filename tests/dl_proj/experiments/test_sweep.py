@@ -156,6 +156,7 @@ def test_what_is_finished_is_not_trained_again(script, calls):
     assert (OUT / "sweep.csv").read_text() == before
 
 
+@pytest.mark.slow
 def test_interrupted_and_continued_is_as_never_stopped(script, monkeypatch):
     """In the middle of a variant, before its first saved state, and after its training but before its end."""
     assert swept(script).code == 0
@@ -257,6 +258,7 @@ TRAININGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TRAININGS)
 def test_other_trainings_can_be_swept(task, script):
     Path("text.txt").write_text(TEXT)
@@ -272,53 +274,53 @@ def test_other_trainings_can_be_swept(task, script):
 def test_a_preset_is_found_from_anywhere(script):
     """By its name; what it says of the data is checked when the training starts."""
     changes = {"base": "lm_books.yaml", "variants": {"a": {}}, "common": {"data.path": "nowhere"}}
-    assert_refused(swept(script, changes), [("data.path: nowhere is not there",)])
+    assert_refused(swept(script, changes), [("data.path: nowhere",)])
 
 
 # changes to the sweep, flags, what each line says
 MISTAKES = {
-    "no such base": ({"base": "none.yaml"}, [], [("none.yaml: no such file",)]),
-    "neither variants nor values": ({"variants": {}}, [], [("sweep.yaml: needs variants or values",)]),
-    "variants and values": ({"values": {"seed": [1]}}, [], [("sweep.yaml: needs variants or values",)]),
+    "no such base": ({"base": "none.yaml"}, [], [("none.yaml",)]),
+    "neither variants nor values": ({"variants": {}}, [], [("sweep.yaml", "variants", "values")]),
+    "variants and values": ({"values": {"seed": [1]}}, [], [("sweep.yaml", "variants", "values")]),
     "a value that is no list": (
         {"variants": {}, "values": {"seed": 1}},
         [],
-        [("sweep.yaml: values.seed:", "list", "got 1")],
+        [("sweep.yaml: values.seed", 1)],
     ),
-    "no values": ({"variants": {}, "values": {"seed": []}}, [], [("sweep.yaml: values.seed:", "at least 1")]),
+    "no values": ({"variants": {}, "values": {"seed": []}}, [], [("sweep.yaml: values.seed", 1)]),
     "one name for two": (
         {"variants": {}, "values": {"train.log_every": [1], "model.dim": [16, "16"]}},
         [],
-        [("sweep.yaml: values: two combinations have one name",)],
+        [("sweep.yaml: values", "name")],
     ),
     "a name that is no folder's": (
         {"variants": {"a/b": {}}},
         [],
-        [("sweep.yaml: variants: the name 'a/b' must begin with a letter",)],
+        [("sweep.yaml: variants", "'a/b'")],
     ),
     "the sweep's own settings": (
         {"variants": {"a": {"experiment_name": "b"}}, "common": {"runs_dir": "x"}},
         [],
-        [("sweep.yaml: common: runs_dir is the sweep's",), ("sweep.yaml: variants.a: experiment_name is the sweep's",)],
+        [("sweep.yaml: common: runs_dir",), ("sweep.yaml: variants.a: experiment_name",)],
     ),
     "an unknown variant": (
         {},
         ["--only", "plain,narrow"],
-        [("sweep.yaml and flags: only: there is no variant 'narrow'", "plain, hashed, wide")],
+        [("sweep.yaml and flags: only", "'narrow'", "plain", "hashed", "wide")],
     ),
     "an unknown metric": (
         {"metric": "val/bits_per_byte"},
         [],
-        [("metric 'val/bits_per_byte' is unknown, must be val/loss or val/accuracy",)],
+        [("metric", "'val/bits_per_byte'", "val/loss", "val/accuracy")],
     ),
-    "an unknown task": ({"common": {"task": "poetry"}}, [], [("base.yaml: task: must be one of copy, ", "'poetry'")]),
+    "an unknown task": ({"common": {"task": "poetry"}}, [], [("base.yaml: task", "copy", "'poetry'")]),
     "mistakes of variants": (
         {"variants": {"a": {"model.dimm": 3}, "b": {"model.heads": 3}, "c": {"seed.x": 1}}},
         [],
         [
-            ("variant a: model.dimm:", "did you mean dim"),
-            ("base.yaml and variant b: model: dim 16", "heads 3"),
-            ("base.yaml and variant c: seed:", "whole number"),
+            ("variant a: model.dimm", "dim"),
+            ("base.yaml and variant b: model", "dim", 16, "heads", 3),
+            ("base.yaml and variant c: seed",),
         ],
     ),
 }
@@ -333,7 +335,7 @@ def test_mistakes_are_found_before_anything_is_trained(case, script):
 
 def test_a_base_without_a_task(script):
     as_yaml("base.yaml", tiny())
-    assert_refused(swept(script), [("base.yaml: task: must be one of copy, ", "got null", "common may give it")])
+    assert_refused(swept(script), [("base.yaml: task", "copy", None, "common")])
     assert swept(script, {"common": {"task": "copy"}}, "--only", "plain").code == 0
 
 
@@ -341,7 +343,7 @@ def test_a_run_of_other_settings_is_not_mixed_in(script):
     assert swept(script, None, "--only", "plain").code == 0
     before = files_below(".")
     outcome = swept(script, {"common": {"optimizer.lr": 0.5}})
-    line = ("out/plain/version_0/config.yaml: optimizer.lr: the run has 0.01, asked for is 0.5;", "another output_dir")
+    line = ("out/plain/version_0/config.yaml: optimizer.lr", 0.01, 0.5, "output_dir")
     assert_refused(outcome, [line])
     assert files_below(".") == before
 

@@ -258,6 +258,7 @@ def smaller(changes=None):
     return as_yaml("small.yaml", changed(changed(config, SMALLER), changes))
 
 
+@pytest.mark.slow
 def test_every_study_leaves_its_files(script, forkserver, monkeypatch):
     figures = {}
 

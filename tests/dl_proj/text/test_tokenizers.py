@@ -12,13 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from dl_proj.text import tokenizers as ours
+from dl_proj.text import encodings
+from dl_proj.text.encodings import NotUTF8, text_lines
 from dl_proj.text.tokenizers import (
-    NotUTF8,
     SubwordTokenizer,
     Tokenizer,
     load_tokenizer,
-    text_lines,
     train_bpe,
     train_wordpiece,
 )
@@ -179,7 +178,7 @@ def test_there_is_a_say_on_every_symbol(tokenizer):
 def test_lines_are_the_text_each_with_its_end(text, limit, more):
     data = text.encode()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ours, "_LINE", limit)
+        patch.setattr(encodings, "_LINE", limit)
         lines = list(text_lines(io.BytesIO(data + b"x" * more), len(data)))
     assert "".join(lines) == text
     assert all("\n" not in line[:-1] for line in lines)
@@ -196,7 +195,7 @@ def test_the_offset_of_what_is_no_text(data, limit):
     except UnicodeDecodeError as error:
         place = error.start
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ours, "_LINE", limit)
+        patch.setattr(encodings, "_LINE", limit)
         try:
             found = None if list(text_lines(io.BytesIO(data), len(data))) or not data else -1
         except NotUTF8 as error:

@@ -19,6 +19,8 @@ from tiny_training import (
 )
 from torch.nn.parallel import DistributedDataParallel
 
+from my_custom_ai.custom_train import evaluation, start
+from my_custom_ai.custom_train import trainer as trainer_module
 from my_custom_ai.utils.meters import Meter, Ratio
 
 pytestmark = pytest.mark.cuda
@@ -66,6 +68,32 @@ def test_half_precision_learns(device, precision):
     losses = [float(row["train/loss"]) for row in rows_of(trainer.run, "train")]
     assert sum(losses[-7:]) < 0.8 * sum(losses[:7])
     assert all(value.dtype == torch.float32 for value in weights(trainer).values())
+
+
+@on_cuda
+def test_batches_come_from_pinned_memory(device, monkeypatch):
+    pinned, send = [], trainer_module.to_device
+
+    def watch(batch, to):
+        pinned.append(all(tensor.is_pinned() for tensor in batch))
+        return send(batch, to)
+
+    monkeypatch.setattr(trainer_module, "to_device", watch)
+    monkeypatch.setattr(evaluation, "to_device", watch)
+    tiny_trainer("run", device=device, total_steps=3, save_every=1).fit()
+    tiny_trainer("run", device=device, total_steps=5).fit()  # begins in the middle of an epoch
+    tried = [pinned.pop(i) for i in (6, 0)]  # two examples, before the first update of each
+    assert tried == [False, False] and pinned and all(pinned)
+
+
+@pytest.mark.parametrize("matmul_precision", ["high", "highest"])
+@on_cuda
+def test_products_are_rounded_to_tf32_only_if_asked_for(device, matmul_precision):
+    start(device, matmul_precision=matmul_precision)
+    a, b = torch.randn(2, 256, 256, dtype=torch.float64).unbind()
+    error = ((a.float().to(device) @ b.float().to(device)).double().cpu() - a @ b).abs().max()
+    start(device)
+    assert (error > 1e-3) == (matmul_precision == "high" and torch.cuda.get_device_capability()[0] >= 8)
 
 
 @on_cuda

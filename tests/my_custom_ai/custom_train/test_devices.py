@@ -1,5 +1,6 @@
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from my_custom_ai.custom_train import SetupError, check_installed, devices, start
 
@@ -40,6 +41,39 @@ def test_auto_takes_the_fastest(only_a_cpu, monkeypatch):
     assert devices.available_devices() == ["cuda", "mps", "cpu"]
 
 
-def test_each_start_is_a_fresh_one():
+def test_each_start_has_the_precision_that_it_was_asked_for():
     for precision in ("bf16", "no", "bf16"):
         assert start("cpu", precision).mixed_precision == precision
+
+
+def test_accelerates_state_is_emptied_only_for_another_precision(monkeypatch):
+    start("cpu", "bf16")
+    emptied = []
+    monkeypatch.setattr(AcceleratorState, "_reset_state", lambda **_: emptied.append(True))
+    assert start("cpu", "bf16").mixed_precision == "bf16"
+    assert not emptied
+    with pytest.raises(ValueError, match="already been initialized"):  # accelerate's own, as nothing was emptied
+        start("cpu", "no")
+    assert emptied == [True]
+
+
+def test_another_device_is_not_ignored(monkeypatch):
+    """accelerate alone would stay on the device of the process's first Accelerator."""
+    start("cpu")
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")
+    monkeypatch.setattr(devices, "available_devices", lambda: ["mps", "cpu"])
+    assert start("mps").device.type == "meta", "read anew"
+    monkeypatch.delenv("ACCELERATE_TORCH_DEVICE")
+    assert start("cpu").device.type == "cpu"
+
+
+@pytest.mark.parametrize("argument", ["device", "precision", "matmul_precision"])
+def test_an_unknown_name_is_refused(argument):
+    with pytest.raises(ValueError, match=rf"^{argument} is 'half', must be one of "):
+        start(**{argument: "half"})
+
+
+def test_products_on_a_cpu_keep_float32_whatever_was_asked_for():
+    torch.set_float32_matmul_precision("medium")
+    start("cpu", matmul_precision="high")
+    assert torch.get_float32_matmul_precision() == "highest"

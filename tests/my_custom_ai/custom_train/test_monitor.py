@@ -73,5 +73,14 @@ def test_a_monitor_with_restored_state_goes_on_as_if_never_stopped(seen, cut):
 
 
 def test_an_unknown_metric_is_named():
-    with pytest.raises(KeyError, match=r"'val/los' is not among val/accuracy, val/loss"):
+    with pytest.raises(ValueError, match=r"'val/los' is not among val/accuracy, val/loss"):
         Monitor("val/los").update({"val/loss": 1.0, "val/accuracy": 0.0})
+
+
+@pytest.mark.parametrize(
+    "settings", [{"mode": "lowest"}, {"patience": 0}, {"min_delta": -0.1}, {"min_delta": math.nan}]
+)
+def test_settings_without_a_meaning_are_refused(settings):
+    (name,) = settings
+    with pytest.raises(ValueError, match=name):
+        Monitor(**settings)

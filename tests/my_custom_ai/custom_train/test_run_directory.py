@@ -56,3 +56,8 @@ def test_figures_complete_the_folder_of_the_best_weights(tmp_path):
     assert json.loads((run.path / "metrics.json").read_text()) == {"test/loss": 0.5}
     assert json.loads((run.best_weights.parent / "metrics.json").read_text()) == {"test/loss": 0.5}
     assert yaml.safe_load((run.best_weights.parent / "config.yaml").read_text()) == {"seed": 1}
+
+
+def test_paths_may_be_strings(tmp_path):
+    run = RunDirectory.create(str(tmp_path), "exp", {})
+    assert RunDirectory.newest(str(tmp_path), "exp").path == RunDirectory(str(run.path)).path == run.path

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 
-from my_custom_ai.custom_train.data import TrainingBatches, evaluation_batches
+from my_custom_ai.custom_train.data import TrainingBatches, evaluation_batches, to_device
 
 
 class Numbers(torch.utils.data.Dataset):
@@ -117,3 +117,34 @@ def test_evaluation_sees_each_example_once(size, world, batch_size):
     shares = [[i for batch in loader for i in batch[:, 1].tolist()] for loader in loaders]
     assert sorted(i for share in shares for i in share) == list(range(size))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        yield from range(10)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TrainingBatches(Stream(), batch_size=2, seed=0), "training data: Stream has no length"),
+        (lambda: evaluation_batches(Stream(), batch_size=2), "evaluation data: Stream has no length"),
+        (lambda: TrainingBatches(Numbers(9), batch_tokens=4, seed=0), "batch_tokens .* Numbers has no attribute sizes"),
+        (lambda: TrainingBatches(Numbers(9), seed=0), "give batch_size or batch_tokens, one of them"),
+    ],
+)
+def test_data_that_cannot_be_drawn_from_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+class Moved:
+    """Keeps how it was sent."""
+
+    def to(self, device, non_blocking):
+        return device.type, non_blocking
+
+
+def test_only_copies_to_cuda_are_not_waited_for():
+    sent = [to_device({"x": [Moved()]}, torch.device(name))["x"][0] for name in ("cpu", "cuda")]
+    assert sent == [("cpu", False), ("cuda", True)]

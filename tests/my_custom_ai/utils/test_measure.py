@@ -177,6 +177,7 @@ def where(*given):
     return os.getpid(), torch.get_num_threads(), given
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own(forkserver):
     torch.set_num_threads(2)
     process, threads, given = in_fresh_process(where, 1, "a")
@@ -185,6 +186,7 @@ def test_a_process_of_its_own(forkserver):
     assert given == (1, "a")
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed(forkserver):
     with pytest.raises(ChildProcessError, match="was killed"):
         in_fresh_process(os._exit, 9)

@@ -162,3 +162,23 @@ def test_a_step_reads_only_its_buckets(n_rounds: int) -> None:
 def test_contradictory_settings_raise(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LSHAttention(**settings)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("padded", [[5], [23], [0, 1, 2], [3, 9, 10, 17]], ids=str)
+@pytest.mark.parametrize("spoilt", [0, 1], ids=["qk", "v"])
+def test_padding_that_is_not_finite_stays_invisible(causal: bool, padded: list[int], spoilt: int) -> None:
+    """Also where a padded token is alone, and gives its own value: the output and both gradients of the others."""
+    attention = LSHAttention(bucket_size=4, n_rounds=2, causal=causal, max_len=24).eval()
+    mask = torch.ones(1, 24, dtype=torch.bool)
+    mask[0, padded] = False
+    clean = [torch.randn(1, 2, 24, 8, dtype=torch.float64) for _ in range(2)]
+    dirty = [x.clone() for x in clean]
+    dirty[spoilt][0, 1, padded, 3] = torch.nan
+    found = []
+    for pair in (clean, dirty):
+        qk, v = (x.requires_grad_() for x in pair)
+        out = attention(qk, v, mask=mask)[:, :, mask[0]]
+        found.append([out, *(g for g in torch.autograd.grad(out.square().sum(), [qk, v]))])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)

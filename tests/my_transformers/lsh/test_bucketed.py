@@ -174,6 +174,7 @@ def test_unit_has_length_one_and_survives_zero() -> None:
     assert torch.equal(unit(torch.zeros(2, 3)), torch.zeros(2, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # opcheck's own
 def test_operators_pass_opcheck(monkeypatch: pytest.MonkeyPatch) -> None:
     """The shapes, strides and aliases that they promise the compiler are true, also where sizes are symbols."""

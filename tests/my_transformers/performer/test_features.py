@@ -10,7 +10,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from my_transformers.performer.features import KERNELS, draw_projection, log_features
+from my_transformers.performer.features import draw_projection, log_features
+from my_transformers.performer.settings import KERNELS
 
 DRAWS = 2000
 FUNCTIONS = {
@@ -136,6 +137,11 @@ def test_features_equal_their_formula(kernel: str) -> None:
         else:
             expected = [FUNCTIONS[kernel](dot) + epsilon for dot in dots]
         assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_missing_projection_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'relu'.*projection"):
+        log_features(torch.randn(2, 4), None, kernel="relu")
 
 
 @pytest.mark.parametrize("kernel", ["softmax", "hyperbolic", "unprojected"])

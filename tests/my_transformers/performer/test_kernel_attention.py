@@ -272,3 +272,19 @@ def test_second_derivatives_of_the_causal_form_are_refused_rather_than_wrong() -
     (gradient,) = torch.autograd.grad(out.square().sum(), qkv[:1], create_graph=True)
     with pytest.raises(RuntimeError, match="second derivatives are not supported"):
         gradient.sum().backward()
+
+
+@pytest.mark.parametrize("spoilt", [0, 1], ids=["query", "key"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_number_that_is_not_finite_is_not_hidden(spoilt: int, value: float) -> None:
+    """Its weights are no smaller than any number, but they are not there: the token's own value is not the output."""
+    log_phi = partial(log_features, projection=draw_projection(16, 8), kernel="softmax", epsilon=0.0)
+    q, k, v = (torch.randn(1, 1, 12, 8) for _ in range(3))
+    clean = causal_kernel_attention(q, k, v, log_phi, log_phi, chunk_size=4)
+    (q, k)[spoilt][0, 0, 8, 3] = value
+    q, k, v = (x.requires_grad_() for x in (q, k, v))
+    out = causal_kernel_attention(q, k, v, log_phi, log_phi, chunk_size=4)
+    assert out[0, 0, 8:].isnan().all(-1).tolist() == ([True] + [False] * 3 if spoilt == 0 else [True] * 4)
+    torch.testing.assert_close(out[:, :, :8], clean[:, :, :8])
+    (grad_v,) = torch.autograd.grad(out[0, 0, 8].sum(), [v])
+    assert not grad_v.isfinite().all()

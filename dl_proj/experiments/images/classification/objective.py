@@ -3,8 +3,9 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from my_custom_ai.custom_train.data import evaluation_batches
 from my_custom_ai.utils.meters import Ratio
 
 
@@ -43,13 +44,13 @@ def randomly_shifted(images: Tensor, most: int) -> Tensor:
 
 @torch.no_grad()
 def confusion_matrix(
-    model: nn.Module, data: Dataset, *, n_classes: int, batch_size: int, device: torch.device
+    model: nn.Module, data: Dataset[tuple[Tensor, Tensor]], *, n_classes: int, batch_size: int, device: torch.device
 ) -> Tensor:
     """How often images of each class (rows) are taken for each class (columns): (n_classes, n_classes) int64."""
     was_training = model.training
     model.eval()
     counts = torch.zeros(n_classes**2, dtype=torch.int64)
-    for images, labels in DataLoader(data, batch_size=batch_size):
+    for images, labels in evaluation_batches(data, batch_size=batch_size):
         said = model(images.to(device)).argmax(-1).cpu()
         counts += torch.bincount(labels * n_classes + said, minlength=n_classes**2)
     model.train(was_training)

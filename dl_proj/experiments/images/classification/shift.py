@@ -17,7 +17,7 @@ from dl_proj.experiments.images.settings import ClassifierDataConfig
 from dl_proj.experiments.images.sources import chosen_classes, classes_of
 from dl_proj.pictures import save_figure
 from dl_proj.settings.errors import ConfigError
-from dl_proj.tables import csv_text, markdown
+from dl_proj.tables import Row, csv_text, markdown
 from my_custom_ai.custom_train import load_weights, start
 from my_custom_ai.utils.files import write_text
 
@@ -118,16 +118,16 @@ def _right(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int, de
     return sum(int((model(some.to(device)).argmax(-1).cpu() == own).sum()) for some, own in batches)
 
 
-def _one_row_a_model(rows: list[dict]) -> list[dict]:
+def _one_row_a_model(rows: list[Row]) -> list[Row]:
     """Accuracies in percent, a column a shift."""
-    table: dict[str, dict] = {}
+    table: dict[str, Row] = {}
     for row in rows:
         start_of_line = {"checkpoint": row["checkpoint"], "images": row["images"]}
         table.setdefault(row["checkpoint"], start_of_line)[f"{row['shift']:+d}"] = f"{100 * row['accuracy']:.1f}"
     return list(table.values())
 
 
-def _draw(rows: list[dict], path: Path) -> None:
+def _draw(rows: list[Row], path: Path) -> None:
     """A curve a model."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     panel = figure.add_subplot()

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from dl_proj.experiments.images.settings import Labels
 from dl_proj.settings.base import Strict
-from my_custom_ai.custom_train.devices import DeviceName
+from my_custom_ai.custom_train.names import DeviceName
 
 
 class ShiftConfig(Strict):

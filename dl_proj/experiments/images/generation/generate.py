@@ -16,7 +16,7 @@ from dl_proj.experiments.images.data import load_configured, quantised, to_pixel
 from dl_proj.experiments.images.generation.draw import draw, draw_grid
 from dl_proj.experiments.images.generation.settings import DrawConfig, GeneratorTrainConfig
 from dl_proj.experiments.images.generation.train import build_generator
-from dl_proj.experiments.images.settings import GeneratorDataConfig
+from dl_proj.experiments.images.settings import ImageDataConfig
 from dl_proj.experiments.images.sources import chosen_classes, classes_of
 from dl_proj.settings.errors import ConfigError
 from my_custom_ai.custom_train import load_weights, start
@@ -54,12 +54,12 @@ def draw_digits(config: DrawConfig) -> None:
         progress=partial(tqdm, desc="drawing", unit="pixel", dynamic_ncols=True),
     )
     if real is None:
-        rows, columns = drawn.unflatten(0, (len(classes), config.per_label)), ()
+        rows = drawn.unflatten(0, (len(classes), config.per_label))
     else:
         pixels = to_pixels(real, trained.data.vocab_size).view_as(drawn)
         pairs = torch.stack((pixels, drawn), dim=1)
         rows = pairs.unflatten(0, (len(classes), config.per_label)).flatten(1, 2)
-        columns = ("real", "finished") * config.per_label
+    columns = () if real is None else ("real", "finished") * config.per_label
     draw_grid(rows, classes, config.output_dir / "grid.png", columns)
     print(f"written: {config.output_dir / 'grid.png'}")
     if config.single_files:
@@ -69,7 +69,7 @@ def draw_digits(config: DrawConfig) -> None:
         print(f"{config.judge} reads {right} of {len(drawn)} images as their label ({right / len(drawn):.1%})")
 
 
-def known_classes(data: GeneratorDataConfig) -> tuple[str, ...]:
+def known_classes(data: ImageDataConfig) -> tuple[str, ...]:
     """Names of the classes that the model was trained on."""
     try:
         return chosen_classes(classes_of(data.dataset, data.root), data.labels)

@@ -10,7 +10,7 @@ from dl_proj.experiments.images.settings import GeneratorDataConfig, ImageTrainC
 from dl_proj.experiments.settings import MonitorMode
 from dl_proj.models.settings import StackConfig
 from dl_proj.settings.base import Strict
-from my_custom_ai.custom_train.devices import DeviceName
+from my_custom_ai.custom_train.names import DeviceName
 
 
 class CrossEntropyConfig(Strict):

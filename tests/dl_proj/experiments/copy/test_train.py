@@ -12,23 +12,13 @@ import yaml
 from matplotlib.image import imread
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_scripts import GONE, files_below, tiny, tiny_yaml
+from tiny_scripts import GONE, tiny, tiny_yaml
 
 from dl_proj.experiments.copy.settings import SynthTrainConfig
 from dl_proj.experiments.copy.train import build_copy_model, copy_dataset
 from dl_proj.settings.load import load_config
 
 RUN = Path("runs/tiny/version_0")
-FILES = {
-    "config.yaml",
-    "metrics.csv",
-    "metrics.json",
-    "curves.png",
-    "checkpoints/last/state.safetensors",
-    "checkpoints/best/model.safetensors",
-    "checkpoints/best/config.yaml",
-    "checkpoints/best/metrics.json",
-}
 
 
 def run_of(script, changes=None, *flags):
@@ -62,14 +52,6 @@ def naive_accuracy(model, sequences):
                 right += said[place - 1] == sequence[place].item()
                 count += 1
     return right / count
-
-
-def test_what_a_run_leaves_behind_and_where(script):
-    run_of(script)
-    events = {file for file in files_below(RUN) if file.startswith("tensorboard/")}
-    assert files_below(RUN) == FILES | events
-    assert len(events) == 1
-    assert files_below(".") == {"c.yaml"} | {str(RUN / file) for file in FILES | events}
 
 
 def test_the_resolved_configuration_loads_as_the_one_that_ran(script):
@@ -188,22 +170,16 @@ CONFIGURATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CONFIGURATIONS)
-def test_every_configuration_trains_and_can_be_resumed(case, script):
+def test_every_configuration_trains(case, script):
     figures = run_of(script, CONFIGURATIONS[case])
-    assert files_below(RUN) >= FILES
     assert figures["steps"] == 3
     assert 0 < figures["test/loss"] < 12
     assert 0 <= figures["test/accuracy"] <= 1
     decodable = "rule: chunk" not in Path("c.yaml").read_text()
     assert ("test/generated_accuracy" in figures) == decodable
     assert all(np.isfinite(float(row["train/loss"])) for row in rows_of() if row["train/loss"])
-    outcome = script("synth_train", "--config", "c.yaml", "--resume", "last")
-    assert outcome.code == 0
-    again = json.loads((RUN / "metrics.json").read_text())
-    assert {name: again[name] for name in figures if name != "seconds"} == {
-        name: value for name, value in figures.items() if name != "seconds"
-    }, "a finished run is tested once more, no step is added"
 
 
 def test_epochs_in_place_of_steps(script):
@@ -248,6 +224,7 @@ def test_early_stopping_by_patience_and_by_target(script):
     assert run_of(script, changes | {"train.monitor": {"target": 100.0}})["steps"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attention", "stack"),
     [

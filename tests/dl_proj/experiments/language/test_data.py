@@ -370,6 +370,7 @@ def kill_in_the_middle(folder):
     load_text(settings_of("books"), seed=0)
 
 
+@pytest.mark.slow
 def test_a_killed_tokenisation_leaves_nothing(forkserver, tmp_path):
     for name in "ab":
         write(f"books/{name}.txt", prose(1000, seed=ord(name)))

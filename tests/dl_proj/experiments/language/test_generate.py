@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_scripts import TEXT, as_yaml, assert_refused, call, one_thread, tiny_language
+from tiny_scripts import TEXT, as_yaml, assert_refused, assert_states, call, one_thread, tiny_language
 
-from dl_proj.checkpoint_folder import TOKENIZER
+from dl_proj.checkpoint_folder import SHIPPED, TOKENIZER
 from dl_proj.experiments.language.data import saved_tokenizer
 from dl_proj.experiments.language.generate import continuation
 from dl_proj.experiments.language.settings import ContinueTextConfig, LanguageTrainConfig
@@ -128,11 +128,11 @@ def test_a_mark_before_a_prompt_is_not_part_of_it(runs, script, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        (b"", ("prompt: standard input is empty",)),
-        (b"\xef\xbb\xbf", ("prompt: standard input is empty",)),
-        (b"ab\xff", ("prompt: standard input is not UTF-8 at byte 2",)),
-        ("caf\u00e9".encode("utf-16"), ("prompt: standard input is UTF-16, must be UTF-8; convert it",)),
-        ("cafe".encode("utf-16-le"), ("prompt: standard input is UTF-16, must be UTF-8; convert it",)),
+        (b"", ("prompt: standard input",)),
+        (b"\xef\xbb\xbf", ("prompt: standard input",)),
+        (b"ab\xff", ("prompt: standard input", "UTF-8", 2)),
+        ("caf\u00e9".encode("utf-16"), ("prompt: standard input", "UTF-16", "UTF-8")),
+        ("cafe".encode("utf-16-le"), ("prompt: standard input", "UTF-16", "UTF-8")),
     ],
 )
 def test_standard_input_that_is_no_prompt(given, line, runs, script, monkeypatch):
@@ -142,29 +142,28 @@ def test_standard_input_that_is_no_prompt(given, line, runs, script, monkeypatch
 
 def test_standard_input_that_is_closed(runs, script, monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
-    assert_refused(
-        started(script, runs["bytes"], "--prompt", "-"), [("prompt: - means standard input, which is closed",)]
-    )
+    assert_refused(started(script, runs["bytes"], "--prompt", "-"), [("prompt", "-")])
 
 
 def test_too_long_says_what_is_possible(runs, script):
-    line = ("length: 5 tokens of the prompt and 13 new ones", "more than the 17", "window 16; length can be 12 at most")
+    line = ("length", 5, 13, 17, 16, 12)
     assert_refused(started(script, runs["bytes"], "--prompt", "12345", "--length", 13), [line])
     text_of(script, runs["bytes"], "--prompt", "12345", "--length", 12)
-    line = ("length: 17 tokens of the prompt and 1 new ones", "shorten the prompt")
+    line = ("length", 17, 1, "prompt")
     assert_refused(started(script, runs["bytes"], "--prompt", "x" * 17, "--length", 1), [line])
     text_of(script, runs["bytes"], "--prompt", "x" * 16, "--length", 1)
 
 
 def test_what_cannot_continue_text(runs, script):
-    for name, parts in {"masked": ("a masked model", "objective: causal"), "chunks": ("rule: chunk",)}.items():
-        assert_refused(started(script, runs[name]), [(f"checkpoint: {runs[name]}: ", *parts)])
+    for name, parts in {"masked": ("masked", "objective", "causal"), "chunks": ("rule", "chunk")}.items():
+        assert_refused(started(script, runs[name]), [(f"checkpoint: {runs[name]}", *parts)])
 
 
 def test_checkpoints_that_are_none(runs, script, tmp_path):
-    assert_refused(started(script, "nowhere"), [("'nowhere' is neither a folder",)])
+    assert_refused(started(script, "nowhere"), [("'nowhere'",)])
     outcome = started(script, "synth-gen-full")
-    assert outcome.code == 2 and "task: must be 'language' (got 'copy')" in outcome.lines[0]
+    assert outcome.code == 2
+    assert_states(outcome.lines[0], f"{SHIPPED}/synth-gen-full/config.yaml: task", "'language'", "'copy'")
 
 
 def test_a_checkpoint_without_its_subwords(runs, script, tmp_path):
@@ -172,7 +171,7 @@ def test_a_checkpoint_without_its_subwords(runs, script, tmp_path):
         if file.name != "tokenizer.json":
             Path("lame").mkdir(exist_ok=True)
             (Path("lame") / file.name).write_bytes(file.read_bytes())
-    assert_refused(started(script, "lame"), [("data.tokenizer: lame/tokenizer.json is not there",)])
+    assert_refused(started(script, "lame"), [("data.tokenizer", "lame/tokenizer.json")])
 
 
 WRONG = {

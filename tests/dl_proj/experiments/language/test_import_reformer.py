@@ -215,9 +215,7 @@ def test_chunks_that_later_tokens_move_continue_nothing(script, text):
     theirs("saved", **BYTES, attn_layers=["local", "lsh", "lsh"])
     assert script("import_reformer", "--source", "saved", *FLAGS).code == 0
     refused = script("lm_generate", "--checkpoint", "made", "--prompt", "12 owls", "--length", "4")
-    assert_refused(
-        refused, [("checkpoint: made: model.attention.kind: transformers_lsh cannot continue text", "kind: lsh")]
-    )
+    assert_refused(refused, [("checkpoint: made: model.attention.kind: transformers_lsh", "kind", "lsh")])
 
 
 def config_with(**changes):
@@ -228,34 +226,31 @@ def config_with(**changes):
 
 
 REFUSED = {
-    "another model": ({"model_type": "bert"}, ["model_type: 'bert': must be 'reformer'"]),
-    "another activation": ({"hidden_act": "silu"}, ["hidden_act: 'silu': must be 'relu' or 'gelu'"]),
-    "a tied head": ({"tie_word_embeddings": True}, ["tie_word_embeddings: true: must be false"]),
-    "more sorted chunks": ({"lsh_num_chunks_before": 2}, ["lsh_num_chunks_before: 2: must be 1"]),
-    "sorted chunks behind": ({"lsh_num_chunks_after": 1}, ["lsh_num_chunks_after: 1: must be 0"]),
-    "more local chunks": ({"local_num_chunks_before": 2}, ["local_num_chunks_before: 2: must be 0 or 1"]),
-    "local chunks to come": ({"local_num_chunks_after": 1}, ["local_num_chunks_after: 1: must be 0"]),
+    "another model": ({"model_type": "bert"}, [("model_type", "'bert'", "'reformer'")]),
+    "another activation": ({"hidden_act": "silu"}, [("hidden_act", "'silu'", "'relu'", "'gelu'")]),
+    "a tied head": ({"tie_word_embeddings": True}, [("tie_word_embeddings", True, False)]),
+    "more sorted chunks": ({"lsh_num_chunks_before": 2}, [("lsh_num_chunks_before", 2, 1)]),
+    "sorted chunks behind": ({"lsh_num_chunks_after": 1}, [("lsh_num_chunks_after", 1, 0)]),
+    "more local chunks": ({"local_num_chunks_before": 2}, [("local_num_chunks_before", 2, 0, 1)]),
+    "local chunks to come": ({"local_num_chunks_after": 1}, [("local_num_chunks_after", 1, 0)]),
     "another head": (
         {"architectures": ["ReformerForQuestionAnswering"]},
-        ["architectures: ['ReformerForQuestionAnswering']: must be ['ReformerModelWithLMHead'] with is_decoder: true"],
+        [("architectures", ["ReformerForQuestionAnswering"], ["ReformerModelWithLMHead"], "is_decoder", True)],
     ),
     "a masked model that is causal": (
         {"is_decoder": False},
-        ["architectures: ['ReformerModelWithLMHead']: must be ['ReformerForMaskedLM'] with is_decoder: false"],
+        [("architectures", ["ReformerModelWithLMHead"], ["ReformerForMaskedLM"], "is_decoder", False)],
     ),
-    "another layer": ({"attn_layers": ["lsh", "global"]}, ["attn_layers: ['lsh', 'global']: must be a list of"]),
-    "no layer": ({"attn_layers": []}, ["attn_layers: []: must be a list of"]),
-    "no buckets": ({"num_buckets": None}, ["num_buckets: null: must be a number, or a list of factors"]),
+    "another layer": ({"attn_layers": ["lsh", "global"]}, [("attn_layers", ["lsh", "global"])]),
+    "no layer": ({"attn_layers": []}, [("attn_layers", [])]),
+    "no buckets": ({"num_buckets": None}, [("num_buckets", None)]),
     "no chunks": (
         {"lsh_attn_chunk_length": None, "local_attn_chunk_length": 0},
-        [
-            "local_attn_chunk_length: 0: must be a whole number of 1 at least",
-            "lsh_attn_chunk_length: null: must be a whole number of 1 at least",
-        ],
+        [("local_attn_chunk_length", 0, 1), ("lsh_attn_chunk_length", None, 1)],
     ),
     "two things": (
         {"hidden_act": "silu", "lsh_num_chunks_after": 1},
-        ["hidden_act: 'silu': must be", "lsh_num_chunks_after: 1: must be"],
+        [("hidden_act", "'silu'"), ("lsh_num_chunks_after", 1, 0)],
     ),
 }
 
@@ -264,7 +259,7 @@ REFUSED = {
 def test_what_has_no_counterpart(case, script, text):
     changes, expected = REFUSED[case]
     config_with(**changes)
-    expected = [(f"saved: config.json: {line}",) for line in expected]
+    expected = [(f"saved: config.json: {key}", *facts) for key, *facts in expected]
     assert_refused(script("import_reformer", "--source", "saved", *FLAGS), expected)
     assert not Path("made").exists()
 
@@ -284,24 +279,22 @@ def test_files_that_are_not_there(script, text, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     outcome = script("import_reformer", "--source", "google/reformer-enwik8", *FLAGS)
-    assert_refused(
-        outcome, [("source: google/reformer-enwik8 is no folder", "hub cannot be reached", "save_pretrained")]
-    )
+    assert_refused(outcome, [("source: google/reformer-enwik8", "hub", "save_pretrained")])
     outcome = script("import_reformer", "--source", "/no/such/folder", *FLAGS)
-    assert_refused(outcome, [("source: /no/such/folder is neither a folder nor a model on the Hugging Face hub",)])
+    assert_refused(outcome, [("source: /no/such/folder", "hub")])
     Path("saved").mkdir()
-    assert_refused(script("import_reformer", "--source", "saved", *FLAGS), [("source: saved has no config.json",)])
+    assert_refused(script("import_reformer", "--source", "saved", *FLAGS), [("source: saved", "config.json")])
     Path("saved/config.json").write_text("{")
-    assert_refused(script("import_reformer", "--source", "saved", *FLAGS), [("saved/config.json: not JSON",)])
+    assert_refused(script("import_reformer", "--source", "saved", *FLAGS), [("saved/config.json", "JSON")])
     config_with()
     outcome = script("import_reformer", "--source", "saved", *FLAGS)
-    assert_refused(outcome, [("source: saved has no model.safetensors",)])
+    assert_refused(outcome, [("source: saved", "model.safetensors")])
     Path("saved/pytorch_model.bin").write_bytes(b"anything")
     outcome = script("import_reformer", "--source", "saved", *FLAGS)
-    assert_refused(outcome, [("source: saved has no model.safetensors; pytorch_model.bin", "never read")])
+    assert_refused(outcome, [("source: saved", "model.safetensors", "pytorch_model.bin")])
     Path("saved/model.safetensors").write_bytes(b"anything else")
     outcome = script("import_reformer", "--source", "saved", *FLAGS)
-    assert_refused(outcome, [("saved/model.safetensors: not a safetensors file",)])
+    assert_refused(outcome, [("saved/model.safetensors", "safetensors")])
 
 
 def test_weights_in_several_files(script, text):
@@ -332,8 +325,8 @@ def test_an_index_that_names_files_elsewhere_is_refused(file, script, text):
     Path("shards/model.safetensors").rename("outside.safetensors")
     indexed({"lm_head.bias": file})
     outcome = script("import_reformer", "--source", "shards", *FLAGS)
-    start = "shards/model.safetensors.index.json: weight_map: lm_head.bias: must be the name of a .safetensors file"
-    assert_refused(outcome, [(start,)])
+    place = "shards/model.safetensors.index.json: weight_map: lm_head.bias"
+    assert_refused(outcome, [(place, ".safetensors")])
     assert not Path("made").exists()
 
 
@@ -341,15 +334,15 @@ def test_an_index_that_is_wrong_is_refused(script, text):
     theirs("shards", **BYTES)
     Path("shards/model.safetensors").rename("shards/model-1.safetensors")
     for index, expected in (
-        ({}, "shards/model.safetensors.index.json: weight_map: must say for each tensor which file holds it"),
-        ({"lm_head.bias": "model-2.safetensors"}, "source: shards has no model-2.safetensors"),
+        ({}, ("shards/model.safetensors.index.json: weight_map",)),
+        ({"lm_head.bias": "model-2.safetensors"}, ("source: shards", "model-2.safetensors")),
         (
             {"lm_head.bias": "model-1.safetensors", "lm_head.tail": "model-1.safetensors"},
-            "source: model-1.safetensors has no 'lm_head.tail', which model.safetensors.index.json says it has",
+            ("source: model-1.safetensors", "'lm_head.tail'", "model.safetensors.index.json"),
         ),
     ):
         indexed(index)
-        assert_refused(script("import_reformer", "--source", "shards", *FLAGS), [(expected,)])
+        assert_refused(script("import_reformer", "--source", "shards", *FLAGS), [expected])
 
 
 def test_shards_on_the_hub(script, text, monkeypatch):
@@ -368,16 +361,16 @@ def test_shards_on_the_hub(script, text, monkeypatch):
     assert script("import_reformer", "--source", "someone/reformer", *FLAGS).code == 0
     Path("shards/model.safetensors.index.json").unlink()
     outcome = script("import_reformer", "--source", "someone/reformer", *FLAGS)
-    assert_refused(outcome, [("source: someone/reformer has no model.safetensors on the hub",)])
+    assert_refused(outcome, [("source: someone/reformer", "model.safetensors", "hub")])
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"lm_head.bias": None}, "source: model.safetensors has no 'lm_head.bias'"),
+        ({"lm_head.bias": None}, ("source: model.safetensors", "'lm_head.bias'")),
         (
             {"reformer.encoder.layer_norm.bias": torch.zeros(5)},
-            "source: model.safetensors is not what config.json says",
+            ("source: model.safetensors", "config.json"),
         ),
     ],
 )
@@ -385,18 +378,18 @@ def test_weights_that_do_not_fit(changes, expected, script, text):
     theirs("saved", **BYTES)
     weights = load_file("saved/model.safetensors") | changes
     save_file({name: tensor for name, tensor in weights.items() if tensor is not None}, "saved/model.safetensors")
-    assert_refused(script("import_reformer", "--source", "saved", *FLAGS), [(expected,)])
+    assert_refused(script("import_reformer", "--source", "saved", *FLAGS), [expected])
 
 
 def test_a_vocabulary_that_is_not_the_texts(script, text):
     theirs("saved", **BYTES | {"vocab_size": 320})
     outcome = script("import_reformer", "--source", "saved", *FLAGS)
-    assert_refused(outcome, [("vocab_size: 320: must be 256 or 258 for data.tokenizer.kind: bytes",)])
+    assert_refused(outcome, [("vocab_size: 320", 256, 258, "data.tokenizer.kind", "bytes")])
     outcome = script("import_reformer", "--source", "saved", *FLAGS, "--data.tokenizer.kind", "bpe")
-    assert_refused(outcome, [("source: saved has no tokenizer.json",)])
+    assert_refused(outcome, [("source: saved", "tokenizer.json")])
     train_bpe(text.splitlines(keepends=True), 300).save(Path("saved/tokenizer.json"))
     outcome = script("import_reformer", "--source", "saved", *FLAGS, "--data.tokenizer.kind", "bpe")
-    assert_refused(outcome, [("vocab_size: 320: must be 300 for data.tokenizer.kind: bpe",)])
+    assert_refused(outcome, [("vocab_size: 320", 300, "data.tokenizer.kind", "bpe")])
 
 
 def test_subwords_come_along(script, text):
@@ -411,7 +404,7 @@ def test_subwords_come_along(script, text):
 def test_more_tokens_than_positions(script, text):
     theirs("saved", **BYTES)
     outcome = script("import_reformer", "--source", "saved", *FLAGS, "--data.window", "257")
-    assert_refused(outcome, [("model.positions.shape 16 x 16 has fewer positions than the 257 tokens",)])
+    assert_refused(outcome, [("model.positions.shape", 16, 16, 257)])
 
 
 def test_a_masked_model_of_bytes_and_a_mask(script, text):

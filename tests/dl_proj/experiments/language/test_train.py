@@ -1,4 +1,4 @@
-"""lm_train.py from end to end: what it leaves behind, that its figures are true, that it learns, kills and resumes."""
+"""lm_train.py from end to end: what it leaves behind, that its figures are true, that it learns."""
 
 import csv
 import json
@@ -10,9 +10,8 @@ import tokenizers
 import torch
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
-from tiny_scripts import TEXT, as_yaml, files_below, run_with_three_stops, saved_tensors, tiny_language
+from tiny_scripts import TEXT, as_yaml, tiny_language
 
-from dl_proj.experiments.language.objective import LanguageObjective
 from dl_proj.experiments.language.settings import LanguageTrainConfig
 from dl_proj.experiments.language.train import build_configured, language_experiment
 from dl_proj.text.tokenizers import Tokenizer
@@ -79,15 +78,6 @@ def naive_nats(model, tokens, window):
             found.setdefault(start + i + 1, -log_p[i, tokens[start + i + 1]].item())
     assert sorted(found) == list(range(1, len(tokens)))
     return list(found.values())
-
-
-def test_what_a_run_leaves_behind_and_where(script):
-    run_of(script, BPE)
-    below = files_below(RUN)
-    best = {"model.safetensors", "config.yaml", "metrics.json", "tokenizer.json"}
-    own = {"config.yaml", "metrics.csv", "metrics.json", "curves.png", "tokenizer.json"}
-    assert below == own | {"checkpoints/last/state.safetensors"} | {f"checkpoints/best/{name}" for name in best}
-    assert (RUN / "tokenizer.json").read_bytes() == (RUN / "checkpoints/best/tokenizer.json").read_bytes()
 
 
 def test_bytes_leave_no_tokenizer(script):
@@ -197,50 +187,13 @@ CONFIGURATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CONFIGURATIONS)
 def test_every_configuration_trains(case, script):
     figures = run_of(script, CONFIGURATIONS[case])
     assert 0 < figures["test/loss"] < 7
     assert 0 <= figures["test/accuracy"] <= 1
     assert figures["test/perplexity"] == pytest.approx(math.exp(figures["test/loss"]))
-
-
-HARD = {
-    "train": {"max_steps": 11, "batch_size": 8, "accumulate": 2, "eval_every": 4, "save_every": 3, "device": "cpu"},
-    "model.depth": 2,
-    "model.dropout": 0.1,
-    "train.log_every": 2,
-}
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"model.attention": LSH, "model.reversible": True},
-        BPE | MASKED | {"model.attention": {"kind": "linformer", "rank": 3}},
-        {"optimizer": {"name": "adafactor", "lr": 0.01}, "model.tied": True, "data.sampling": "sequential"},
-    ],
-    ids=["reversible lsh", "masked subwords", "tied, adafactor"],
-)
-def test_interrupted_and_resumed_is_as_never_stopped(changes, script, monkeypatch):
-    def contents():
-        history = [without_seconds(row) for row in rows_of()]
-        return saved_tensors(RUN), (without_seconds(figures_of()), history, files_below(RUN))
-
-    run_of(script, HARD | changes)
-    tensors, others = contents()
-    Path("runs").rename("whole")
-    run_with_three_stops(script, "lm_train", measuring(changes), monkeypatch)
-    resumed, other_files = contents()
-    assert resumed.keys() == tensors.keys()
-    assert [name for name in tensors if not torch.equal(resumed[name], tensors[name])] == []
-    assert other_files == others
-
-
-def measuring(changes):
-    """The task whose method measures."""
-    masked = "objective" in changes
-    return next(task for task in LanguageObjective.__subclasses__() if task.__name__.startswith("Masked") == masked)
 
 
 def test_a_resumed_run_keeps_its_subwords(script):
@@ -257,6 +210,7 @@ def entropy(data):
     return -sum(data.count(byte) / len(data) * math.log2(data.count(byte) / len(data)) for byte in set(data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{}, {"model.attention": LSH, "model.reversible": True}], ids=["full", "reversible lsh"]
 )
@@ -266,6 +220,7 @@ def test_it_learns_more_than_how_often_each_byte_comes(changes, script):
     assert figures["test/bits_per_byte"] < 0.8 * entropy(held_out())
 
 
+@pytest.mark.slow
 def test_a_masked_model_learns_what_stands_where(script):
     """Windows that all begin with an a: the place alone tells the letter, of which there are eight."""
     Path("text.txt").write_text("abcdefgh" * 300)

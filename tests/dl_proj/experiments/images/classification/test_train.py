@@ -11,10 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_scripts import as_yaml, files_below, run_with_three_stops, saved_tensors, tiny_classifier
+from tiny_scripts import as_yaml, tiny_classifier
 
 import dl_proj.experiments.images.classification.train as classifier_training
-from dl_proj.experiments.images.classification.objective import ClassificationObjective
 from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
 from dl_proj.experiments.images.classification.train import build_classification_model, classification_experiment
 from dl_proj.experiments.images.data import ImageSplits, LabelledImages, load_configured
@@ -22,18 +21,6 @@ from dl_proj.experiments.images.settings import ClassifierDataConfig
 from dl_proj.settings.load import load_config
 
 RUN = Path("runs/tiny-cls/version_0")
-FILES = {
-    "config.yaml",
-    "metrics.csv",
-    "metrics.json",
-    "curves.png",
-    "confusion.csv",
-    "confusion.png",
-    "checkpoints/last/state.safetensors",
-    "checkpoints/best/model.safetensors",
-    "checkpoints/best/config.yaml",
-    "checkpoints/best/metrics.json",
-}
 ABSURD = {  # a rate that grows too high, so that the last weights are not the best
     "optimizer.lr": 3.0,
     "schedule": {"kind": "constant", "warmup_steps": 15},
@@ -82,15 +69,6 @@ def naive_counts(model, data, n_classes):
 
 def without_seconds(figures):
     return {name: value for name, value in figures.items() if name != "seconds"}
-
-
-def test_what_a_run_leaves_behind_and_where(script):
-    run_of(script, None, "--train.trackers", "tensorboard")
-    events = {file for file in files_below(RUN) if file.startswith("tensorboard/")}
-    assert files_below(".") == {"c.yaml"} | {str(RUN / file) for file in FILES | events}
-    assert len(events) == 1
-    for name in ("curves.png", "confusion.png"):
-        assert len(np.unique(imread(RUN / name))) > 20, "not blank"
 
 
 def test_the_resolved_configuration_loads_as_the_one_that_ran(script, blank):
@@ -175,14 +153,18 @@ CONFIGURATIONS = {
 }
 
 
+def test_pictures_are_drawn(script):
+    run_of(script)
+    for name in ("curves.png", "confusion.png"):
+        assert len(np.unique(imread(RUN / name))) > 20, "not blank"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CONFIGURATIONS)
-def test_every_configuration_trains_and_can_be_resumed(case, script, blank):
+def test_every_configuration_trains(case, script, blank):
     figures = run_of(script, CONFIGURATIONS[case])
     assert figures["steps"] == 3
     assert 0 < figures["test/loss"] < 12
-    assert files_below(RUN) == FILES
-    assert script("cls_train", "--config", "c.yaml", "--resume", "last").code == 0
-    assert without_seconds(json.loads((RUN / "metrics.json").read_text())) == without_seconds(figures)
 
 
 def test_chosen_labels_name_the_classes_in_their_order(script, blank):
@@ -234,39 +216,7 @@ def test_no_setting_is_ignored(key):
     assert (evaluation == usual[1]) == (key in ("data.random_shift", "model.dropout")), "these are training's alone"
 
 
-HARD = {
-    "data.random_shift": 1,
-    "model.depth": 2,
-    "model.dropout": 0.1,
-    "schedule": {"kind": "warmup_cosine", "warmup_steps": 3},
-    "train": {"max_steps": 11, "batch_size": 8, "accumulate": 2, "save_every": 2, "eval_every": 5, "log_every": 3},
-}
-
-
-@pytest.mark.parametrize(
-    "stack",
-    [
-        {"model.attention": {"kind": "full", "dropout": 0.1}},
-        {"model.attention": {"kind": "lsh", "bucket_size": 2, "n_rounds": 2, "dropout": 0.1}, "model.reversible": True},
-    ],
-    ids=["full", "reversible lsh"],
-)
-def test_interrupted_and_resumed_is_as_never_stopped(stack, script, blank, monkeypatch):
-    def contents():
-        figures = without_seconds(json.loads((RUN / "metrics.json").read_text()))
-        history = [without_seconds(row) for row in rows_of()]
-        return saved_tensors(RUN), (figures, history, (RUN / "confusion.csv").read_text(), files_below(RUN))
-
-    run_of(script, HARD | stack)
-    tensors, others = contents()
-    Path("runs").rename("whole")
-    run_with_three_stops(script, "cls_train", ClassificationObjective, monkeypatch)
-    resumed, other_files = contents()
-    assert resumed.keys() == tensors.keys()
-    assert [name for name in tensors if not torch.equal(resumed[name], tensors[name])] == []
-    assert other_files == others
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "attention", [{"kind": "full"}, {"kind": "lsh", "bucket_size": 8, "n_rounds": 1}], ids=lambda a: a["kind"]
 )

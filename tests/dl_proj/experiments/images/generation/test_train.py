@@ -10,29 +10,17 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from safetensors.torch import load_file
-from tiny_scripts import as_yaml, files_below, run_with_three_stops, saved_tensors, tiny_generator
+from tiny_scripts import as_yaml, files_below, tiny_generator
 
 import dl_proj.experiments.images.generation.train as generator_training
 from dl_proj.experiments.images.data import ImageSplits, LabelledImages, load_configured
 from dl_proj.experiments.images.generation.draw import draw
-from dl_proj.experiments.images.generation.objective import PixelObjective
 from dl_proj.experiments.images.generation.settings import GeneratorTrainConfig
 from dl_proj.experiments.images.generation.train import build_generator, generation_experiment
 from dl_proj.experiments.images.settings import GeneratorDataConfig
 from dl_proj.settings.load import load_config
 
 RUN = Path("runs/tiny-gen/version_0")
-FILES = {
-    "config.yaml",
-    "metrics.csv",
-    "metrics.json",
-    "curves.png",
-    "samples.png",
-    "checkpoints/last/state.safetensors",
-    "checkpoints/best/model.safetensors",
-    "checkpoints/best/config.yaml",
-    "checkpoints/best/metrics.json",
-}
 ABSURD = {  # a rate that grows too high, so that the last weights are not the best
     "optimizer.lr": 3.0,
     "schedule": {"kind": "constant", "warmup_steps": 15},
@@ -88,15 +76,6 @@ def naive_log_probabilities(model, data):
 
 def without_seconds(figures):
     return {name: value for name, value in figures.items() if name != "seconds"}
-
-
-def test_what_a_run_leaves_behind_and_where(script):
-    run_of(script, None, "--train.trackers", "tensorboard")
-    events = {file for file in files_below(RUN) if file.startswith("tensorboard/")}
-    assert files_below(".") == {"c.yaml"} | {str(RUN / file) for file in FILES | events}
-    assert len(events) == 1
-    for name in ("curves.png", "samples.png"):
-        assert len(np.unique(imread(RUN / name))) > 5, "not blank"
 
 
 @pytest.mark.parametrize("loss", [{"kind": "cross_entropy"}, {"kind": "focal", "gamma": 1.5, "frequency_power": 0.5}])
@@ -162,7 +141,7 @@ def test_samples_are_drawn_by_the_best_weights_for_each_label(script, blank, gri
 
 def test_no_samples_no_picture(script, blank):
     run_of(script, {"samples_per_label": 0})
-    assert files_below(RUN) == FILES - {"samples.png"}
+    assert "samples.png" not in files_below(RUN)
 
 
 CONFIGURATIONS = {
@@ -180,14 +159,18 @@ CONFIGURATIONS = {
 }
 
 
+def test_pictures_are_drawn(script):
+    run_of(script)
+    for name in ("curves.png", "samples.png"):
+        assert len(np.unique(imread(RUN / name))) > 5, "not blank"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CONFIGURATIONS)
-def test_every_configuration_trains_and_can_be_resumed(case, script, blank):
+def test_every_configuration_trains(case, script, blank):
     figures = run_of(script, CONFIGURATIONS[case])
     assert figures["steps"] == 3
     assert 0 < figures["test/bits_per_dim"] < 5
-    assert files_below(RUN) == FILES
-    assert script("generation_train", "--config", "c.yaml", "--resume", "last").code == 0
-    assert without_seconds(json.loads((RUN / "metrics.json").read_text())) == without_seconds(figures)
 
 
 SETTINGS = {  # another value of each setting of images, loss and model's size, all of which must change something
@@ -224,42 +207,7 @@ def test_no_setting_is_ignored(key):
     assert first_loss(usual | {key: SETTINGS[key]}) != first_loss(usual)
 
 
-HARD = {
-    "model.depth": 2,
-    "model.dropout": 0.1,
-    "schedule": {"kind": "warmup_cosine", "warmup_steps": 3},
-    "train": {"max_steps": 11, "batch_size": 8, "accumulate": 2, "save_every": 2, "eval_every": 5, "log_every": 3},
-}
-
-
-@pytest.mark.parametrize(
-    "stack",
-    [
-        {"model.attention": {"kind": "shared_qk", "dropout": 0.1}, "model.reversible": True},
-        {"model.attention": {"kind": "lsh", "bucket_size": 4, "n_rounds": 2, "dropout": 0.1}},
-        {
-            "model.attention": {"kind": "performer", "n_features": 8, "redraw_every": 3, "dropout": 0.1},
-            "model.reversible": True,
-        },
-    ],
-    ids=["reversible shared_qk", "lsh", "reversible performer, redrawn"],
-)
-def test_interrupted_and_resumed_is_as_never_stopped(stack, script, monkeypatch):
-    def contents():
-        figures = without_seconds(json.loads((RUN / "metrics.json").read_text()))
-        history = [without_seconds(row) for row in rows_of()]
-        return saved_tensors(RUN), (figures, history, (RUN / "samples.png").read_bytes(), files_below(RUN))
-
-    run_of(script, HARD | stack)
-    tensors, others = contents()
-    Path("runs").rename("whole")
-    run_with_three_stops(script, "generation_train", PixelObjective, monkeypatch)
-    resumed, other_files = contents()
-    assert resumed.keys() == tensors.keys()
-    assert [name for name in tensors if not torch.equal(resumed[name], tensors[name])] == []
-    assert other_files == others
-
-
+@pytest.mark.slow
 def test_it_learns_more_than_how_often_each_level_comes(script, blank):
     """The entropy of single pixels is the best that a model can reach which sees nothing."""
     changes = {

@@ -1,0 +1,226 @@
+"""All five trainings: which files a run leaves, and that an interrupted run resumes as if it had never stopped."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from tiny_scripts import (
+    TEXT,
+    as_yaml,
+    changed,
+    files_below,
+    saved_tensors,
+    tiny,
+    tiny_classifier,
+    tiny_generator,
+    tiny_language,
+    tiny_translation,
+    write_pairs,
+)
+
+from dl_proj.experiments.copy.objective import CopyObjective
+from dl_proj.experiments.images.classification.objective import ClassificationObjective
+from dl_proj.experiments.images.generation.objective import PixelObjective
+from dl_proj.experiments.language.objective import CausalObjective, MaskedObjective
+from dl_proj.experiments.translation.objective import TranslationObjective
+from my_custom_ai.custom_train import Objective
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training script, a tiny configuration for it, and what its runs hold besides what all runs do."""
+
+    script: str
+    config: dict
+    results: frozenset[str] = frozenset()  # files written once, at the end
+    tokenizers: frozenset[str] = frozenset()  # also kept beside the best weights
+
+    @property
+    def run(self) -> Path:
+        return Path("runs") / self.config["experiment_name"] / "version_0"
+
+    @property
+    def files(self) -> set[str]:
+        best = {"model.safetensors", "config.yaml", "metrics.json", *self.tokenizers}
+        own = {"config.yaml", "metrics.csv", "metrics.json", "curves.png", *self.results, *self.tokenizers}
+        return own | {"checkpoints/last/state.safetensors"} | {f"checkpoints/best/{name}" for name in best}
+
+
+SUBWORDS = {"data.tokenizer": {"kind": "bpe", "vocab_size": 300}, "data.window": 8}
+SEPARATE = {"data.tokenizer": {"vocab_size": 270, "joint": False}}
+COPY = Training("synth_train", tiny())
+CLASSIFIER = Training("cls_train", tiny_classifier(), frozenset({"confusion.csv", "confusion.png"}))
+GENERATOR = Training("generation_train", tiny_generator(), frozenset({"samples.png"}))
+BYTES = Training("lm_train", tiny_language())
+LANGUAGE = Training("lm_train", tiny_language(SUBWORDS), tokenizers=frozenset({"tokenizer.json"}))
+TRANSLATION = Training("translation_train", tiny_translation(), tokenizers=frozenset({"tokenizer.json"}))
+TWO_VOCABULARIES = Training(
+    "translation_train",
+    tiny_translation(SEPARATE),
+    tokenizers=frozenset({"source_tokenizer.json", "target_tokenizer.json"}),
+)
+TRAININGS = {
+    "copy": COPY,
+    "classification": CLASSIFIER,
+    "generation": GENERATOR,
+    "language, bytes": BYTES,
+    "language, subwords": LANGUAGE,
+    "translation": TRANSLATION,
+    "translation, two vocabularies": TWO_VOCABULARIES,
+}
+every_training = pytest.mark.parametrize("training", TRAININGS.values(), ids=TRAININGS)
+
+
+@pytest.fixture(autouse=True)
+def texts_without_pictures(monkeypatch):
+    """The files that language and translation read. Pictures take longer than a training; they stay empty."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **settings: Path(path).touch())
+    Path("text.txt").write_text(TEXT, encoding="utf-8")
+    write_pairs()
+
+
+def train(script, training, changes=None):
+    """Train to the end by c.yaml."""
+    as_yaml("c.yaml", changed(training.config, {"train.trackers": [], **(changes or {})}))
+    outcome = script(training.script, "--config", "c.yaml")
+    assert outcome.code == 0, outcome.lines
+
+
+def without_seconds(values):
+    return {name: value for name, value in values.items() if name != "seconds"}
+
+
+def figures_and_history(training):
+    with (training.run / "metrics.csv").open(newline="") as file:
+        history = [without_seconds(row) for row in csv.DictReader(file)]
+    figures = without_seconds(json.loads((training.run / "metrics.json").read_text()))
+    return {name: str(value) for name, value in figures.items()}, history  # as text, nan equals nan
+
+
+def assert_same_tensors(found, expected):
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+
+
+@every_training
+def test_run_leaves_exactly_its_files(training, script):
+    before = files_below(".")
+    train(script, training, {"train.trackers": ["tensorboard"]})
+    events = {file for file in files_below(training.run) if file.startswith("tensorboard/")}
+    assert len(events) == 1
+    assert files_below(training.run) == training.files | events
+    prepared = ("data/", "tokens/")  # pairs and texts as tokens, which all runs share
+    new = {file for file in files_below(".") - before if not file.startswith(prepared)}
+    assert new == {"c.yaml"} | {str(training.run / file) for file in training.files | events}
+    for name in training.tokenizers:
+        assert (training.run / name).read_bytes() == (training.run / "checkpoints/best" / name).read_bytes()
+
+
+@every_training
+def test_resuming_finished_run_tests_it_again_and_adds_no_step(training, script):
+    train(script, training)
+    tensors, written = saved_tensors(training.run), figures_and_history(training)
+    assert script(training.script, "--config", "c.yaml", "--resume", "last").code == 0
+    assert_same_tensors(saved_tensors(training.run), tensors)
+    assert figures_and_history(training) == written
+    assert files_below(training.run) == training.files
+
+
+# Two batches an update, saved and evaluated at steps that do not coincide, dropout, rates that change
+PACE = {"max_steps": 11, "accumulate": 2, "save_every": 2, "eval_every": 5, "log_every": 3, "device": "cpu"}
+BATCHES = {"batch_size": 8}
+LSH = {"kind": "lsh", "bucket_size": 4, "n_rounds": 2}
+WARMED = {"schedule": {"kind": "warmup_cosine", "warmup_steps": 3}}
+INTERRUPTED = {
+    "copy, reversible lsh in bf16, one cycle": (
+        COPY,
+        CopyObjective,
+        {
+            "model.attention": LSH | {"dropout": 0.1},
+            "model.reversible": True,
+            "train.precision": "bf16",
+            "schedule": {"kind": "one_cycle"},
+        },
+    ),
+    "classification, full": (CLASSIFIER, ClassificationObjective, WARMED | {"data.random_shift": 1}),
+    "generation, reversible performer redrawn": (
+        GENERATOR,
+        PixelObjective,
+        WARMED
+        | {
+            "model.attention": {"kind": "performer", "n_features": 8, "redraw_every": 3, "dropout": 0.1},
+            "model.reversible": True,
+        },
+    ),
+    "language, reversible lsh": (
+        BYTES,
+        CausalObjective,
+        {"model.attention": LSH, "model.reversible": True},
+    ),
+    "language, tied, adafactor": (
+        BYTES,
+        CausalObjective,
+        {"optimizer": {"name": "adafactor", "lr": 0.01}, "model.tied": True, "data.sampling": "sequential"},
+    ),
+    "language, masked linformer": (
+        LANGUAGE,
+        MaskedObjective,
+        {"objective": {"kind": "masked"}, "model.attention": {"kind": "linformer", "rank": 3}},
+    ),
+    "translation, reversible, tied": (
+        TRANSLATION,
+        TranslationObjective,
+        {
+            "model.reversible": True,
+            "model.tied": True,
+            "model.decoder_attention": LSH,
+            "model.cross_attention": {"kind": "linformer", "rank": 4},
+            "data.max_length": 24,
+        },
+    ),
+    "translation, two vocabularies, held out": (
+        TWO_VOCABULARIES,
+        TranslationObjective,
+        {"data.corpus.val": None, "data.corpus.val_share": 0.2, "model.encoder_depth": 2, "data.max_length": 24},
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", INTERRUPTED)
+def test_interrupted_training_resumes_bit_identical(case, script, monkeypatch):
+    training, objective, changes = INTERRUPTED[case]
+    batches = {"batch_tokens": 150} if training.script == "translation_train" else BATCHES
+    depth = {} if training.script == "translation_train" else {"model.depth": 2}
+    train(script, training, {"train": PACE | batches | {"trackers": []}, "model.dropout": 0.1, **depth, **changes})
+    tensors, written, files = saved_tensors(training.run), figures_and_history(training), files_below(training.run)
+    results = {name: (training.run / name).read_bytes() for name in training.results}
+    Path("runs").rename("whole")
+    run_with_three_stops(script, training.script, objective, monkeypatch)
+    assert_same_tensors(saved_tensors(training.run), tensors)
+    assert figures_and_history(training) == written
+    assert files_below(training.run) == files
+    assert {name: (training.run / name).read_bytes() for name in training.results} == results
+
+
+def run_with_three_stops(script, name, objective: type[Objective], monkeypatch):
+    """Train by c.yaml: stop before the first save, between two saves and in the last update, and resume each time."""
+    measure, calls = objective.measure, []
+
+    def interrupted(self, model, batch):
+        calls.append(model.training)
+        if calls.count(True) in (4, 13, 21):
+            calls.append(True)
+            raise KeyboardInterrupt
+        return measure(self, model, batch)
+
+    monkeypatch.setattr(objective, "measure", interrupted)
+    ends = [script(name, "--config", "c.yaml")]
+    while ends[-1].code == 130:
+        assert "--resume last" in ends[-1].lines[-1]
+        ends.append(script(name, "--config", "c.yaml", "--resume", "last"))
+    assert [end.code for end in ends] == [130, 130, 130, 0]
