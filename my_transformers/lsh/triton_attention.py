@@ -1,8 +1,8 @@
 """Attention inside hash buckets by Triton kernels: the operators, and how the kernels are launched.
 
 Computes what bucketed.py computes, for float16, bfloat16 and float32. Forward launches ``prepare``, a minimum, with
-several rounds ``invert``, and ``attend`` once per round; backward is alike. docs/performance.md counts operations, bytes
-and launches.
+several rounds ``invert``, and ``attend`` once per round; backward is similar. docs/performance.md counts operations,
+bytes and launches.
 """
 
 import contextlib
@@ -51,12 +51,13 @@ def _tile(head_dim: int, value_dim: int, dtype: torch.dtype, *, backward: bool) 
 
 
 def _launch(kernel: Any, programs: int, arguments: tuple, constants: dict[str, Any], warps: int) -> None:
-    """Launch a kernel. num_stages=1: loops of two or three steps gain nothing from software pipelining."""
-    kernel[(programs,)](*arguments, **constants, num_warps=warps, num_stages=1)
+    """Launch a kernel on the device of its first argument.
 
-
-def _on_device_of(x: Tensor) -> contextlib.AbstractContextManager:
-    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+    num_stages=1: loops of two or three steps gain nothing from software pipelining.
+    """
+    device = arguments[0].device
+    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        kernel[(programs,)](*arguments, **constants, num_warps=warps, num_stages=1)
 
 
 class _Call(NamedTuple):
@@ -111,7 +112,7 @@ class _Call(NamedTuple):
     def _each_token(self, kernel: Any, arguments: tuple, constants: dict[str, Any]) -> None:
         heads, n = self.qk.shape[1:3]
         blocks = triton.cdiv(n, _ROWS)
-        _launch(kernel, blocks * self.sequences, (*arguments, heads, n, blocks), constants | {"BLOCK": _ROWS}, warps=4)
+        _launch(kernel, blocks * self.sequences, (*arguments, heads, n, blocks), constants | {"BLOCK": _ROWS}, 4)
 
     def places(self) -> tuple[Tensor, ...]:
         """Order, first, last, and the place of each token: int32 (r, b, h, L)."""
@@ -119,7 +120,7 @@ class _Call(NamedTuple):
             return self.order, self.first, self.last, self.order  # nothing reads the fourth
         place, blocks = torch.empty_like(self.order), triton.cdiv(self.length, _PLACES)
         arguments = (self.order, place, self.length, blocks)
-        _launch(triton_kernels.invert, blocks * self.rounds * self.sequences, arguments, {"BLOCK": _PLACES}, warps=4)
+        _launch(triton_kernels.invert, blocks * self.rounds * self.sequences, arguments, {"BLOCK": _PLACES}, 4)
         return self.order, self.first, self.last, place
 
     def each_round(self, kernel: Any, tensors: tuple, *, backward: bool = False) -> None:
@@ -134,7 +135,7 @@ class _Call(NamedTuple):
             "DROPOUT": self.dropout > 0,
             "BLOCK": sizes.block,
             "STEP": sizes.step,
-            "PRECISION": "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32",
+            "PRECISION": _precision(),
         }
         for turn in range(self.rounds):
             earlier = turn if self.deduplicate else 0
@@ -149,8 +150,13 @@ def _padded(dim: int) -> int:
     return max(16, triton.next_power_of_2(dim))
 
 
+def _precision() -> str:
+    """Of float32 products: three tensor core products, nearly as exact as float32, or one with 10 bits."""
+    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
 def _room_for_sums(result: Tensor, rounds: int) -> Tensor:
-    """Float32 memory for running results, in a result's layout; the result itself where it is float32 or never continued."""
+    """Float32 memory for running results, in a result's layout: the result itself if float32 or never continued."""
     return result if rounds == 1 or result.dtype == torch.float32 else torch.empty_like(result, dtype=torch.float32)
 
 
@@ -176,13 +182,12 @@ def _attention(
     call = _Call(qk, v, order, first, last, seeds, layout, deduplicate, dropout)
     out, totals, key_scale = _empty_results(qk, v)
     if out.numel():
-        with _on_device_of(qk):
-            nan_from = call.prepare(key_scale, real, causal)
-            tensors = (
-                *call.rows(), out, *out.stride()[:3], _room_for_sums(out, call.rounds),
-                key_scale, totals, nan_from, *call.places(), seeds,
-            )  # fmt: skip
-            call.each_round(triton_kernels.attend, tensors)
+        nan_from = call.prepare(key_scale, real, causal)
+        tensors = (
+            *call.rows(), out, *out.stride()[:3], _room_for_sums(out, call.rounds),
+            key_scale, totals, nan_from, *call.places(), seeds,
+        )  # fmt: skip
+        call.each_round(triton_kernels.attend, tensors)
     return out, totals, key_scale
 
 
@@ -211,16 +216,15 @@ def _attention_backward(
     call = _Call(qk, v, order, first, last, seeds, layout, deduplicate, dropout)
     grad_qk, grad_v = empty_heads(qk), empty_heads(v)
     if out.numel():
-        with _on_device_of(qk):
-            products = call.row_products(grad, out)
-            ruin = (products * 0).sum(-1)  # (b, h): 0, or NaN if one of the sequence is not finite
-            tensors = (
-                *call.rows(), grad, *grad.stride(),
-                grad_qk, *grad_qk.stride()[:3], _room_for_sums(grad_qk, call.rounds),
-                grad_v, *grad_v.stride()[:3], _room_for_sums(grad_v, call.rounds),
-                key_scale, totals, products, ruin, *call.places(), seeds,
-            )  # fmt: skip
-            call.each_round(triton_backward.attend_backward, tensors, backward=True)
+        products = call.row_products(grad, out)
+        ruin = (products * 0).sum(-1)  # (b, h): 0, or NaN if one of the sequence is not finite
+        tensors = (
+            *call.rows(), grad, *grad.stride(),
+            grad_qk, *grad_qk.stride()[:3], _room_for_sums(grad_qk, call.rounds),
+            grad_v, *grad_v.stride()[:3], _room_for_sums(grad_v, call.rounds),
+            key_scale, totals, products, ruin, *call.places(), seeds,
+        )  # fmt: skip
+        call.each_round(triton_backward.attend_backward, tensors, backward=True)
     return grad_qk, grad_v
 
 

@@ -1,8 +1,8 @@
 """Triton kernels of attention inside hash buckets: backward. Names are explained in triton_kernels.py.
 
-Probabilities are computed again as 2^(score - total). A program takes a block of tokens in both of their roles: as queries
-it goes over all keys that they see, as keys over all queries that see them. So one program forms each gradient, in a fixed
-order and without atomics, at the price of computing each pair's score twice.
+Probabilities are computed again as 2^(score - total). A program takes a block of tokens in both of their roles: as
+queries it goes over all keys that they see, as keys over all queries that see them. So one program forms each gradient,
+in a fixed order and without atomics, at the price of computing each pair's score twice.
 """
 
 # ruff: noqa: ANN001, ANN201, ANN202 - as in triton_kernels.py

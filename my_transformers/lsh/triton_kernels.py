@@ -1,9 +1,9 @@
 """Triton kernels of attention inside hash buckets: forward; triton_attention.py launches them.
 
 A program works on one block of places in one round's sorted order of one sequence (one head of one sample). ``order``
-maps places to tokens, and rows are read from where the tokens lie: no sorted copy exists. ``first`` and ``last`` are the
-interval of places that each token sees, so the loop over keys runs from the block's lowest ``first`` to its highest
-``last``, which is a few hundred places whatever the length.
+maps places to tokens, and rows are read from where the tokens lie: no sorted copy exists. ``first`` and ``last`` are
+the interval of places that each token sees. So the loop over keys runs from the block's lowest ``first`` to its highest
+``last``: at most the window and the block, whatever the length.
 
 Rounds are launched one after another. Each continues the running results of its tokens, and only one program per round
 reads or writes a token's: no atomics, and every sum has a fixed order.
@@ -75,7 +75,7 @@ def _queries(order, first, last, places, end, n, length):
 
 @triton.jit
 def _within(place, start, count):
-    """start <= place < start + count in one comparison: as unsigned numbers, negative differences are large."""
+    """Is start <= place < start + count? One comparison: as unsigned numbers, negative differences are large."""
     return (place - start).to(tl.uint32) < count.to(tl.uint32)
 
 
@@ -185,8 +185,8 @@ def attend(
         keys = _rows(qk, k_token, k_scale >= 0, qk_n, qk_d, DIM, PADDED_DIM)
         scores = tl.dot(q, tl.trans(keys), input_precision=PRECISION) * (k_scale * log2_scale)[None, :]
         scores = _hide(
-            scores, q_token[:, None], q_place[:, None], start[:, None], count[:, None], k_token[None, :], k_place[None, :],
-            first, last, place, earlier, stride, length, BY_POSITION, DEDUPLICATE,
+            scores, q_token[:, None], q_place[:, None], start[:, None], count[:, None],
+            k_token[None, :], k_place[None, :], first, last, place, earlier, stride, length, BY_POSITION, DEDUPLICATE,
         )  # fmt: skip
         above = tl.maximum(highest, tl.max(scores, 1))
         subtracted = tl.where(above == float("-inf"), 0.0, above)
@@ -208,6 +208,7 @@ def attend(
         _store_rows(so_far + at_out, mean, q_token, present, out_n, VALUE_DIM, PADDED_VALUE_DIM)
     else:
         own = _rows(v, q_token, present & alone, v_n, v_d, VALUE_DIM, PADDED_VALUE_DIM).to(tl.float32)
-        found = tl.where(alone[:, None], own, mean)
+        # a padded token's own NaN must not make its sequence's gradient NaN
+        found = tl.where(finite[:, None], tl.where(alone[:, None], own, mean), 0.0)
         found = tl.where((q_token >= tl.load(nan_from + sequence))[:, None], float("nan"), found)
         _store_rows(out + at_out, found, q_token, present, out_n, VALUE_DIM, PADDED_VALUE_DIM)

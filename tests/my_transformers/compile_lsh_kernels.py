@@ -18,13 +18,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from my_transformers.lsh import triton_attention
+from my_transformers.lsh import triton_attention, triton_hashing
 
 POINTERS = {
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
     torch.float32: "*fp32",
     torch.int32: "*i32",
+    torch.int64: "*i64",
     torch.bool: "*i1",
 }
 _compiled: set[str] = set()
@@ -59,7 +60,7 @@ def compile_launch(kernel: Any, programs: int, arguments: tuple, constants: dict
     options = {"num_warps": warps, "num_stages": 1}
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     about = " ".join(f"{name}={value}" for name, value in constants.items() if name.isupper())
-    print(f"{kernel.__name__} {types['qk'] if 'qk' in types else ''} {about}: {usage(compiled)}", flush=True)
+    print(f"{kernel.__name__} {types.get('qk', '')} {about}: {usage(compiled)}", flush=True)
 
 
 def usage(compiled: Any) -> str:
@@ -77,9 +78,12 @@ def usage(compiled: Any) -> str:
 def attend(
     sizes: tuple[int, int, int, int], dtype: torch.dtype, *, rounds: int = 2, dropout: float = 0.0, real: bool = True
 ) -> None:
-    """One forward and one backward of (b, h, n, d)."""
+    """Hash (b, h, n, d), one forward and one backward."""
     batch, heads, n, dim = sizes
     x = torch.empty(batch, n, heads, dim, dtype=dtype, device="meta").transpose(1, 2)
+    rotations = torch.empty(heads, rounds, dim, -(-n // 128), dtype=dtype, device="meta")
+    limits = torch.empty(batch, dtype=torch.int64, device="meta") if real else None
+    triton_hashing.bucket_of._init_fn(x, rotations, limits)
     places = torch.empty(rounds, batch, heads, n, dtype=torch.int32, device="meta")
     seeds = torch.empty(2, batch, heads, n, dtype=torch.int32, device="meta")
     marks = torch.empty(batch, heads, n, dtype=torch.bool, device="meta") if real else None
@@ -93,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", action="store_true")
     compile_all = parser.parse_args().all
-    triton_attention._launch = compile_launch
+    triton_attention._launch = triton_hashing._launch = compile_launch
     attend((2, 8, 1024, 64), torch.bfloat16)
     attend((1, 1, 1, 5), torch.float16, rounds=1, dropout=0.1, real=False)  # sizes of 1 become constants
     if compile_all:
