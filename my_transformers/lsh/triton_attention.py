@@ -50,7 +50,7 @@ def _tile(head_dim: int, value_dim: int, dtype: torch.dtype, *, backward: bool) 
     return tiles[largest][backward]
 
 
-def _launch(kernel: Any, programs: int, arguments: tuple, constants: dict[str, Any], warps: int) -> None:
+def _launch(kernel: Any, programs: int, arguments: tuple[Any, ...], constants: dict[str, Any], warps: int) -> None:
     """Launch a kernel on the device of its first argument.
 
     num_stages=1: loops of two or three steps gain nothing from software pipelining.
@@ -109,7 +109,7 @@ class _Call(NamedTuple):
         self._each_token(triton_backward.row_products, arguments, dims)
         return products
 
-    def _each_token(self, kernel: Any, arguments: tuple, constants: dict[str, Any]) -> None:
+    def _each_token(self, kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:
         heads, n = self.qk.shape[1:3]
         blocks = triton.cdiv(n, _ROWS)
         _launch(kernel, blocks * self.sequences, (*arguments, heads, n, blocks), constants | {"BLOCK": _ROWS}, 4)
@@ -123,7 +123,7 @@ class _Call(NamedTuple):
         _launch(triton_kernels.invert, blocks * self.rounds * self.sequences, arguments, {"BLOCK": _PLACES}, 4)
         return self.order, self.first, self.last, place
 
-    def each_round(self, kernel: Any, tensors: tuple, *, backward: bool = False) -> None:
+    def each_round(self, kernel: Any, tensors: tuple[Any, ...], *, backward: bool = False) -> None:
         """Launch a kernel once per round."""
         (heads, n, dim), (_, *blocks, by_position) = self.qk.shape[1:], self.layout
         sizes = _tile(dim, self.v.shape[-1], torch.promote_types(self.qk.dtype, self.v.dtype), backward=backward)
@@ -161,7 +161,8 @@ def _room_for_sums(result: Tensor, rounds: int) -> Tensor:
 
 
 def _empty_results(qk: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return empty_heads(v), *(qk.new_empty(qk.shape[:3], dtype=torch.float32) for _ in range(2))
+    totals, key_scale = (qk.new_empty(qk.shape[:3], dtype=torch.float32) for _ in range(2))
+    return empty_heads(v), totals, key_scale
 
 
 @torch.library.custom_op("my_transformers::bucketed_attention_triton", mutates_args=())
@@ -192,7 +193,7 @@ def _attention(
 
 
 @_attention.register_fake
-def _(qk, v, order, first, last, seeds, real, layout, causal, deduplicate, dropout):  # noqa: ANN001, ANN202
+def _(qk: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     return _empty_results(qk, v)
 
 
@@ -229,11 +230,11 @@ def _attention_backward(
 
 
 @_attention_backward.register_fake
-def _(grad, qk, v, order, first, last, seeds, out, totals, key_scale, layout, deduplicate, dropout):  # noqa: ANN001, ANN202
+def _(grad: Tensor, qk: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return empty_heads(qk), empty_heads(v)
 
 
-def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, _, ctx.layout, _, ctx.deduplicate, ctx.dropout = inputs
     ctx.save_for_backward(*tensors, *output)
     ctx.mark_non_differentiable(*output[1:])

@@ -15,7 +15,7 @@ from torch import Tensor
 from my_transformers.lsh.triton_attention import _launch, _padded, _precision
 from my_transformers.lsh.triton_kernels import _rows, _where
 
-_TOKENS, _DIRECTIONS = 64, 32  # a program's block; 16 projections per thread, and as many kept
+_WIDE_ROW = 512  # bytes; longer rows are worked on in smaller blocks, so that they fit into any GPU's shared memory
 
 
 @triton.jit
@@ -58,14 +58,15 @@ def bucket_of(qk: Tensor, rotations: Tensor, n_directions: Tensor | None) -> Ten
     """my_transformers.lsh.hashing.bucket_of for at least one rotation, in the dtype of qk."""
     (batch, heads, n, dim), (_, rounds, _, half) = qk.shape, rotations.shape
     buckets = qk.new_empty((batch, heads, rounds, n), dtype=torch.int32)
-    blocks = triton.cdiv(n, _TOKENS)
+    tokens, directions = (64, 32) if _padded(dim) * qk.element_size() <= _WIDE_ROW else (32, 16)
+    blocks = triton.cdiv(n, tokens)
     limits = buckets if n_directions is None else n_directions
     arguments = (qk, *qk.stride(), rotations, buckets, limits, heads, n, blocks, rounds, half)
     constants = {
         "BY_LENGTH": n_directions is not None,
         "PRECISION": _precision(),
-        "BLOCK": _TOKENS,
-        "STEP": _DIRECTIONS,
+        "BLOCK": tokens,
+        "STEP": directions,
     }
     if buckets.numel():
         dims = {"DIM": dim, "PADDED_DIM": _padded(dim)}
