@@ -132,7 +132,7 @@ def let_it_live(process, folder, seconds, *, after_a_save):
         time.sleep(0.001)
 
 
-def test_twenty_kills_at_random_lose_nothing(tmp_path, start):
+def test_resume_after_twenty_random_kills_is_bit_identical(tmp_path, start):
     steps, draw, at = 120, random.Random(0), []
     whole, folder = (prepared(tmp_path / name, steps) for name in ("whole", "killed"))
     whole = finish(start(whole), whole)
@@ -152,7 +152,7 @@ def test_twenty_kills_at_random_lose_nothing(tmp_path, start):
     assert_same_run(finish(start(folder), folder), whole)
 
 
-def test_kills_in_the_act_of_saving_lose_nothing(tmp_path, start):
+def test_resume_after_kills_while_saving_is_bit_identical(tmp_path, start):
     steps = 15
     whole, folder = (prepared(tmp_path / name, steps) for name in ("whole", "killed"))
     whole = finish(start(whole), whole)

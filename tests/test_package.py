@@ -97,6 +97,7 @@ def test_a_command_that_is_not_there(capsys, monkeypatch):
     assert "cls-trian" in line and "cls-train" in line and line.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_command_works_in_any_folder(tmp_path):
     """With a preset by its name; what it writes goes to the folder."""
     flags = [
@@ -115,6 +116,7 @@ def test_a_command_works_in_any_folder(tmp_path):
     assert (tmp_path / "runs" / "digits-cls-lsh-r4" / "version_0" / "metrics.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_file_comes_before_the_preset_of_its_name(tmp_path):
     (tmp_path / "cls_digits.yaml").write_text("colour: red\n")
     done = call("cls-train", "--config", "cls_digits.yaml", folder=tmp_path)

@@ -6,6 +6,7 @@ The one function to call is :func:`bucketed_attention`. How it is computed:
     scores.py    the blocks' scores, the mask that is added to them, dropout as a hash
     forward.py   a softmax per round, merged over rounds
     backward.py  gradients from scores that are computed again, and a figure of the memory they lie in
+    triton_*.py  the same function in a few kernels, on a GPU
 
 Forward and backward are two operators, which torch.compile takes as wholes; here one is made the other's derivative.
 docs/performance.md says what each trick saved. Read next: layout.py.

@@ -156,9 +156,10 @@ def sort_by_bucket(buckets: Tensor, n_buckets: int | None = None) -> Tensor:
 
 
 def _sort_rows_as_one(buckets: Tensor, steps: Tensor, n_buckets: int) -> Tensor:
-    """A GPU sorts one long row with all its cores, but each of a few rows with a small part of them.
+    """One sort of keys that hold the row's number, too, in 32 bits where they are enough.
 
-    The key holds the row's number, too, in 32 bits where they are enough: half as many passes over half the bytes.
+    PyTorch's CUDA sort of several long rows sorts everything twice (by key, then by row) or, from 128 rows on, each row
+    with a single block of threads.
     """
     length = buckets.shape[-1]
     n_rows = buckets.numel() // length

@@ -158,7 +158,7 @@ def wait_until(condition, seconds=60.0):
 
 
 @pytest.mark.slow
-def test_a_crash_is_the_result_of_its_case_and_the_stage_and_the_plan_go_on(tmp_path):
+def test_crash_is_recorded_and_the_plan_continues(tmp_path):
     stages = [
         fake("crashing", "good", "crash", "ends", "also good"),
         fake("unable", "nothing"),
@@ -368,7 +368,7 @@ def kill_in(stage, process, folder, wait):
 
 
 @pytest.mark.slow
-def test_the_rehearsal_of_the_whole_plan_is_killed_and_goes_on(tmp_path):
+def test_killed_rehearsal_of_whole_plan_resumes(tmp_path):
     """In two stages at moments that nobody chose: what was done before is kept as it was."""
     seed = random.randrange(10**6)
     print(f"seed {seed}")

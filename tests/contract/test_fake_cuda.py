@@ -24,6 +24,7 @@ def check(out: Tensor, inputs: list[Tensor], dtype: torch.dtype | None = None) -
         assert grad is None or (grad.device == x.device and grad.dtype == x.dtype and grad.shape == x.shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["torch", "auto"])
 @pytest.mark.parametrize(("case", "causal"), both, ids=names)
 def test_stays_on_the_device(case: Case, causal: bool, form: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,7 +200,7 @@ WRONG_FEATURES = {
 
 @pytest.mark.parametrize("name", ["cls_train", "synth_train"])
 @pytest.mark.parametrize("case", WRONG_FEATURES)
-def test_what_is_wrong_in_any_training(case, name, script):
+def test_mistake_in_any_training(case, name, script):
     changes, expected = WRONG_FEATURES[case]
     as_yaml("c.yaml", TRAININGS[name](changes))
     assert_refused(script(name, "--config", "c.yaml"), [(FILE + e[0], *e[1:]) for e in expected])
@@ -353,7 +353,7 @@ WRONG_IN_ONE = WRONG_LINFORMERS | WRONG_PLACES
 
 
 @pytest.mark.parametrize("case", WRONG_IN_ONE)
-def test_what_is_wrong_in_one_training(case, script):
+def test_mistake_in_one_training(case, script):
     name, changes, expected = WRONG_IN_ONE[case]
     as_yaml("c.yaml", TRAININGS[name](changes))
     assert_refused(script(name, "--config", "c.yaml"), [(FILE + e[0], *e[1:]) for e in expected])
@@ -550,7 +550,7 @@ WRONG_LISTS = {
 
 
 @pytest.mark.parametrize("case", WRONG_LISTS)
-def test_what_is_wrong_in_one_of_several_mechanisms(case, script):
+def test_mistake_in_one_of_several_mechanisms(case, script):
     name, attentions, expected = WRONG_LISTS[case]
     changes = {"model.attention": GONE, "model.attentions": attentions, "model.depth": 2}
     as_yaml("c.yaml", TRAININGS[name](changes | (COLOURS if case == "single channels" else {})))

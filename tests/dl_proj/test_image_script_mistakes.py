@@ -111,7 +111,7 @@ WRONG_IN_BOTH = {
 
 @pytest.mark.parametrize("name", TRAININGS)
 @pytest.mark.parametrize("case", WRONG_IN_BOTH)
-def test_what_is_wrong_in_both_trainings(case, name, script):
+def test_mistake_in_either_training(case, name, script):
     changes, expected = WRONG_IN_BOTH[case]
     as_yaml("c.yaml", TRAININGS[name](changes))
     assert_refused(script(name, "--config", "c.yaml"), [(FILE + e[0], *e[1:]) for e in expected])
@@ -271,7 +271,7 @@ WRONG |= {f"generation_train: {case}": WRONG_GENERATORS[case] for case in WRONG_
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_in_one_training(case, script):
+def test_mistake_in_one_training(case, script):
     name, (changes, expected) = case.partition(":")[0], WRONG[case]
     as_yaml("c.yaml", TRAININGS[name](changes))
     assert_refused(script(name, "--config", "c.yaml"), [(FILE + e[0], *e[1:]) for e in expected])
@@ -636,7 +636,7 @@ def test_evaluating_spoilt_weights(script, models):
     refused(script, "evaluate", [(f"{weights}",)], "--checkpoint", models["digits"])
 
 
-def test_what_can_be_evaluated_is_before_the_others_are_complained_about(script, models):
+def test_good_checkpoints_are_evaluated_despite_broken_ones(script, models):
     spoil(models["drawer"])
     (models["odd"] / "checkpoints" / "best" / "config.yaml").write_text("seed: 1\n")
     for run in ("copier", "few"):

@@ -108,7 +108,7 @@ IN_THE_DATA = {
 
 
 @pytest.mark.parametrize("case", IN_THE_DATA)
-def test_what_only_the_text_can_tell(case, script):
+def test_mistake_that_only_the_text_shows(case, script):
     changes, content, expected = IN_THE_DATA[case]
     if content is not None:
         Path("text.txt").write_bytes(content if isinstance(content, bytes) else content.encode())

@@ -9,6 +9,8 @@ import pytest
 
 from dl_proj.commands import COMMANDS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 HEAVY = {
     *(

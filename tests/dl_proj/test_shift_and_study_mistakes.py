@@ -100,7 +100,7 @@ SHIFTS = {
 
 
 @pytest.mark.parametrize("case", SHIFTS)
-def test_what_is_wrong_with_a_shift_test(case, refused):
+def test_mistake_in_shift_test(case, refused):
     refused("shift_test", *SHIFTS[case])
 
 
@@ -302,5 +302,5 @@ def test_an_encoder_alone_has_no_mistakes_of_a_decoder(refused):
 
 
 @pytest.mark.parametrize("case", STUDIES)
-def test_what_is_wrong_with_a_study(case, refused):
+def test_mistake_in_study(case, refused):
     refused("performance_studies", *STUDIES[case])

@@ -23,6 +23,8 @@ from dl_proj.settings.load import differences, load_config, read_yaml
 from dl_proj.text.tokenizers import Tokenizer
 from my_custom_ai.custom_train import load_weights
 
+pytestmark = pytest.mark.slow
+
 N_SEQUENCES = 64
 N_IMAGES = 1000  # of 10,000 test images; generators, which take longer, are shown every other one of them
 BUILD = {

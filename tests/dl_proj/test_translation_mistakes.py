@@ -108,7 +108,7 @@ IN_THE_PAIRS = {
 
 
 @pytest.mark.parametrize("case", IN_THE_PAIRS)
-def test_what_only_the_pairs_can_tell(case, script):
+def test_mistake_that_only_the_pairs_show(case, script):
     changes, expected = IN_THE_PAIRS[case]
     write_pairs()
     as_yaml("c.yaml", tiny_translation(changes))

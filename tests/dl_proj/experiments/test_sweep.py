@@ -157,7 +157,7 @@ def test_what_is_finished_is_not_trained_again(script, calls):
 
 
 @pytest.mark.slow
-def test_interrupted_and_continued_is_as_never_stopped(script, monkeypatch):
+def test_interrupted_sweep_resumes_bit_identical(script, monkeypatch):
     """In the middle of a variant, before its first saved state, and after its training but before its end."""
     assert swept(script).code == 0
     rows = {name: without_seconds(row) for name, row in table().items()}

@@ -193,6 +193,7 @@ IDLE = {  # what nothing depends on: where the class token, which alone is class
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("embedding", "pooling"), [("linear", "class_token"), ("lookup", "mean")])
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("reversible", [False, True])
@@ -216,6 +217,7 @@ def test_gradients_reach_every_parameter_and_are_finite_differences(embedding, p
         assert (parameter.grad * direction).sum().item() == pytest.approx(slope, rel=1e-4, abs=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attention", "reversible"),
     [

@@ -337,7 +337,7 @@ def same_history(one, other):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "save_every"), [("adam", 1), ("adafactor", 1), ("adam", 4)])
-def test_killed_in_any_update_and_resumed_it_ends_the_same_bit_for_bit(optimizer, save_every):
+def test_resume_after_kill_in_any_update_is_bit_identical(optimizer, save_every):
     settings = {"optimizer": optimizer, "accumulate": 2, "save_every": save_every, "schedule": one_cycle(12)}
     whole = tiny_trainer("whole", model=tiny_model(dropout=0.3), **settings)
     whole.fit()
@@ -360,7 +360,7 @@ def test_killed_in_any_update_and_resumed_it_ends_the_same_bit_for_bit(optimizer
             same_history(resumed, whole)
 
 
-def test_a_row_of_training_figures_spans_a_kill():
+def test_resume_continues_an_unfinished_row_of_figures():
     """Its mean is over all batches since the row before, those before the saved state included."""
     settings = {"save_every": 3, "log_every": 5}
     whole = tiny_trainer("whole", **settings)
@@ -386,7 +386,7 @@ def dying_at(state, step):
     return save_or_die
 
 
-def test_killed_between_the_history_and_the_state_no_row_is_there_twice(monkeypatch):
+def test_resume_keeps_history_without_duplicate_rows(monkeypatch):
     whole, killed = tiny_trainer("whole"), tiny_trainer("killed", save_every=2)
     whole.fit()
     with monkeypatch.context() as patch, pytest.raises(Killed):

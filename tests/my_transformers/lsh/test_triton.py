@@ -183,6 +183,7 @@ def test_two_runs_are_equal_bit_for_bit(triton_form) -> None:
         assert all(torch.equal(a, b) for a, b in zip(gradients(attention, qk, v, grad), first, strict=True))
 
 
+@pytest.mark.slow
 def test_kernels_compile_for_a_gpu() -> None:
     """For sm_90 without a GPU: what the interpreter takes may still be wrong for the compiler."""
     script = Path(__file__).parents[1] / "compile_lsh_kernels.py"

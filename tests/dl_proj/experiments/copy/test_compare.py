@@ -60,6 +60,7 @@ def evaluated_by_hand(run, attention, n_test=12):
     return accuracy(model, [data[i] for i in range(n_test)])
 
 
+@pytest.mark.slow
 def test_what_it_writes_and_where(compared):
     before = files_below(".")
     compared()
@@ -128,6 +129,7 @@ def test_the_lsh_settings_reach_the_mechanism(field, value, compared, monkeypatc
     assert seen == [value] * len(ROUNDS)
 
 
+@pytest.mark.slow
 def test_twice_the_same_byte_for_byte(compared):
     compared()
     first = TABLE.read_bytes()

@@ -105,6 +105,7 @@ def compare(model, mine, length, *, tolerance, masked=False):
     torch.testing.assert_close(found[mask], wanted[mask], rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("case", CASES)
 def test_the_same_logits(case, causal, tmp_path, monkeypatch):
