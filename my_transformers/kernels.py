@@ -6,7 +6,6 @@ they run only with ``triton`` and Triton's interpreter (``TRITON_INTERPRET=1`` b
 tests.
 """
 
-import functools
 import importlib.util
 import os
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 VARIABLE = "MY_TRANSFORMERS_KERNELS"
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -30,14 +30,14 @@ def use_triton(*tensors: Tensor, largest_dim: int) -> bool:
     choice = os.environ.get(VARIABLE, "auto")
     if choice not in ("auto", "torch", "triton"):
         raise ValueError(f"{VARIABLE} is {choice!r}, must be 'auto', 'torch' or 'triton'")
-    if choice == "torch":
+    if choice == "torch" or (choice == "auto" and tensors[0].device.type != "cuda"):
         return False
     obstacle = _obstacle(tensors, largest_dim)
     if choice == "triton":
         if obstacle:
             raise ValueError(f"{VARIABLE} is 'triton', but {obstacle}")
         return True
-    return not obstacle and tensors[0].device.type == "cuda"
+    return not obstacle
 
 
 def _obstacle(tensors: tuple[Tensor, ...], largest_dim: int) -> str:
@@ -49,12 +49,7 @@ def _obstacle(tensors: tuple[Tensor, ...], largest_dim: int) -> str:
             return f"the kernels take up to {largest_dim} numbers per head, not {x.shape[-1]}"
         if x.device.type != "cuda" and not _interprets():
             return f"the kernels run on CUDA devices, not on {x.device.type}, where they need TRITON_INTERPRET=1"
-    return "" if _has_triton() else "Triton is not installed"
-
-
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+    return "" if _HAS_TRITON else "Triton is not installed"
 
 
 def _interprets() -> bool:

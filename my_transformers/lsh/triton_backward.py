@@ -10,12 +10,12 @@ in a fixed order and without atomics, at the price of computing each pair's scor
 import triton
 import triton.language as tl
 
-from my_transformers.lsh.triton_kernels import _hide, _kept, _queries, _rows, _store_rows, _tokens, _where
+from my_transformers.lsh.triton_kernels import SIZES, _hide, _kept, _queries, _rows, _store_rows, _tokens, _where
 
 _SEARCHED = tl.constexpr(256)  # places that are searched together for queries of a block of keys
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def row_products(
     grad, grad_b, grad_h, grad_n, grad_d, out, out_b, out_h, out_n, products, heads, n, blocks,
     BLOCK: tl.constexpr, VALUE_DIM: tl.constexpr, PADDED_VALUE_DIM: tl.constexpr,
@@ -121,7 +121,7 @@ def _as_keys(
     return found, found_values
 
 
-@triton.jit(do_not_specialize=["turn", "rounds", "earlier", "threshold"])
+@triton.jit(do_not_specialize=SIZES)
 def attend_backward(
     qk, qk_b, qk_h, qk_n, qk_d, v, v_b, v_h, v_n, v_d, grad, grad_b, grad_h, grad_n, grad_d,
     grad_qk, gq_b, gq_h, gq_n, qk_so_far, grad_v, gv_b, gv_h, gv_n, v_so_far,

@@ -13,12 +13,12 @@ import triton.language as tl
 from torch import Tensor
 
 from my_transformers.lsh.triton_attention import _launch, _padded, _precision
-from my_transformers.lsh.triton_kernels import _rows, _where
+from my_transformers.lsh.triton_kernels import SIZES, _rows, _where
 
 _WIDE_ROW = 512  # bytes; longer rows are worked on in smaller blocks, so that they fit into any GPU's shared memory
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def hash_tokens(
     qk, qk_b, qk_h, qk_n, qk_d, rotations, buckets, n_directions, heads, n, blocks, rounds, half,
     BY_LENGTH: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,

@@ -25,6 +25,10 @@ Argument names, the same in all kernels:
 import triton
 import triton.language as tl
 
+# Not compiled anew where one of these is 1 or a multiple of 16: that would not make any access to memory faster.
+SIZES = ["heads", "n", "length", "blocks", "stride", "turn", "rounds", "earlier", "threshold"]
+SIZES += ["block_size", "blocks_before", "blocks_after"]
+
 
 @triton.jit
 def _rows(x, tokens, present, stride_n, stride_d, DIM: tl.constexpr, PADDED: tl.constexpr):
@@ -108,7 +112,7 @@ def _kept(seeds, q_token, k_token, stride, threshold):
     return (mixed & 0x7FFFFFFF) >= threshold
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def prepare(
     qk, qk_b, qk_h, qk_n, qk_d, v, v_b, v_h, v_n, v_d, real, key_scale, nan_from, heads, n, blocks,
     HAS_REAL: tl.constexpr, CAUSAL: tl.constexpr, BLOCK: tl.constexpr,
@@ -131,7 +135,7 @@ def prepare(
     tl.store(nan_from + sequence * n + tokens, start, mask=present)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def invert(order, place, length, blocks, BLOCK: tl.constexpr):
     """The place of every token, in each of the sequences' rounds."""
     row = (tl.program_id(0) // blocks).to(tl.int64) * length
@@ -140,7 +144,7 @@ def invert(order, place, length, blocks, BLOCK: tl.constexpr):
     tl.store(place + row + tl.load(order + row + places, mask=inside, other=0), places, mask=inside)
 
 
-@triton.jit(do_not_specialize=["turn", "rounds", "earlier", "threshold"])
+@triton.jit(do_not_specialize=SIZES)
 def attend(
     qk, qk_b, qk_h, qk_n, qk_d, v, v_b, v_h, v_n, v_d, out, out_b, out_h, out_n, so_far,
     key_scale, totals, nan_from, order, first, last, place, seeds,

@@ -99,7 +99,7 @@ def main() -> None:
     compile_all = parser.parse_args().all
     triton_attention._launch = triton_hashing._launch = compile_launch
     attend((2, 8, 1024, 64), torch.bfloat16)
-    attend((1, 1, 1, 5), torch.float16, rounds=1, dropout=0.1, real=False)  # sizes of 1 become constants
+    attend((1, 1, 1, 5), torch.float16, rounds=1, dropout=0.1, real=False)  # strides of 1 become constants
     if compile_all:
         for dim in (32, 64, 128, 256):
             for dtype in (torch.bfloat16, torch.float16, torch.float32):

@@ -14,7 +14,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """As for a user: no interpreter, and nothing chosen."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.delenv(kernels.VARIABLE, raising=False)
-    monkeypatch.setattr(kernels, "_has_triton", lambda: True)
+    monkeypatch.setattr(kernels, "_HAS_TRITON", True)
 
 
 class OnCuda:
@@ -34,7 +34,7 @@ def test_a_gpu_takes_the_kernels_for_what_they_support(monkeypatch: pytest.Monke
 
 
 def test_a_machine_without_triton_takes_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_has_triton", lambda: False)
+    monkeypatch.setattr(kernels, "_HAS_TRITON", False)
     assert not use_triton(OnCuda(), largest_dim=64)
     monkeypatch.setenv(kernels.VARIABLE, "triton")
     with pytest.raises(ValueError, match="'triton', but Triton is not installed"):
