@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported; see triton_interpreter.py
+
 
 def pytest_configure(config):
     """Processes that share out the tests share the cores, too: one thread each, and in what they start."""

@@ -268,7 +268,7 @@ def attend_in_buckets(
     real = buckets[:, :, 0] < n_buckets
     layout = _block_layout(n, window, causal, rule=rule, sorted_by_position=not attend_across_buckets)
     buckets = F.pad(buckets, (0, layout.length - n), value=n_buckets).permute(2, 0, 1, 3)  # (r, b, h, L), whole blocks
-    order = sort_by_bucket(buckets)
+    order = sort_by_bucket(buckets, n_buckets + 1)
     if attend_across_buckets:  # chunks alone decide: one bucket of all real tokens, padding stays apart
         buckets = buckets // n_buckets
     causal_by_place = causal and not layout.earlier_positions_only

@@ -6,6 +6,7 @@ The one function to call is :func:`bucketed_attention`. How it is computed:
     scores.py    the blocks' scores, the mask that is added to them, dropout as a hash
     forward.py   a softmax per round, merged over rounds
     backward.py  gradients from scores that are computed again, and a figure of the memory they lie in
+    triton_*.py  the same function in a few kernels, on a GPU
 
 Forward and backward are two operators, which torch.compile takes as wholes; here one is made the other's derivative.
 docs/performance.md says what each trick saved. Read next: layout.py.
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from my_transformers.derivatives import first_derivatives_only
+from my_transformers.kernels import use_triton
 from my_transformers.lsh.backward import attend_backward
 from my_transformers.lsh.forward import attend_forward
 from my_transformers.lsh.layout import SMALLEST_NORM, BlockLayout, VisiblePlaces, at_least_float32
@@ -60,6 +62,12 @@ def bucketed_attention(
     """
     if dropout_seeds is None:
         dropout_seeds = visible.order.new_empty(0)
+    if use_triton(qk, v, largest_dim=256):
+        from my_transformers.lsh import (
+            triton_attention as triton_form,
+        )  # Triton may be missing, and takes time to import
+
+        return triton_form.bucketed_attention(qk, v, visible, layout, deduplicate, dropout, dropout_seeds, real, causal)
     is_finite = _finite_rows(qk) & _finite_rows(v)
     gives_nan = ~is_finite if real is None else ~is_finite & real
     gives_nan = gives_nan.cumsum(-1) > 0 if causal else gives_nan.any(-1, keepdim=True).expand_as(is_finite)

@@ -10,6 +10,7 @@ import functools
 import torch
 from torch import Tensor
 
+from my_transformers.kernels import use_triton
 from my_transformers.memory import at_once
 
 _PROJECTIONS_IN_WORK, _PROJECTIONS_ON_DEVICE = 2**19, 2**24  # numbers x R that exist at once, on a CPU and elsewhere
@@ -115,6 +116,10 @@ def bucket_of(qk: Tensor, rotations: Tensor, n_directions: Tensor | None = None)
     """
     batch, heads, length, _ = qk.shape
     n_rounds, half = rotations.shape[1], rotations.shape[-1]
+    if half and use_triton(qk, largest_dim=256):
+        from my_transformers.lsh import triton_hashing  # Triton may be missing, and takes time to import
+
+        return triton_hashing.bucket_of(qk, rotations.to(qk.dtype).contiguous(), n_directions)
     rows = qk.transpose(0, 1).flatten(1, 2)  # (h, b * n, d)
     buckets = torch.zeros((heads, n_rounds, batch * length), dtype=torch.int32, device=qk.device)
     if half:
@@ -138,11 +143,30 @@ def bucket_of(qk: Tensor, rotations: Tensor, n_directions: Tensor | None = None)
 
 
 @torch.no_grad()
-def sort_by_bucket(buckets: Tensor) -> Tensor:
-    """Token positions in the order of (bucket, position): int64, of ``buckets``' shape, sorted along its last axis."""
+def sort_by_bucket(buckets: Tensor, n_buckets: int | None = None) -> Tensor:
+    """Token positions in the order of (bucket, position): int64, of ``buckets``' shape, sorted along its last axis.
+
+    With ``n_buckets``, more than any bucket's number, a GPU sorts all rows as one.
+    """
     length = buckets.shape[-1]
     steps = torch.arange(length, device=buckets.device)
+    if n_buckets is not None and buckets.device.type != "cpu" and buckets.numel():
+        return _sort_rows_as_one(buckets, steps, n_buckets)
     return torch.sort(buckets.long() * length + steps, dim=-1).values % length  # one integer key holds both
+
+
+def _sort_rows_as_one(buckets: Tensor, steps: Tensor, n_buckets: int) -> Tensor:
+    """One sort of keys that hold the row's number, too, in 32 bits where they are enough.
+
+    PyTorch's CUDA sort of several long rows sorts everything twice (by key, then by row) or, from 128 rows on, each row
+    with a single block of threads.
+    """
+    length = buckets.shape[-1]
+    n_rows = buckets.numel() // length
+    dtype = torch.int32 if n_rows * n_buckets * length < 2**31 else torch.int64
+    rows = torch.arange(n_rows, device=buckets.device, dtype=dtype).view(*buckets.shape[:-1], 1)
+    keys = (rows * n_buckets + buckets).to(dtype) * length + steps.to(dtype)
+    return (keys.flatten().sort().values % length).long().view(buckets.shape)
 
 
 @torch.no_grad()

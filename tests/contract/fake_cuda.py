@@ -2,8 +2,9 @@
 
 ``FakeTensorMode`` follows the tensors and refuses operators that mix devices or whose result the host must know.
 :class:`FakeCuda` adds what it lets pass: copies between host and device for which the host waits, and the bodies of the
-custom operators, of which it would only ask the shape. PyTorch's autograd engine starts a stream for each CUDA node, so
-without a GPU it cannot run backward; :func:`gradients` walks the same graph and calls the same nodes in Python.
+custom operators, of which it would only ask the shape; only Triton's kernels are left out. PyTorch's autograd engine
+starts a stream for each CUDA node, so without a GPU it cannot run backward; :func:`gradients` walks the same graph and
+calls the same nodes in Python.
 """
 
 import collections
@@ -22,7 +23,15 @@ from my_transformers import replay
 from my_transformers.lsh.backward import attend_backward
 from my_transformers.lsh.forward import attend_forward
 
-_BODIES = {op._opoverload: op._init_fn for op in (attend_forward, attend_backward)}
+try:
+    from my_transformers.lsh import triton_attention, triton_hashing
+except ImportError:  # Triton is not installed
+    triton_attention = triton_hashing = None
+
+_OPERATORS = [attend_forward, attend_backward]
+if triton_attention:
+    _OPERATORS += [triton_attention._attention, triton_attention._attention_backward, triton_hashing.bucket_of]
+_BODIES = {op._opoverload: op._init_fn for op in _OPERATORS}
 _COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 
 
@@ -65,6 +74,9 @@ def fake_cuda() -> Iterator[None]:
         patch.setattr(torch.autograd, "grad", gradients)
         patch.setattr(replay, "_generator_states", lambda _: cpu_state)
         patch.setattr(replay, "_set_generator_states", lambda *_: None)
+        if triton_attention:
+            for module in (triton_attention, triton_hashing):
+                patch.setattr(module, "_launch", lambda *_: None)
         with FakeTensorMode(), FakeCuda():
             yield
 

@@ -7,7 +7,7 @@ from mechanisms import CASES, Case, attend, steps
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
-from my_transformers import EncoderLayer, FeedForward, LSHAttention, MultiHeadAttention, ReversibleStack
+from my_transformers import EncoderLayer, FeedForward, LSHAttention, MultiHeadAttention, ReversibleStack, kernels
 
 both = [(case, causal) for case in CASES for causal in case.directions]
 names = [f"{'causal' if causal else 'bidirectional'}-{case}" for case, causal in both]
@@ -25,9 +25,11 @@ def check(out: Tensor, inputs: list[Tensor], dtype: torch.dtype | None = None) -
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("form", ["torch", "auto"])
 @pytest.mark.parametrize(("case", "causal"), both, ids=names)
-def test_stays_on_the_device(case: Case, causal: bool) -> None:
+def test_stays_on_the_device(case: Case, causal: bool, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training under autocast with dropout and a mask; evaluation in bfloat16; steps."""
+    monkeypatch.setenv(kernels.VARIABLE, form)
     mechanism = case.build(causal=causal, dropout=0.3)
     with fake_cuda():
         on_cuda(mechanism)

@@ -86,6 +86,14 @@ def test_sorting_is_by_bucket_then_position_and_can_be_undone(buckets: list[int]
     assert torch.equal(order[undo_sort(order)], torch.arange(len(buckets)))
 
 
+@pytest.mark.parametrize("n_buckets", [7, 2**26])  # keys of 32 and of 64 bits
+def test_rows_sorted_as_one_are_rows_sorted_one_by_one(n_buckets: int) -> None:
+    """What a GPU does."""
+    buckets = torch.randint(7, (3, 2, 50), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
+    buckets[0, 0, :9] = n_buckets - 1
+    assert torch.equal(hashing._sort_rows_as_one(buckets, torch.arange(50), n_buckets), sort_by_bucket(buckets))
+
+
 def test_seeded_rotations_repeat_and_leave_the_global_generator_alone() -> None:
     """A hash that reset the global generator would repeat every dropout mask as well."""
     like = torch.zeros(1)

@@ -1,0 +1,218 @@
+"""Triton kernels of attention inside hash buckets: forward; triton_attention.py launches them.
+
+A program works on one block of places in one round's sorted order of one sequence (one head of one sample). ``order``
+maps places to tokens, and rows are read from where the tokens lie: no sorted copy exists. ``first`` and ``last`` are
+the interval of places that each token sees. So the loop over keys runs from the block's lowest ``first`` to its highest
+``last``: at most the window and the block, whatever the length.
+
+Rounds are launched one after another. Each continues the running results of its tokens, and only one program per round
+reads or writes a token's: no atomics, and every sum has a fixed order.
+
+Argument names, the same in all kernels:
+
+    x_b, x_h, x_n, x_d  strides of rows x: sample, head, token, number
+    n, length           tokens, and places; tokens from n on are padding: rows of zeros, never written
+    stride              places of all sequences: from one round to the next, and from queries' to keys' seeds
+    turn, rounds        number of this round, and how many there are
+    earlier             rounds to de-duplicate against
+    key_scale           (b, h, n) float32: 1 / ||q||, or -1 for a row with an infinity or NaN, which is read as zeros
+    totals              (b, h, n) float32: base-2 log-sum-exp of a token's scores so far; -inf: it has seen no key
+    DIM, PADDED_DIM     numbers in a row of qk, and the power of two that is computed with; VALUE_... the same for v
+"""
+
+# ruff: noqa: ANN001, ANN201, ANN202 - Triton knows one annotation, tl.constexpr; the rest are pointers and blocks
+
+import triton
+import triton.language as tl
+
+# Not compiled anew where one of these is 1 or a multiple of 16: that would not make any access to memory faster.
+SIZES = ["heads", "n", "length", "blocks", "stride", "turn", "rounds", "earlier", "threshold"]
+SIZES += ["block_size", "blocks_before", "blocks_after"]
+
+
+@triton.jit
+def _rows(x, tokens, present, stride_n, stride_d, DIM: tl.constexpr, PADDED: tl.constexpr):
+    """Load rows (block, PADDED): zeros for tokens that are not present, and beyond DIM."""
+    columns = tl.arange(0, PADDED)
+    offsets = tokens.to(tl.int64)[:, None] * stride_n + columns.to(tl.int64)[None, :] * stride_d
+    return tl.load(x + offsets, mask=present[:, None] & (columns < DIM)[None, :], other=0.0)
+
+
+@triton.jit
+def _store_rows(x, rows, tokens, present, stride_n, DIM: tl.constexpr, PADDED: tl.constexpr):
+    """Store rows whose numbers are adjacent in memory."""
+    columns = tl.arange(0, PADDED)
+    offsets = tokens.to(tl.int64)[:, None] * stride_n + columns[None, :]
+    tl.store(x + offsets, rows.to(x.dtype.element_ty), mask=present[:, None] & (columns < DIM)[None, :])
+
+
+@triton.jit
+def _where(program, blocks, heads):
+    """Block, sample, head and sequence of a program; 64 bits for what is multiplied by strides."""
+    sequence = (program // blocks).to(tl.int64)
+    return program % blocks, sequence // heads, sequence % heads, sequence
+
+
+@triton.jit
+def _interval(first, last, tokens, length):
+    """First place that each token sees, and how many it sees."""
+    start = tl.maximum(tl.load(first + tokens), 0)
+    end = tl.minimum(tl.load(last + tokens), length - 1)
+    return start, tl.maximum(end - start + 1, 0)
+
+
+@triton.jit
+def _tokens(order, places, end, n):
+    """Tokens at places, and whether there is one: before ``end``, and not padding."""
+    inside = places < end
+    tokens = tl.load(order + places, mask=inside, other=0)
+    return tokens, inside & (tokens < n)
+
+
+@triton.jit
+def _queries(order, first, last, places, end, n, length):
+    """Tokens at places, whether there is one, the first place it sees, and how many it sees (0 where there is none)."""
+    tokens, present = _tokens(order, places, end, n)
+    start, count = _interval(first, last, tokens, length)
+    return tokens, present, start, tl.where(present, count, 0)
+
+
+@triton.jit
+def _within(place, start, count):
+    """Is start <= place < start + count? One comparison: as unsigned numbers, negative differences are large."""
+    return (place - start).to(tl.uint32) < count.to(tl.uint32)
+
+
+@triton.jit
+def _hide(
+    scores, q_token, q_place, q_start, q_count, k_token, k_place, first, last, place, earlier, stride, length,
+    BY_POSITION: tl.constexpr, DEDUPLICATE: tl.constexpr,
+):  # fmt: skip
+    """Set scores to -inf where the query does not see the key, or already saw it in an earlier round.
+
+    Queries are a column and keys a row, or the other way round.
+    """
+    seen = _within(k_place, q_start, q_count) & (k_place != q_place)
+    if BY_POSITION:
+        seen = seen & (k_token < q_token)
+    scores = tl.where(seen, scores, float("-inf"))
+    if DEDUPLICATE:
+        for e in range(0, earlier):
+            start, count = _interval(first + e * stride, last + e * stride, q_token, length)
+            scores = tl.where(_within(tl.load(place + e * stride + k_token), start, count), float("-inf"), scores)
+    return scores
+
+
+@triton.jit
+def _kept(seeds, q_token, k_token, stride, threshold):
+    """Which pairs dropout keeps; the same hash as scores.is_kept."""
+    mixed = tl.load(seeds + q_token) + tl.load(seeds + stride + k_token)
+    mixed = (mixed ^ ((mixed >> 16) & 0xFFFF)) * 0x7FEB352D
+    mixed = (mixed ^ ((mixed >> 16) & 0xFFFF)) * -0x7B935975
+    return (mixed & 0x7FFFFFFF) >= threshold
+
+
+@triton.jit(do_not_specialize=SIZES)
+def prepare(
+    qk, qk_b, qk_h, qk_n, qk_d, v, v_b, v_h, v_n, v_d, real, key_scale, nan_from, heads, n, blocks,
+    HAS_REAL: tl.constexpr, CAUSAL: tl.constexpr, BLOCK: tl.constexpr,
+    DIM: tl.constexpr, PADDED_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, PADDED_VALUE_DIM: tl.constexpr,
+):  # fmt: skip
+    """Write ``key_scale``, and the first position whose output must be NaN because of a token (n: none)."""
+    block, sample, head, sequence = _where(tl.program_id(0), blocks, heads)
+    tokens = block * BLOCK + tl.arange(0, BLOCK)
+    present = tokens < n
+    q = _rows(qk + sample * qk_b + head * qk_h, tokens, present, qk_n, qk_d, DIM, PADDED_DIM).to(tl.float32)
+    values = _rows(v + sample * v_b + head * v_h, tokens, present, v_n, v_d, VALUE_DIM, PADDED_VALUE_DIM)
+    infinity = float("inf")
+    finite = (tl.abs(tl.sum(q, 1)) < infinity) & (tl.abs(tl.sum(values.to(tl.float32), 1)) < infinity)
+    inverse_norm = tl.rsqrt(tl.maximum(tl.sum(q * q, 1), 1e-12))
+    spoils = finite == 0
+    if HAS_REAL:
+        spoils = spoils & (tl.load(real + sequence * n + tokens, mask=present, other=0) != 0)
+    tl.store(key_scale + sequence * n + tokens, tl.where(finite, inverse_norm, -1.0), mask=present)
+    start = tl.where(spoils, tokens if CAUSAL else 0, n)
+    tl.store(nan_from + sequence * n + tokens, start, mask=present)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def invert(order, place, length, blocks, BLOCK: tl.constexpr):
+    """The place of every token, in each of the sequences' rounds."""
+    row = (tl.program_id(0) // blocks).to(tl.int64) * length
+    places = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
+    inside = places < length
+    tl.store(place + row + tl.load(order + row + places, mask=inside, other=0), places, mask=inside)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def attend(
+    qk, qk_b, qk_h, qk_n, qk_d, v, v_b, v_h, v_n, v_d, out, out_b, out_h, out_n, so_far,
+    key_scale, totals, nan_from, order, first, last, place, seeds,
+    heads, n, length, blocks, stride, turn, rounds, earlier, threshold, keep_scale, log2_scale,
+    BY_POSITION: tl.constexpr, DEDUPLICATE: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK: tl.constexpr, STEP: tl.constexpr,
+    DIM: tl.constexpr, PADDED_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, PADDED_VALUE_DIM: tl.constexpr,
+):  # fmt: skip
+    """Continue the softmax of a block of queries with the keys that this round shows.
+
+    What earlier rounds left, a mean of values with log-sum-exp z, enters like one key with score z. It is kept in
+    ``so_far`` between rounds; the last round writes ``out``.
+    """
+    block, sample, head, sequence = _where(tl.program_id(0), blocks, heads)
+    qk += sample * qk_b + head * qk_h
+    v += sample * v_b + head * v_h
+    at_out = sample * out_b + head * out_h
+    key_scale += sequence * n
+    totals += sequence * n
+    seeds += sequence * length
+    first += sequence * length
+    last += sequence * length
+    place += sequence * length
+    in_round = turn.to(tl.int64) * stride
+    order += in_round + sequence * length
+
+    q_place = block * BLOCK + tl.arange(0, BLOCK)
+    q_token, present, start, count = _queries(order, first + in_round, last + in_round, q_place, length, n, length)
+    finite = tl.load(key_scale + q_token, mask=present, other=-1.0) >= 0
+    q = _rows(qk, q_token, finite, qk_n, qk_d, DIM, PADDED_DIM)
+
+    continued = present & (turn > 0)
+    highest = tl.load(totals + q_token, mask=continued, other=float("-inf"))
+    mass = tl.where(highest == float("-inf"), 0.0, 1.0)
+    mean = _rows(so_far + at_out, q_token, continued, out_n, 1, VALUE_DIM, PADDED_VALUE_DIM).to(tl.float32)
+    lowest_place = tl.min(tl.where(count > 0, start, length))
+    end_place = tl.max(tl.where(count > 0, start + count, 0))
+    for k_start in range(lowest_place, end_place, STEP):
+        k_place = k_start + tl.arange(0, STEP)
+        k_token, k_present = _tokens(order, k_place, end_place, n)
+        k_scale = tl.load(key_scale + k_token, mask=k_present, other=-1.0)
+        keys = _rows(qk, k_token, k_scale >= 0, qk_n, qk_d, DIM, PADDED_DIM)
+        scores = tl.dot(q, tl.trans(keys), input_precision=PRECISION) * (k_scale * log2_scale)[None, :]
+        scores = _hide(
+            scores, q_token[:, None], q_place[:, None], start[:, None], count[:, None],
+            k_token[None, :], k_place[None, :], first, last, place, earlier, stride, length, BY_POSITION, DEDUPLICATE,
+        )  # fmt: skip
+        above = tl.maximum(highest, tl.max(scores, 1))
+        subtracted = tl.where(above == float("-inf"), 0.0, above)
+        shrink = tl.exp2(highest - subtracted)
+        weights = tl.exp2(scores - subtracted[:, None])
+        mass = mass * shrink + tl.sum(weights, 1)
+        if DROPOUT:
+            kept = _kept(seeds, q_token[:, None], k_token[None, :], stride, threshold)
+            weights = tl.where(kept, weights * keep_scale, 0.0)
+        values = _rows(v, k_token, k_scale >= 0, v_n, v_d, VALUE_DIM, PADDED_VALUE_DIM)
+        mean = tl.dot(weights.to(values.dtype), values, mean * shrink[:, None], input_precision=PRECISION)
+        highest = above
+
+    alone = mass == 0
+    mean = mean / tl.where(alone, 1.0, mass)[:, None]
+    total = tl.where(alone, float("-inf"), highest + tl.log2(tl.where(alone, 1.0, mass)))
+    tl.store(totals + q_token, total, mask=present)
+    if turn < rounds - 1:
+        _store_rows(so_far + at_out, mean, q_token, present, out_n, VALUE_DIM, PADDED_VALUE_DIM)
+    else:
+        own = _rows(v, q_token, present & alone, v_n, v_d, VALUE_DIM, PADDED_VALUE_DIM).to(tl.float32)
+        # a padded token's own NaN must not make its sequence's gradient NaN
+        found = tl.where(finite[:, None], tl.where(alone[:, None], own, mean), 0.0)
+        found = tl.where((q_token >= tl.load(nan_from + sequence))[:, None], float("nan"), found)
+        _store_rows(out + at_out, found, q_token, present, out_n, VALUE_DIM, PADDED_VALUE_DIM)
