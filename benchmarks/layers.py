@@ -6,6 +6,7 @@ measures one needs no other.
 
 import contextlib
 import io
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from my_transformers import (
     MultiHeadAttention,
     PerformerAttention,
     SharedQKAttention,
+    kernels,
 )
 from my_transformers.performer.features import draw_projection, log_features
 
@@ -59,6 +61,21 @@ def lsh(
         bucket_size=BUCKET, n_rounds=n_rounds, window=window, deduplicate=deduplicate, max_len=length, causal=True
     )
     return ours(mechanism, sizes)
+
+
+def lsh_by_triton(length: int, sizes: Sizes = SIZES, *, n_rounds: int) -> nn.Module:
+    """:func:`lsh` with the default window, de-duplicated, on the Triton kernels."""
+    layer = lsh(length, sizes, n_rounds=n_rounds, window=2 * BUCKET, deduplicate=True)
+
+    def call(x: Tensor) -> Tensor:
+        before = os.environ.get(kernels.VARIABLE, "torch")
+        os.environ[kernels.VARIABLE] = "triton"
+        try:
+            return layer(x)
+        finally:
+            os.environ[kernels.VARIABLE] = before
+
+    return Call(layer, call)
 
 
 def local(length: int, sizes: Sizes = SIZES) -> MultiHeadAttention:

@@ -1,9 +1,9 @@
 """Which form of an operation runs: PyTorch's own operators, or a Triton kernel.
 
-On a GPU a Triton kernel runs where there is one for the inputs. The environment variable ``MY_TRANSFORMERS_KERNELS``
-overrides this, at every call: ``torch`` never runs them, ``triton`` raises an error where they cannot run. On a CPU
-they run only with ``triton`` and Triton's interpreter (``TRITON_INTERPRET=1`` before Triton is imported), which is for
-tests.
+The environment variable ``MY_TRANSFORMERS_KERNELS`` decides, at every call. ``torch``, the default, never runs a Triton
+kernel, since none has been run on a GPU yet. ``auto`` runs one on a GPU where there is one for the inputs, and
+``triton`` raises an error where it cannot run. On a CPU they run only with ``triton`` and Triton's interpreter
+(``TRITON_INTERPRET=1`` before Triton is imported), which is for tests.
 """
 
 import importlib.util
@@ -27,9 +27,9 @@ def use_triton(*tensors: Tensor, largest_dim: int) -> bool:
     Raises:
         ValueError: the environment variable has another value, or asks for Triton where it cannot run.
     """
-    choice = os.environ.get(VARIABLE, "auto")
+    choice = os.environ.get(VARIABLE, "torch")
     if choice not in ("auto", "torch", "triton"):
-        raise ValueError(f"{VARIABLE} is {choice!r}, must be 'auto', 'torch' or 'triton'")
+        raise ValueError(f"{VARIABLE} is {choice!r}, must be 'torch', 'auto' or 'triton'")
     if choice == "torch" or (choice == "auto" and tensors[0].device.type != "cuda"):
         return False
     obstacle = _obstacle(tensors, largest_dim)

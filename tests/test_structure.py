@@ -64,10 +64,16 @@ def test_imports_point_downward(package):
 
 
 def test_the_attention_library_needs_torch_alone():
+    """Its Triton kernels are imported where they are asked for, and kernels.py reads an environment variable."""
     allowed = {"torch", "my_transformers"}
     standard = sys.stdlib_module_names - {"io", "os", "pathlib", "pickle"}  # it reads no file
     for path in MODULES["my_transformers"]:
-        assert set(imported(path)) <= allowed | standard, path
+        more = {"triton"} if is_for_triton(path) else {"os"} if path.name == "kernels.py" else set()
+        assert set(imported(path)) <= allowed | standard | more, path
+
+
+def is_for_triton(path):
+    return path.name.startswith("triton_")
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
@@ -87,6 +93,8 @@ def is_compared_with_a_type(node, parents):
 @pytest.mark.parametrize("package", ["my_transformers", "dl_proj"])
 def test_no_device_is_named_below_the_engine(package):
     for path in MODULES[package]:
+        if is_for_triton(path):  # which runs on one kind of device
+            continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
         for node in ast.walk(tree):
@@ -106,11 +114,17 @@ FILES = {module_name(path): path for paths in MODULES.values() for path in paths
 
 
 def imported_at_start(module):
-    """Our modules that a module imports when it is imported itself: not those that a function imports when called."""
+    """Our modules that a module imports when it is imported itself.
+
+    Not those that a function imports when it is called, nor those of which only a type checker hears.
+    """
     todo = list(ast.parse(FILES[module].read_text(encoding="utf-8")).body)
     while todo:
         node = todo.pop()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            todo += node.orelse
             continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in FILES)
@@ -144,15 +158,16 @@ def test_files_have_at_most_400_lines(package):
 
 @pytest.mark.parametrize("package", BELOW)
 def test_functions_have_at_most_50_lines(package):
-    """Without their docstring, which shapes, arguments and errors may make long."""
+    """Without their docstring. A Triton kernel, whose arguments and state cannot be grouped, may have 20 more."""
     long = {}
     for path in MODULES[package]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 first = node.body[0]
                 docstring = first.end_lineno - first.lineno + 1 if ast.get_docstring(node) else 0
+                is_kernel = any(ast.unparse(decorator) == "triton.jit" for decorator in node.decorator_list)
                 length = node.end_lineno - node.lineno + 1 - docstring
-                if length > 50:
+                if length > (70 if is_kernel else 50):
                     long[f"{path}:{node.lineno} {node.name}"] = length
     assert long == {}
 

@@ -63,6 +63,11 @@ def _lsh(n_rounds: int, *, deduplicate: bool = True) -> Contender:
     return Contender(make, worth, LENGTHS if headline else FEW, than=FLASH, steps=deduplicate)
 
 
+def _lsh_by_triton(n_rounds: int) -> Contender:
+    make = partial(layers.lsh_by_triton, n_rounds=n_rounds)
+    return Contender(make, 0, than=FLASH, cuda_only=True, seconds=3)  # compiles in the first case of a kind
+
+
 def _sdpa(worth: int, backend: SDPBackend, *, causal: bool = True, cuda_only: bool = False) -> Contender:
     return Contender(partial(layers.sdpa, causal=causal, backend=backend), worth, cuda_only=cuda_only)
 
@@ -80,6 +85,7 @@ CONTENDERS = {
     FLASH: _sdpa(0, SDPBackend.FLASH_ATTENTION),
     "LSH-2": _lsh(2),
     "LSH-4": _lsh(4),
+    **{f"LSH-{r}, Triton": _lsh_by_triton(r) for r in (2, 4)},
     "Performer": Contender(partial(layers.performer, causal=True), 0, than=FLASH, steps=True, slope=8),
     "cuDNN": _sdpa(1, SDPBackend.CUDNN_ATTENTION, cuda_only=True),
     "LSH-1": _lsh(1),

@@ -169,7 +169,6 @@ def attend_backward(
         n, length, stride, earlier, threshold, keep_scale, log2_scale,
         BY_POSITION, DEDUPLICATE, DROPOUT, PRECISION, STEP, DIM, PADDED_DIM, VALUE_DIM, PADDED_VALUE_DIM,
     )  # fmt: skip
-
     seen_from, seen_end = _find_queries(
         order, first + in_round, last + in_round, own_from, tl.minimum(own_from + BLOCK, length), n, length,
         block_size, blocks_before, blocks_after,

@@ -24,7 +24,9 @@ class OnCuda:
         self.dtype, self.shape, self.device = dtype, (1, dim), torch.device("cuda")
 
 
-def test_a_gpu_takes_the_kernels_for_what_they_support(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_takes_the_kernels_for_what_they_support_if_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not use_triton(OnCuda(), largest_dim=64)
+    monkeypatch.setenv(kernels.VARIABLE, "auto")
     assert use_triton(OnCuda(), OnCuda(torch.float16), OnCuda(torch.float32), largest_dim=64)
     assert not use_triton(OnCuda(), OnCuda(torch.float64), largest_dim=64)
     assert not use_triton(OnCuda(), OnCuda(dim=65), largest_dim=64)
@@ -35,6 +37,7 @@ def test_a_gpu_takes_the_kernels_for_what_they_support(monkeypatch: pytest.Monke
 
 def test_a_machine_without_triton_takes_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "_HAS_TRITON", False)
+    monkeypatch.setenv(kernels.VARIABLE, "auto")
     assert not use_triton(OnCuda(), largest_dim=64)
     monkeypatch.setenv(kernels.VARIABLE, "triton")
     with pytest.raises(ValueError, match="'triton', but Triton is not installed"):
@@ -66,5 +69,5 @@ def test_the_kernels_cannot_be_forced_on_what_they_do_not_support(
 
 def test_another_choice_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(kernels.VARIABLE, "Triton")
-    with pytest.raises(ValueError, match="MY_TRANSFORMERS_KERNELS is 'Triton', must be 'auto', 'torch' or 'triton'"):
+    with pytest.raises(ValueError, match="MY_TRANSFORMERS_KERNELS is 'Triton', must be 'torch', 'auto' or 'triton'"):
         use_triton(OnCuda(), largest_dim=64)
