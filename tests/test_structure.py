@@ -165,7 +165,7 @@ def test_functions_have_at_most_50_lines(package):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 first = node.body[0]
                 docstring = first.end_lineno - first.lineno + 1 if ast.get_docstring(node) else 0
-                is_kernel = any(ast.unparse(decorator) == "triton.jit" for decorator in node.decorator_list)
+                is_kernel = any(ast.unparse(decorator).startswith("triton.jit") for decorator in node.decorator_list)
                 length = node.end_lineno - node.lineno + 1 - docstring
                 if length > (70 if is_kernel else 50):
                     long[f"{path}:{node.lineno} {node.name}"] = length
