@@ -92,7 +92,8 @@ def training_config(
     run = _run_to_resume(schema, options.resume, path, overrides)
     config = load_config(schema, path if options.config else run.config, overrides)
     if changed := other_settings(run, config):
-        raise ConfigError(*(f"--resume: {line}; start a new run for that" for line in changed))
+        advice = f"start a new run for that, or keep the run's settings with --resume {run.path} alone"
+        raise ConfigError(*(f"--resume: {line}; {advice}" for line in changed))
     return config, run
 
 

@@ -2,11 +2,12 @@
 
 Dense, O(n^2), and nothing but torch: no speed, no caches, no dropout. The classes compute the same thing faster, and
 tests hold their outputs and gradients to these functions. From simple to complex: full, local, shared query-key, LSH,
-Linformer, Performer, linear, Nystrom, relative positions, the reversible block.
+Linformer, Performer, linear, Nystrom, relative positions, the reversible block (rev_layers.py). Read next: the
+mechanism's own file, such as full.py, or lsh/attention.py in its folder.
 
 Letters, in shapes and formulas:
 
-    b batch, h heads, r rounds (a reversible block apart, which is on (b, n, dim))
+    b batch, h heads, r rounds (the reversible block works on (b, n, dim), without heads)
     n queries, m keys          i is a query, j a key; in self-attention n = m
     d head_dim, e value size   q (b, h, n, d), k (b, h, m, d), v (b, h, m, e), qk (b, h, n, d); outputs (b, h, n, e)
     mask (b, m)                True where a key is real, False where it is padding
@@ -107,10 +108,10 @@ def buckets(qk: Tensor, rotations: Tensor) -> Tensor:
 
 
 def buckets_by_length(qk: Tensor, rotations: Tensor, mask: Tensor, bucket_size: int) -> Tensor:
-    """:func:`buckets`, as many in each sample as its real tokens need: (b, h, r, n). Not for causal attention.
+    """:func:`buckets`, with as many buckets in each sample as its real tokens need: (b, h, r, n).
 
-    Their number depends on how many tokens follow; where that must decide nothing, it is fixed beforehand. Rotations
-    are shared by all samples; one with B buckets uses the first B / 2 directions of each.
+    Not for causal attention: later tokens would change the number of buckets, so there it is fixed beforehand. All
+    samples share the rotations; a sample with B buckets uses the first B / 2 directions of each round.
     """
     counts = [n_buckets(real, bucket_size) for real in mask.sum(-1).tolist()]
     return torch.cat([buckets(x[None], rotations[..., : B // 2]) for x, B in zip(qk, counts, strict=True)])
@@ -141,7 +142,7 @@ def lsh_attention(qk: Tensor, v: Tensor, hashes: Tensor, mask: Tensor, *, window
     Hash, sort by (bucket, position), and see the tokens of the same bucket at most ``window`` places away; if causal,
     only earlier ones. This window takes the place of the paper's chunks: no later token changes whom a query sees, so
     it is strictly causal. One softmax over the union counts a key once, however many rounds show it.
-    ``hashes`` (b, h, r, n) are what :func:`buckets` or :func:`buckets_by_length` returns.
+    ``hashes`` (b, h, r, n) are the bucket numbers that :func:`buckets` or :func:`buckets_by_length` returns.
     """
     shown = bucket_rule(hashes, sorted_places(hashes, mask), window)
     return attention_over_rounds(qk, v, shown, visible_keys(qk.shape[2], mask, causal=causal), once=True)
@@ -150,8 +151,9 @@ def lsh_attention(qk: Tensor, v: Tensor, hashes: Tensor, mask: Tensor, *, window
 def lsh_chunk_attention(
     qk: Tensor, v: Tensor, hashes: Tensor, mask: Tensor, *, chunk: int, causal: bool, once: bool = True
 ) -> Tensor:
-    """The same with the paper's chunks of m = ``chunk`` sorted tokens. Later tokens move their borders: it leaks.
+    """The same with the paper's chunks of m = ``chunk`` sorted tokens.
 
+    Not strictly causal: later tokens change where chunks begin and end, and so what earlier queries see.
     ``once=False`` leaves out N_ij (equation 15), so that a key counts once for every round that shows it.
     """
     shown = chunk_rule(hashes, sorted_places(hashes, mask), chunk)
@@ -159,7 +161,7 @@ def lsh_chunk_attention(
 
 
 def attention_over_rounds(qk: Tensor, v: Tensor, shown: Tensor, visible: Tensor, *, once: bool) -> Tensor:
-    """Rounds weighed by their log-sum-exp (equations 12 to 15), written as one softmax; shown (b, h, r, n, n).
+    """Rounds weighted by their log-sum-exp (equations 12 to 15), written as one softmax; shown (b, h, r, n, n).
 
     N_ij is the number of rounds that show key j to query i. The sum over rounds adds exp(q_i . k_j) N_ij times; with
     log N_ij subtracted from the score in each round (m_ij), once. A token sees itself only if it sees nobody else.

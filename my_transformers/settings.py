@@ -111,9 +111,9 @@ class MechanismSettings:
     one_place_per_token: ClassVar[bool] = False
     """it tells tokens apart by where they stand, so no two may stand at one place"""
     one_way: ClassVar[str] = ""
-    """why it lacks a direction, after "it"; only where ``directions`` is not both"""
+    """why it lacks a direction: a predicate after the kind's name; only where ``directions`` is not both"""
     instead: ClassVar[tuple[str, ...]] = ()
-    """kinds to name to who asks for the direction that it lacks; empty: all that have it"""
+    """kinds that the error message suggests for the direction that it lacks; empty: all that have it"""
 
     @classmethod
     def mechanism(cls) -> "type[Mechanism]":

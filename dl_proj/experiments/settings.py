@@ -132,7 +132,7 @@ class PaceConfig(Strict):
         if self.max_steps is None and self.epochs is None:
             return ["needs max_steps or epochs"]
         if self.max_steps is not None and self.epochs is not None:
-            return [f"max_steps {self.max_steps} and epochs {self.epochs}: give one of them; null takes one back"]
+            return [f"max_steps {self.max_steps} and epochs {self.epochs} are both set: set one of them to null"]
         return []
 
     def steps_of(self, n_batches: int) -> int:

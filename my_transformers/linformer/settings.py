@@ -130,7 +130,7 @@ class CausalLinformerSettings(_ProjectedSettings):
     kind: ClassVar = "causal_linformer"
     module: ClassVar = "my_transformers.linformer.attention.BlockCausalLinformerAttention"
     directions: ClassVar = (True,)
-    one_way: ClassVar = "looks back alone"
+    one_way: ClassVar = "is always causal"
     instead: ClassVar = ("linformer",)
 
     rank: tuple[int, ...] = setting(

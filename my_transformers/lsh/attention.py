@@ -4,6 +4,8 @@ Read first its definition, lsh_attention in my_transformers/reference.py. Here a
 (with cache.py), and :func:`attend_in_buckets`: sort by bucket, find the interval of sorted places that each token sees,
 and attend in blocks of sorted tokens.
 
+A token's *position* is its index in the sequence; its *place* is its index in a round's sorted order.
+
 Read next: hashing.py, then bucketed.py, which leads to the fast forward and backward.
 """
 
@@ -33,7 +35,7 @@ class LSHAttention(Mechanism, settings=LSHSettings):
     """Shared query-key attention restricted to hash buckets, O(n_rounds * n * window) instead of O(n^2).
 
     Each round hashes the queries into buckets and sorts the tokens by (bucket, position). One of two rules says which
-    tokens a query then sees. It never sees itself, unless it sees no other token in any round.
+    tokens a query then sees. A token sees itself only if it sees no other token in any round.
 
     * ``rule="bucket"``: of its own bucket, the ``window`` tokens before it in sorted order; without ``causal`` also
       the ``window`` after it. No later token changes which these are, so causal attention is strictly causal, and it
@@ -47,21 +49,22 @@ class LSHAttention(Mechanism, settings=LSHSettings):
     Rounds are combined by their log-sum-exp; a key seen in several rounds counts once (the paper's N_ij). One bucket
     and a window of at least the length make it equal to :class:`~my_transformers.SharedQKAttention`.
 
-    Saved for backward: qk, v, the output, and per token and head 3 * n_rounds integers, a sum and a flag; no scores.
+    Saved for backward: qk, v, the output, and per token and head 3 * n_rounds integers, a log-sum-exp and a flag; no
+    scores.
 
     Definition: my_transformers/reference.py, lsh_attention, lsh_chunk_attention.
 
     Args:
         bucket_size: expected tokens per bucket, from which the number of buckets follows.
-        n_rounds: independent hashings per forward.
-        n_buckets: the number of buckets itself instead, 1 or even.
-        max_len: length, in tokens, from which the number of buckets follows, whatever the length of an input. None
-            means 2048 if causal, since later tokens must not change the number of buckets; else each sample's own
-            number of real tokens, so that padding changes nothing. Give it for causal sequences of another length.
-        window: tokens, see the rules; default 2 * bucket_size, which is the paper's chunk.
+        n_rounds: independent hash rounds per forward.
+        n_buckets: number of buckets, 1 or even; default: from ``bucket_size``.
+        max_len: tokens; the number of buckets is computed from this length instead of the input's. Inputs may be
+            longer. None means 2048 if causal, since later tokens must not change the number of buckets; else each
+            sample's own number of real tokens, so that padding changes nothing. If causal, give your usual length.
+        window: tokens, see the rules; default 2 * bucket_size, the paper's chunk length.
         causal: a token attends only to itself and earlier tokens.
         rule: "bucket" or "chunk".
-        attend_across_buckets: chunk rule only.
+        attend_across_buckets: chunk rule only: also see the chunk's tokens of other buckets.
         deduplicate: False counts a key once for every round that shows it.
         dropout: probability of dropping an attention weight in training; a pair is dropped in all rounds or in none.
         eval_rounds: rounds in eval mode; default n_rounds.
@@ -213,8 +216,8 @@ class LSHAttention(Mechanism, settings=LSHSettings):
     def _several_steps(self, qk: Tensor, v: Tensor, cache: LSHCache) -> Tensor:
         """The parallel form over all tokens, whose outputs for the new ones are returned.
 
-        Earlier tokens take part by their keys, which are stored, in the place of their queries, which are not: a key
-        made of a key is the same key, and nobody needs the earlier tokens' outputs.
+        The cache keeps keys, not queries, so earlier tokens enter with their unit keys as queries. Normalising these
+        again returns the same keys, and the outputs of earlier tokens, which would be wrong, are not used.
         """
         before, n_buckets = cache.length, cache.counts.shape[-1]
         bucket = cache.hashed(qk).long()
@@ -293,7 +296,8 @@ def _draw_seeds(shape: torch.Size, device: torch.device) -> Tensor:
 def _block_layout(length: int, window: int, causal: bool, *, rule: str, sorted_by_position: bool) -> BlockLayout:
     """Blocks that hold all that a query may see.
 
-    ``sorted_by_position``: what a query sees is in the order of positions, so an interval of places can be causal.
+    ``sorted_by_position``: the tokens that a query may see are sorted by position, so the places before its own are its
+    earlier tokens. Otherwise (chunks across buckets) later positions are hidden one by one.
     """
     window = min(window, length)
     if rule == "chunk":

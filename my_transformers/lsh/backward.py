@@ -1,19 +1,20 @@
 """Backward of attention in buckets: the probabilities are computed again, block by block, and never stored.
 
 With the log-sum-exp z_i over all rounds that forward kept, p_ij = exp(s_ij - z_i) in whichever round shows j to i, so
-rounds need no weights here (as FlashAttention, Dao et al. 2022, algorithm 4). With do the gradient of the output o:
+rounds need no weights here (as in FlashAttention, Dao et al. 2022, algorithm 4). With dx the gradient of the loss with
+respect to x, and o the output:
 
     dv_j = sum_i p_ij do_i                     ds_ij = p_ij (do_i . v_j - do_i . o_i)
     dq_i = sum_j ds_ij k_j / sqrt(d)           dk_j  = sum_i ds_ij q_i / sqrt(d)
     and, since k = q / ||q||,                  dq_i += (dk_i - (dk_i . k_i) k_i) / ||q_i||
 
 dq sums over the keys of a query, dv and dk over the queries of a key. But p and ds are computed by query: c rows of s
-for each block of queries. A block of keys meets several blocks of queries, so what it sums is spread over their rows.
+for each block of queries. A block of keys meets several blocks of queries, so its sums run over rows of several blocks.
 
 One memory, read by query and by key
 ------------------------------------
 :func:`_band` stores them so that both sums are one batched product each. It leaves c numbers unused after every block.
-Then the pair of query i and key j, counted from the range's first of each, lies at
+Then query i and key j, each counted from the first in the range, meet at
 
     address(i, j) = s i + j
 
@@ -41,7 +42,7 @@ numbers. With c = 2 queries per block, compared with s = 4 keys, digits "ij":
 So ``by_key[block].mT @ queries`` sums over all queries of these keys at once, and no block's gradient has to be added
 to another's. Keys at the ends of a range meet queries outside it: the padding holds zeros there.
 
-Letters as in layout.py.
+Read next: cache.py, for decoding. Letters as in layout.py.
 """
 
 from typing import NamedTuple
@@ -140,7 +141,7 @@ class _Rows(NamedTuple):
 
 
 class _Gradients(NamedTuple):
-    """Of one round in its sorted order, with padding at both ends, or summed over rounds in the group's own order."""
+    """Gradients from one round, in sorted order and padded at both ends, or summed over rounds in the group's order."""
 
     queries: Tensor  # (M, d), without the factor 1 / sqrt(d)
     keys: Tensor  # (M, d), likewise
@@ -155,7 +156,7 @@ class _Gradients(NamedTuple):
         return cls(*(scratch(n, n_rows, w, dtype=dtype).zero_() for n, w in zip(names, widths, strict=True)))
 
     def add_round(self, of_round: "_Gradients", place: Tensor, scratch: Scratch) -> None:
-        """Gather a round's back in order: each row once, so additions have one fixed order on any device."""
+        """Gather a round's gradients back in order: each row once, so the order of additions is fixed on any device."""
         for total, ordered in zip(self, of_round, strict=True):
             in_order = scratch("in order", *total.shape, dtype=ordered.dtype)
             total.add_(torch.index_select(ordered, 0, place, out=in_order))

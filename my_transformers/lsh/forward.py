@@ -78,7 +78,7 @@ def _(qk: Tensor, v: Tensor, order: Tensor, first: Tensor, *_: object) -> tuple[
 
 
 class _SoftmaxSums(NamedTuple):
-    """Of each row, over the keys j that it sees: what a softmax needs, relative to the largest score s_j."""
+    """What a softmax needs of the keys j that each row sees, relative to the largest score s_j."""
 
     weighted_values: Tensor  # (M, e), sum_j 2^(s_j - max_score) v_j
     weights: Tensor  # (M,), sum_j 2^(s_j - max_score)
@@ -98,9 +98,9 @@ class _SoftmaxSums(NamedTuple):
         return cls(*(scratch(name, *shape, dtype=at_least_float32(v)) for name, shape in shapes.items()))
 
     def add_round(self, of_round: "_SoftmaxSums", place: Tensor, scratch: Scratch) -> None:
-        """Merge in another round's sums, that are in its sorted order; ``place`` (M,) is where each row is in it.
+        """Merge in another round's sums, which are in that round's sorted order; ``place`` (M,) is each row's place.
 
-        They are put back in order by a gather, several times as fast as a scatter.
+        A gather puts them back in the group's order, several times as fast as a scatter.
         """
         weights, max_score = (x.index_select(0, place) for x in (of_round.weights, of_round.max_score))
         max_score = max_score.masked_fill_(max_score < -PLACE / 2, -torch.inf)  # all keys were hidden

@@ -1,4 +1,4 @@
-"""Angular locality-sensitive hashing: rotations -> buckets -> sort -> undo, as pure functions on tensors.
+"""Angular locality-sensitive hashing: rotations -> buckets -> sort and its inverse, as pure functions on tensors.
 
 Kitaev, Kaiser and Levskaya, "Reformer: The Efficient Transformer" (ICLR 2020), section 2. Read next: bucketed.py.
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from my_transformers.kernels import use_triton
 from my_transformers.memory import at_once
 
-_PROJECTIONS_IN_WORK, _PROJECTIONS_ON_DEVICE = 2**19, 2**24  # numbers x R that exist at once, on a CPU and elsewhere
+_PROJECTIONS_IN_WORK, _PROJECTIONS_ON_DEVICE = 2**19, 2**24  # products x R held at once, on a CPU and elsewhere
 
 
 def choose_n_buckets(length: int, bucket_size: int) -> int:
@@ -91,7 +91,6 @@ def _kept_rotations(
     if nested:
         return draw_nested_rotations(heads, n_rounds, head_dim, n_buckets, like=like, seed=seed).contiguous()
     generator = torch.Generator().manual_seed(seed)
-    like = torch.empty(0, device=device, dtype=dtype)
     return draw_rotations(heads, n_rounds, head_dim, n_buckets, like=like, generator=generator)
 
 

@@ -13,6 +13,7 @@ A piece is as large as a core's cache allows; all pieces use the same scratch me
 Letters, here and in the files that use it:
 
     b batch, h heads, n length, d head_dim, e value dim, r rounds
+    position, place: a token's index in the sequence, and in a round's sorted order
     L   the length, padded to whole blocks
     M   rows of a group of sequences, b' h' L
     c   queries per block
@@ -52,13 +53,13 @@ class BlockLayout(NamedTuple):
 
     length: int  # L, a multiple of block_size
     block_size: int  # c
-    blocks_before: int  # blocks of keys before the queries' own
+    blocks_before: int  # blocks of keys before the queries' own block
     blocks_after: int  # blocks of keys after it
-    earlier_positions_only: int  # 1: hide later positions too, for a causal order that the sort did not keep
+    earlier_positions_only: int  # 1: also hide later positions, for causal attention where the sort mixed positions
 
     @property
     def neighbours(self) -> int:
-        """Other blocks whose keys a block of queries is compared with; as many blocks of queries meet each key."""
+        """Other blocks whose keys a block of queries is compared with, and other blocks of queries that meet a key."""
         return self.blocks_before + self.blocks_after
 
     @property
@@ -133,7 +134,7 @@ class SequenceGroup:
         self.dropout_seeds = dropout_seeds[:, *index].flatten(1) if dropout > 0 else None  # (2, M)
 
     def row_table(self, x: Tensor, is_finite: Tensor) -> "RowTable":
-        """The group's rows of x (b, h, n, d); those that are not finite, by ``is_finite`` (M,), are replaced."""
+        """The group's rows of x (b, h, n, d); rows where ``is_finite`` (M,) is False are replaced."""
         own = x[self.index]
         if x.shape[2] < self.layout.length:
             own = F.pad(own, (0, 0, 0, self.layout.length - x.shape[2]))
@@ -185,9 +186,8 @@ class RowTable(NamedTuple):
     def of(cls, x: Tensor, is_finite: Tensor) -> "RowTable":
         """From (b', h', L, d) in any layout, copied if unsupported; ``is_finite`` is (M,).
 
-        A row that is not finite is replaced by one that is, if there is any, by taking its number. For a block may be
-        compared with rows that its queries do not see (padding, the next sequence): these get weights of zero, but
-        zero times NaN is NaN.
+        A row that is not finite takes the number of one that is, if there is any. A block is also compared with rows
+        that its queries do not see (padding, the next sequence): these have weight zero, but zero times NaN is NaN.
         """
         width = x.shape[-1]
         if x.stride(3) != 1 or any(stride % width for stride in x.stride()[:3]):

@@ -58,7 +58,7 @@ class Case:
     pointwise_variant_of: str = ""  # that case has the same lengths, chunks and caches: see ``BOOKKEEPING``
     leaks_by_design: bool = False  # chunk rules: documented, and excused from strict causality and steps
     circle: bool = False  # the ends of the padded sequence meet: how much padding there is can be seen
-    alone: float = 0.0  # relative error of a value that a lonely token gives back in float32 (see _ITSELF there)
+    alone: float = 0.0  # relative error of the value that a token alone gets back in float32
     mixes_values: bool = False  # before attending, by a learned matrix: what comes out is no weighted mean of values
     inexact: bool = False  # weights add up to one about, not exactly
 
@@ -297,7 +297,7 @@ def steps(mechanism: nn.Module, q: Tensor, k: Tensor, v: Tensor, *, cache: Cache
 CASES += [case for cases in declared("CASES") for case in cases]  # last, for those files import what is above
 DEFAULTS += [case for cases in declared("DEFAULTS") for case in cases]
 BOOKKEEPING = [case for case in CASES if not case.pointwise_variant_of]
-"""The rule that thins the contract.
+"""The cases that the tests of lengths, rows, caches and graphs run.
 
 A case that differs from another one in pointwise functions alone is held to what depends on numbers: causality,
 padding, weights, steps, dropout, precision, extremes, gradients. What depends on lengths, rows, caches and graphs is

@@ -55,7 +55,7 @@ def train_to_copy(config: SynthTrainConfig, resume: RunDirectory | None = None) 
         batch = default_collate(some).to(trainer.accelerator.device)
         accuracy = objective.generated_accuracy(trainer.accelerator.unwrap_model(trainer.model), batch)
         add_figures(trainer.run, {"test/generated_accuracy": accuracy})
-        print(f"copied by itself, token by token: {accuracy:.4%} of the symbols of {len(some)} test words")
+        print(f"decoded token by token: {accuracy:.2%} of the symbols of {len(some)} test words copied")
 
 
 def _can_decode(config: SynthTrainConfig) -> bool:
