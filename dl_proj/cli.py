@@ -112,6 +112,11 @@ def _run_to_resume(schema: type[BaseModel], resume: str, path: Path, overrides: 
         run = RunDirectory(Path(resume))
         if not run.config.is_file():
             raise ConfigError(f"--resume: {resume} is not a run's folder: it has no config.yaml")
+        if (run.path / "model.safetensors").is_file() and not run.last_state.is_file():
+            raise ConfigError(
+                f"--resume: {resume} holds a model's weights, not the saved state of a training; give the folder of a "
+                "run, such as runs/NAME/version_0"
+            )
         return run
     config: Any = load_config(schema, path, overrides)  # a training's, which has a folder and a name
     newest = RunDirectory.newest(config.runs_dir, config.experiment_name)

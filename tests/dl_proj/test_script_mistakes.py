@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from tiny_scripts import GONE, TINY, Outcome, assert_refused, files_below, tiny, tiny_yaml
 
+from dl_proj.checkpoint_folder import SHIPPED
 from dl_proj.cli import CONFIGS
 from dl_proj.experiments.copy.settings import SynthTrainConfig
 
@@ -310,6 +311,16 @@ def test_resuming_what_is_no_run(script, trained):
     tiny_yaml("c.yaml")
     for folder in ("nowhere", "c.yaml", trained["shared_qk"] / "checkpoints"):
         assert_refused(script("synth_train", "--resume", folder), [("--resume", str(folder), "config.yaml")])
+
+
+def test_weights_alone_are_not_resumed(script, trained, tmp_path):
+    """The best weights of a run, and a copy of a shipped model: a training would begin anew, among their files."""
+    best = trained["shared_qk"] / "checkpoints" / "best"
+    shipped = shutil.copytree(SHIPPED / "synth-gen-full", tmp_path / "shipped")
+    for folder in (best, shipped):
+        before = files_below(folder)
+        assert_refused(script("synth_train", "--resume", folder), [("--resume", str(folder), "runs/NAME/version_0")])
+        assert files_below(folder) == before
 
 
 def test_resuming_the_last_of_none(script):
