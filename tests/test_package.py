@@ -41,6 +41,7 @@ def test_the_libraries_import_what_is_required_and_no_more():
     assert found - sys.stdlib_module_names - {*PACKAGES, "triton"} == required
 
 
+@pytest.mark.slow
 def test_the_libraries_work_without_the_extra(tmp_path):
     extra = [re.match(r"[\w-]+", line)[0].replace("-", "_") for line in PROJECT["optional-dependencies"]["experiments"]]
     hidden = "; ".join(
@@ -131,6 +132,7 @@ def test_a_preset_that_is_not_there(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["pydantic", "matplotlib"])
 def test_without_the_extra_a_line_names_it(package, tmp_path):
     """Needed to read flags, or by the work behind them."""

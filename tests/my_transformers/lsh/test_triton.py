@@ -15,7 +15,7 @@ from my_transformers.lsh.hashing import bucket_of
 
 pytest.importorskip("triton")
 TOLERANCE = 1e-5  # of float32, on a GPU in products of TF32 numbers
-pytestmark = [pytest.mark.cuda] if DEVICE == "cuda" else []
+pytestmark = [pytest.mark.cuda] if DEVICE == "cuda" else [pytest.mark.slow]  # of the interpreter
 __all__ = ["triton_form"]  # a fixture
 
 
