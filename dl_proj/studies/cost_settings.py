@@ -41,7 +41,7 @@ class Variant(_Labelled):
     attention: AttentionConfig
     """the mechanism, chosen by kind"""
     causal: bool = False
-    """a token sees none behind it"""
+    """a token attends only to itself and earlier tokens"""
 
     def mistakes_at(self, length: int, *, dim: int, heads: int, depth: int = 1) -> list[str]:
         """What does not fit sequences of ``length`` tokens in layers of these sizes."""

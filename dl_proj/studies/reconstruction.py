@@ -83,7 +83,7 @@ def lsh_attention_matrix(qk: Tensor, buckets: Tensor, *, window: int, causal: bo
         qk: (b, h, n, d).
         buckets: (b, h, r, n).
         window: tokens to a side.
-        causal: a token sees none behind it.
+        causal: a token attends only to itself and earlier tokens.
 
     Returns:
         (b, h, n, n).

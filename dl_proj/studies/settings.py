@@ -90,7 +90,7 @@ class ReconstructionConfig(Strict):
     rounds: Counts = (1, 2, 4, 8)
     """reconstruction: columns of the picture; hash rounds"""
     causal: bool = False
-    """reconstruction: a token sees none behind it"""
+    """reconstruction: a token attends only to itself and earlier tokens"""
     samples: int = Field(10, ge=2)
     """reconstruction: draws of queries and hashes"""
 
