@@ -162,7 +162,7 @@ def model_flops(model: nn.Module, config: LanguageModelConfig, batch: int, lengt
 
 
 def _attention_flops(attention: MechanismSettings, dim: int, length: int) -> tuple[float, float]:
-    """Of a token and layer, forward: what has a backward, and what has none."""
+    """Forward FLOPs per token and layer: of operations that are differentiated, and of hashing, which is not."""
     match attention:
         case FullSettings():
             return 4 * dim * (length + 1) / 2, 0

@@ -118,7 +118,7 @@ def prepare(
     HAS_REAL: tl.constexpr, CAUSAL: tl.constexpr, BLOCK: tl.constexpr,
     DIM: tl.constexpr, PADDED_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, PADDED_VALUE_DIM: tl.constexpr,
 ):  # fmt: skip
-    """Write ``key_scale``, and the first position whose output must be NaN because of a token (n: none)."""
+    """Write each token's ``key_scale``, and from which position on it makes outputs NaN (n if it does not)."""
     block, sample, head, sequence = _where(tl.program_id(0), blocks, heads)
     tokens = block * BLOCK + tl.arange(0, BLOCK)
     present = tokens < n

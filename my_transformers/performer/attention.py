@@ -49,7 +49,7 @@ class PerformerAttention(KernelAttention, settings=PerformerSettings):
     """
 
     projection: Tensor | None
-    """random directions, one a row; None: the kernel draws none"""
+    """Random directions, one per row; None for the kernel that uses none."""
 
     def __init__(
         self,
