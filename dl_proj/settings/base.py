@@ -16,6 +16,11 @@ class Strict(BaseModel):
         """What is wrong between settings that are right one by one: a line each, with the keys and their values."""
         return []
 
+    @classmethod
+    def adapted(cls, values: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+        """A file's settings, before ``flags`` are laid over them; schemas may change what would not fit these."""
+        return values
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if found := self.mistakes():
