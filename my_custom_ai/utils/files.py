@@ -56,7 +56,7 @@ def write_once(path: Path, write: Callable[[Path], None], *, whole: Callable[[Pa
     return path
 
 
-def content_digest(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
+def content_digest(path: Path, algorithm: str = "sha256") -> str:
+    """A file's content in short, as hexadecimal digits."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
