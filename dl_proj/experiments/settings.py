@@ -206,7 +206,7 @@ class ExperimentConfig(Strict):
         return self
 
     @classmethod
-    def adapted(cls, values: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    def beside_flags(cls, values: dict[str, Any], flags: dict[str, Any], path: Path) -> dict[str, Any]:
         """See Strict: a length that flags give replaces the file's."""
         return fitted_to_length(values, flags)
 

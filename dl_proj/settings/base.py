@@ -1,5 +1,6 @@
 """What every schema inherits."""
 
+from pathlib import Path
 from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -17,8 +18,8 @@ class Strict(BaseModel):
         return []
 
     @classmethod
-    def adapted(cls, values: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
-        """A file's settings, before ``flags`` are laid over them; schemas may change what would not fit these."""
+    def beside_flags(cls, values: dict[str, Any], flags: dict[str, Any], path: Path) -> dict[str, Any]:
+        """What counts of the settings ``values`` in the file ``path``, before ``flags`` are laid over them."""
         return values
 
     @model_validator(mode="after")

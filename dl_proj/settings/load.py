@@ -34,10 +34,10 @@ def load_config(schema: type[Config], path: Path, overrides: Nested | None = Non
         ConfigError: one line a mistake.
     """
     overrides = overrides or {}
+    values = read_yaml(path)
+    if issubclass(schema, Strict):
+        values = schema.beside_flags(values, overrides, path)
     try:
-        values = read_yaml(path)
-        if issubclass(schema, Strict):
-            values = schema.adapted(values, overrides)
         return schema.model_validate(merge(values, overrides))
     except ValidationError as error:
         lines = [line for mistake in error.errors() for line in _lines(path, overrides, origin, schema, mistake)]
