@@ -148,5 +148,7 @@ def _run_to_resume(schema: type[BaseModel], resume: str, path: Path, overrides: 
     config: Any = load_config(schema, path, overrides)  # a training's, which has a folder and a name
     newest = RunDirectory.newest(config.runs_dir, config.experiment_name)
     if newest is None or not newest.config.is_file():
-        raise ConfigError(f"--resume: {config.runs_dir / config.experiment_name} holds no run to resume")
+        raise ConfigError(
+            f"--resume: {config.runs_dir / config.experiment_name} holds no run to resume; give its folder, or its flags"
+        )
     return newest
