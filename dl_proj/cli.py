@@ -116,7 +116,8 @@ def _quick(schema: type[Config], path: Path, overrides: Nested) -> Config:
     """The configuration of a short try, in a folder of its own; flags still count."""
     training: Any = schema  # which has quick()
     quick: Nested = training.quick()
-    if "epochs" in overrides.get("train", {}):
+    pace = overrides.get("train")
+    if isinstance(pace, dict) and "epochs" in pace:
         del quick["train"]["max_steps"]
     config: Any = load_config(schema, path, merge(quick, overrides))
     if "experiment_name" not in overrides:
@@ -148,7 +149,6 @@ def _run_to_resume(schema: type[BaseModel], resume: str, path: Path, overrides: 
     config: Any = load_config(schema, path, overrides)  # a training's, which has a folder and a name
     newest = RunDirectory.newest(config.runs_dir, config.experiment_name)
     if newest is None or not newest.config.is_file():
-        raise ConfigError(
-            f"--resume: {config.runs_dir / config.experiment_name} holds no run to resume; give its folder, or its flags"
-        )
+        folder = config.runs_dir / config.experiment_name
+        raise ConfigError(f"--resume: {folder} holds no run to resume; give the run's own folder, or all its flags")
     return newest
