@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from dl_proj.commands import Command
+from dl_proj.settings.base import expanded
 from dl_proj.settings.errors import ConfigError
 from dl_proj.settings.help import Nested
 from dl_proj.settings.load import complain, differences, file_or_preset, is_training, load_config, parse_flags, shown
@@ -61,7 +62,7 @@ def _preset(name: str) -> Path:
 
 
 def _file(given: Path | None, preset: str) -> Path:
-    return _preset(preset) if given is None else file_or_preset(given, _preset(preset).parent)
+    return _preset(preset) if given is None else file_or_preset(expanded(given), _preset(preset).parent)
 
 
 def config_from(schema: type[Config], argv: list[str], preset: str, *, prog: str | None = None) -> Config:
@@ -109,7 +110,7 @@ def other_settings(run: RunDirectory, config: BaseModel) -> list[str]:
 
 def _run_to_resume(schema: type[BaseModel], resume: str, path: Path, overrides: Nested) -> RunDirectory:
     if resume != "last":
-        run = RunDirectory(Path(resume))
+        run = RunDirectory(expanded(resume))
         if not run.config.is_file():
             raise ConfigError(f"--resume: {resume} is not a run's folder: it has no config.yaml")
         if (run.path / "model.safetensors").is_file() and not run.last_state.is_file():

@@ -58,19 +58,21 @@ def _settings(
     A section that ``values`` lacks is the one of ``default``, if that is of this schema.
     """
     kind = getattr(schema.model_fields.get("kind"), "default", "")
+    unset = getattr(schema, "UNSET", None)  # what null means in this schema
     for name, field in schema.model_fields.items():
         value = getattr(default, name) if isinstance(default, schema) else field.default
         value = values.get(name, value)
         members = models_in(field.annotation)
-        for member in sorted(members, key=lambda member: not _is_of(value, member)):
-            given = value if isinstance(value, dict) and _is_of(value, member) else {}
+        for member in sorted(members, key=lambda member: not is_of(value, member)):
+            given = value if isinstance(value, dict) and is_of(value, member) else {}
             yield from _settings(member, given, value, f"{prefix}{name}.")
         if not members:
             needed = field.is_required() and name not in values and not isinstance(default, schema)
-            yield prefix + name, kind, field.description or "", "needed" if needed else f"default: {_as_flag(value)}"
+            text = "needed" if needed else f"default: {unset if unset and value is None else _as_flag(value)}"
+            yield prefix + name, kind, field.description or "", text
 
 
-def _is_of(value: Any, schema: type[BaseModel]) -> bool:
+def is_of(value: Any, schema: type[BaseModel]) -> bool:
     """Whether a section, a schema's or as a file has it, is of this kind; one without kinds is."""
     if not isinstance(value, dict):
         return isinstance(value, schema)
