@@ -1,5 +1,7 @@
 """What every script does with its arguments and with its user's mistakes."""
 
+import os
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ from my_custom_ai.custom_train.run_directory import RunDirectory
 Config = TypeVar("Config", bound=BaseModel)
 
 CONFIGS = Path(__file__).parent / "configs"
+_PATIENCE = 20.0  # seconds within which the first process surely finds the same mistake
 _MAY_CHANGE = {"train.device", "train.num_workers", "train.trackers", "runs_dir"}  # none changes what is computed
 
 
@@ -29,17 +32,24 @@ def exit_on_mistake(work: Callable[[], None]) -> None:
     try:
         work()
     except ConfigError as error:
-        complain(error.lines)
+        _complain_once(error.lines)
         raise SystemExit(2) from None
     except (CheckpointError, SetupError) as error:
-        complain((str(error),))
+        _complain_once((str(error),))
         raise SystemExit(2) from None
     except (NonFinite, OSError) as error:
-        complain((f"stopped: {error}",))
+        _complain_once((f"stopped: {error}",))
         raise SystemExit(1) from None
     except KeyboardInterrupt as error:
         complain((str(error) or "interrupted",))
         raise SystemExit(130) from None
+
+
+def _complain_once(lines: tuple[str, ...]) -> None:
+    """Of several processes with one mistake the first says it; when it has ended, torchrun ends those that wait."""
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(_PATIENCE)
+    complain(lines)
 
 
 def call(command: Command, argv: list[str], prog: str | None = None) -> None:
