@@ -39,6 +39,11 @@ class AttentionSchema(Strict):
         """A short name for tables."""
         return self.settings.title
 
+    @property
+    def slug(self) -> str:
+        """A short name for folders and files."""
+        return self.settings.slug
+
     def mistakes(self) -> list[str]:
         """See Strict."""
         return self.settings.mistakes()

@@ -131,6 +131,11 @@ class StackConfig(_LayersConfig):
         """A short name for tables."""
         return ", ".join(dict.fromkeys(mechanism.title for mechanism in self.mechanisms))
 
+    @property
+    def attention_slug(self) -> str:
+        """The same for folders and files."""
+        return "-".join(dict.fromkeys(mechanism.slug for mechanism in self.mechanisms))
+
     def layers_of(self, number: int) -> range:
         """The numbers of the layers that have the mechanism of this number."""
         return range(number, self.depth, len(self.mechanisms))
@@ -260,9 +265,18 @@ class EncoderDecoderConfig(_LayersConfig):
     @property
     def attention_title(self) -> str:
         """A short name for tables: the encoder's, the decoder's own and across, or what all of them are."""
-        mechanisms = (self.encoder_attention, self.decoder_attention, self.cross_attention)
-        titles = [mechanism.title for mechanism in mechanisms]
+        titles = [mechanism.title for mechanism in self.mechanisms]
         return titles[0] if len(set(titles)) == 1 else ", ".join(titles)
+
+    @property
+    def attention_slug(self) -> str:
+        """For folders and files: the mechanisms other than full attention, if there are any."""
+        return "-".join(dict.fromkeys(mechanism.slug for mechanism in self.mechanisms if mechanism.kind != "full"))
+
+    @property
+    def mechanisms(self) -> tuple[AttentionConfig, ...]:
+        """The encoder's, the decoder's own and that across."""
+        return self.encoder_attention, self.decoder_attention, self.cross_attention
 
     @property
     def encoder(self) -> StackConfig:

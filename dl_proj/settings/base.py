@@ -17,6 +17,11 @@ class Strict(BaseModel):
         """What is wrong between settings that are right one by one: a line each, with the keys and their values."""
         return []
 
+    @classmethod
+    def beside_flags(cls, values: dict[str, Any], flags: dict[str, Any], path: Path) -> dict[str, Any]:
+        """What counts of the settings ``values`` in the file ``path``, before ``flags`` are laid over them."""
+        return values
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if found := self.mistakes():

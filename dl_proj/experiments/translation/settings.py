@@ -40,10 +40,16 @@ class TranslationTrainConfig(ExperimentConfig):
     train: TranslationPaceConfig
     """the pace of training"""
 
+    @property
+    def default_name(self) -> str:
+        """See ExperimentConfig."""
+        attention = self.model.attention_slug
+        return f"translation-{self.data.corpus.slug}" + (f"-{attention}" if attention else "")
+
     def mistakes(self) -> list[str]:
         """See Strict."""
         length = self.data.max_length
-        found = self.model.mistakes_at(length, length) + self.model.mistakes_in_translation() + self.monitor_mistakes()
+        found = self.model.mistakes_at(length, length) + self.model.mistakes_in_translation() + super().mistakes()
         if self.model.tied and not self.data.tokenizer.joint:
             found.append("model.tied: true needs data.tokenizer.joint: true: one vocabulary for both languages")
         if self.train.batch_tokens < length:

@@ -1,12 +1,13 @@
 """Schemas of generation_train.py and mnist_generator.py."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from pydantic_settings import CliImplicitFlag
 
 from dl_proj.experiments.images.settings import GeneratorDataConfig, ImageTrainConfig, Labels
+from dl_proj.experiments.images.sources import IMAGE_SETS
 from dl_proj.experiments.settings import MonitorMode
 from dl_proj.models.settings import StackConfig
 from dl_proj.settings.base import Strict
@@ -55,6 +56,18 @@ class GeneratorTrainConfig(ImageTrainConfig):
     """the loss in training, chosen by kind; validation and test also give bits per dim, which is the likelihood's"""
     samples_per_label: int = Field(8, ge=0)
     """images a label that the trained model draws into samples.png; 0: no picture"""
+
+    @property
+    def default_name(self) -> str:
+        """See ExperimentConfig; with the pixels, where images do not keep their size."""
+        name = f"{self.data.slug}-gen-{self.model.attention_slug}"
+        keeps = self.data.dataset in IMAGE_SETS and self.data.side == IMAGE_SETS[self.data.dataset].side
+        return name if keeps else f"{name}-{self.data.max_len}"
+
+    @classmethod
+    def quick(cls) -> dict[str, Any]:
+        """See ExperimentConfig."""
+        return super().quick() | {"samples_per_label": 1}
 
     def mistakes(self) -> list[str]:
         """See Strict."""
