@@ -1,5 +1,7 @@
 """What every script does with its arguments and with its user's mistakes."""
 
+import os
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from dl_proj.commands import Command
+from dl_proj.settings.base import expanded
 from dl_proj.settings.errors import ConfigError
 from dl_proj.settings.help import Nested
 from dl_proj.settings.load import (
@@ -27,6 +30,7 @@ from my_custom_ai.custom_train.run_directory import RunDirectory
 Config = TypeVar("Config", bound=BaseModel)
 
 CONFIGS = Path(__file__).parent / "configs"
+_PATIENCE = 20.0  # seconds within which the first process surely finds the same mistake
 _MAY_CHANGE = {"train.device", "train.num_workers", "train.trackers", "runs_dir"}  # none changes what is computed
 
 
@@ -37,17 +41,24 @@ def exit_on_mistake(work: Callable[[], None]) -> None:
     try:
         work()
     except ConfigError as error:
-        complain(error.lines)
+        _complain_once(error.lines)
         raise SystemExit(2) from None
     except (CheckpointError, SetupError) as error:
-        complain((str(error),))
+        _complain_once((str(error),))
         raise SystemExit(2) from None
     except (NonFinite, OSError) as error:
-        complain((f"stopped: {error}",))
+        _complain_once((f"stopped: {error}",))
         raise SystemExit(1) from None
     except KeyboardInterrupt as error:
         complain((str(error) or "interrupted",))
         raise SystemExit(130) from None
+
+
+def _complain_once(lines: tuple[str, ...]) -> None:
+    """Of several processes with one mistake the first says it; when it has ended, torchrun ends those that wait."""
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(_PATIENCE)
+    complain(lines)
 
 
 def call(command: Command, argv: list[str], prog: str | None = None) -> None:
@@ -73,7 +84,7 @@ def _preset(name: str) -> Path:
 
 
 def _file(given: Path | None, preset: str) -> Path:
-    return _preset(preset) if given is None else file_or_preset(given, _preset(preset).parent)
+    return _preset(preset) if given is None else file_or_preset(expanded(given), _preset(preset).parent)
 
 
 def config_from(schema: type[Config], argv: list[str], preset: str, *, prog: str | None = None) -> Config:
@@ -137,7 +148,7 @@ def other_settings(run: RunDirectory, config: BaseModel) -> list[str]:
 
 def _run_to_resume(schema: type[BaseModel], resume: str, path: Path, overrides: Nested) -> RunDirectory:
     if resume != "last":
-        run = RunDirectory(Path(resume))
+        run = RunDirectory(expanded(resume))
         if not run.config.is_file():
             raise ConfigError(f"--resume: {resume} is not a run's folder: it has no config.yaml")
         if (run.path / "model.safetensors").is_file() and not run.last_state.is_file():

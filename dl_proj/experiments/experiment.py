@@ -79,8 +79,8 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
     try:
         trainer.fit(begin=say_what_begins)
     except KeyboardInterrupt:
-        resume = f"--resume {trainer.run.path}"
-        raise KeyboardInterrupt(f"interrupted; {resume} continues from the last saved state") from None
+        advice = f"--resume {trainer.run.path} continues from the last saved state"
+        raise KeyboardInterrupt(f"interrupted; {advice}") from None
     trainer.load_best()
     figures = {
         "parameters": count_parameters(experiment.model),

@@ -101,5 +101,7 @@ SCHEMAS: dict[str, type[AttentionSchema]] = {declared.kind: _schema(declared) fo
 
 if TYPE_CHECKING:
     AttentionConfig = AttentionSchema
+    AnyOrNoAttention = AttentionSchema | None
 else:
     AttentionConfig = Annotated[Union[*SCHEMAS.values()], Field(discriminator="kind")]
+    AnyOrNoAttention = Annotated[Union[*SCHEMAS.values(), None], Field(discriminator="kind")]

@@ -52,20 +52,22 @@ def _settings(
     A section that ``values`` lacks is the one of ``default``, if that is of this schema.
     """
     kind = getattr(schema.model_fields.get("kind"), "default", "")
+    unset = getattr(schema, "UNSET", None)  # what null means in this schema
     for name, field in schema.model_fields.items():
         value = getattr(default, name) if isinstance(default, schema) else field.default
         value = values.get(name, value)
         if members := models_in(field.annotation):
-            member = next((member for member in members if _is_of(value, member)), members[0])
-            given = value if isinstance(value, dict) and _is_of(value, member) else {}
+            member = next((member for member in members if is_of(value, member)), members[0])
+            given = value if isinstance(value, dict) and is_of(value, member) else {}
             yield from _settings(member, given, value, f"{prefix}{name}.")
         else:
             needed = field.is_required() and name not in values and not isinstance(default, schema)
             meaning = (field.description or "").removeprefix(f"{kind}: ")
-            yield prefix + name, f"{meaning} ({'needed' if needed else f'default: {_as_flag(value)}'})"
+            text = "needed" if needed else f"default: {unset if unset and value is None else _as_flag(value)}"
+            yield prefix + name, f"{meaning} ({text})"
 
 
-def _is_of(value: Any, schema: type[BaseModel]) -> bool:
+def is_of(value: Any, schema: type[BaseModel]) -> bool:
     """Whether a section, a schema's or as a file has it, is of this kind; one without kinds is."""
     if not isinstance(value, dict):
         return isinstance(value, schema)

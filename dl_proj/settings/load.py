@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
 from dl_proj.settings.base import Strict
 from dl_proj.settings.errors import ConfigError, reason
-from dl_proj.settings.help import Nested, explain, models_in
+from dl_proj.settings.help import Nested, explain, is_of, models_in
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -30,6 +30,8 @@ _FRACTION = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?\.i
 def load_config(schema: type[Config], path: Path, overrides: Nested | None = None, *, origin: str = "flags") -> Config:
     """Read a YAML file, lay ``overrides``, which ``origin`` gave, over it and check the result.
 
+    An override in a section that the file lacks changes the schema's own section.
+
     Raises:
         ConfigError: one line a mistake.
     """
@@ -38,7 +40,7 @@ def load_config(schema: type[Config], path: Path, overrides: Nested | None = Non
     if issubclass(schema, Strict):
         values = schema.beside_flags(values, overrides, path)
     try:
-        return schema.model_validate(merge(values, overrides))
+        return schema.model_validate(merge(_with_sections(schema, values, overrides), overrides))
     except ValidationError as error:
         lines = [line for mistake in error.errors() for line in _lines(path, overrides, origin, schema, mistake)]
         raise ConfigError(*lines) from None
@@ -100,6 +102,29 @@ def merge(values: Nested, overrides: Nested) -> Nested:
         same_kind = both and ("kind" not in old or value.get("kind", old["kind"]) == old["kind"])
         merged[key] = merge(old, value) if same_kind else value
     return merged
+
+
+def _with_sections(schema: type[BaseModel], values: Nested, overrides: Nested) -> Nested:
+    """A file's values, with the schema's own sections for those that it lacks and overrides change."""
+    filled = dict(values)
+    for name, change in overrides.items():
+        field = schema.model_fields.get(name)
+        if field is None or not isinstance(change, dict):
+            continue
+        if name not in filled and isinstance(field.default, BaseModel):
+            filled[name] = _as_values(field.default)
+        member = next((one for one in models_in(field.annotation) if is_of(filled.get(name), one)), None)
+        if member is not None and isinstance(filled[name], dict):
+            filled[name] = _with_sections(member, filled[name], change)
+    return filled
+
+
+def _as_values(section: BaseModel) -> Nested:
+    """What was given to make it, as a file would have it, and its kind."""
+    dumped, fields = section.model_dump(mode="json"), type(section).model_fields
+    names = [name for name in fields if name in section.model_fields_set or name == "kind"]
+    values = {name: getattr(section, name) for name in names}
+    return {name: _as_values(value) if isinstance(value, BaseModel) else dumped[name] for name, value in values.items()}
 
 
 def parse_flags(

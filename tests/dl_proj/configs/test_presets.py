@@ -148,7 +148,7 @@ def encoder_decoder_parameters(model, length):
     """Of an encoder, and of a decoder whose layers have one more attention and norm."""
 
     def part(depth, attention):
-        return SimpleNamespace(**dict(model), depth=depth, attention=attention, attentions=None)
+        return SimpleNamespace(**dict(model) | {"depth": depth, "attention": attention, "attentions": None})
 
     return (
         stack_parameters(part(model.encoder_depth, model.encoder_attention), length, axes=1)
