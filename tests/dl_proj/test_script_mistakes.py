@@ -460,7 +460,7 @@ def refused_comparison(script, expected, *checkpoints):
 def test_comparing_a_checkpoint_that_is_none(script, trained):
     expected = [("checkpoints", "'synth-gen-fool'")]
     refused_comparison(script, expected, trained["shared_qk"], "synth-gen-fool")
-    refused_comparison(script, [("'runs/shared_qk'",)], "runs/shared_qk")
+    refused_comparison(script, [("checkpoints", "'runs/shared_qk'")], "runs/shared_qk")
 
 
 @pytest.mark.parametrize("case", SPOILERS)
