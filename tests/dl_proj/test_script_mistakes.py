@@ -231,9 +231,9 @@ WRONG_FLAGS = {
         ["--model.attention.n_rounds", "8"],
         [("flags: model.attention.n_rounds", "dropout", "'8'")],
     ),
-    "a key of a kind that nobody names": (
-        ["--schedule.warmup_steps", "1"],
-        [(BOTH + "schedule.kind", "'constant'")],
+    "a key that the kind of a section that the file lacks has not": (
+        ["--schedule.final_factor", "1"],
+        [("flags: schedule.final_factor", "warmup_steps", "'1'")],
     ),
     "a kind that needs more": (
         ["--model.positions.kind", "axial"],
@@ -458,9 +458,9 @@ def refused_comparison(script, expected, *checkpoints):
 
 
 def test_comparing_a_checkpoint_that_is_none(script, trained):
-    expected = [("'synth-gen-fool'", "checkpoints")]
+    expected = [("checkpoints", "'synth-gen-fool'")]
     refused_comparison(script, expected, trained["shared_qk"], "synth-gen-fool")
-    refused_comparison(script, [("'runs/shared_qk'",)], "runs/shared_qk")
+    refused_comparison(script, [("checkpoints", "'runs/shared_qk'")], "runs/shared_qk")
 
 
 @pytest.mark.parametrize("case", SPOILERS)
