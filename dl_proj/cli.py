@@ -1,5 +1,6 @@
 """What every script does with its arguments and with its user's mistakes."""
 
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -8,17 +9,28 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from dl_proj.checkpoint_folder import check_task, config_path, find_checkpoint
 from dl_proj.commands import Command
+from dl_proj.run_changes import refused_changes, with_one_end
 from dl_proj.settings.errors import ConfigError
 from dl_proj.settings.help import Nested
-from dl_proj.settings.load import complain, differences, file_or_preset, is_training, load_config, parse_flags, shown
+from dl_proj.settings.load import (
+    complain,
+    differences,
+    file_or_preset,
+    is_training,
+    load_config,
+    parse_flags,
+    read_yaml,
+    shown,
+)
 from my_custom_ai.custom_train.errors import CheckpointError, NonFiniteLoss, SetupError
 from my_custom_ai.custom_train.run_directory import RunDirectory
 
 Config = TypeVar("Config", bound=BaseModel)
 
 CONFIGS = Path(__file__).parent / "configs"
-_MAY_CHANGE = {"train.device", "train.num_workers", "train.trackers", "runs_dir"}  # none changes what is computed
+_TUNED = "-tuned"  # end of the names of runs that start from a checkpoint and its settings
 
 
 def exit_on_mistake(work: Callable[[], None]) -> None:
@@ -82,43 +94,64 @@ def training_config(
 ) -> tuple[Config, RunDirectory | None]:
     """The configuration of a training, and the run that it continues, if ``--resume`` was given.
 
-    A resumed run keeps the settings that it was started with: a flag or ``--config`` that says otherwise is a mistake,
-    except for settings that change nothing that is computed.
+    A resumed run keeps its settings, whatever ``--config`` says: it is told what the file has otherwise. A flag changes
+    what :mod:`dl_proj.run_changes` allows.
     """
     options, overrides = parse_flags(schema, argv, _preset(preset), prog=prog)
-    path = _file(options.config, preset)
     if options.resume is None:
-        return load_config(schema, path, overrides), None
-    run = _run_to_resume(schema, options.resume, path, overrides)
-    config = load_config(schema, path if options.config else run.config, overrides)
-    if changed := other_settings(run, config):
+        return load_config(schema, *_start(schema, options.config, preset, overrides)), None
+    overrides = with_one_end(overrides)
+    if options.resume == "last":
+        run = _last_run(load_config(schema, *_start(schema, options.config, preset, overrides)))
+    else:
+        run = _run_in(options.resume)
+    config = load_config(schema, run.config, overrides)
+    if refused := refused_changes(run, config):
         advice = f"start a new run for that, or keep the run's settings with --resume {run.path} alone"
-        raise ConfigError(*(f"--resume: {line}; {advice}" for line in changed))
+        raise ConfigError(*(f"--resume: {line}; {advice}" for line in refused))
+    if options.config:
+        _say_what_is_kept(run, config, load_config(schema, _file(options.config, preset), overrides))
     return config, run
 
 
-def other_settings(run: RunDirectory, config: BaseModel) -> list[str]:
-    """A line for each setting of a run that ``config`` has otherwise, but for what changes nothing that is computed."""
-    saved = load_config(type(config), run.config)
-    return [
-        f"{run.config}: {key}: the run has {shown(old)}, asked for is {shown(new)}"
-        for key, old, new in differences(saved.model_dump(mode="json"), config.model_dump(mode="json"))
-        if key not in _MAY_CHANGE
-    ]
+def _start(schema: type[BaseModel], given: Path | None, preset: str, overrides: Nested) -> tuple[Path, Nested]:
+    """The file that a new run starts from, and what is laid over it: without ``--config`` that of ``--init_from``."""
+    origin = overrides.get("init_from")
+    if given is not None or not isinstance(origin, str):
+        return _file(given, preset), overrides
+    try:
+        path = config_path(find_checkpoint(origin))
+    except CheckpointError as error:
+        raise ConfigError(f"flags: init_from: {error}") from None
+    check_task(schema, path)
+    name = str(read_yaml(path).get("experiment_name", path.parent.name))
+    own = {"experiment_name": f"{name.removesuffix(_TUNED)}{_TUNED}"}
+    own |= {name: schema.model_fields[name].default for name in ("runs_dir", "init_strict")}
+    return path, own | with_one_end(overrides)
 
 
-def _run_to_resume(schema: type[BaseModel], resume: str, path: Path, overrides: Nested) -> RunDirectory:
-    if resume != "last":
-        run = RunDirectory(Path(resume))
-        if not run.config.is_file():
-            raise ConfigError(f"--resume: {resume} is not a run's folder: it has no config.yaml")
-        if (run.path / "model.safetensors").is_file() and not run.last_state.is_file():
-            raise ConfigError(
-                f"--resume: {resume} holds a model's weights, not the saved state of a training; give the folder of a "
-                "run, such as runs/NAME/version_0"
-            )
-        return run
-    config: Any = load_config(schema, path, overrides)  # a training's, which has a folder and a name
+def _say_what_is_kept(run: RunDirectory, config: BaseModel, of_file: BaseModel) -> None:
+    """A line for what ``--config`` has otherwise than the run; it may have been a flag that set it."""
+    found = differences(of_file.model_dump(mode="json"), config.model_dump(mode="json"))
+    kept = [f"{key} {shown(new)} (the file: {shown(old)})" for key, old, new in found]
+    if kept and os.environ.get("RANK", "0") == "0":  # torchrun's
+        print(f"{run.path} keeps {', '.join(kept)}")
+
+
+def _run_in(folder: str) -> RunDirectory:
+    run = RunDirectory(Path(folder))
+    if not run.config.is_file():
+        raise ConfigError(f"--resume: {folder} is not a run's folder: it has no config.yaml")
+    if (run.path / "model.safetensors").is_file() and not run.last_state.is_file():
+        raise ConfigError(
+            f"--resume: {folder} holds a model's weights, not the saved state of a training; give the folder of a run, "
+            f"such as runs/NAME/version_0, or start a new run from the weights with --init_from {folder}"
+        )
+    return run
+
+
+def _last_run(config: Any) -> RunDirectory:
+    """The newest version of the experiment that a training's configuration names."""
     newest = RunDirectory.newest(config.runs_dir, config.experiment_name)
     if newest is None or not newest.config.is_file():
         raise ConfigError(f"--resume: {config.runs_dir / config.experiment_name} holds no run to resume")

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
@@ -152,6 +152,8 @@ class GeneratorDataConfig(ImageDataConfig):
 class ImageTrainConfig(ExperimentConfig):
     """What a training on images has; subclasses say which images."""
 
+    GRID: ClassVar[bool] = True
+
     data: ImageDataConfig
     """the images"""
     train: TrainConfig
@@ -159,7 +161,7 @@ class ImageTrainConfig(ExperimentConfig):
 
     def mistakes(self) -> list[str]:
         """See Strict."""
-        found, n_train = self.monitor_mistakes(), self.data.n_train
+        found, n_train = super().mistakes(), self.data.n_train
         if n_train is None:
             return found
         if self.train.batch_size > n_train:

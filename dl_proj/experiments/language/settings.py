@@ -36,6 +36,7 @@ class LanguageTrainConfig(ExperimentConfig):
     """Train a language model: a causal one, that continues text, or a masked one, that looks both ways."""
 
     METRICS: ClassVar[dict[str, MonitorMode]] = {"val/loss": "min", "val/perplexity": "min", "val/accuracy": "max"}
+    LENGTH: ClassVar[str] = "data.window"
 
     task: Literal["language"] = "language"
     """what is trained"""
@@ -60,7 +61,7 @@ class LanguageTrainConfig(ExperimentConfig):
 
     def mistakes(self) -> list[str]:
         """See Strict."""
-        found = self.model.mistakes_at(self.data.window, causal=self.causal, grid=False) + self.monitor_mistakes()
+        found = self.model.mistakes_at(self.data.window, causal=self.causal, grid=False) + super().mistakes()
         if self.train.max_steps is not None:  # else it takes the number of training windows to know
             found += self.schedule_mistakes(self.train.max_steps)
         if self.causal and isinstance(self.data.tokenizer, WordPieceConfig):

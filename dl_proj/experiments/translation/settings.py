@@ -22,6 +22,7 @@ class TranslationTrainConfig(ExperimentConfig):
         "val/bits_per_byte": "min",
         "val/bleu": "max",
     }
+    LENGTH: ClassVar[str] = "data.max_length"
 
     task: Literal["translation"] = "translation"
     """what is trained"""
@@ -37,7 +38,7 @@ class TranslationTrainConfig(ExperimentConfig):
     def mistakes(self) -> list[str]:
         """See Strict."""
         length = self.data.max_length
-        found = self.model.mistakes_at(length, length) + self.model.mistakes_in_translation() + self.monitor_mistakes()
+        found = self.model.mistakes_at(length, length) + self.model.mistakes_in_translation() + super().mistakes()
         if self.model.tied and not self.data.tokenizer.joint:
             found.append("model.tied: true needs data.tokenizer.joint: true: one vocabulary for both languages")
         if self.train.batch_tokens < length:
