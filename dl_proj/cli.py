@@ -24,7 +24,7 @@ from dl_proj.settings.load import (
     read_yaml,
     shown,
 )
-from my_custom_ai.custom_train.errors import CheckpointError, NonFiniteLoss, SetupError
+from my_custom_ai.custom_train.errors import CheckpointError, NonFinite, SetupError
 from my_custom_ai.custom_train.run_directory import RunDirectory
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -45,7 +45,7 @@ def exit_on_mistake(work: Callable[[], None]) -> None:
     except (CheckpointError, SetupError) as error:
         complain((str(error),))
         raise SystemExit(2) from None
-    except (NonFiniteLoss, OSError) as error:
+    except (NonFinite, OSError) as error:
         complain((f"stopped: {error}",))
         raise SystemExit(1) from None
     except KeyboardInterrupt as error:
