@@ -107,7 +107,7 @@ def training_config(
         run = _run_in(options.resume)
     config = load_config(schema, run.config, overrides)
     if refused := refused_changes(run, config):
-        advice = f"start a new run for that, or keep the run's settings with --resume {run.path} alone"
+        advice = f"start a new run for that, perhaps with --init_from {run.path}, or leave it as it is"
         raise ConfigError(*(f"--resume: {line}; {advice}" for line in refused))
     if options.config:
         _say_what_is_kept(run, config, load_config(schema, _file(options.config, preset), overrides))

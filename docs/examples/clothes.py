@@ -1,6 +1,6 @@
 """Draw pictures of clothes in the style of Fashion-MNIST, a folder for each class, as input for docs/continue.md.
 
-python docs/examples/clothes.py my_clothes
+python docs/examples/clothes.py data/clothes
 """
 
 import random
