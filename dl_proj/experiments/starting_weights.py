@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dl_proj.checkpoint_folder import check_task, config_path, find_checkpoint, read_config
 from dl_proj.experiments.settings import ExperimentConfig
 from dl_proj.settings.errors import ConfigError
-from my_custom_ai.custom_train import CheckpointError
+from my_custom_ai.custom_train import CheckpointError, RunDirectory
 from my_custom_ai.custom_train.checkpoint import by_own_names, fill, load_tensors, weights
 from my_transformers import AxialPositionalEncoding, LearnedPositionalEncoding
 
@@ -41,20 +41,21 @@ def load_starting_weights(config: ExperimentConfig, model: nn.Module) -> list[st
         raise ConfigError(f"init_from: {error}; {other}") from None
 
 
-def folder_with_tokens(config: Any, run: Path | None) -> Path | None:
+def folder_with_tokens(config: Any, resume: RunDirectory | None, begun: Path | None) -> Path | None:
     """The folder whose tokenizers a training must use: that of its weights, unless its run has its own already.
 
     None: they are learnt, or need no file.
 
     Args:
         config: a training's on text.
-        run: a begun run's folder with tokenizers.
+        resume: the run that it continues.
+        begun: that run's folder, if it has tokenizers.
 
     Raises:
         ConfigError: no such checkpoint, or one of other tokens.
     """
-    if run is not None or config.init_from is None:
-        return run
+    if config.init_from is None or begun is not None or (resume is not None and resume.last_state.is_file()):
+        return begun
     folder = _folder(config)
     if not config_path(folder).is_file():
         return folder

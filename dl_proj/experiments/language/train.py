@@ -56,8 +56,8 @@ def _examples(config: LanguageTrainConfig, windows: Windows, tokenizer: Tokenize
 
 def train_language_model(config: LanguageTrainConfig, resume: RunDirectory | None = None) -> None:
     """Train and test."""
-    run = None if resume is None else _begun(resume)
-    experiment = language_experiment(config, folder_with_tokens(config, run))
+    begun = None if resume is None else _begun(resume)
+    experiment = language_experiment(config, folder_with_tokens(config, resume, begun))
     train_and_test(config, experiment, config.model.dim, resume)
 
 

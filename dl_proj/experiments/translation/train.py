@@ -56,8 +56,8 @@ def translation_experiment(config: TranslationTrainConfig, saved: Path | None = 
 
 def train_translator(config: TranslationTrainConfig, resume: RunDirectory | None = None) -> None:
     """Train and test."""
-    run = None if resume is None else _begun(config, resume)
-    experiment = translation_experiment(config, folder_with_tokens(config, run))
+    begun = None if resume is None else _begun(config, resume)
+    experiment = translation_experiment(config, folder_with_tokens(config, resume, begun))
     train_and_test(config, experiment, config.model.dim, resume)
 
 

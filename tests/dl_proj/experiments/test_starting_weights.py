@@ -24,6 +24,7 @@ from tiny_scripts import (
 
 from dl_proj.checkpoint_folder import SHIPPED
 from dl_proj.experiments.copy.objective import CopyObjective
+from my_custom_ai.custom_train.checkpoint import load_note
 
 STILL = ["--optimizer.lr", "1e-30", "--train.max_steps", "1"]  # the best weights are then those of the start
 BPE = {"data.tokenizer": {"kind": "bpe", "vocab_size": 300}, "data.window": 8}
@@ -172,6 +173,18 @@ def test_what_cannot_be_started_from(script):
 
 def shipped(name):
     return SHIPPED / name / "config.yaml"
+
+
+@pytest.mark.parametrize("training", ["language, bytes", "translation"])
+def test_a_run_goes_on_without_the_checkpoint_that_it_started_from(training, script):
+    name, config = TRAININGS[training]
+    run = trained(script, name, config)
+    assert script(name, "--init_from", run, *STILL).code == 0
+    run.parent.rename("gone")
+    tuned = Path(f"{run.parent}-tuned/version_0")
+    assert script(name, "--resume", tuned, "--train.max_steps", "2").code == 0
+    assert load_note(tuned / "checkpoints/last/state.safetensors")["step"] == 2
+    assert script("evaluate", "--checkpoint", tuned, "--device", "cpu").code == 0
 
 
 @pytest.mark.parametrize("training", ["language, subwords", "translation"])
