@@ -79,12 +79,15 @@ def test_a_run_starts_from_anothers_weights_and_settings(training, script):
         assert (tuned / tokenizer.name).read_bytes() == tokenizer.read_bytes()
 
 
-def test_a_run_that_starts_from_a_tuned_one_has_its_name_once(script):
+def test_a_run_that_starts_from_a_tuned_one(script):
+    """It has the ending of the name once, and is neither where that one is nor as lenient."""
     run = trained(script, "synth_train", tiny())
-    assert script("synth_train", "--init_from", run, *STILL).code == 0
-    flags = ["--init_from", "runs/tiny-tuned/version_0", "--runs_dir", "elsewhere"]
-    assert script("synth_train", *flags, *STILL).code == 0
-    assert_close(best("elsewhere/tiny-tuned/version_0"), best(run))
+    flags = ["--runs_dir", "elsewhere", "--init_strict", "false", *STILL]
+    assert script("synth_train", "--init_from", run, *flags).code == 0
+    assert script("synth_train", "--init_from", "elsewhere/tiny-tuned/version_0", *STILL).code == 0
+    tuned = Path("runs/tiny-tuned/version_0")
+    assert_close(best(tuned), best(run))
+    assert yaml.safe_load((tuned / "config.yaml").read_text())["init_strict"] is True
 
 
 def test_what_agrees_is_taken_and_the_rest_listed(script):
