@@ -1,6 +1,7 @@
 """What every script does with its arguments and with its user's mistakes."""
 
 import os
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,8 @@ from pydantic import BaseModel
 
 from dl_proj.checkpoint_folder import check_task, config_path, find_checkpoint
 from dl_proj.commands import Command
-from dl_proj.run_changes import refused_changes, with_one_end
+from dl_proj.run_changes import refused_changes
+from dl_proj.settings.base import expanded
 from dl_proj.settings.errors import ConfigError
 from dl_proj.settings.help import Nested
 from dl_proj.settings.load import (
@@ -20,6 +22,7 @@ from dl_proj.settings.load import (
     file_or_preset,
     is_training,
     load_config,
+    merge,
     parse_flags,
     read_yaml,
     shown,
@@ -31,6 +34,7 @@ Config = TypeVar("Config", bound=BaseModel)
 
 CONFIGS = Path(__file__).parent / "configs"
 _TUNED = "-tuned"  # end of the names of runs that start from a checkpoint and its settings
+_PATIENCE = 20.0  # seconds within which the first process surely finds the same mistake
 
 
 def exit_on_mistake(work: Callable[[], None]) -> None:
@@ -40,17 +44,24 @@ def exit_on_mistake(work: Callable[[], None]) -> None:
     try:
         work()
     except ConfigError as error:
-        complain(error.lines)
+        _complain_once(error.lines)
         raise SystemExit(2) from None
     except (CheckpointError, SetupError) as error:
-        complain((str(error),))
+        _complain_once((str(error),))
         raise SystemExit(2) from None
     except (NonFinite, OSError) as error:
-        complain((f"stopped: {error}",))
+        _complain_once((f"stopped: {error}",))
         raise SystemExit(1) from None
     except KeyboardInterrupt as error:
         complain((str(error) or "interrupted",))
         raise SystemExit(130) from None
+
+
+def _complain_once(lines: tuple[str, ...]) -> None:
+    """Of several processes with one mistake the first says it; when it has ended, torchrun ends those that wait."""
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(_PATIENCE)
+    complain(lines)
 
 
 def call(command: Command, argv: list[str], prog: str | None = None) -> None:
@@ -59,6 +70,9 @@ def call(command: Command, argv: list[str], prog: str | None = None) -> None:
     arguments: tuple[object, ...]
     if is_training(schema):
         arguments = training_config(schema, argv, command.preset, prog=prog)
+        if "--dry_run" in argv:
+            resolve_name("dl_proj.experiments.dry_run:dry_run")(arguments[0])
+            return
     elif command.words:
         arguments = config_and_words(schema, argv, command.preset, words=command.words, prog=prog)
     else:
@@ -73,7 +87,7 @@ def _preset(name: str) -> Path:
 
 
 def _file(given: Path | None, preset: str) -> Path:
-    return _preset(preset) if given is None else file_or_preset(given, _preset(preset).parent)
+    return _preset(preset) if given is None else file_or_preset(expanded(given), _preset(preset).parent)
 
 
 def config_from(schema: type[Config], argv: list[str], preset: str, *, prog: str | None = None) -> Config:
@@ -99,8 +113,12 @@ def training_config(
     """
     options, overrides = parse_flags(schema, argv, _preset(preset), prog=prog)
     if options.resume is None:
-        return load_config(schema, *_start(schema, options.config, preset, overrides)), None
-    overrides = with_one_end(overrides)
+        path, of_new = _start(schema, options.config, preset, overrides)
+        name = overrides.get("experiment_name")
+        return _quick(schema, path, of_new, name) if options.quick else load_config(schema, path, of_new), None
+    for name in ("dry_run", "quick"):
+        if getattr(options, name):
+            raise ConfigError(f"--{name}: is for a new training; leave out --resume {options.resume}")
     if options.resume == "last":
         run = _last_run(load_config(schema, *_start(schema, options.config, preset, overrides)))
     else:
@@ -127,7 +145,18 @@ def _start(schema: type[BaseModel], given: Path | None, preset: str, overrides: 
     name = str(read_yaml(path).get("experiment_name", path.parent.name))
     own = {"experiment_name": f"{name.removesuffix(_TUNED)}{_TUNED}"}
     own |= {name: schema.model_fields[name].default for name in ("runs_dir", "init_strict")}
-    return path, own | with_one_end(overrides)
+    return path, own | overrides
+
+
+def _quick(schema: type[Config], path: Path, overrides: Nested, name: str | None) -> Config:
+    """The configuration of a short try, in a folder of its own unless ``name`` was given; flags still count."""
+    training: Any = schema  # which has quick()
+    quick: Nested = training.quick()
+    pace = overrides.get("train")
+    if isinstance(pace, dict) and "epochs" in pace:
+        del quick["train"]["max_steps"]
+    config: Any = load_config(schema, path, merge(quick, overrides))
+    return config if name else config.model_copy(update={"experiment_name": f"{config.experiment_name}-quick"})
 
 
 def _say_what_is_kept(run: RunDirectory, config: BaseModel, of_file: BaseModel) -> None:
@@ -139,7 +168,7 @@ def _say_what_is_kept(run: RunDirectory, config: BaseModel, of_file: BaseModel) 
 
 
 def _run_in(folder: str) -> RunDirectory:
-    run = RunDirectory(Path(folder))
+    run = RunDirectory(expanded(folder))
     if not run.config.is_file():
         raise ConfigError(f"--resume: {folder} is not a run's folder: it has no config.yaml")
     if (run.path / "model.safetensors").is_file() and not run.last_state.is_file():
@@ -154,5 +183,6 @@ def _last_run(config: Any) -> RunDirectory:
     """The newest version of the experiment that a training's configuration names."""
     newest = RunDirectory.newest(config.runs_dir, config.experiment_name)
     if newest is None or not newest.config.is_file():
-        raise ConfigError(f"--resume: {config.runs_dir / config.experiment_name} holds no run to resume")
+        folder = config.runs_dir / config.experiment_name
+        raise ConfigError(f"--resume: {folder} holds no run to resume; give the run's own folder, or all its flags")
     return newest

@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from dl_proj.settings.help import Nested
 from dl_proj.settings.load import differences, load_config, shown
 from my_custom_ai.custom_train.run_directory import RunDirectory
 
@@ -58,14 +57,3 @@ def refused_changes(run: RunDirectory, config: BaseModel) -> list[str]:
 
 def _line(run: RunDirectory, change: Change) -> str:
     return f"{run.config}: {change.key}: the run has {shown(change.old)}, asked for is {shown(change.new)}"
-
-
-def with_one_end(overrides: Nested) -> Nested:
-    """Flags that replace the end of a run: steps stand in for its epochs, and epochs for its steps."""
-    pace = overrides.get("train")
-    if not isinstance(pace, dict):
-        return overrides
-    for given, other in (("max_steps", "epochs"), ("epochs", "max_steps")):
-        if given in pace and other not in pace:
-            return overrides | {"train": pace | {other: None}}
-    return overrides
