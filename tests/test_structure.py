@@ -16,7 +16,8 @@ BELOW = {  # what each package may import of ours
 FLOORS = (  # of dl_proj, from the top: a room imports from those further down, and from itself
     ("__main__",),
     ("experiments", "studies"),
-    ("cli", "checkpoint_folder", "pictures", "tables"),
+    ("cli",),
+    ("checkpoint_folder", "run_changes", "pictures", "tables"),
     ("models", "text"),
     ("settings", "commands"),
 )
