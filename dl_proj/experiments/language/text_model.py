@@ -53,6 +53,8 @@ class TextGenerator(Trained[LanguageTrainConfig, AutoregressiveModel]):
     ) -> Iterator[str]:
         """What the model adds to a text, in whole characters as soon as they are drawn.
 
+        It may go past the model's window, see :meth:`past_window`.
+
         Args:
             prompt: the text, at least one token.
             length: tokens to add.
@@ -62,14 +64,29 @@ class TextGenerator(Trained[LanguageTrainConfig, AutoregressiveModel]):
             top_p: draw from the smallest set of tokens with at least this probability.
 
         Raises:
-            ValueError: a prompt without tokens.
+            ValueError: a prompt without tokens, or a mechanism that cannot decode step by step.
         """
-        given = torch.tensor([self.tokenizer.encode(prompt)], device=self.device)
+        given = torch.tensor([self.tokenizer.encode(prompt)], dtype=torch.int64, device=self.device)
         generator = torch.Generator().manual_seed(seed)
         uniform = torch.rand(1, length, dtype=torch.float64, generator=generator).to(self.device)
         choose = sampler(uniform, temperature=temperature, top_k=top_k, top_p=top_p)
-        new = self.model.stream(given, length, choose=choose)
+        new = self.model.stream_on(given, length, choose=choose)
         return self.tokenizer.decode_stream(int(token) for token in new)
+
+    def past_window(self, prompt: str, length: int) -> str | None:
+        """A line on what happens where prompt and new tokens are more than the window; None: they are not."""
+        n_prompt, window = len(self.tokenizer.encode(prompt)), self.config.data.window
+        if n_prompt + length - 1 <= window:  # the last token that is drawn goes into the model no more
+            return None
+        if self.model.runs_on:
+            return (
+                f"{n_prompt} + {length} tokens are more than the {window} of a training window: the model runs on, "
+                "since it has no positions and its attention's memory does not grow"
+            )
+        return (
+            f"{n_prompt} + {length} tokens are more than the model's window of {window}: the window slides; whenever "
+            f"it is full, the model goes on from its last {self.model.kept} tokens"
+        )
 
 
 @dataclass(frozen=True)
