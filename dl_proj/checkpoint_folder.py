@@ -7,6 +7,7 @@ from typing import Any, Protocol, Self, TypeVar
 from pydantic import BaseModel
 
 from dl_proj.settings.errors import ConfigError
+from dl_proj.settings.help import Nested
 from dl_proj.settings.load import load_config, read_yaml, shown
 from my_custom_ai.custom_train import CheckpointError
 
@@ -73,8 +74,8 @@ def config_path(folder: Path) -> Path:
     return folder.parent.parent / "config.yaml" if not path.is_file() and folder.name == "best" else path
 
 
-def read_config(schema: type[Config], folder: Path) -> Config:
-    """The configuration that a checkpoint was trained with.
+def read_config(schema: type[Config], folder: Path, data: Nested | None = None) -> Config:
+    """The configuration that a checkpoint was trained with, and over it settings of its data that a user gave anew.
 
     Raises:
         ConfigError: it is missing, or is not one of ``schema``; of another task, that alone is said.
@@ -83,7 +84,7 @@ def read_config(schema: type[Config], folder: Path) -> Config:
     task = schema.model_fields.get("task")
     if task and (given := read_yaml(path).get("task", task.default)) != task.default:
         raise ConfigError(f"{path}: task: must be {task.default!r} (got {shown(given)})")
-    return load_config(schema, path)
+    return load_config(schema, path, {"data": data} if data else None)
 
 
 def with_root(config: _Training, root: Path | None) -> _Training:

@@ -147,7 +147,7 @@ def known_classes(data: ImageDataConfig) -> tuple[str, ...]:
     try:
         return chosen_classes(classes_of(data.dataset, data.root), data.labels)
     except (FileNotFoundError, ValueError) as error:
-        raise ConfigError(f"data_root: a model's classes are named by its image folder: {error}") from None
+        raise ConfigError(f"data.root: {error}, to name the model's classes") from None
 
 
 def picture_levels(picture: str | Path | Image.Image, data: ClassifierDataConfig) -> Tensor:
