@@ -12,7 +12,7 @@ from dl_proj.commands import Command
 from dl_proj.settings.errors import ConfigError
 from dl_proj.settings.help import Nested
 from dl_proj.settings.load import complain, differences, file_or_preset, is_training, load_config, parse_flags, shown
-from my_custom_ai.custom_train.errors import CheckpointError, NonFiniteLoss, SetupError
+from my_custom_ai.custom_train.errors import CheckpointError, NonFinite, SetupError
 from my_custom_ai.custom_train.run_directory import RunDirectory
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -39,7 +39,7 @@ def exit_on_mistake(work: Callable[[], None]) -> None:
         name, encoding = error.object, error.encoding
         complain((f"stopped: {name!r} cannot be written in this locale's encoding, {encoding}; set PYTHONUTF8=1",))
         raise SystemExit(1) from None
-    except (NonFiniteLoss, OSError) as error:
+    except (NonFinite, OSError) as error:
         complain((f"stopped: {error}",))
         raise SystemExit(1) from None
     except KeyboardInterrupt as error:
