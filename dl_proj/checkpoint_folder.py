@@ -28,6 +28,7 @@ class _OfData(Protocol):
 _Training = TypeVar("_Training", bound=_OfData)
 
 SHIPPED = Path(__file__).parent / "checkpoints"
+CLASSES = "classes.json"  # beside the weights of a model of classes: their names, in the model's order
 TOKENIZER = "tokenizer.json"  # beside the weights of a model of text, if its tokenizer was trained
 
 

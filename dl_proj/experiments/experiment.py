@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -9,7 +10,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import Dataset
 
-from dl_proj.checkpoint_folder import TOKENIZER
+from dl_proj.checkpoint_folder import CLASSES, TOKENIZER
 from dl_proj.experiments.settings import (
     ConstantConfig,
     ExperimentConfig,
@@ -36,6 +37,7 @@ from my_custom_ai.custom_train import (
 from my_custom_ai.custom_train.checkpoint import count_parameters
 from my_custom_ai.custom_train.data import TrainingBatches, length_of
 from my_custom_ai.custom_train.schedules import Schedule
+from my_custom_ai.utils.files import write_text
 
 
 @dataclass(frozen=True)
@@ -90,15 +92,15 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
 def _trainer(
     config: ExperimentConfig, experiment: Experiment, dim: int, resume: RunDirectory | None, accelerator: Accelerator
 ) -> Trainer:
-    """The engine as configured, in the folder of the run to resume or of a new one, which gets its tokenizers."""
+    """The engine as configured, in the folder of the run to resume, or of a new one with its tokenizers or classes."""
     settings = config.train
     steps = settings.steps_of(_batches_an_epoch(config, experiment.train_data, accelerator.num_processes))
     if mistakes := config.schedule_mistakes(steps):
         raise ConfigError(*mistakes)
     run = resume or _new_run(config, accelerator.is_main_process)
-    if experiment.tokenizer is not None and accelerator.is_main_process:
+    if accelerator.is_main_process:
         for folder in (run.path, run.best):
-            experiment.tokenizer.save(folder / TOKENIZER)
+            _keep_names(experiment, folder)
     return Trainer(
         experiment.model,
         experiment.objective,
@@ -125,6 +127,14 @@ def _trainer(
         seed=config.seed,
         accelerator=accelerator,
     )
+
+
+def _keep_names(experiment: Experiment, folder: Path) -> None:
+    """Leave in a model's folder what its inputs and outputs are called, for whoever has no training data."""
+    if experiment.tokenizer is not None:
+        experiment.tokenizer.save(folder / TOKENIZER)
+    if experiment.classes:
+        write_text(folder / CLASSES, json.dumps(experiment.classes) + "\n")
 
 
 def _batches_an_epoch(config: ExperimentConfig, data: Dataset[Any], processes: int) -> int:

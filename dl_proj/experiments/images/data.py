@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ from torch.utils.data import Dataset
 from torchvision import datasets
 from torchvision.transforms.v2 import functional as pictures
 
+from dl_proj.checkpoint_folder import CLASSES
 from dl_proj.experiments.images.picture_folder import read_folder, square_pixels
 from dl_proj.experiments.images.settings import ClassifierDataConfig, GeneratorDataConfig, ImageDataConfig
 from dl_proj.experiments.images.sources import IMAGE_SETS, ImageSetName, chosen_classes, classes_of
 from dl_proj.settings.errors import ConfigError
+from my_custom_ai.custom_train import CheckpointError
 from my_custom_ai.utils.files import content_digest
 
 _SPLIT_SEED = 0  # of what is held out: the same images in every run, whatever its own seed
@@ -155,6 +158,25 @@ def known_classes(data: ImageDataConfig) -> tuple[str, ...]:
         return chosen_classes(classes_of(data.dataset, data.root), data.labels)
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"data.root: {error}, to name the model's classes") from None
+
+
+def classes_of_model(folder: Path, data: ImageDataConfig) -> tuple[str, ...]:
+    """Names of a model's classes, which its training left in the checkpoint's folder; or else those of its data.
+
+    Raises:
+        CheckpointError: the file holds something else.
+        ConfigError: an image folder, that would name them, is not there.
+    """
+    path = folder / CLASSES
+    if not path.is_file():
+        return known_classes(data)
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        names = None
+    if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+        raise CheckpointError(f"{path}: must be a list of the classes' names")
+    return tuple(names)
 
 
 def picture_levels(picture: str | Path | Image.Image, data: ClassifierDataConfig) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dl_proj.checkpoint_folder import read_config
-from dl_proj.experiments.images.data import known_classes
+from dl_proj.experiments.images.data import classes_of_model
 from dl_proj.experiments.images.generation.draw import draw
 from dl_proj.experiments.images.generation.settings import GeneratorTrainConfig
 from dl_proj.experiments.images.generation.train import build_generator
@@ -78,6 +78,6 @@ class Generator(Trained[GeneratorTrainConfig, AutoregressiveModel]):
 def load_generator(folder: Path, *, device: DeviceName = "auto", data: Nested | None = None) -> Generator:
     """The generator in a checkpoint's folder; see :func:`dl_proj.load`."""
     config = read_config(GeneratorTrainConfig, folder, data)
-    classes = known_classes(config.data)
+    classes = classes_of_model(folder, config.data)
     model, where = ready(build_generator(config, len(classes)), folder, device)
     return Generator(folder, config, model, where, classes)

@@ -329,6 +329,9 @@ def test_a_folder_of_pictures_names_the_labels(script, grids):
     assert rows[0].float().mean() > 200
     assert rows[1].float().mean() < 55
     Path("pictures").rename("moved")
+    draw(script, own_pictures, "--labels", "light,dark")
+    assert grids.pop()[1] == ("light", "dark"), "the model's folder has the names, too"
+    (Path(own_pictures) / "checkpoints/best/classes.json").unlink()
     outcome = script("mnist_generator", "--checkpoint", own_pictures, "--device", "cpu")
     assert outcome.code == 2
     assert_states(outcome.lines[0], "data.root: pictures/train", "classes")
