@@ -15,6 +15,7 @@ from dl_proj.experiments.images.classification.predict_settings import PredictCo
 from dl_proj.experiments.images.data import picture_levels
 from dl_proj.experiments.images.picture_folder import SUFFIXES, counts, pictures_below
 from dl_proj.experiments.images.settings import ClassifierDataConfig
+from dl_proj.settings.base import expanded
 from dl_proj.settings.errors import ConfigError
 from dl_proj.tables import Row, csv_text
 from my_custom_ai.utils.files import write_text
@@ -67,7 +68,7 @@ def _paths(words: list[str]) -> list[Path]:
         raise ConfigError("pictures: none are named; give files, folders or patterns such as 'pics/*.png'")
     paths: list[Path] = []
     mistakes: list[str] = []
-    for word in words:
+    for word in (str(expanded(word)) for word in words):
         named = (
             [Path(word)] if Path(word).exists() else [Path(name) for name in sorted(glob.glob(word, recursive=True))]
         )

@@ -58,8 +58,7 @@ def measure_shifts(config: ShiftConfig) -> None:
 
 
 def _subject(name: str, config: ShiftConfig) -> _Subject:
-    root = {} if config.data_root is None else {"root": str(config.data_root)}
-    classifier = load_classifier(find_checkpoint(name), device=config.device, data=root)
+    classifier = load_classifier(find_checkpoint(name), device=config.device, data=config.data.given)
     pixels, labels, classes = load_test_pixels(classifier.config.data)
     chosen = _numbers(classifier.config.data, classes, config.labels, name)
     kept = torch.isin(labels, torch.tensor(chosen))

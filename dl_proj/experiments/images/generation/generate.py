@@ -23,13 +23,13 @@ from my_custom_ai.utils.files import whole_file
 
 def draw_digits(config: DrawConfig) -> None:
     """Draw what is asked for, and write grid.png."""
-    root = {} if config.data_root is None else {"root": str(config.data_root)}
-    generator = load_generator(find_checkpoint(config.checkpoint), device=config.device, data=root)
+    generator = load_generator(find_checkpoint(config.checkpoint), device=config.device, data=config.data.given)
     data = generator.config.data
     try:
         classes = chosen_classes(generator.classes, config.labels)
     except ValueError as error:
         raise ConfigError(f"labels: {error}") from None
+    root = {name: value for name, value in config.data.given.items() if name == "root"}
     judge = None if config.judge is None else Judge(config.judge, classes, config.device, root)
     real = _real_images(generator, classes, config.per_label) if config.complete else None
     drawn = generator.generate(
@@ -60,10 +60,11 @@ def draw_digits(config: DrawConfig) -> None:
 
 def _real_images(generator: Generator, classes: tuple[str, ...], per_label: int) -> Tensor:
     """The first test images of each class: (n, pixels) levels."""
-    test = load_configured(generator.config.data).test
+    images = load_configured(generator.config.data)
     found = []
     for name in classes:
-        some = test.levels[test.labels == generator.classes.index(name)][:per_label]
+        number = images.classes.index(name) if name in images.classes else -1
+        some = images.test.levels[images.test.labels == number][:per_label]
         if len(some) < per_label:
             raise ConfigError(f"per_label: {per_label} is more than the {len(some)} test images of {name}")
         found.append(some.flatten(1).long())

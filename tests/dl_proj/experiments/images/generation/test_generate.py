@@ -335,6 +335,6 @@ def test_a_folder_of_pictures_names_the_labels(script, grids):
     outcome = script("mnist_generator", "--checkpoint", own_pictures, "--device", "cpu")
     assert outcome.code == 2
     assert_states(outcome.lines[0], "data.root: pictures/train", "classes")
-    draw(script, own_pictures, "--data_root", "moved")
-    draw(script, own_pictures, "--complete", "--data_root", "moved")
+    draw(script, own_pictures, "--data.root", "moved")
+    draw(script, own_pictures, "--complete", "--data.root", "moved")
     assert [row[0].float().mean().item() for row in grids[-1][0]] == [0, 255]
