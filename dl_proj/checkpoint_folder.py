@@ -14,6 +14,7 @@ from my_custom_ai.custom_train.errors import CheckpointError
 Config = TypeVar("Config", bound=BaseModel)
 
 SHIPPED = Path(__file__).parent / "checkpoints"
+CLASSES = "classes.json"  # beside the weights of a model of classes: their names, in the model's order
 TOKENIZER = "tokenizer.json"  # beside the weights of a model of text, if its tokenizer was trained
 
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -9,7 +10,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import Dataset
 
-from dl_proj.checkpoint_folder import TOKENIZER
+from dl_proj.checkpoint_folder import CLASSES, TOKENIZER
 from dl_proj.experiments.settings import (
     ConstantConfig,
     ExperimentConfig,
@@ -38,6 +39,7 @@ from my_custom_ai.custom_train import (
 from my_custom_ai.custom_train.checkpoint import count_parameters, load_note
 from my_custom_ai.custom_train.data import TrainingBatches, length_of
 from my_custom_ai.custom_train.schedules import Schedule
+from my_custom_ai.utils.files import write_text
 from my_custom_ai.utils.measure import machine
 
 
@@ -103,7 +105,7 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
 def build_trainer(
     config: ExperimentConfig, experiment: Experiment, dim: int, resume: RunDirectory | None, accelerator: Accelerator
 ) -> Trainer:
-    """The engine as configured, in the folder of the run to resume or of a new one, which gets its tokenizers."""
+    """The engine as configured, in the folder of the run to resume, or of a new one with its tokenizers or classes."""
     settings = config.train
     steps = settings.steps_of(_batches_an_epoch(config, experiment.train_data, accelerator.num_processes))
     if mistakes := config.schedule_mistakes(steps):
@@ -112,9 +114,9 @@ def build_trainer(
     if config.init_from is not None and _done(resume) is None:
         _start_from(config, experiment, accelerator.is_main_process)
     run = resume or _new_run(config, accelerator.is_main_process)
-    if experiment.tokenizer is not None and accelerator.is_main_process:
+    if accelerator.is_main_process:
         for folder in (run.path, run.best):
-            experiment.tokenizer.save(folder / TOKENIZER)
+            _keep_names(experiment, folder)
     trainer = Trainer(
         experiment.model,
         experiment.objective,
@@ -171,6 +173,14 @@ def _keep_changes(config: ExperimentConfig, run: RunDirectory) -> None:
         step = _done(run) or 0
         run.change_config(config.model_dump(mode="json"), step, {c.key: [c.old, c.new] for c in changes})
         print(f"{run.path}, changed after step {step}: {', '.join(map(str, changes))}")
+
+
+def _keep_names(experiment: Experiment, folder: Path) -> None:
+    """Leave in a model's folder what its inputs and outputs are called, for whoever has no training data."""
+    if experiment.tokenizer is not None:
+        experiment.tokenizer.save(folder / TOKENIZER)
+    if experiment.classes:
+        write_text(folder / CLASSES, json.dumps(experiment.classes) + "\n")
 
 
 def _batches_an_epoch(config: ExperimentConfig, data: Dataset[Any], processes: int) -> int:
