@@ -10,6 +10,8 @@ from accelerate import skip_first_batches
 from accelerate.utils import send_to_device
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, Sampler, Subset
 
+from my_custom_ai.utils.signals import leave_to_parent
+
 
 class EqualBatches(BatchSampler):
     """A share of a permutation of ``n_examples``, drawn from (seed, epoch), in batches of one size."""
@@ -143,6 +145,7 @@ class TrainingBatches:
             dataset,
             batch_sampler=self._sampler,
             num_workers=num_workers,
+            worker_init_fn=leave_to_parent,
             collate_fn=getattr(dataset, "collate", None),
             generator=torch.Generator().manual_seed(seed),
             pin_memory=pin_memory,
@@ -183,6 +186,7 @@ def evaluation_batches(
         Subset(dataset, range(rank, length_of(dataset, "evaluation data"), world_size)),
         batch_size=batch_size,
         num_workers=num_workers,
+        worker_init_fn=leave_to_parent,
         collate_fn=getattr(dataset, "collate", None),
         generator=torch.Generator(),
         pin_memory=pin_memory,

@@ -19,6 +19,7 @@ class Pace:
         clip_norm: largest norm of the gradient; 0 leaves it as it is.
         eval_every: updates between evaluations on the validation data.
         save_every: updates between saved states besides those after each evaluation.
+        save_minutes: a state is also saved after the update that ends so many minutes, or more, after the last save.
         log_every: updates between rows of training figures.
         max_eval_batches: evaluate on the first so many batches (of each process) alone; None takes all.
         num_workers: processes that load data.
@@ -37,6 +38,7 @@ class Pace:
     clip_norm: float = 0.0
     eval_every: int = 100
     save_every: int = 100
+    save_minutes: float = 5.0
     log_every: int = 10
     max_eval_batches: int | None = None
     num_workers: int = 0
@@ -50,6 +52,8 @@ class Pace:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}, must be 1 or more")
+        if not self.save_minutes > 0:
+            raise ValueError(f"save_minutes is {self.save_minutes}, must be above 0")
         for name in ("clip_norm", "num_workers"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be 0 or more")

@@ -11,13 +11,14 @@ from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from my_custom_ai.custom_train import checkpoint
-from my_custom_ai.custom_train.data import TrainingBatches, evaluation_batches, length_of, to_device
+from my_custom_ai.custom_train.beginning import check_arguments, check_gradient, new_run
+from my_custom_ai.custom_train.data import TrainingBatches, evaluation_batches, to_device
 from my_custom_ai.custom_train.devices import check_installed, start
 from my_custom_ai.custom_train.errors import CheckpointError, NonFiniteLoss
 from my_custom_ai.custom_train.evaluation import evaluate, metrics_of_first_examples
@@ -26,8 +27,11 @@ from my_custom_ai.custom_train.objective import Objective, all_figures, measured
 from my_custom_ai.custom_train.pace import Pace
 from my_custom_ai.custom_train.run_directory import RunDirectory
 from my_custom_ai.custom_train.schedules import Schedule, constant
+from my_custom_ai.custom_train.state import StateFile, load_state, put_back, tensors_of
+from my_custom_ai.custom_train.stopping import TrainingSignal
 from my_custom_ai.utils.meters import Meter, Ratio
 from my_custom_ai.utils.seeding import generator_states, seed_everything, set_generator_states
+from my_custom_ai.utils.signals import Stopped
 from my_custom_ai.utils.trackers import Curves, MetricsFile
 
 
@@ -72,7 +76,7 @@ class Trainer:
         seed: int = 0,
         accelerator: Accelerator | None = None,
     ) -> None:
-        _check_arguments(model, objective, optimizer, val_data, schedule)
+        check_arguments(model, objective, optimizer, val_data, schedule)
         check_installed(pace.trackers)
         self.accelerator = accelerator or start()
         self.objective = objective
@@ -95,8 +99,15 @@ class Trainer:
             num_workers=pace.num_workers,
             pin_memory=self._pin_memory,
         )
-        self.run = run if isinstance(run, RunDirectory) else self._new_run(Path(run))
+        pace_settings = asdict(pace) | {"trackers": list(pace.trackers)}
+        settings = {"seed": seed, "pace": pace_settings, "monitor": self.monitor.settings()}
+        self.run = run if isinstance(run, RunDirectory) else new_run(Path(run), settings, self.accelerator)
         self._history = MetricsFile(self.run.metrics)
+        self._state_file = StateFile(self.run.last_state)
+        self._saved_at = time.monotonic()
+        self._evaluation_due = False  # of the weights of the present step
+        self._signal = TrainingSignal()
+        self._common_wishes = torch.zeros(2)  # of all processes together, see _own_wishes
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
 
     def fit(self, begin: Callable[[], None] | None = None) -> None:
@@ -107,6 +118,7 @@ class Trainer:
 
         Raises:
             NonFiniteLoss: before the weights are touched by it.
+            Stopped: a signal came (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1); the update in work was ended, and all saved.
             CheckpointError: the saved state is not whole, or of another model.
             ValueError: before the first update, if the objective does not return what
                 :class:`~my_custom_ai.custom_train.objective.Objective` says, its loss has no gradient, or the monitored
@@ -117,22 +129,55 @@ class Trainer:
             begin()
         if not self._finished:
             self._try_evaluation()
+        if not self.run.last_state.exists():
+            self._save_state()  # something to go back to, should the first updates go wrong
         self._curves = Curves(self.pace.trackers if self.accelerator.is_main_process else (), self.run.path, self.step)
+        try:
+            with self._progress() as bar, self._signal:
+                self._train(bar)
+                self._signal.stop_if_asked(self.accelerator, f"all {self.step:,} steps are done and saved")
+        finally:
+            self._curves.close()
+
+    def _train(self, bar: "tqdm[NoReturn]") -> None:
+        """All updates that are left, and what comes between them."""
         updates = self.updates()
         since = time.perf_counter()
-        with self._progress() as bar:
-            while not self._finished:
-                self._meter.add(next(updates))
-                bar.update()
-                last = self.step == self.pace.total_steps
-                if last or self.step % self.pace.log_every == 0:
-                    since = self._log_training(since, bar)
-                if last or self.step % self.pace.eval_every == 0:
-                    self._evaluate_and_keep(bar)
-                    self._save_state()
-                elif self.step % self.pace.save_every == 0:
-                    self._save_state()
-        self._curves.close()
+        if self._evaluation_due:
+            self._evaluate_and_keep(bar)
+        while not self._finished:
+            self._meter.add(next(updates))
+            if self.accelerator.is_main_process:
+                self._state_file.proven()
+            bar.update()
+            last = self.step == self.pace.total_steps
+            if last or self.step % self.pace.log_every == 0:
+                since = self._log_training(since, bar)
+            self._evaluation_due = last or self.step % self.pace.eval_every == 0
+            self._save_if_due()
+            if self._evaluation_due:
+                self._evaluate_and_keep(bar)
+
+    def _save_if_due(self) -> None:
+        """Save the state that the last update left, if it is time to; and stop, if a signal asked for it.
+
+        In front of a due evaluation only for the sake of time: it is followed by a save of its own.
+        """
+        several = self.accelerator.num_processes > 1
+        stop, late = self._common_wishes.tolist() if several else self._own_wishes()
+        if stop or late or (self.step % self.pace.save_every == 0 and not self._evaluation_due):
+            self._save_state()
+        if stop:
+            raise self._signal.stopped(self._saved_words)
+
+    def _own_wishes(self) -> tuple[bool, bool]:
+        """Whether a signal asked this process to stop, and whether the main one finds it time to save."""
+        late = time.monotonic() - self._saved_at > 60 * self.pace.save_minutes
+        return self._signal.number is not None, late and self.accelerator.is_main_process
+
+    @property
+    def _saved_words(self) -> str:
+        return f"saved after step {self.step:,} of {self.pace.total_steps:,}"
 
     def updates(self) -> Iterator[dict[str, Ratio]]:
         """An update of the weights for each time that the next is asked for, from the present step on, without end.
@@ -165,7 +210,7 @@ class Trainer:
         count = min(len(batches), max_batches or self.pace.max_eval_batches or len(batches))
         hidden = title is None or not self.accelerator.is_main_process
         some = tqdm(islice(batches, count), title, count, unit="batch", dynamic_ncols=True, disable=hidden)
-        return evaluate(model, self.objective, some, self.accelerator)
+        return evaluate(model, self.objective, some, self.accelerator, self._signal)
 
     def load_best(self) -> None:
         """Give the model the best weights of the run.
@@ -194,20 +239,6 @@ class Trainer:
     @property
     def _bare_model(self) -> nn.Module:
         return self.accelerator.unwrap_model(self.model)
-
-    def _new_run(self, experiment: Path) -> RunDirectory:
-        """One new folder for all processes, made by the main one."""
-        if (experiment / "config.yaml").is_file():
-            raise ValueError(
-                f"run: {experiment} is the folder of one run; give RunDirectory({str(experiment)!r}) to continue it, "
-                f"or {str(experiment.parent)!r} for a new run beside it"
-            )
-        made: list[RunDirectory | None] = [None]
-        if self.accelerator.is_main_process:
-            pace = asdict(self.pace) | {"trackers": list(self.pace.trackers)}
-            settings = {"seed": self.seed, "pace": pace, "monitor": self.monitor.settings()}
-            made = [RunDirectory.create(experiment.parent, experiment.name, settings)]
-        return broadcast_object_list(made)[0]
 
     def _try_evaluation(self) -> None:
         figures = metrics_of_first_examples(self._bare_model, self.objective, self.val_data, self.accelerator)
@@ -240,7 +271,7 @@ class Trainer:
             last = part == self.pace.accumulate - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
                 ratios = measured(self.objective, self.model, to_device(next(stream), self.accelerator.device))
-                _check_gradient(ratios["loss"].total)
+                check_gradient(ratios["loss"].total)
                 meter.add(ratios)
                 sums = self._sums_over_processes(meter) if last else meter.sums()
                 _, count = sums["loss"]
@@ -259,8 +290,11 @@ class Trainer:
         sums = meter.sums()
         if self.accelerator.num_processes == 1:
             return sums
-        pairs = torch.stack([pair.to(self.accelerator.device) for pair in sums.values()])
-        return dict(zip(sums, self.accelerator.reduce(pairs, reduction="sum"), strict=True))
+        pairs = [pair.to(self.accelerator.device) for pair in sums.values()]
+        wishes = torch.stack([pairs[0].new_full((), wish) for wish in self._own_wishes()])
+        *pairs, wishes = self.accelerator.reduce(torch.stack([*pairs, wishes]), reduction="sum")
+        self._common_wishes = wishes  # of which nothing is asked yet, or a GPU would idle
+        return dict(zip(sums, pairs, strict=True))
 
     def _scale_gradients(self, factor: torch.Tensor) -> None:
         for parameter in self.model.parameters():
@@ -271,19 +305,30 @@ class Trainer:
         if not math.isfinite(value.item()):
             if self.accelerator.is_main_process:
                 self._history.write()
-            good = self.run.last_state if self.run.last_state.exists() else "none was saved yet"
+                self._state_file.failed_after(self.step)
             raise NonFiniteLoss(
-                f"the {what} became {value.item()} at step {self.step + 1}; last good checkpoint: {good}. "
+                f"the {what} became {value.item()} at step {self.step + 1}; last good state: {self._state_file}. "
                 "Try a lower learning rate, a longer warm-up, gradient clipping, or precision 'no'"
             )
 
     def _evaluate_and_keep(self, bar: "tqdm[NoReturn]") -> None:
-        metrics = {f"val/{name}": value for name, value in self.evaluate(self.val_data).items()}
+        """Evaluate, keep the weights if they are the best, and save the state; a signal puts the evaluation off."""
+        generators = generator_states(self.accelerator.device)
+        try:
+            metrics = {f"val/{name}": value for name, value in self.evaluate(self.val_data).items()}
+        except Stopped:
+            set_generator_states(generators, self.accelerator.device)
+            self._save_state()
+            raise self._signal.stopped(self._saved_words) from None
         self._record(metrics)
         if self.monitor.update(metrics) and self.accelerator.is_main_process:
             checkpoint.save_weights(self.run.best_weights, self._bare_model, {"step": self.step} | metrics)
         shown = f"{self.monitor.metric} {metrics[self.monitor.metric]:.4f}"
         bar.set_postfix_str(", ".join(filter(None, (self._training_figures, shown))))
+        self._evaluation_due = False
+        self._save_state()
+        if self._finished and self.accelerator.is_main_process and math.isfinite(metrics["val/loss"]):
+            self._state_file.proven()
 
     def _log_training(self, since: float, bar: "tqdm[NoReturn]") -> float:
         means = all_figures(self.objective, self._meter.means())
@@ -314,13 +359,10 @@ class Trainer:
     def _save_state(self) -> None:
         own = generator_states(self.accelerator.device)
         generators = gather_object([own])  # every process draws its own random numbers
+        self._saved_at = time.monotonic()
         if not self.accelerator.is_main_process:
             return
-        moments, numbers = checkpoint.optimizer_tensors(self.optimizer.state_dict())
-        tensors = checkpoint.prefixed("model", checkpoint.weights(self._bare_model))
-        tensors |= checkpoint.prefixed("optimizer", moments)
-        for rank, states in enumerate(generators):
-            tensors |= checkpoint.prefixed(f"generator.{rank}", states)
+        tensors, numbers = tensors_of(self._bare_model, self.optimizer, generators)
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else {}
         note = {
             "step": self.step,
@@ -329,9 +371,10 @@ class Trainer:
             "meter": {name: pair.tolist() for name, pair in self._meter.sums().items()},
             "optimizer": numbers,
             "scaler": scaler,
+            "evaluation_due": self._evaluation_due,
         }
         self._history.write()
-        checkpoint.save_tensors(self.run.last_state, tensors, note)
+        self._state_file.save(tensors, note)
 
     def _restore(self) -> None:
         """Continue from the run's saved state, if there is one."""
@@ -339,56 +382,18 @@ class Trainer:
         if not path.exists():
             seed_everything(self.seed + self.accelerator.process_index)
             return
-        tensors, note = checkpoint.load_tensors(path)
-        if "processes" not in note:
-            raise CheckpointError(f"{path}: holds weights or other tensors, but no training to continue")
-        if note["processes"] != self.accelerator.num_processes:
-            raise CheckpointError(
-                f"{path}: saved by {note['processes']} process(es), cannot continue exactly on "
-                f"{self.accelerator.num_processes}"
-            )
-        checkpoint.fill(self._bare_model, checkpoint.without_prefix("model", tensors), path)
-        moments = checkpoint.without_prefix("optimizer", tensors)
-        like = self.optimizer.state_dict()
-        self.optimizer.load_state_dict(checkpoint.optimizer_state(moments, note["optimizer"], like))
+        tensors, note = load_state(path, self.accelerator.num_processes)
+        put_back(tensors, note["optimizer"], self._bare_model, self.optimizer, path)
         if self.accelerator.scaler and note["scaler"]:  # empty if the precision was another
             self.accelerator.scaler.load_state_dict(note["scaler"])
         for name, value in note["monitor"].items():
             setattr(self.monitor, name, value)
         self._meter.restore(note["meter"], self.accelerator.device)
         self.step = note["step"]
+        self._evaluation_due = note.get("evaluation_due", False)
         try:
             self._history = MetricsFile(self.run.metrics, last_step=self.step)
         except (KeyError, TypeError, ValueError):
             raise CheckpointError(f"{self.run.metrics}: not a history with a step in each row") from None
         own = checkpoint.without_prefix(f"generator.{self.accelerator.process_index}", tensors)
         set_generator_states(own, self.accelerator.device)
-
-
-def _check_arguments(
-    model: nn.Module,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    val_data: Dataset[Any],
-    schedule: Schedule | None,
-) -> None:
-    """Refuse what cannot work and would be found out later, or never."""
-    if not callable(getattr(objective, "measure", None)):
-        raise ValueError(f"objective: {type(objective).__name__} has no method measure(model, batch)")
-    parameters = {id(parameter) for parameter in model.parameters()}
-    if not any(id(p) in parameters for group in optimizer.param_groups for p in group["params"]):
-        raise ValueError("optimizer: none of its parameters is the model's")
-    if schedule is not None and not callable(schedule):
-        raise ValueError(
-            f"schedule: a {type(schedule).__name__} is no function from the step to a factor of the learning rate; see "
-            "my_custom_ai.schedules"
-        )
-    if not length_of(val_data, "validation data"):
-        raise ValueError("validation data: it is empty, so no weights could be the best")
-
-
-def _check_gradient(loss: torch.Tensor) -> None:
-    if not loss.requires_grad:
-        raise ValueError(
-            "the loss has no gradient: it was detached, computed under no_grad, or depends on no parameter"
-        )

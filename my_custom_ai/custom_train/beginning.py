@@ -1,0 +1,58 @@
+"""What the engine does before it trains: refuse what cannot work, and make the run's folder."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import nn
+from torch.utils.data import Dataset
+
+from my_custom_ai.custom_train.data import length_of
+from my_custom_ai.custom_train.objective import Objective
+from my_custom_ai.custom_train.run_directory import RunDirectory
+from my_custom_ai.custom_train.schedules import Schedule
+
+
+def check_arguments(
+    model: nn.Module,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    val_data: Dataset[Any],
+    schedule: Schedule | None,
+) -> None:
+    """Refuse what cannot work and would be found out later, or never."""
+    if not callable(getattr(objective, "measure", None)):
+        raise ValueError(f"objective: {type(objective).__name__} has no method measure(model, batch)")
+    parameters = {id(parameter) for parameter in model.parameters()}
+    if not any(id(p) in parameters for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError("optimizer: none of its parameters is the model's")
+    if schedule is not None and not callable(schedule):
+        raise ValueError(
+            f"schedule: a {type(schedule).__name__} is no function from the step to a factor of the learning rate; see "
+            "my_custom_ai.schedules"
+        )
+    if not length_of(val_data, "validation data"):
+        raise ValueError("validation data: it is empty, so no weights could be the best")
+
+
+def check_gradient(loss: torch.Tensor) -> None:
+    """Refuse a loss that nothing can be learnt from."""
+    if not loss.requires_grad:
+        raise ValueError(
+            "the loss has no gradient: it was detached, computed under no_grad, or depends on no parameter"
+        )
+
+
+def new_run(experiment: Path, settings: dict[str, Any], accelerator: Accelerator) -> RunDirectory:
+    """One new folder for all processes, made by the main one."""
+    if (experiment / "config.yaml").is_file():
+        raise ValueError(
+            f"run: {experiment} is the folder of one run; give RunDirectory({str(experiment)!r}) to continue it, "
+            f"or {str(experiment.parent)!r} for a new run beside it"
+        )
+    made: list[RunDirectory | None] = [None]
+    if accelerator.is_main_process:
+        made = [RunDirectory.create(experiment.parent, experiment.name, settings)]
+    return broadcast_object_list(made)[0]
