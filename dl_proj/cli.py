@@ -27,13 +27,25 @@ from dl_proj.settings.load import (
     read_yaml,
     shown,
 )
-from my_custom_ai.custom_train.errors import CheckpointError, NonFinite, SetupError
+from my_custom_ai.custom_train.errors import (
+    CheckpointError,
+    LostProcess,
+    NonFinite,
+    OutOfMemory,
+    SetupError,
+    is_out_of_memory,
+)
 from my_custom_ai.custom_train.run_directory import RunDirectory
+from my_custom_ai.utils.signals import FirstSignal, exit_code, raise_stopped
 
 Config = TypeVar("Config", bound=BaseModel)
 
 CONFIGS = Path(__file__).parent / "configs"
 _TUNED = "-tuned"  # end of the names of runs that start from a checkpoint and its settings
+_LESS_MEMORY = (
+    "what takes less: a smaller model, a smaller batch_size (of a training with a larger train.accumulate) or "
+    "train.eval_batch_size; nothing was trained yet, so there is no state to go on from"
+)
 _PATIENCE = 20.0  # seconds within which the first process surely finds the same mistake
 
 
@@ -58,9 +70,18 @@ def exit_on_mistake(work: Callable[[], None]) -> None:
     except (NonFinite, OSError) as error:
         _complain_once((f"stopped: {error}",))
         raise SystemExit(1) from None
+    except (OutOfMemory, LostProcess) as error:
+        _complain_once((f"stopped: {error}",))
+        raise SystemExit(1) from None
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _complain_once((f"stopped: {OutOfMemory.words(error)}; {_LESS_MEMORY}",))
+        raise SystemExit(1) from None
     except KeyboardInterrupt as error:
-        complain((str(error) or "interrupted",))
-        raise SystemExit(130) from None
+        if os.environ.get("RANK", "0") == "0":  # of torchrun's processes, which all have the signal
+            complain((str(error) or "interrupted",))
+        raise SystemExit(exit_code(error)) from None
 
 
 def _complain_once(lines: tuple[str, ...]) -> None:
@@ -83,7 +104,9 @@ def call(command: Command, argv: list[str], prog: str | None = None) -> None:
         arguments = config_and_words(schema, argv, command.preset, words=command.words, prog=prog)
     else:
         arguments = (config_from(schema, argv, command.preset, prog=prog),)
-    resolve_name(command.run)(*arguments)
+    run = resolve_name(command.run)
+    with FirstSignal(raise_stopped):
+        run(*arguments)
 
 
 def _preset(name: str) -> Path:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from dl_proj import __version__
+from my_custom_ai.utils.signals import FirstSignal, exit_at_once
 
 
 @dataclass(frozen=True)
@@ -164,9 +165,10 @@ def _run(name: str, argv: list[str], prog: str) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # what the terminal cannot show becomes a question mark
     try:
-        from dl_proj.cli import call, exit_on_mistake
+        with FirstSignal(exit_at_once):
+            from dl_proj.cli import call, exit_on_mistake
 
-        exit_on_mistake(lambda: call(COMMANDS[name], [_as_utf8(word) for word in argv], prog))
+            exit_on_mistake(lambda: call(COMMANDS[name], [_as_utf8(word) for word in argv], prog))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in _OURS:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from dl_proj.checkpoint_folder import CLASSES, TOKENIZER
+from dl_proj.experiments.going_on import saying_how_to_go_on
 from dl_proj.experiments.settings import (
     ConstantConfig,
     ExperimentConfig,
@@ -80,11 +81,15 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
             goes_on = f", goes on after step {trainer.step:,}" if trainer.step else ""
             print(f"{trainer.run.path}{goes_on}\n{overview(config, experiment, trainer)}", flush=True)
 
-    try:
+    with saying_how_to_go_on(config, trainer):
         trainer.fit(begin=say_what_begins)
-    except KeyboardInterrupt:
-        advice = f"--resume {trainer.run.path} continues from the last saved state"
-        raise KeyboardInterrupt(f"interrupted; {advice}") from None
+        _test(config, experiment, trainer)
+    return trainer
+
+
+def _test(config: ExperimentConfig, experiment: Experiment, trainer: Trainer) -> None:
+    """Measure the best weights on the test data, and leave the figures and the curves in the run's folder."""
+    accelerator = trainer.accelerator
     if trainer.monitor.why_stopped and trainer.step < trainer.pace.total_steps and accelerator.is_main_process:
         print(f"ended after step {trainer.step} of {trainer.pace.total_steps}: {trainer.monitor.why_stopped}")
     trainer.load_best()
@@ -99,7 +104,6 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
         trainer.run.write_figures(figures)
         draw_curves(trainer.run.metrics, trainer.run.path / "curves.png")
         print(f"{trainer.run.path}: " + ", ".join(f"{name} {_short(value)}" for name, value in figures.items()))
-    return trainer
 
 
 def build_trainer(
@@ -137,7 +141,15 @@ def build_trainer(
             total_steps=steps,
             **settings.model_dump(
                 include={"batch_size", "batch_tokens", "eval_batch_size", "accumulate", "clip_norm"}
-                | {"eval_every", "save_every", "log_every", "max_eval_batches", "num_workers", "trackers"}
+                | {
+                    "eval_every",
+                    "save_every",
+                    "save_minutes",
+                    "log_every",
+                    "max_eval_batches",
+                    "num_workers",
+                    "trackers",
+                }
             ),
         ),
         seed=config.seed,

@@ -109,6 +109,8 @@ class PaceConfig(Strict):
     """updates between evaluations"""
     save_every: int = Field(100, ge=1)
     """updates between saved states, besides those after each evaluation"""
+    save_minutes: float = Field(5.0, gt=0)
+    """save also after the update that ends so many minutes after the last save"""
     log_every: int = Field(10, ge=1)
     """updates between rows of training figures"""
     max_eval_batches: int | None = Field(None, ge=1)

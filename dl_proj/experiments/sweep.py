@@ -21,6 +21,7 @@ from dl_proj.tables import csv_text, markdown
 from my_custom_ai.custom_train import NonFiniteLoss, RunDirectory
 from my_custom_ai.custom_train.checkpoint import load_tensors
 from my_custom_ai.utils.files import write_text
+from my_custom_ai.utils.signals import restated
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Variant:
     changes: Settings
     config: ExperimentConfig
     run: RunDirectory | None
+
+    @property
+    def folder(self) -> Path:
+        """That of its runs."""
+        return self.config.runs_dir / self.name
 
     @property
     def finished(self) -> RunDirectory | None:
@@ -70,9 +76,10 @@ def sweep(config: SweepConfig) -> None:
                 assert trained is not None  # the one that has just ended
                 write_text(_mark(trained), "")
         except NonFiniteLoss as error:
-            failed.append(f"{variant.name}: {error}")
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("interrupted; the same command continues the sweep") from None
+            failed.append(f"{variant.name}: {error.__cause__ or error}, and remove {variant.folder}")
+        except KeyboardInterrupt as error:
+            said = str(error.__cause__ or error) or "interrupted"
+            raise restated(error, f"{variant.name}: {said}; the same command continues the sweep") from None
     if PartialState().is_main_process:
         _compare(config, _variants(config, of_type))
     if failed:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from datetime import timedelta
 from typing import get_args
 
 import torch
@@ -11,6 +12,9 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 from my_custom_ai.custom_train.errors import SetupError
 from my_custom_ai.custom_train.names import DeviceName, MatmulPrecision, Precision
+
+PATIENCE = timedelta(minutes=10)
+"""How long a process waits for another before it gives up: longer than any reads its data or saves."""
 
 
 def available_devices() -> list[str]:
@@ -92,7 +96,7 @@ def _prepare_state(device: str, precision: str) -> None:
     the state. The private one is called only where there is no other way: when a process that has computed with one
     device or precision goes on with another.
     """
-    state = PartialState(cpu=device == "cpu")  # of this process; made here if it has none yet
+    state = PartialState(cpu=device == "cpu", timeout=PATIENCE)  # of this process; made here if it has none yet
     if state.device.type != device or (is_initialized() and AcceleratorState().mixed_precision != precision):
         AcceleratorState._reset_state(reset_partial_state=True)
 

@@ -9,6 +9,35 @@ class CheckpointError(Exception):
     """A file that is no checkpoint, or not one of this model; the message is one line for the user."""
 
 
+class OutOfMemory(Exception):
+    """Of the machine or of its GPU; the message is one line for the user."""
+
+    @staticmethod
+    def words(error: BaseException) -> str:
+        """What a library said, in short."""
+        first = str(error).strip().partition("\n")[0]
+        return f"out of memory ({first[:160]})" if first else "out of memory"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a library's error means that; torch has one for GPUs alone."""
+    said = str(error).lower()
+    causes = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory", "bad_alloc")
+    return isinstance(error, MemoryError) or any(cause in said for cause in causes)
+
+
+class LostProcess(Exception):
+    """Another process of the training has ended, or does not answer; the message is one line for the user."""
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Whether gloo's error means that; torch raises a RuntimeError for it."""
+    said = str(error)
+    return any(
+        cause in said for cause in ("Timed out waiting", "Connection closed by peer", "Connection reset by peer")
+    )
+
+
 class NonFinite(Exception):
     """Numbers that must be finite are not; the message is one line for the user."""
 

@@ -28,6 +28,11 @@ def word(number: int) -> str:
     return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
+def restated(error: KeyboardInterrupt, message: str) -> KeyboardInterrupt:
+    """The same with another message."""
+    return Stopped(error.number, message) if isinstance(error, Stopped) else KeyboardInterrupt(message)
+
+
 def exit_code(error: KeyboardInterrupt) -> int:
     """What a shell gives a process that the signal ended: 128 and its number."""
     return 128 + (error.number if isinstance(error, Stopped) else signal.SIGINT)
@@ -67,6 +72,7 @@ class FirstSignal:
         for number, before in self._before.items():
             signal.signal(number, before)
         self._before.clear()
+        self.number = None
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self.number is None:

@@ -1,0 +1,61 @@
+"""What a training that did not come to its end says: where it stopped, and the command that goes on from there."""
+
+import contextlib
+from collections.abc import Iterator
+
+from dl_proj.commands import COMMANDS
+from dl_proj.experiments.settings import ExperimentConfig, NoamConfig
+from my_custom_ai.custom_train import NonFiniteLoss, Trainer
+from my_custom_ai.custom_train.errors import LostProcess, OutOfMemory, is_lost_process, is_out_of_memory
+from my_custom_ai.custom_train.state import StateFile
+from my_custom_ai.utils.signals import restated
+
+
+@contextlib.contextmanager
+def saying_how_to_go_on(config: ExperimentConfig, trainer: Trainer) -> Iterator[None]:
+    """Complete what ends a training by a command that works.
+
+    Raises:
+        KeyboardInterrupt: a signal.
+        NonFiniteLoss: as the engine's, which is its cause.
+        OutOfMemory: names the sizes that matter.
+        LostProcess: another process of this training has ended or hangs.
+    """
+    resume = f"python {_script(config)}.py --resume {trainer.run.path}"
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise restated(error, f"{str(error) or 'interrupted'}; {resume} continues from the last saved state") from error
+    except NonFiniteLoss as error:
+        rate = _lower_rate(config)
+        raise NonFiniteLoss(f"{error}. {resume} --optimizer.lr {rate:.2g} goes on from there") from error
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory(_too_large(error, config, trainer, resume)) from error
+        if is_lost_process(error):
+            raise LostProcess(f"another process has ended or does not answer; {resume} goes on") from error
+        raise
+
+
+def _script(config: ExperimentConfig) -> str:
+    names = (name for name, command in COMMANDS.items() if command.schema.endswith(f":{type(config).__name__}"))
+    return next(names)
+
+
+def _lower_rate(config: ExperimentConfig) -> float:
+    """A tenth, but one that trains; noam's is a factor of something small."""
+    tenth = config.optimizer.lr / 10
+    return tenth if isinstance(config.schedule, NoamConfig) else min(tenth, 1e-3)
+
+
+def _too_large(error: BaseException, config: ExperimentConfig, trainer: Trainer, resume: str) -> str:
+    pace = config.train
+    key = "batch_size" if hasattr(pace, "batch_size") else "batch_tokens"
+    batch = getattr(pace, key)
+    sizes = f"train.{key} {batch}, train.accumulate {pace.accumulate}, train.eval_batch_size {pace.eval_batch_size}"
+    if trainer.model.training:
+        less = f"--train.{key} {max(1, batch // 2)} --train.accumulate {2 * pace.accumulate}"
+        how = f"a new run with {less} makes updates of the same size with less"
+    else:
+        how = f"{resume} --train.eval_batch_size {max(1, pace.eval_batch_size // 2)} goes on with less"
+    return f"{OutOfMemory.words(error)} after step {trainer.step:,}, with {sizes}; {how}; last state: {StateFile(trainer.run.last_state)}"
