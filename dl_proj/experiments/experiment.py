@@ -140,7 +140,7 @@ def build_trainer(
         pace=Pace(
             total_steps=steps,
             **settings.model_dump(
-                include={"batch_size", "batch_tokens", "eval_batch_size", "accumulate", "clip_norm"}
+                include={"batch_size", "batch_tokens", "eval_batch_size", "accumulate", "clip_norm", "max_eval_batches"}
                 | {
                     "eval_every",
                     "save_every",

@@ -58,4 +58,5 @@ def _too_large(error: BaseException, config: ExperimentConfig, trainer: Trainer,
         how = f"a new run with {less} makes updates of the same size with less"
     else:
         how = f"{resume} --train.eval_batch_size {max(1, pace.eval_batch_size // 2)} goes on with less"
-    return f"{OutOfMemory.words(error)} after step {trainer.step:,}, with {sizes}; {how}; last state: {StateFile(trainer.run.last_state)}"
+    words, saved = OutOfMemory.words(error), StateFile(trainer.run.last_state)
+    return f"{words} after step {trainer.step:,}, with {sizes}; {how}; last state: {saved}"

@@ -70,7 +70,7 @@ def test_an_objective_that_returns_something_else(change, message):
         trainer.fit()
     assert "\n" not in str(caught.value)
     assert trainer.step == 0 and all(map(torch.equal, before, model.parameters()))
-    assert not trainer.run.last_state.exists()
+    assert not trainer.run.best_weights.exists()
 
 
 def test_a_metric_that_no_evaluation_has():

@@ -65,7 +65,7 @@ def test_a_state_is_saved_after_so_many_minutes(monkeypatch):
     save = StateFile.save
     monkeypatch.setattr(StateFile, "save", lambda self, t, note: (saved.append(note["step"]), save(self, t, note)))
     trainer_in("run", eval_every=100, save_minutes=3.5).fit()
-    assert saved == [0, 3, 6, 9, 12, 12], "a look at the clock is a minute; the last one is before the evaluation"
+    assert saved == [0, 4, 8, 12, 12], "each look at the clock is a minute; one before the evaluation"
 
 
 def test_a_signal_that_the_caller_handles_is_the_callers():

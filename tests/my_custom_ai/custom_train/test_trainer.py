@@ -264,17 +264,19 @@ def test_nonsense_stops_before_the_weights_change(spoil, what, batch, clip_norm)
     with pytest.raises(NonFiniteLoss) as caught:
         trainer.fit()
     message = str(caught.value)
-    assert message.startswith(f"{what} at step 5; last good checkpoint: bad/checkpoints/last/state.safetensors. Try ")
+    state = "bad/checkpoints/last/state.safetensors (step 3)"  # that of step 4 was never found to be good
+    assert message.startswith(f"{what} at step 5; last good state: {state}. Try ")
     assert "\n" not in message
     good = load_tensors(tiny_trainer("good").run.last_state)[0]
     assert_same_tensors(weights_of(model), {name: good[f"model.{name}"] for name in weights_of(model)})
     saved, note = load_tensors(trainer.run.last_state)
-    assert note["step"] == 4
-    assert_same_tensors({n: saved[f"model.{n}"] for n in weights_of(model)}, weights_of(model))
+    assert note["step"] == 3
+    assert far_apart({n: saved[f"model.{n}"] for n in weights_of(model)}, weights_of(model)) > 0
+    assert [path.name for path in trainer.run.last_state.parent.iterdir()] == ["state.safetensors"]
 
 
-def test_nonsense_before_anything_was_saved_says_so():
-    with pytest.raises(NonFiniteLoss, match="at step 1; last good checkpoint: none was saved yet"):
+def test_the_state_before_the_first_update_is_saved_too():
+    with pytest.raises(NonFiniteLoss, match=r"at step 1; last good state: run/.*/state.safetensors \(step 0\)"):
         tiny_trainer("run", objective=PoisonedAt(1, lambda loss: loss * math.nan)).fit()
 
 
