@@ -1,7 +1,7 @@
 """Put an experiment's parts together and run them: train, test the best weights, leave figures and a picture."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -137,21 +137,7 @@ def build_trainer(
         val_data=experiment.val_data,
         run=run,
         monitor=Monitor(**settings.monitor.model_dump()),
-        pace=Pace(
-            total_steps=steps,
-            **settings.model_dump(
-                include={"batch_size", "batch_tokens", "eval_batch_size", "accumulate", "clip_norm", "max_eval_batches"}
-                | {
-                    "eval_every",
-                    "save_every",
-                    "save_minutes",
-                    "log_every",
-                    "max_eval_batches",
-                    "num_workers",
-                    "trackers",
-                }
-            ),
-        ),
+        pace=Pace(total_steps=steps, **settings.model_dump(include={field.name for field in fields(Pace)})),
         seed=config.seed,
         accelerator=accelerator,
     )
