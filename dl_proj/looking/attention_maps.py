@@ -51,9 +51,9 @@ def draw_attention(config: AttentionMapsConfig) -> None:
         raise ConfigError(f"checkpoint: {config.checkpoint}: {error}") from None
     weights = {name: value[0].float().cpu() for name, value in found.items()}
     written = []
-    for part, (file, queries, keys) in _PARTS.items():
+    for part, (stem, queries, keys) in _PARTS.items():
         if layers := [value for name, value in weights.items() if _part_of(name) == part]:
-            written.append(config.output_dir / f"{file}.png")
+            written.append(config.output_dir / f"{stem}.png")
             sides = subject.sides.get(queries, Side()), subject.sides.get(keys, Side())
             draw_weights(layers, *sides, written[-1])
     if isinstance(trained, Classifier) and not trained.config.data.split_channels:
