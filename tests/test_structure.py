@@ -41,6 +41,7 @@ def test_there_is_something_to_look_at():
         "synth_train",
         "synth_models_comparison",
         "cls_train",
+        "predict",
         "generation_train",
         "mnist_generator",
         "evaluate",
