@@ -36,9 +36,7 @@ EACH = [(declared.kind, causal) for declared in SETTINGS for causal in declared.
 
 
 def model_of(kind, causal, **others):
-    config = LanguageModelConfig(
-        dim=16, heads=2, ffn_dim=16, attention=SCHEMAS[kind](**SMALL.get(kind, {})), **others
-    )
+    config = LanguageModelConfig(dim=16, heads=2, ffn_dim=16, attention=SCHEMAS[kind](**SMALL.get(kind, {})), **others)
     torch.manual_seed(0)
     return build_language_model(config, causal=causal, vocab_size=VOCAB, max_len=MAX_LEN).eval()
 
