@@ -12,15 +12,16 @@ from typing import Any, Self
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 from torch import nn
 
-from dl_proj.checkpoint_folder import TOKENIZER, config_path
+from dl_proj.checkpoint_folder import CLASSES, TOKENIZER, config_path
 from dl_proj.experiments.load import load
 from dl_proj.experiments.trained import Trained
 from my_custom_ai.custom_train import save_weights
 from my_custom_ai.custom_train.checkpoint import count_parameters
 from my_custom_ai.custom_train.names import DeviceName
+from my_custom_ai.utils.files import write_text
 
-_FILES = ("config.yaml", "model.safetensors", f"*{TOKENIZER}", "metrics.json")
 _FIGURES = "metrics.json"
+_FILES = ("config.yaml", "model.safetensors", f"*{TOKENIZER}", CLASSES, _FIGURES)
 _KINDS = {
     "copy": ("a model of the copy task", "trained.generate(list(range(1, trained.word_length + 1)))"),
     "classification": ("an image classifier", 'trained.predict("picture.png")'),
@@ -62,6 +63,8 @@ class HubModel(nn.Module, ModelHubMixin, library_name="dl-proj", tags=["efficien
         shutil.copy(config_path(folder), save_directory / "config.yaml")
         if (tokenizer := getattr(self.trained, "tokenizer", None)) is not None:
             tokenizer.save(save_directory / TOKENIZER)
+        if (classes := getattr(self.trained, "classes", None)) is not None:
+            write_text(save_directory / CLASSES, json.dumps(classes) + "\n")
         if (figures := config_path(folder).with_name(_FIGURES)).is_file():
             shutil.copy(figures, save_directory / _FIGURES)
 

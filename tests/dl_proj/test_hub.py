@@ -1,5 +1,6 @@
 """Models to and from the hub: by a folder, and by an upload that a mock receives."""
 
+import dataclasses
 import json
 import socket
 from pathlib import Path
@@ -44,6 +45,13 @@ def test_model_comes_back_from_its_folder(checkpoint, tmp_path):
         assert torch.equal(back(images), saved.trained.model(images))
 
 
+def test_classes_of_a_picture_folder_come_along(tmp_path):
+    saved = HubModel.of("mnist-cls-lsh-r4")
+    other = dataclasses.replace(saved.trained, classes=tuple("abcdefghij"))
+    HubModel(other).save_pretrained(tmp_path)
+    assert HubModel.from_pretrained(tmp_path).trained.classes == other.classes
+
+
 def test_card_states_figures_and_how_the_model_was_trained(tmp_path):
     HubModel.of("mnist-cls-lsh-r4").save_pretrained(tmp_path)
     card = ModelCard.load(tmp_path / "README.md")
@@ -65,7 +73,7 @@ def test_push_uploads_the_folder_and_pull_reads_it(tmp_path):
         mock.patch.object(HfApi, "upload_folder", upload),
     ):
         HubModel.of("mnist-cls-lsh-r4").push_to_hub("me/digits")
-    names = {"README.md", "config.json", "config.yaml", "model.safetensors", "metrics.json"}
+    names = {"README.md", "config.json", "config.yaml", "model.safetensors", "metrics.json", "classes.json"}
     assert {path.name for path in uploaded.iterdir()} == names
 
     def download(*_, filename, **__):
