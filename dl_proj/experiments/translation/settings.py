@@ -28,6 +28,7 @@ class TranslationTrainConfig(ExperimentConfig):
         "val/bits_per_byte": "min",
         "val/bleu": "max",
     }
+    LENGTH: ClassVar[str] = "data.max_length"
 
     task: Literal["translation"] = "translation"
     """what is trained"""
