@@ -2,6 +2,7 @@
 
 import csv
 import io
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,12 @@ def _short(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.0f}" if value >= 100 else f"{value:.4f}"
     return "" if value is None else str(value)
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """As in 0.9550 ± 0.0060, the standard deviation of the sample; of a single value that alone."""
+    mean = statistics.fmean(values)
+    return _short(mean) if len(values) < 2 else f"{_short(mean)} ± {_short(statistics.stdev(values))}"
 
 
 def csv_text(rows: Sequence[Mapping[str, object]], *, quoted: bool = False) -> str:

@@ -52,6 +52,7 @@ def test_there_is_something_to_look_at():
         "translation_evaluate",
         "translate",
         "sweep",
+        "compare_runs",
     }
 
 

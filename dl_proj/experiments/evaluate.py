@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from dl_proj.checkpoint_folder import SHIPPED, config_path, find_checkpoints, read_config, with_root
 from dl_proj.experiments.evaluate_settings import EvaluateConfig
+from dl_proj.experiments.experiment import WITH_INTERVALS
 from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
 from dl_proj.experiments.images.classification.train import leave_confusion
 from dl_proj.experiments.registry import experiment_type
@@ -21,7 +22,7 @@ from my_custom_ai.utils.files import write_text
 
 
 def evaluate_checkpoints(config: EvaluateConfig) -> None:
-    """Measure one model, or all below a folder; print a table and write evaluation.csv.
+    """Measure one model, or all below a folder; print a table for each task and write evaluation.csv.
 
     Raises:
         ConfigError: after all others are measured, if some could not be: a line or more for each of those.
@@ -37,7 +38,8 @@ def evaluate_checkpoints(config: EvaluateConfig) -> None:
     if rows:
         path = config.output_dir / "evaluation.csv"
         write_text(path, csv_text(rows))
-        print(markdown(rows))
+        for task in dict.fromkeys(row["task"] for row in rows):
+            print(markdown([row for row in rows if row["task"] == task]), end="\n\n")
         print(f"written: {path}")
     if mistakes:
         raise ConfigError(*mistakes)
@@ -52,7 +54,7 @@ def _measure(name: str, folder: Path, config: EvaluateConfig, accelerator: Accel
     load_weights(folder / "model.safetensors", experiment.model)
     model = experiment.model.to(accelerator.device)
     batches = evaluation_batches(experiment.test_data, batch_size=config.batch_size)
-    figures = evaluate(model, experiment.objective, batches, accelerator)
+    figures = evaluate(model, experiment.objective, batches, accelerator, intervals=WITH_INTERVALS)
     if isinstance(trained, ClassifierTrainConfig):
         figures |= leave_confusion(
             experiment, config.output_dir / name.lstrip("./"), batch_size=config.batch_size, device=accelerator.device

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from dl_proj.checkpoint_folder import TOKENIZER
+from dl_proj.experiments.history import seconds_per_update
 from dl_proj.experiments.settings import (
     ConstantConfig,
     ExperimentConfig,
@@ -36,6 +37,10 @@ from my_custom_ai.custom_train import (
 from my_custom_ai.custom_train.checkpoint import count_parameters
 from my_custom_ai.custom_train.data import TrainingBatches, length_of
 from my_custom_ai.custom_train.schedules import Schedule
+from my_custom_ai.utils.measure import peak_since_restart, restart_peak
+
+WITH_INTERVALS = ("accuracy", "bleu")
+"""Figures of a test set that come with a bootstrap interval, where test examples are independent."""
 
 
 @dataclass(frozen=True)
@@ -69,22 +74,33 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
     check_installed(config.train.trackers)
     accelerator = start(config.train.device, config.train.precision, config.train.matmul_precision)
     trainer = _trainer(config, experiment, dim, resume, accelerator)
+    restart_peak(accelerator.device)
     try:
         trainer.fit()
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; --resume last continues from the last saved state") from None
+    figures = {"parameters": count_parameters(experiment.model), "steps": trainer.step} | _costs(config, trainer)
     trainer.load_best()
-    figures = {
-        "parameters": count_parameters(experiment.model),
-        "steps": trainer.step,
-        "seconds": round(trainer.seconds, 3),
+    figures |= {
+        f"test/{name}": value
+        for name, value in trainer.evaluate(experiment.test_data, intervals=WITH_INTERVALS).items()
     }
-    figures |= {f"test/{name}": value for name, value in trainer.evaluate(experiment.test_data).items()}
     if accelerator.is_main_process:
         trainer.run.write_figures(figures)
         draw_curves(trainer.run.metrics, trainer.run.path / "curves.png")
         print(f"{trainer.run.path}: " + ", ".join(f"{name} {_short(value)}" for name, value in figures.items()))
     return trainer
+
+
+def _costs(config: ExperimentConfig, trainer: Trainer) -> dict[str, float]:
+    """Seconds with evaluations, speed without, and the main process's peak memory since it was started or resumed."""
+    found: dict[str, float] = {"seconds": round(trainer.seconds, 3)}
+    if seconds := seconds_per_update(trainer.history):
+        found["examples_per_second"] = round(trainer.examples_per_update / seconds, 3)
+        if config.tokens_per_example is not None:
+            found["tokens_per_second"] = round(config.tokens_per_example * trainer.examples_per_update / seconds, 1)
+    peak = peak_since_restart(trainer.accelerator.device)
+    return found if peak is None else found | {"peak_memory_mib": round(peak / 2**20, 1)}
 
 
 def _trainer(

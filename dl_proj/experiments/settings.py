@@ -184,6 +184,11 @@ class ExperimentConfig(Strict):
         """What this training can be monitored by, and the better direction."""
         return self.METRICS
 
+    @property
+    def tokens_per_example(self) -> int | None:
+        """Length of the sequences that the model sees; None: they differ."""
+        return None
+
     def monitor_mistakes(self) -> list[str]:
         """A metric that the training does not give, or the worse direction."""
         monitor = self.train.monitor

@@ -1,5 +1,6 @@
 """What every schema inherits."""
 
+from pathlib import Path
 from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -15,6 +16,11 @@ class Strict(BaseModel):
     def mistakes(self) -> list[str]:
         """What is wrong between settings that are right one by one: a line each, with the keys and their values."""
         return []
+
+    @classmethod
+    def beside_flags(cls, values: dict[str, Any], flags: dict[str, Any], path: Path) -> dict[str, Any]:
+        """What counts of the settings ``values`` in the file ``path``, before ``flags`` are laid over them."""
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

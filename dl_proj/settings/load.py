@@ -15,12 +15,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
+from dl_proj.settings.base import Strict
 from dl_proj.settings.errors import ConfigError, reason
 from dl_proj.settings.help import Nested, explain, models_in
 
 Config = TypeVar("Config", bound=BaseModel)
 
-_WORDS = "one or more, after -- also such that look like flags; none: standard input, one a line"
+_WORDS = "one or more, after -- also such that look like flags"
 
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
 _FRACTION = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?\.inf|\.nan", re.IGNORECASE)
@@ -33,8 +34,11 @@ def load_config(schema: type[Config], path: Path, overrides: Nested | None = Non
         ConfigError: one line a mistake.
     """
     overrides = overrides or {}
+    values = read_yaml(path)
+    if issubclass(schema, Strict):
+        values = schema.beside_flags(values, overrides, path)
     try:
-        return schema.model_validate(merge(read_yaml(path), overrides))
+        return schema.model_validate(merge(values, overrides))
     except ValidationError as error:
         lines = [line for mistake in error.errors() for line in _lines(path, overrides, origin, schema, mistake)]
         raise ConfigError(*lines) from None
@@ -114,6 +118,7 @@ def parse_flags(
     Raises:
         ConfigError: a flag that does not exist, or that lacks its value.
     """
+    argv = _with_whole_mappings(schema, argv)
     own = _OneLineParser(add_help=False, allow_abbrev=False)
     own.add_argument("--config", type=Path, metavar="FILE.yaml", help=f"settings to start from (default: {default})")
     if is_training(schema):
@@ -147,6 +152,31 @@ def parse_flags(
             rest, lambda flags: source(parsed_args=parser.parse_args(flags))()
         )
         raise ConfigError(*(found or [f"flags: {error}"])) from None
+
+
+def _with_whole_mappings(schema: type[BaseModel], argv: list[str]) -> list[str]:
+    """The same flags, but for mappings JSON instead of ``key=value``, ``key=[a,b]`` or null."""
+    mappings = {f"--{name}" for name, field in schema.model_fields.items() if get_origin(field.annotation) is dict}
+    found: list[str] = []
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        if equals and flag in mappings:
+            found += [flag, _mapping(value)]
+        else:
+            found.append(_mapping(word) if found and found[-1] in mappings else word)
+    return found
+
+
+def _mapping(text: str) -> str:
+    key, equals, value = text.partition("=")
+    if text == "null":
+        return "{}"
+    if not equals or text[0] in "{[":
+        return text
+    try:
+        return json.dumps({key: yaml.load(value, Loader=_UniqueKeyLoader)})
+    except (yaml.YAMLError, ValueError, TypeError):  # a date is no JSON
+        raise ConfigError(f"flags: {text}: must be key=value or key=[value,value] (got {shown(value)})") from None
 
 
 def _values_for_help(schema: type[BaseModel], given: Path | None, default: Path) -> tuple[Nested, Path]:

@@ -1,6 +1,7 @@
 """The one place that knows device names."""
 
 import importlib.util
+import os
 from typing import get_args
 
 import torch
@@ -45,6 +46,20 @@ def start(
     torch.set_float32_matmul_precision(matmul_precision if wanted == "cuda" else "highest")
     _prepare_state(wanted, precision)
     return Accelerator(cpu=wanted == "cpu", mixed_precision=precision)
+
+
+def shares_of_devices(places: int) -> list[str | None]:
+    """The CUDA device for each of so many processes side by side, all in turns; None where there is only one."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+    return [names[place % len(names)] if len(names) > 1 else None for place in range(places)]
+
+
+def use_share(device: str | None, places: int) -> None:
+    """Let this new process, one of ``places``, use one CUDA device alone, and its part of the CPU's threads."""
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device  # which CUDA reads when it is first used
+    torch.set_num_threads(max(1, torch.get_num_threads() // places))
 
 
 def _check_names(device: str, precision: str, matmul_precision: str) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
@@ -127,8 +127,11 @@ class Trainer:
                     self._save_state()
         self._curves.close()
 
-    def evaluate(self, data: Dataset[Any]) -> dict[str, float]:
-        """Each metric's mean over every example of ``data``, once each, on all processes together."""
+    def evaluate(self, data: Dataset[Any], *, intervals: Collection[str] = ()) -> dict[str, float]:
+        """Each metric's mean over every example of ``data``, once each, on all processes together.
+
+        For ``intervals`` see :func:`~my_custom_ai.custom_train.evaluation.evaluate`.
+        """
         model = self.accelerator.unwrap_model(self.model)  # it keeps autocast and leaves out DDP's synchronising
         batches = evaluation_batches(
             data,
@@ -138,7 +141,7 @@ class Trainer:
             num_workers=self.pace.num_workers,
             pin_memory=self._pin_memory,
         )
-        return evaluate(model, self.objective, batches, self.accelerator)
+        return evaluate(model, self.objective, batches, self.accelerator, intervals=intervals)
 
     def load_best(self) -> None:
         """Give the model the best weights of the run.
@@ -155,6 +158,17 @@ class Trainer:
     def seconds(self) -> float:
         """Time that the training took up to its last row, that before a resume included."""
         return sum(float(row["seconds"]) for row in self._history.rows if row.get("seconds"))
+
+    @property
+    def history(self) -> list[dict[str, str]]:
+        """The rows of metrics.csv so far."""
+        return self._history.rows
+
+    @property
+    def examples_per_update(self) -> float:
+        """Of all processes; a mean where ``batch_tokens`` bounds the batches."""
+        batches = self.pace.accumulate * self.accelerator.num_processes
+        return batches * (self.pace.batch_size or self._batches.mean_size)
 
     @property
     def _finished(self) -> bool:

@@ -63,6 +63,11 @@ class SynthTrainConfig(ExperimentConfig):
     train: TrainConfig
     """the pace of training"""
 
+    @property
+    def tokens_per_example(self) -> int:
+        """See ExperimentConfig."""
+        return self.data.length
+
     def mistakes(self) -> list[str]:
         """See Strict."""
         found = self.model.mistakes_at(self.data.length - 1, causal=True, grid=False) + self.monitor_mistakes()

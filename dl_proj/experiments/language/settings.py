@@ -58,6 +58,11 @@ class LanguageTrainConfig(ExperimentConfig):
         """See ExperimentConfig; what a masked model says of hidden bytes is no likelihood of the text."""
         return self.METRICS | ({"val/bits_per_byte": "min"} if self.causal else {})
 
+    @property
+    def tokens_per_example(self) -> int:
+        """See ExperimentConfig."""
+        return self.data.window
+
     def mistakes(self) -> list[str]:
         """See Strict."""
         found = self.model.mistakes_at(self.data.window, causal=self.causal, grid=False) + self.monitor_mistakes()

@@ -55,6 +55,11 @@ class ClassifierTrainConfig(ImageTrainConfig):
     model: ClassifierConfig = ClassifierConfig()
     """the model"""
 
+    @property
+    def tokens_per_example(self) -> int:
+        """See ExperimentConfig."""
+        return self.model.length(self.data)
+
     def mistakes(self) -> list[str]:
         """See Strict."""
         return self.model.mistakes_on(self.data) + super().mistakes()

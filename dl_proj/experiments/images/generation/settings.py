@@ -50,6 +50,11 @@ class GeneratorTrainConfig(ImageTrainConfig):
     samples_per_label: int = Field(8, ge=0)
     """images a label that the trained model draws into samples.png; 0: no picture"""
 
+    @property
+    def tokens_per_example(self) -> int:
+        """See ExperimentConfig."""
+        return self.data.max_len
+
     def mistakes(self) -> list[str]:
         """See Strict."""
         found = self.model.mistakes_at(self.data.max_len, causal=True, grid=True) + super().mistakes()
