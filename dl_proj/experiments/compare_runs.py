@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import statistics
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from my_custom_ai.utils.files import write_text
 
 _NOT_COMPARED = {"task", "seed", "experiment_name", "runs_dir", "train.device", "train.num_workers", "train.trackers"}
 _COSTS = ("parameters", "steps", "seconds", "examples_per_second", "tokens_per_second", "peak_memory_mib")
+_INTERVAL = ", 95 %"  # at the end of a column's name
 _MOST_POINTS = 400  # of a curve; a page is half as wide
 
 
@@ -105,7 +107,8 @@ def _find(folders: Iterable[str]) -> list[Path]:
 
 
 def _is_within_a_run(path: Path) -> bool:
-    return path.parent.name == "checkpoints" and (path.parent.parent / "config.yaml").is_file()
+    run = path.parent.parent
+    return path.parent.name == "checkpoints" and (run.name.startswith("version_") or (run / "config.yaml").is_file())
 
 
 def _by_number(path: Path) -> list[tuple[str, int]]:
@@ -153,41 +156,53 @@ def _task(name: str, runs: list[Run], page: Path) -> dict[str, Any]:
     settings = _differing([some[0].settings for some in groups.values()])
     common = [key for key in settings if all(key in some[0].settings for some in groups.values())]
     own = [key for key in settings if key not in common]
-    figures = list(dict.fromkeys(figure for run in runs for figure in _figures(run)))
+    figures = list(dict.fromkeys(_column(figure) for run in runs for figure in _figures(run)))
+    figures.sort(key=lambda figure: (not figure.startswith("test/"), not figure.startswith("best ")))
     metrics = {key for run in runs for row in run.history for key in row if key.startswith(("val/", "train/"))}
-    chosen = next((run.best[0] for run in runs if run.best[0] in metrics), None)
-    columns = [key.removeprefix("model.") for key in common] + (["its own settings"] if own else []) + figures
-
-    def cells(some: list[Run]) -> list[str]:
-        mine = some[0].settings
-        words = [_shown(mine[key]) for key in common]
-        words += ["; ".join(f"{key.removeprefix('model.')} {_shown(mine[key])}" for key in own if key in mine)] * bool(
-            own
-        )
-        return words + [_spread([_figures(run).get(figure) for run in some]) for figure in figures]
-
     return {
         "name": name,
-        "columns": [column.replace("_", " ") if column in figures else column for column in columns],
+        "columns": [
+            *(key.removeprefix("model.") for key in common),
+            *(figure.replace("_", " ") for figure in figures),
+            *(["its own settings"] if own else []),
+        ],
+        "words": len(common) + len(figures),
         "metrics": sorted(metrics, key=lambda metric: (metric.startswith("train/"), metric)),
-        "metric": chosen,
+        "metric": next((run.best[0] for run in runs if run.best[0] in metrics), None),
         "groups": [
             {
-                "name": f"{_group_name(some)}{f' ({len(some)} seeds)' if len(some) > 1 else ''}",
-                "cells": cells(some),
-                "words": len(common) if own else -1,
-                "runs": [_run(run, [""] * (len(columns) - len(figures)), figures, page) for run in some],
+                "name": f"{_group_name(some)}{f' ({len(some)} runs)' if len(some) > 1 else ''}",
+                "cells": _cells(some, common, figures, own),
+                "runs": [_run(run, _cells_of_one(run, common, figures, own), page) for run in some],
             }
             for some in groups.values()
         ],
     }
 
 
-def _run(run: Run, blank: list[str], figures: list[str], page: Path) -> dict[str, Any]:
+def _cells(runs: list[Run], common: list[str], figures: list[str], own: list[str]) -> list[str]:
+    """Of a row of repeated runs; those that have not ended count only where none has."""
+    settings = runs[0].settings
+    ended = [run for run in runs if run.figures] or runs
+    found = [_shown(settings[key]) for key in common]
+    found += [_spread(figure, ended) for figure in figures]
+    if own:
+        words = ((key, settings.get(key)) for key in own)
+        short = (f"{key.rpartition('.')[2]} {_shown(value)}" for key, value in words if value is not None)
+        found.append(", ".join(short))
+    return found
+
+
+def _cells_of_one(run: Run, common: list[str], figures: list[str], own: list[str]) -> list[str]:
+    """Of one of them; its settings stand above it."""
+    return [""] * len(common) + [_spread(figure, [run]) for figure in figures] + [""] * bool(own)
+
+
+def _run(run: Run, cells: list[str], page: Path) -> dict[str, Any]:
     metrics = dict.fromkeys(key for row in run.history for key in row if key.startswith(("val/", "train/")))
     return {
         "name": f"{run.path}{'' if run.figures else ' (not finished)'}",
-        "cells": blank + [_spread([_figures(run).get(figure)]) for figure in figures],
+        "cells": cells,
         "pictures": [
             {"name": picture.name, "href": Path(os.path.relpath(picture, page)).as_posix()}
             for picture in sorted(run.path.glob("*.png"))
@@ -215,6 +230,11 @@ def _figures(run: Run) -> dict[str, float]:
     }
 
 
+def _column(figure: str) -> str:
+    """Both ends of an interval stand in one."""
+    return re.sub("_(low|high)$", _INTERVAL, figure)
+
+
 def _differing(settings: list[Settings]) -> list[str]:
     """Keys that are not the same everywhere."""
     keys = dict.fromkeys(key for some in settings for key in some if key not in _NOT_COMPARED)
@@ -230,10 +250,19 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _spread(values: Sequence[float | None]) -> str:
-    there = [value for value in values if value is not None]
+def _spread(figure: str, runs: list[Run]) -> str:
+    """Mean and deviation; of an interval the means of its ends."""
+    if figure.endswith(_INTERVAL):
+        name = figure.removesuffix(_INTERVAL)
+        ends = [_values(f"{name}_{end}", runs) for end in ("low", "high")]
+        return " to ".join(mean_and_deviation([statistics.fmean(some)]) for some in ends if some)
+    there = _values(figure, runs)
     if not there:
         return ""
     if all(isinstance(value, int) for value in there):
         return str(there[0]) if len({*there}) == 1 else f"{min(there)} to {max(there)}"
     return mean_and_deviation(there)
+
+
+def _values(figure: str, runs: list[Run]) -> list[float]:
+    return [found[figure] for run in runs if figure in (found := _figures(run))]

@@ -14,7 +14,7 @@ from dl_proj.experiments.images.classification.train import leave_confusion
 from dl_proj.experiments.registry import experiment_type
 from dl_proj.settings.errors import ConfigError
 from dl_proj.settings.load import read_yaml
-from dl_proj.tables import csv_text, markdown
+from dl_proj.tables import csv_text, markdown, with_intervals
 from my_custom_ai.custom_train import CheckpointError, evaluate, load_weights, start
 from my_custom_ai.custom_train.checkpoint import count_parameters
 from my_custom_ai.custom_train.data import evaluation_batches
@@ -39,7 +39,7 @@ def evaluate_checkpoints(config: EvaluateConfig) -> None:
         path = config.output_dir / "evaluation.csv"
         write_text(path, csv_text(rows))
         for task in dict.fromkeys(row["task"] for row in rows):
-            print(markdown([row for row in rows if row["task"] == task]), end="\n\n")
+            print(markdown([with_intervals(row) for row in rows if row["task"] == task]), end="\n\n")
         print(f"written: {path}")
     if mistakes:
         raise ConfigError(*mistakes)

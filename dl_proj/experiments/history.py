@@ -30,7 +30,10 @@ def read_history(path: Path) -> Rows:
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            rows = list(reader)
+        if "step" not in (reader.fieldnames or ()):
+            raise KeyError("step")
         for row in rows:
             int(row["step"])
             [float(value) for name, value in row.items() if name != "step" and value]

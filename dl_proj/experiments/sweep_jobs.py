@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
@@ -57,6 +58,7 @@ def run_side_by_side(
 
 def _work(train: Callable[[Work], None], work: Work, device: str | None, jobs: int, log: Path) -> None:
     """In the new process."""
+    threading.Thread(target=_end_with_the_sweep, daemon=True).start()
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
         for stream in (sys.stdout, sys.stderr):
@@ -64,6 +66,14 @@ def _work(train: Callable[[Work], None], work: Work, device: str | None, jobs: i
             os.dup2(file.fileno(), stream.fileno())
     use_share(device, jobs)
     exit_on_mistake(lambda: train(work))
+
+
+def _end_with_the_sweep() -> None:
+    """However it dies; what a training has saved is whole at any instant."""
+    sweep = multiprocessing.parent_process()
+    assert sweep is not None
+    sweep.join()
+    os._exit(1)
 
 
 def _last_line(log: Path, code: int | None) -> str:

@@ -9,13 +9,18 @@ from typing import NamedTuple
 from dl_proj.experiments.history import Point, curve, read_history
 from dl_proj.experiments.sweep_settings import Trial, flat
 from dl_proj.pictures import Band, draw_bands
-from dl_proj.tables import Row, csv_text, markdown, mean_and_deviation
+from dl_proj.tables import Row, csv_text, markdown, mean_and_deviation, with_intervals
 from my_custom_ai.custom_train import RunDirectory
 from my_custom_ai.custom_train.checkpoint import load_tensors
 from my_custom_ai.utils.files import write_text
 
 COSTS = ("parameters", "seconds", "steps", "examples_per_second", "tokens_per_second", "peak_memory_mib")
 """What metrics.json says besides the test's figures."""
+_TITLES = {
+    "examples_per_second": "examples per s",
+    "tokens_per_second": "tokens per s",
+    "peak_memory_mib": "peak MiB",
+}
 
 
 class Trained(NamedTuple):
@@ -86,11 +91,12 @@ def _means(rows: list[Row]) -> Row:
 def _printed(rows: list[Row], settings: list[str]) -> Row:
     """Without the settings, which the CSV has."""
     found: Row = {}
-    for name, value in _means(rows).items():
-        if name in settings or name.endswith(" std"):
-            continue
-        several = len(rows) > 1 and name not in ("parameters", "seeds") and _is_figure(name, rows)
-        found[name.replace("/", " ", 1)] = mean_and_deviation([row[name] for row in rows]) if several else value
+    for name, value in with_intervals(_means(rows)).items():
+        values = [row.get(name) for row in rows]
+        vary = len({*values}) > 1 and _is_figure(name, rows)
+        if name not in settings and not name.endswith(" std"):
+            title = _TITLES.get(name, name.replace("/", " ", 1))
+            found[title] = mean_and_deviation([row[name] for row in rows]) if vary else value
     return found
 
 
