@@ -63,9 +63,8 @@ def lsh(
     return ours(mechanism, sizes)
 
 
-def lsh_by_triton(length: int, sizes: Sizes = SIZES, *, n_rounds: int) -> nn.Module:
-    """:func:`lsh` with the default window, de-duplicated, on the Triton kernels."""
-    layer = lsh(length, sizes, n_rounds=n_rounds, window=2 * BUCKET, deduplicate=True)
+def fused(layer: nn.Module) -> nn.Module:
+    """The layer on its kernels for a GPU, whatever MY_TRANSFORMERS_KERNELS says."""
 
     def call(x: Tensor) -> Tensor:
         before = os.environ.get(kernels.VARIABLE, "torch")

@@ -12,7 +12,7 @@ from dl_proj.commands import Command
 from dl_proj.settings.errors import ConfigError
 from dl_proj.settings.help import Nested
 from dl_proj.settings.load import complain, differences, file_or_preset, is_training, load_config, parse_flags, shown
-from my_custom_ai.custom_train.errors import CheckpointError, NonFiniteLoss, SetupError
+from my_custom_ai.custom_train.errors import CheckpointError, NonFinite, SetupError
 from my_custom_ai.custom_train.run_directory import RunDirectory
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -33,7 +33,7 @@ def exit_on_mistake(work: Callable[[], None]) -> None:
     except (CheckpointError, SetupError) as error:
         complain((str(error),))
         raise SystemExit(2) from None
-    except (NonFiniteLoss, OSError) as error:
+    except (NonFinite, OSError) as error:
         complain((f"stopped: {error}",))
         raise SystemExit(1) from None
     except KeyboardInterrupt as error:

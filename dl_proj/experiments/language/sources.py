@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from dl_proj.settings.errors import ConfigError
 from dl_proj.text.encodings import NotUTF8, OtherEncoding, text_lines, text_start
-from my_custom_ai.utils.files import write_once
+from my_custom_ai.utils.files import content_digest, write_once
 
 TextSource = Literal["files", "enwik8", "wikitext2", "wikitext103"]
 Split = Literal["train", "val", "test"]
@@ -25,7 +25,7 @@ _SPLITS: tuple[Split, ...] = get_args(Split)
 
 _PIECE = 2**20  # bytes that are held at once
 
-_ENWIK8 = "http://mattmahoney.net/dc/enwik8.zip"
+_ENWIK8 = "https://mattmahoney.net/dc/enwik8.zip"
 _ENWIK8_BYTES = 100_000_000
 _ENWIK8_SHA1 = "57b8363b814821dc9d47aa4d41f58733519076b2"  # of the text, as its author gives it
 
@@ -121,6 +121,8 @@ def enwik8_corpus(root: Path) -> Corpus:
     size = file.stat().st_size
     if size != _ENWIK8_BYTES:
         raise ConfigError(f"data.root: {file} has {size} bytes, must have {_ENWIK8_BYTES}; remove it, or copy it anew")
+    if (sha1 := content_digest(file, "sha1")) != _ENWIK8_SHA1:
+        raise ConfigError(f"data.root: {file} is damaged: its SHA-1 is {sha1}, must be {_ENWIK8_SHA1}; remove it")
     parts = cut(file, size * 90 // 100, size * 95 // 100)
     return {split: [part] for split, part in zip(_SPLITS, parts, strict=True)}
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from dl_proj.experiments.language.sources import Split
 from dl_proj.settings.errors import ConfigError
 from dl_proj.text.encodings import OtherEncoding, text_start
-from my_custom_ai.utils.files import write_once
+from my_custom_ai.utils.files import content_digest, write_once
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -213,9 +213,8 @@ def _from_rows(
 
 
 def file_key(paths: Iterable[Path], *others: str) -> str:
-    """A word for what is made of files: another one as soon as a file changes."""
-    stats = [(str(path.resolve()), path.stat()) for path in paths]
-    parts = [(path, stat.st_mtime_ns, stat.st_size) for path, stat in stats]
+    """A word for what is made of files: another one as soon as their content is."""
+    parts = [content_digest(path) for path in paths]
     return hashlib.sha256(json.dumps([parts, others]).encode()).hexdigest()[:12]
 
 

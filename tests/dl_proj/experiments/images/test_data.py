@@ -1,6 +1,7 @@
 """Images: read as they are in the files, resized, quantised, split."""
 
 import pickle
+import shutil
 import struct
 from pathlib import Path
 from urllib.error import URLError
@@ -295,6 +296,18 @@ def test_a_spoilt_file_of_mnist(case, part, files):
     missing, way_out = refusal("mnist", side=28)
     assert missing.startswith("data.root: MNIST is not in root/MNIST/raw, or not whole") and "\n" not in missing
     assert way_out.startswith("data.dataset: ")
+
+
+def test_files_of_mnist_with_changed_pixels(real_data):
+    """Still of the right form and size."""
+    shutil.copytree(real_data / "MNIST", "root/MNIST")
+    load("mnist", side=28)
+    path = Path("root/MNIST/raw/t10k-images-idx3-ubyte")
+    with path.open("rb+") as file:
+        file.seek(100_000)
+        file.write(bytes(100_000))
+    (line,) = refusal("mnist", side=28)
+    assert line.startswith(f"data.root: {path} is damaged")
 
 
 @pytest.mark.parametrize("part", ["train", "t10k"])

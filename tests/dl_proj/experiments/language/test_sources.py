@@ -208,6 +208,14 @@ def test_a_text_of_another_size():
     )
 
 
+def test_enwik8_with_a_changed_byte(archive):
+    enwik8_corpus(Path("root"))
+    path = Path("root/enwik8/enwik8")
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    (line,) = refusal(enwik8_corpus, Path("root"))
+    assert line.startswith("data.root: root/enwik8/enwik8 is damaged: its SHA-1 is ")
+
+
 # -- WikiText --
 
 
