@@ -469,7 +469,7 @@ def test_values_can_be_given_as_flags_alone(case, script):
 def test_words_in_a_list_need_no_quotes(script):
     flags = ("--values", "model.attention.kind=[full, shared_qk]", "--common", "train.max_steps=1")
     assert script("sweep", "--base", "base.yaml", *flags).code == 0
-    assert {path.name for path in Path("runs/sweep_base").iterdir() if path.is_dir()} == {"kind-full", "kind-shared_qk"}
+    assert {path.name for path in Path("runs/sweep_base").iterdir() if path.is_dir()} == {"kind-full", "kind-shared-qk"}
 
 
 def test_a_run_of_other_settings_is_not_mixed_in(script):
