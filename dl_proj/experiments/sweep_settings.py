@@ -88,7 +88,7 @@ class SweepConfig(Strict):
     def mistakes(self) -> list[str]:
         """See Strict."""
         if bool(self.variants) == bool(self.values):
-            return ["needs variants or values, one of them"]
+            return ["needs variants or values, one of them, as in --values model.depth=[1,2]"]
         found = [
             f"variants: the name {name!r} must begin with a letter or digit, then letters, digits, '.', '_' and '-'"
             for name in self.all_variants
