@@ -1,5 +1,7 @@
 """What every script does with its arguments and with its user's mistakes."""
 
+import os
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -9,15 +11,26 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from dl_proj.commands import Command
+from dl_proj.settings.base import expanded
 from dl_proj.settings.errors import ConfigError
 from dl_proj.settings.help import Nested
-from dl_proj.settings.load import complain, differences, file_or_preset, is_training, load_config, parse_flags, shown
+from dl_proj.settings.load import (
+    complain,
+    differences,
+    file_or_preset,
+    is_training,
+    load_config,
+    merge,
+    parse_flags,
+    shown,
+)
 from my_custom_ai.custom_train.errors import CheckpointError, NonFinite, SetupError
 from my_custom_ai.custom_train.run_directory import RunDirectory
 
 Config = TypeVar("Config", bound=BaseModel)
 
 CONFIGS = Path(__file__).parent / "configs"
+_PATIENCE = 20.0  # seconds within which the first process surely finds the same mistake
 _MAY_CHANGE = {"train.device", "train.num_workers", "train.trackers", "runs_dir"}  # none changes what is computed
 
 
@@ -28,17 +41,24 @@ def exit_on_mistake(work: Callable[[], None]) -> None:
     try:
         work()
     except ConfigError as error:
-        complain(error.lines)
+        _complain_once(error.lines)
         raise SystemExit(2) from None
     except (CheckpointError, SetupError) as error:
-        complain((str(error),))
+        _complain_once((str(error),))
         raise SystemExit(2) from None
     except (NonFinite, OSError) as error:
-        complain((f"stopped: {error}",))
+        _complain_once((f"stopped: {error}",))
         raise SystemExit(1) from None
     except KeyboardInterrupt as error:
         complain((str(error) or "interrupted",))
         raise SystemExit(130) from None
+
+
+def _complain_once(lines: tuple[str, ...]) -> None:
+    """Of several processes with one mistake the first says it; when it has ended, torchrun ends those that wait."""
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(_PATIENCE)
+    complain(lines)
 
 
 def call(command: Command, argv: list[str], prog: str | None = None) -> None:
@@ -47,6 +67,9 @@ def call(command: Command, argv: list[str], prog: str | None = None) -> None:
     arguments: tuple[object, ...]
     if is_training(schema):
         arguments = training_config(schema, argv, command.preset, prog=prog)
+        if "--dry_run" in argv:
+            resolve_name("dl_proj.experiments.dry_run:dry_run")(arguments[0])
+            return
     elif command.words:
         arguments = config_and_words(schema, argv, command.preset, words=command.words, prog=prog)
     else:
@@ -61,7 +84,7 @@ def _preset(name: str) -> Path:
 
 
 def _file(given: Path | None, preset: str) -> Path:
-    return _preset(preset) if given is None else file_or_preset(given, _preset(preset).parent)
+    return _preset(preset) if given is None else file_or_preset(expanded(given), _preset(preset).parent)
 
 
 def config_from(schema: type[Config], argv: list[str], preset: str, *, prog: str | None = None) -> Config:
@@ -88,13 +111,29 @@ def training_config(
     options, overrides = parse_flags(schema, argv, _preset(preset), prog=prog)
     path = _file(options.config, preset)
     if options.resume is None:
-        return load_config(schema, path, overrides), None
+        return _quick(schema, path, overrides) if options.quick else load_config(schema, path, overrides), None
+    for name in ("dry_run", "quick"):
+        if getattr(options, name):
+            raise ConfigError(f"--{name}: is for a new training; leave out --resume {options.resume}")
     run = _run_to_resume(schema, options.resume, path, overrides)
     config = load_config(schema, path if options.config else run.config, overrides)
     if changed := other_settings(run, config):
         advice = f"start a new run for that, or keep the run's settings with --resume {run.path} alone"
         raise ConfigError(*(f"--resume: {line}; {advice}" for line in changed))
     return config, run
+
+
+def _quick(schema: type[Config], path: Path, overrides: Nested) -> Config:
+    """The configuration of a short try, in a folder of its own; flags still count."""
+    training: Any = schema  # which has quick()
+    quick: Nested = training.quick()
+    pace = overrides.get("train")
+    if isinstance(pace, dict) and "epochs" in pace:
+        del quick["train"]["max_steps"]
+    config: Any = load_config(schema, path, merge(quick, overrides))
+    if "experiment_name" not in overrides:
+        config = config.model_copy(update={"experiment_name": f"{config.experiment_name}-quick"})
+    return config
 
 
 def other_settings(run: RunDirectory, config: BaseModel) -> list[str]:
@@ -109,7 +148,7 @@ def other_settings(run: RunDirectory, config: BaseModel) -> list[str]:
 
 def _run_to_resume(schema: type[BaseModel], resume: str, path: Path, overrides: Nested) -> RunDirectory:
     if resume != "last":
-        run = RunDirectory(Path(resume))
+        run = RunDirectory(expanded(resume))
         if not run.config.is_file():
             raise ConfigError(f"--resume: {resume} is not a run's folder: it has no config.yaml")
         if (run.path / "model.safetensors").is_file() and not run.last_state.is_file():
@@ -121,5 +160,6 @@ def _run_to_resume(schema: type[BaseModel], resume: str, path: Path, overrides: 
     config: Any = load_config(schema, path, overrides)  # a training's, which has a folder and a name
     newest = RunDirectory.newest(config.runs_dir, config.experiment_name)
     if newest is None or not newest.config.is_file():
-        raise ConfigError(f"--resume: {config.runs_dir / config.experiment_name} holds no run to resume")
+        folder = config.runs_dir / config.experiment_name
+        raise ConfigError(f"--resume: {folder} holds no run to resume; give the run's own folder, or all its flags")
     return newest

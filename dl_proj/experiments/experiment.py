@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from dl_proj.checkpoint_folder import TOKENIZER
-from dl_proj.experiments.history import seconds_per_update
+from dl_proj.experiments.history import read_history, seconds_per_update
 from dl_proj.experiments.settings import (
     ConstantConfig,
     ExperimentConfig,
@@ -37,7 +37,7 @@ from my_custom_ai.custom_train import (
 from my_custom_ai.custom_train.checkpoint import count_parameters
 from my_custom_ai.custom_train.data import TrainingBatches, length_of
 from my_custom_ai.custom_train.schedules import Schedule
-from my_custom_ai.utils.measure import peak_since_restart, restart_peak
+from my_custom_ai.utils.measure import machine, peak_since_restart, restart_peak
 
 WITH_INTERVALS = ("accuracy", "bleu")
 """Figures of a test set that come with a bootstrap interval, where test examples are independent."""
@@ -73,18 +73,26 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
     """
     check_installed(config.train.trackers)
     accelerator = start(config.train.device, config.train.precision, config.train.matmul_precision)
-    trainer = _trainer(config, experiment, dim, resume, accelerator)
+    trainer = build_trainer(config, experiment, dim, resume, accelerator)
+
+    def say_what_begins() -> None:
+        if accelerator.is_main_process:
+            goes_on = f", goes on after step {trainer.step:,}" if trainer.step else ""
+            print(f"{trainer.run.path}{goes_on}\n{overview(config, experiment, trainer)}", flush=True)
+
     restart_peak(accelerator.device)
     try:
-        trainer.fit()
+        trainer.fit(begin=say_what_begins)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted; --resume last continues from the last saved state") from None
-    figures = {"parameters": count_parameters(experiment.model), "steps": trainer.step} | _costs(config, trainer)
+        advice = f"--resume {trainer.run.path} continues from the last saved state"
+        raise KeyboardInterrupt(f"interrupted; {advice}") from None
     trainer.load_best()
-    figures |= {
-        f"test/{name}": value
-        for name, value in trainer.evaluate(experiment.test_data, intervals=WITH_INTERVALS).items()
-    }
+    figures = {"parameters": count_parameters(experiment.model), "steps": trainer.step} | _costs(
+        config, experiment, trainer
+    )
+    title = f"{config.experiment_name}: test"
+    figures_of_test = trainer.evaluate(experiment.test_data, title=title, intervals=WITH_INTERVALS)
+    figures |= {f"test/{name}": value for name, value in figures_of_test.items()}
     if accelerator.is_main_process:
         trainer.run.write_figures(figures)
         draw_curves(trainer.run.metrics, trainer.run.path / "curves.png")
@@ -92,18 +100,26 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
     return trainer
 
 
-def _costs(config: ExperimentConfig, trainer: Trainer) -> dict[str, float]:
+def _costs(config: ExperimentConfig, experiment: Experiment, trainer: Trainer) -> dict[str, float]:
     """Seconds with evaluations, speed without, and the main process's peak memory since it was started or resumed."""
     found: dict[str, float] = {"seconds": round(trainer.seconds, 3)}
-    if seconds := seconds_per_update(trainer.history):
-        found["examples_per_second"] = round(trainer.examples_per_update / seconds, 3)
+    if seconds := seconds_per_update(read_history(trainer.run.metrics)):
+        examples = _examples_per_update(config, experiment.train_data, trainer.accelerator.num_processes)
+        found["examples_per_second"] = round(examples / seconds, 3)
         if config.tokens_per_example is not None:
-            found["tokens_per_second"] = round(config.tokens_per_example * trainer.examples_per_update / seconds, 1)
+            found["tokens_per_second"] = round(config.tokens_per_example * examples / seconds, 1)
     peak = peak_since_restart(trainer.accelerator.device)
     return found if peak is None else found | {"peak_memory_mib": round(peak / 2**20, 1)}
 
 
-def _trainer(
+def _examples_per_update(config: ExperimentConfig, data: Dataset[Any], processes: int) -> float:
+    """Of all processes; a mean where tokens bound the batches."""
+    size = config.train.model_dump().get("batch_size")
+    batch = size * processes if size else length_of(data, "training data") / _batches_an_epoch(config, data, processes)
+    return config.train.accumulate * float(batch)
+
+
+def build_trainer(
     config: ExperimentConfig, experiment: Experiment, dim: int, resume: RunDirectory | None, accelerator: Accelerator
 ) -> Trainer:
     """The engine as configured, in the folder of the run to resume or of a new one, which gets its tokenizers."""
@@ -135,7 +151,7 @@ def _trainer(
             total_steps=steps,
             **settings.model_dump(
                 include={"batch_size", "batch_tokens", "eval_batch_size", "accumulate", "clip_norm"}
-                | {"eval_every", "save_every", "log_every", "num_workers", "trackers"}
+                | {"eval_every", "save_every", "log_every", "max_eval_batches", "num_workers", "trackers"}
             ),
         ),
         seed=config.seed,
@@ -157,6 +173,26 @@ def _batches_an_epoch(config: ExperimentConfig, data: Dataset[Any], processes: i
         return len(TrainingBatches(data, **bound, seed=config.seed, world_size=processes))
     except ValueError as error:
         raise ConfigError(f"train.batch_tokens: {error}") from None
+
+
+def overview(config: ExperimentConfig, experiment: Experiment, trainer: Trainer) -> str:
+    """What is about to be trained, where, on what and for how long: a line each."""
+    pace, accelerator = trainer.pace, trainer.accelerator
+    bits = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}[config.train.precision]
+    processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
+    train, val, test = (
+        f"{length_of(data, 'data'):,}" for data in (experiment.train_data, experiment.val_data, experiment.test_data)
+    )
+    batch = f"{pace.batch_size} examples" if pace.batch_size else f"{pace.batch_tokens:,} tokens"
+    parts = f"{pace.accumulate} batches of {batch}" if pace.accumulate > 1 else batch
+    lines = {
+        "device": f"{accelerator.device.type} ({machine(accelerator.device)['device']}), {bits}{processes}",
+        "model": f"{type(experiment.model).__name__} with {config.model.attention_title} attention, "
+        f"{count_parameters(experiment.model):,} parameters",
+        "data": f"{train} training, {val} validation and {test} test examples",
+        "training": f"{pace.total_steps:,} steps of {parts}, evaluated every {pace.eval_every:,}",
+    }
+    return "\n".join(f"  {name:9} {line}" for name, line in lines.items())
 
 
 def add_figures(run: RunDirectory, figures: dict[str, float]) -> None:

@@ -17,7 +17,8 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
 from dl_proj.settings.base import Strict
 from dl_proj.settings.errors import ConfigError, reason
-from dl_proj.settings.help import Nested, explain, models_in
+from dl_proj.settings.help import Nested, explain, is_of, models_in
+from dl_proj.settings.mapping_flags import with_whole_mappings
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -30,6 +31,8 @@ _FRACTION = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?\.i
 def load_config(schema: type[Config], path: Path, overrides: Nested | None = None, *, origin: str = "flags") -> Config:
     """Read a YAML file, lay ``overrides``, which ``origin`` gave, over it and check the result.
 
+    An override in a section that the file lacks changes the schema's own section.
+
     Raises:
         ConfigError: one line a mistake.
     """
@@ -38,7 +41,7 @@ def load_config(schema: type[Config], path: Path, overrides: Nested | None = Non
     if issubclass(schema, Strict):
         values = schema.beside_flags(values, overrides, path)
     try:
-        return schema.model_validate(merge(values, overrides))
+        return schema.model_validate(merge(_with_sections(schema, values, overrides), overrides))
     except ValidationError as error:
         lines = [line for mistake in error.errors() for line in _lines(path, overrides, origin, schema, mistake)]
         raise ConfigError(*lines) from None
@@ -102,6 +105,29 @@ def merge(values: Nested, overrides: Nested) -> Nested:
     return merged
 
 
+def _with_sections(schema: type[BaseModel], values: Nested, overrides: Nested) -> Nested:
+    """A file's values, with the schema's own sections for those that it lacks and overrides change."""
+    filled = dict(values)
+    for name, change in overrides.items():
+        field = schema.model_fields.get(name)
+        if field is None or not isinstance(change, dict):
+            continue
+        if name not in filled and isinstance(field.default, BaseModel):
+            filled[name] = _as_values(field.default)
+        member = next((one for one in models_in(field.annotation) if is_of(filled.get(name), one)), None)
+        if member is not None and isinstance(filled[name], dict):
+            filled[name] = _with_sections(member, filled[name], change)
+    return filled
+
+
+def _as_values(section: BaseModel) -> Nested:
+    """What was given to make it, as a file would have it, and its kind."""
+    dumped, fields = section.model_dump(mode="json"), type(section).model_fields
+    names = [name for name in fields if name in section.model_fields_set or name == "kind"]
+    values = {name: getattr(section, name) for name in names}
+    return {name: _as_values(value) if isinstance(value, BaseModel) else dumped[name] for name, value in values.items()}
+
+
 def parse_flags(
     schema: type[BaseModel], argv: list[str], default: Path, *, words: str | None = None, prog: str | None = None
 ) -> tuple[argparse.Namespace, Nested]:
@@ -118,7 +144,7 @@ def parse_flags(
     Raises:
         ConfigError: a flag that does not exist, or that lacks its value.
     """
-    argv = _with_whole_mappings(schema, argv)
+    argv = with_whole_mappings(schema, argv, lambda text: yaml.load(text, Loader=_UniqueKeyLoader))
     own = _OneLineParser(add_help=False, allow_abbrev=False)
     own.add_argument("--config", type=Path, metavar="FILE.yaml", help=f"settings to start from (default: {default})")
     if is_training(schema):
@@ -127,7 +153,13 @@ def parse_flags(
             metavar="RUN",
             help="continue a run: its folder, or 'last' for the newest version of the experiment",
         )
-    usage = "".join([f" [{action.option_strings[0]} {action.metavar}]" for action in own._actions])
+        own.add_argument(
+            "--dry_run", action="store_true", help="train nothing: say what the training would cost, from a few steps"
+        )
+        own.add_argument(
+            "--quick", action="store_true", help="try everything in 20 steps, in a run of its own, NAME-quick"
+        )
+    usage = "".join([f" [{action.option_strings[0]} {action.metavar or ''}".rstrip() + "]" for action in own._actions])
     usage += " [--SETTING VALUE ...]" + (f" [{words} ...]" if words else "")
     parser = _OneLineParser(
         prog=prog, usage=f"%(prog)s{usage}", description=schema.__doc__, parents=[own], allow_abbrev=False
@@ -137,7 +169,12 @@ def parse_flags(
     settings = type(schema.__name__, (schema, BaseSettings), {})
     source: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(settings, root_parser=parser)
     if {"-h", "--help"} & {*rest}:
-        explain(parser, schema, *_values_for_help(schema, options.config, default))
+        others = [word for word in rest if word not in ("-h", "--help")]
+        try:
+            overrides = source(parsed_args=parser.parse_args(others))()
+        except (ConfigError, SettingsError):  # help is shown even so
+            overrides = {}
+        explain(parser, schema, *_values_for_help(schema, options.config, default, overrides))
     options.words = []
     if words is None:
         given = parser.parse_args(rest)
@@ -154,38 +191,16 @@ def parse_flags(
         raise ConfigError(*(found or [f"flags: {error}"])) from None
 
 
-def _with_whole_mappings(schema: type[BaseModel], argv: list[str]) -> list[str]:
-    """The same flags, but for mappings JSON instead of ``key=value``, ``key=[a,b]`` or null."""
-    mappings = {f"--{name}" for name, field in schema.model_fields.items() if get_origin(field.annotation) is dict}
-    found: list[str] = []
-    for word in argv:
-        flag, equals, value = word.partition("=")
-        if equals and flag in mappings:
-            found += [flag, _mapping(value)]
-        else:
-            found.append(_mapping(word) if found and found[-1] in mappings else word)
-    return found
-
-
-def _mapping(text: str) -> str:
-    key, equals, value = text.partition("=")
-    if text == "null":
-        return "{}"
-    if not equals or text[0] in "{[":
-        return text
-    try:
-        return json.dumps({key: yaml.load(value, Loader=_UniqueKeyLoader)})
-    except (yaml.YAMLError, ValueError, TypeError):  # a date is no JSON
-        raise ConfigError(f"flags: {text}: must be key=value or key=[value,value] (got {shown(value)})") from None
-
-
-def _values_for_help(schema: type[BaseModel], given: Path | None, default: Path) -> tuple[Nested, Path]:
-    """What the settings are without flags, and the file that says so; without a readable one, the preset's."""
+def _values_for_help(
+    schema: type[BaseModel], given: Path | None, default: Path, overrides: Nested
+) -> tuple[Nested, Path]:
+    """What the settings are with the flags beside --help, and the file; without a readable one, the preset."""
     try:
         path = file_or_preset(given, default.parent) if given else default
         values = read_yaml(path)
     except ConfigError:
         path, values = default, read_yaml(default)
+    values = merge(values, overrides)
     try:
         return schema.model_validate(values).model_dump(mode="json"), path
     except ValidationError:  # flags must add what it lacks

@@ -128,7 +128,6 @@ class TrainingBatches:
             raise ValueError("give batch_size or batch_tokens, one of them")
         length = length_of(dataset, "training data")
         self._dataset = dataset
-        self._world_size = world_size
         self._sampler: EqualBatches | BucketedBatches
         if batch_size is not None:
             self._sampler = EqualBatches(length, batch_size, seed=seed, rank=rank, world_size=world_size)
@@ -152,11 +151,6 @@ class TrainingBatches:
     def __len__(self) -> int:
         """Batches an epoch."""
         return len(self._loader)
-
-    @property
-    def mean_size(self) -> float:
-        """Examples a batch."""
-        return length_of(self._dataset, "training data") / (len(self) * self._world_size)
 
     def starting_at(self, position: int) -> Iterator[Any]:
         """All batches from number ``position`` on, without end."""

@@ -35,7 +35,6 @@ WRONG_SETTINGS = {
         {"sede": 1, "model.dim": "x", "optimizer.lr": -1},
         [("optimizer.lr", 0, -1), ("model.dim", "'x'"), ("sede",)],
     ),
-    "needed and missing": ({"experiment_name": GONE}, [("experiment_name",)]),
     "a needed section": ({"train": GONE}, [("train",)]),
     "needed by a kind": ({"model.positions": {"kind": "axial"}}, [("model.positions.shape",)]),
     "unknown kind": (
@@ -127,6 +126,10 @@ WRONG_SETTINGS = {
     "the metric's wrong way": (
         {"train.monitor": {"metric": "val/accuracy"}},
         [("train.monitor.mode", "min", "val/accuracy")],
+    ),
+    "no length of training hides nothing": (
+        {"train.max_steps": GONE, "train.monitor": {"metric": "x"}, "model.attention": {"kind": "lsh"}},
+        [("model.attention.bucket_size", 28), ("train.monitor.metric", "'x'"), ("train", "max_steps", "epochs")],
     ),
     "a batch of more than all": ({"train.batch_size": 65}, [("train.batch_size", 65, "data.n_train", 64)]),
     "three rules of the whole": (
@@ -241,7 +244,8 @@ WRONG_FLAGS = {
         ["--data.length", "14"],
         [("c.yaml and flags: model.positions.shape", 3, 4, 13)],
     ),
-    "epochs besides the file's steps": (["--train.epochs", "1"], [(BOTH + "train", 1, None)]),
+    "two lengths of training": (["--train.epochs", "1", "--train.max_steps", "2"], [(BOTH + "train", 1, 2)]),
+    "no length of training": (["--train.max_steps", "null"], [(BOTH + "train", "max_steps", "epochs")]),
     "the file is wrong, a flag is not": (
         ["--seed", "1", "--data.corruption", "0.5"],
         [("c.yaml: optimizer.lr", "'fast'")],

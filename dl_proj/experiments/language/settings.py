@@ -63,9 +63,14 @@ class LanguageTrainConfig(ExperimentConfig):
         """See ExperimentConfig."""
         return self.data.window
 
+    @property
+    def default_name(self) -> str:
+        """See ExperimentConfig."""
+        return f"{'lm' if self.causal else 'mlm'}-{self.data.slug}-{self.model.attention_slug}"
+
     def mistakes(self) -> list[str]:
         """See Strict."""
-        found = self.model.mistakes_at(self.data.window, causal=self.causal, grid=False) + self.monitor_mistakes()
+        found = self.model.mistakes_at(self.data.window, causal=self.causal, grid=False) + super().mistakes()
         if self.train.max_steps is not None:  # else it takes the number of training windows to know
             found += self.schedule_mistakes(self.train.max_steps)
         if self.causal and isinstance(self.data.tokenizer, WordPieceConfig):

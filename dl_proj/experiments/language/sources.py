@@ -3,9 +3,12 @@
 import hashlib
 import itertools
 import logging
+import os
 import shutil
+import sys
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -78,15 +81,18 @@ Corpus = dict[Split, list[Span]]
 def files_corpus(path: Path, *, val_share: float, test_share: float) -> Corpus:
     """A file, or a folder's ``*.txt`` files by name, the end of each held out: first for validation, then for the test.
 
-    A byte-order mark at the start of a file is left out.
+    A byte-order mark at the start of a file is left out. What else is in the folder is counted on standard error.
 
     Raises:
-        ConfigError: no such file or folder, no ``*.txt`` in it, nothing in the files, or UTF-16.
+        ConfigError: no such file or folder, no ``*.txt`` in it, nothing in the files, or they are compressed or UTF-16.
     """
     if path.is_dir():
-        files = sorted(file for file in path.glob("*.txt") if file.is_file() and not file.name.startswith("."))
+        files, others = _texts_in(path)
         if not files:
-            raise ConfigError(f"data.path: the folder {path} holds no *.txt files")
+            there = f"; it holds {others}: rename texts to .txt, or give one as data.path" if others else ""
+            raise ConfigError(f"data.path: the folder {path} holds no *.txt files{there}")
+        if others and os.environ.get("RANK", "0") == "0":  # torchrun's; no accelerator has begun yet
+            print(f"data.path: {path}: skipped {others}; texts end in .txt", file=sys.stderr)
     elif path.exists():
         files = [path]
     else:
@@ -103,6 +109,18 @@ def files_corpus(path: Path, *, val_share: float, test_share: float) -> Corpus:
     if not any(corpus.values()):
         raise ConfigError(f"data.path: {path} is empty")
     return corpus
+
+
+def _texts_in(folder: Path) -> tuple[list[Path], str]:
+    """The ``*.txt`` files by name, and in words what else there is: ``2 .md, 1 folder``."""
+    visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    files = [path for path in visible if path.is_file() and path.suffix.lower() == ".txt"]
+    kinds = Counter(
+        "folder" if path.is_dir() else path.suffix.lower() or "without a suffix"
+        for path in visible
+        if path not in files
+    )
+    return files, ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
 
 
 def enwik8_corpus(root: Path) -> Corpus:

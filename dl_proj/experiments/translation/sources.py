@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _ROWS = 1000  # that are held at once
+_UNPACKED = (".gz", ".bz2", ".xz", ".zip", ".zst")  # by pandas
 _HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -129,7 +130,8 @@ def csv_pairs(where: str, path: Path, languages: tuple[str, str], folder: Path) 
     import pandas as pd
 
     _must_be_there(where, path)
-    _text_start(where, path)  # or pandas would complain of a byte
+    if path.suffix not in _UNPACKED:
+        _text_start(where, path)  # or pandas would complain of a byte
     key = file_key([path])
     with path.open("rb") as file:
         end = None if file.readline().endswith(b"\r\n") else "\n"

@@ -17,6 +17,7 @@ from dl_proj.experiments.translation.train import build_configured, saved_beside
 from dl_proj.models.beam_search import beam_search
 from dl_proj.models.translation import EncoderDecoderModel
 from dl_proj.settings.errors import ConfigError
+from dl_proj.settings.help import Nested
 from dl_proj.settings.load import complain
 from dl_proj.text.encodings import MARK, OtherEncoding, check_utf8
 from my_custom_ai.custom_train import load_weights, start
@@ -82,10 +83,10 @@ class Translator:
             )
 
 
-def load_translator(config: TranslatingConfig) -> tuple[Translator, TranslationTrainConfig]:
-    """The trained model that ``config`` names, and the configuration that it was trained with."""
+def load_translator(config: TranslatingConfig, data: Nested | None = None) -> tuple[Translator, TranslationTrainConfig]:
+    """The trained model that ``config`` names, and the configuration that it was trained with, with other ``data``."""
     folder = find_checkpoint(config.checkpoint)
-    trained = read_config(TranslationTrainConfig, folder)
+    trained = read_config(TranslationTrainConfig, folder, data)
     longest = trained.data.max_length
     if config.max_length is not None and config.max_length > longest:
         raise ConfigError(f"max_length: {config.max_length} is more than the {longest} tokens that the model knows")

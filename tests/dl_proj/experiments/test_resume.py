@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -222,6 +223,6 @@ def run_with_three_stops(script, name, objective: type[Objective], monkeypatch):
     monkeypatch.setattr(objective, "measure", interrupted)
     ends = [script(name, "--config", "c.yaml")]
     while ends[-1].code == 130:
-        assert "--resume last" in ends[-1].lines[-1]
+        assert re.search(r"--resume runs/[\w-]+/version_0 ", ends[-1].lines[-1])
         ends.append(script(name, "--config", "c.yaml", "--resume", "last"))
     assert [end.code for end in ends] == [130, 130, 130, 0]

@@ -60,6 +60,11 @@ class ClassifierTrainConfig(ImageTrainConfig):
         """See ExperimentConfig."""
         return self.model.length(self.data)
 
+    @property
+    def default_name(self) -> str:
+        """See ExperimentConfig."""
+        return f"{self.data.slug}-cls-{self.model.attention_slug}"
+
     def mistakes(self) -> list[str]:
         """See Strict."""
         return self.model.mistakes_on(self.data) + super().mistakes()

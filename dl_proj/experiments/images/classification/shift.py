@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dl_proj.checkpoint_folder import find_checkpoint, read_config, with_root
+from dl_proj.checkpoint_folder import find_checkpoint, read_config
 from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
 from dl_proj.experiments.images.classification.shift_settings import ShiftConfig
 from dl_proj.experiments.images.classification.train import build_classification_model
@@ -63,7 +63,7 @@ def measure_shifts(config: ShiftConfig) -> None:
 
 def _subject(name: str, config: ShiftConfig) -> _Subject:
     folder = find_checkpoint(name)
-    trained = with_root(read_config(ClassifierTrainConfig, folder), config.data_root)
+    trained = read_config(ClassifierTrainConfig, folder, config.data.given)
     pixels, labels, classes = load_test_pixels(trained.data)
     chosen = _numbers(trained.data, classes, config.labels, name)
     kept = torch.isin(labels, torch.tensor(chosen))

@@ -1,7 +1,6 @@
 """mnist_generator.py: images from a trained generator, new ones or real ones whose lower half it finishes."""
 
 from functools import partial
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -9,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as pictures
 from tqdm import tqdm
 
-from dl_proj.checkpoint_folder import find_checkpoint, read_config, with_root
+from dl_proj.checkpoint_folder import find_checkpoint, read_config
 from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
 from dl_proj.experiments.images.classification.train import build_classification_model
 from dl_proj.experiments.images.data import load_configured, quantised, to_pixels
@@ -19,6 +18,7 @@ from dl_proj.experiments.images.generation.train import build_generator
 from dl_proj.experiments.images.settings import ImageDataConfig
 from dl_proj.experiments.images.sources import chosen_classes, classes_of
 from dl_proj.settings.errors import ConfigError
+from dl_proj.settings.help import Nested
 from my_custom_ai.custom_train import load_weights, start
 from my_custom_ai.utils.files import whole_file
 
@@ -26,15 +26,14 @@ from my_custom_ai.utils.files import whole_file
 def draw_digits(config: DrawConfig) -> None:
     """Draw what is asked for, and write grid.png."""
     folder = find_checkpoint(config.checkpoint)
-    trained = with_root(read_config(GeneratorTrainConfig, folder), config.data_root)
+    trained = read_config(GeneratorTrainConfig, folder, config.data.given)
     known = known_classes(trained.data)
     try:
         classes = chosen_classes(known, config.labels)
     except ValueError as error:
         raise ConfigError(f"labels: {error}") from None
-    judge = (
-        None if config.judge is None else Judge(config.judge, classes, config.data_root)
-    )  # before the drawing takes its time
+    root = {name: value for name, value in config.data.given.items() if name == "root"}
+    judge = None if config.judge is None else Judge(config.judge, classes, root)  # before the drawing takes its time
     accelerator = start(config.device)
     model = build_generator(trained, len(known))
     load_weights(folder / "model.safetensors", model)
@@ -74,7 +73,7 @@ def known_classes(data: ImageDataConfig) -> tuple[str, ...]:
     try:
         return chosen_classes(classes_of(data.dataset, data.root), data.labels)
     except (FileNotFoundError, ValueError) as error:
-        raise ConfigError(f"data_root: a model's classes are named by its image folder: {error}") from None
+        raise ConfigError(f"data.root: a model's classes are named by its image folder: {error}") from None
 
 
 def _real_images(trained: GeneratorTrainConfig, labels: Tensor, known: tuple[str, ...], per_label: int) -> Tensor:
@@ -108,15 +107,15 @@ class Judge:
     Args:
         checkpoint: its name or folder.
         classes: that are drawn.
-        data_root: of an image folder, whose classes name what it knows; None: where it was trained.
+        data: settings of its data that are to change: the root of an image folder, whose classes name what it knows.
 
     Raises:
         ConfigError: it does not know one of the classes.
     """
 
-    def __init__(self, checkpoint: str, classes: tuple[str, ...], data_root: Path | None = None) -> None:
+    def __init__(self, checkpoint: str, classes: tuple[str, ...], data: Nested | None = None) -> None:
         folder = find_checkpoint(checkpoint)
-        self.config = with_root(read_config(ClassifierTrainConfig, folder), data_root)
+        self.config = read_config(ClassifierTrainConfig, folder, data)
         self.known = known_classes(self.config.data)
         if missing := [name for name in classes if name not in self.known]:
             raise ConfigError(f"judge: {checkpoint} knows no {', '.join(missing)}; it knows {', '.join(self.known)}")

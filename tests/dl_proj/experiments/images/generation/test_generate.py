@@ -329,7 +329,7 @@ def test_a_folder_of_pictures_names_the_labels(script, grids):
     Path("pictures").rename("moved")
     outcome = script("mnist_generator", "--checkpoint", own_pictures, "--device", "cpu")
     assert outcome.code == 2
-    assert outcome.lines[0].startswith("data_root: a model's classes are named by its image folder: pictures/train")
-    draw(script, own_pictures, "--data_root", "moved")
-    draw(script, own_pictures, "--complete", "--data_root", "moved")
+    assert outcome.lines[0].startswith("data.root: a model's classes are named by its image folder: pictures/train")
+    draw(script, own_pictures, "--data.root", "moved")
+    draw(script, own_pictures, "--complete", "--data.root", "moved")
     assert [row[0].float().mean().item() for row in grids[-1][0]] == [0, 255]
