@@ -49,8 +49,8 @@ def evaluate_checkpoints(config: EvaluateConfig) -> None:
     if rows:
         path = config.output_dir / "evaluation.csv"
         write_text(path, csv_text(rows))
-        for task in dict.fromkeys(row["task"] for row in rows):
-            print(markdown([with_intervals(row) for row in rows if row["task"] == task]), end="\n\n")
+        for task in dict.fromkeys(row.get("task") for row in rows):
+            print(markdown([with_intervals(row) for row in rows if row.get("task") == task]), end="\n\n")
         print(f"written: {path}")
     if mistakes:
         raise ConfigError(*dict.fromkeys(mistakes))  # data that several models lack are said once
