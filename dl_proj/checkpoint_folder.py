@@ -9,11 +9,12 @@ from dl_proj.settings.base import expanded
 from dl_proj.settings.errors import ConfigError
 from dl_proj.settings.help import Nested
 from dl_proj.settings.load import load_config, read_yaml, shown
-from my_custom_ai.custom_train import CheckpointError
+from my_custom_ai.custom_train.errors import CheckpointError
 
 Config = TypeVar("Config", bound=BaseModel)
 
 SHIPPED = Path(__file__).parent / "checkpoints"
+CLASSES = "classes.json"  # beside the weights of a model of classes: their names, in the model's order
 TOKENIZER = "tokenizer.json"  # beside the weights of a model of text, if its tokenizer was trained
 
 
@@ -69,7 +70,16 @@ def read_config(schema: type[Config], folder: Path, data: Nested | None = None) 
         ConfigError: it is missing, or is not one of ``schema``; of another task, that alone is said.
     """
     path = config_path(folder)
+    check_task(schema, path)
+    return load_config(schema, path, {"data": data} if data else None)
+
+
+def check_task(schema: type[BaseModel], path: Path) -> None:
+    """Make sure that a configuration is one of ``schema``'s task.
+
+    Raises:
+        ConfigError: it is not, or is missing.
+    """
     task = schema.model_fields.get("task")
     if task and (given := read_yaml(path).get("task", task.default)) != task.default:
         raise ConfigError(f"{path}: task: must be {task.default!r} (got {shown(given)})")
-    return load_config(schema, path, {"data": data} if data else None)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -9,7 +10,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import Dataset
 
-from dl_proj.checkpoint_folder import TOKENIZER
+from dl_proj.checkpoint_folder import CLASSES, TOKENIZER
 from dl_proj.experiments.history import read_history, seconds_per_update
 from dl_proj.experiments.settings import (
     ConstantConfig,
@@ -19,8 +20,10 @@ from dl_proj.experiments.settings import (
     ScheduleConfig,
     WarmupCosineConfig,
 )
+from dl_proj.experiments.starting_weights import load_starting_weights
 from dl_proj.experiments.translation.sentences import PairTokenizers
 from dl_proj.pictures import draw_curves
+from dl_proj.run_changes import changes_of
 from dl_proj.settings.errors import ConfigError
 from dl_proj.text.tokenizers import Tokenizer
 from my_custom_ai.custom_train import (
@@ -34,9 +37,10 @@ from my_custom_ai.custom_train import (
     schedules,
     start,
 )
-from my_custom_ai.custom_train.checkpoint import count_parameters
+from my_custom_ai.custom_train.checkpoint import count_parameters, load_note
 from my_custom_ai.custom_train.data import TrainingBatches, length_of
 from my_custom_ai.custom_train.schedules import Schedule
+from my_custom_ai.utils.files import write_text
 from my_custom_ai.utils.measure import machine, peak_since_restart, restart_peak
 
 WITH_INTERVALS = ("accuracy", "bleu")
@@ -86,6 +90,8 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
     except KeyboardInterrupt:
         advice = f"--resume {trainer.run.path} continues from the last saved state"
         raise KeyboardInterrupt(f"interrupted; {advice}") from None
+    if trainer.monitor.why_stopped and trainer.step < trainer.pace.total_steps and accelerator.is_main_process:
+        print(f"ended after step {trainer.step} of {trainer.pace.total_steps}: {trainer.monitor.why_stopped}")
     trainer.load_best()
     figures = {"parameters": count_parameters(experiment.model), "steps": trainer.step} | _costs(
         config, experiment, trainer
@@ -122,16 +128,19 @@ def _examples_per_update(config: ExperimentConfig, data: Dataset[Any], processes
 def build_trainer(
     config: ExperimentConfig, experiment: Experiment, dim: int, resume: RunDirectory | None, accelerator: Accelerator
 ) -> Trainer:
-    """The engine as configured, in the folder of the run to resume or of a new one, which gets its tokenizers."""
+    """The engine as configured, in the folder of the run to resume, or of a new one with its tokenizers or classes."""
     settings = config.train
     steps = settings.steps_of(_batches_an_epoch(config, experiment.train_data, accelerator.num_processes))
     if mistakes := config.schedule_mistakes(steps):
         raise ConfigError(*mistakes)
+    _check_not_done(config, steps, resume)
+    if config.init_from is not None and _done(resume) is None:
+        _start_from(config, experiment, accelerator.is_main_process)
     run = resume or _new_run(config, accelerator.is_main_process)
-    if experiment.tokenizer is not None and accelerator.is_main_process:
+    if accelerator.is_main_process:
         for folder in (run.path, run.best):
-            experiment.tokenizer.save(folder / TOKENIZER)
-    return Trainer(
+            _keep_names(experiment, folder)
+    trainer = Trainer(
         experiment.model,
         experiment.objective,
         build_optimizer(
@@ -157,6 +166,44 @@ def build_trainer(
         seed=config.seed,
         accelerator=accelerator,
     )
+    if resume is not None and accelerator.is_main_process:
+        _keep_changes(config, resume)
+    return trainer
+
+
+def _done(run: RunDirectory | None) -> int | None:
+    """Updates that a run has done, by its saved state; None: it has none."""
+    return None if run is None or not run.last_state.is_file() else load_note(run.last_state).get("step")
+
+
+def _check_not_done(config: ExperimentConfig, steps: int, run: RunDirectory | None) -> None:
+    done = _done(run)
+    if done is not None and done > steps:
+        key = "epochs" if config.train.max_steps is None else "max_steps"
+        value = getattr(config.train, key)
+        raise ConfigError(f"train.{key}: {value} would end after {steps} updates, and the run has done {done} already")
+
+
+def _start_from(config: ExperimentConfig, experiment: Experiment, is_main_process: bool) -> None:
+    found = load_starting_weights(config, experiment.model)
+    if is_main_process:
+        print(f"weights of {config.init_from}" + ("" if not found else ", but for:"), *found, sep="\n  ")
+
+
+def _keep_changes(config: ExperimentConfig, run: RunDirectory) -> None:
+    """Write into the run's config.yaml what is changed from now on, and say it."""
+    if changes := changes_of(run, config):
+        step = _done(run) or 0
+        run.change_config(config.model_dump(mode="json"), step, {c.key: [c.old, c.new] for c in changes})
+        print(f"{run.path}, changed after step {step}: {', '.join(map(str, changes))}")
+
+
+def _keep_names(experiment: Experiment, folder: Path) -> None:
+    """Leave in a model's folder what its inputs and outputs are called, for whoever has no training data."""
+    if experiment.tokenizer is not None:
+        experiment.tokenizer.save(folder / TOKENIZER)
+    if experiment.classes:
+        write_text(folder / CLASSES, json.dumps(experiment.classes) + "\n")
 
 
 def _batches_an_epoch(config: ExperimentConfig, data: Dataset[Any], processes: int) -> int:

@@ -169,6 +169,8 @@ class ExperimentConfig(Strict):
     """What every training script's configuration has."""
 
     METRICS: ClassVar[dict[str, MonitorMode]] = {"val/loss": "min"}  # that can be monitored, and the better direction
+    LENGTH: ClassVar[str]  # setting that says how many tokens a sequence has
+    GRID: ClassVar[bool] = False  # whether these are the places of a grid
 
     if TYPE_CHECKING:  # a field of every subclass
 
@@ -182,12 +184,23 @@ class ExperimentConfig(Strict):
     """where experiments put their folders"""
     seed: int = Field(42, ge=0, lt=2**31)
     """of weights, data, dropout and hashes"""
+    init_from: str | None = Field(None, min_length=1)
+    """weights to start from: a shipped checkpoint's name, or the folder of a run or of an imported model; without
+    --config, also the settings to start from; null: weights are drawn"""
+    init_strict: bool = True
+    """init_from: refuse weights of another model; false: take those whose names and shapes agree, list the rest"""
     optimizer: OptimizerConfig = OptimizerConfig()
     """the optimiser"""
     schedule: ScheduleConfig = ConstantConfig()
     """the learning-rate schedule, chosen by kind"""
     train: PaceConfig
     """the pace of training"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_history(cls, values: Any) -> Any:
+        """A run's config.yaml also says what was changed on the way, which is no setting."""
+        return {key: value for key, value in values.items() if key != "history"} if isinstance(values, dict) else values
 
     @property
     def metrics(self) -> dict[str, MonitorMode]:
@@ -223,7 +236,9 @@ class ExperimentConfig(Strict):
 
     def mistakes(self) -> list[str]:
         """See Strict."""
-        return self._monitor_mistakes() + self.train.length_mistakes()
+        unused = self.init_from is None and not self.init_strict
+        found = ["init_strict: false has no effect without init_from"] if unused else []
+        return found + self._monitor_mistakes() + self.train.length_mistakes()
 
     def _monitor_mistakes(self) -> list[str]:
         """A metric that the training does not give, or the worse direction."""

@@ -7,12 +7,13 @@ from typing import Any
 from accelerate import PartialState
 from pydantic import ValidationError
 
-from dl_proj.cli import CONFIGS, other_settings
+from dl_proj.cli import CONFIGS
 from dl_proj.experiments.registry import EXPERIMENT_TYPES, ExperimentType, experiment_type
 from dl_proj.experiments.settings import ExperimentConfig
 from dl_proj.experiments.sweep_jobs import run_side_by_side
 from dl_proj.experiments.sweep_report import Trained, write_report
 from dl_proj.experiments.sweep_settings import Settings, SweepConfig, Trial, nested
+from dl_proj.run_changes import other_settings
 from dl_proj.settings.errors import ConfigError
 from dl_proj.settings.load import file_or_preset, load_config, merge, read_yaml
 from my_custom_ai.custom_train import NonFiniteLoss, RunDirectory

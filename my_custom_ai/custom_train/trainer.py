@@ -357,7 +357,7 @@ class Trainer:
         moments = checkpoint.without_prefix("optimizer", tensors)
         like = self.optimizer.state_dict()
         self.optimizer.load_state_dict(checkpoint.optimizer_state(moments, note["optimizer"], like))
-        if self.accelerator.scaler:
+        if self.accelerator.scaler and note["scaler"]:  # empty if the precision was another
             self.accelerator.scaler.load_state_dict(note["scaler"])
         for name, value in note["monitor"].items():
             setattr(self.monitor, name, value)

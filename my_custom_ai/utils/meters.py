@@ -19,7 +19,8 @@ class Ratio(NamedTuple):
     @property
     def value(self) -> Tensor:
         """The batch's own mean, differentiable if total is; 0 where there was nothing to count."""
-        return self.total / (self.count.clamp_min(1) if isinstance(self.count, Tensor) else max(self.count, 1))
+        count = self.count.sum().clamp_min(1) if isinstance(self.count, Tensor) else max(self.count, 1)
+        return self.total.sum() / count
 
 
 class Meter:

@@ -87,8 +87,8 @@ def cut(name: str, flags: list[str]) -> list[str]:
     command = COMMANDS[name]
     training = is_training(resolve_name(command.schema))
     shorter = (A_TRAINING if training else {}) | BY_SCRIPT.get(name, {})
-    if training and "--resume" in flags and "--train.max_steps" in flags:
-        shorter |= {"train.max_steps": "4"}
+    if training and "--resume" in flags and {"--train.max_steps", "--train.epochs"} & {*flags}:
+        shorter |= {"train.max_steps": "4"}  # it goes on
     if name == "sweep":
         flags, shorter = cut_sweep(flags)
     return without(flags, shorter) + [word for one, value in shorter.items() for word in (f"--{one}", value)]

@@ -53,6 +53,7 @@ class SynthTrainConfig(ExperimentConfig):
     """Train a model to copy (Kitaev et al. 2020, section 5, "synthetic task")."""
 
     METRICS: ClassVar[dict[str, MonitorMode]] = {"val/loss": "min", "val/accuracy": "max"}
+    LENGTH: ClassVar[str] = "data.length"
 
     task: Literal["copy"] = "copy"
     """what is trained"""

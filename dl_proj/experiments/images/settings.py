@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
@@ -161,6 +161,8 @@ class GeneratorDataConfig(ImageDataConfig):
 
 class ImageTrainConfig(ExperimentConfig):
     """What a training on images has; subclasses say which images."""
+
+    GRID: ClassVar[bool] = True
 
     data: ImageDataConfig
     """the images"""

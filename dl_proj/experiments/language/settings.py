@@ -36,6 +36,7 @@ class LanguageTrainConfig(ExperimentConfig):
     """Train a language model: a causal one, that continues text, or a masked one, that looks both ways."""
 
     METRICS: ClassVar[dict[str, MonitorMode]] = {"val/loss": "min", "val/perplexity": "min", "val/accuracy": "max"}
+    LENGTH: ClassVar[str] = "data.window"
 
     task: Literal["language"] = "language"
     """what is trained"""

@@ -21,6 +21,7 @@ from dl_proj.experiments.copy.train import build_copy_model, copy_dataset
 from dl_proj.experiments.evaluate import evaluate_checkpoints
 from dl_proj.experiments.evaluate_settings import EvaluateConfig
 from dl_proj.experiments.images.classification.objective import ClassificationObjective
+from dl_proj.experiments.images.classification.predict_settings import PredictConfig
 from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
 from dl_proj.experiments.images.classification.shift_settings import ShiftConfig
 from dl_proj.experiments.images.classification.train import build_classification_model
@@ -46,6 +47,7 @@ SCHEMAS = {  # by the beginning of a file's name; the first that fits
     "evaluate": EvaluateConfig,
     "mnist_generator": DrawConfig,
     "shift_test": ShiftConfig,
+    "predict": PredictConfig,
     "perf_study": PerformanceConfig,
     "lm_generate": ContinueTextConfig,
     "lm_": LanguageTrainConfig,

@@ -28,6 +28,10 @@ from dl_proj.experiments.dry_run import Costs, measured_costs, parts_of, report
 from dl_proj.experiments.experiment import build_trainer
 from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
 from dl_proj.experiments.images.classification.train import build_classification_model
+from dl_proj.experiments.language.settings import LanguageTrainConfig
+from dl_proj.experiments.language.train import build_configured
+from dl_proj.text.tokenizers import Tokenizer
+from my_custom_ai import Ratio
 from my_custom_ai.custom_train import Monitor, Pace, RunDirectory, start
 
 TRAININGS = {
@@ -80,6 +84,7 @@ MODELS = {
         {"model.depth": 2, "model.attention": {"kind": "linformer", "rank": 2, "sharing": "layerwise"}}
     ),
     "a parameter of the model's own": tiny_classifier({"model.pooling": "class_token"}),
+    "one matrix on both ends": tiny_language({"model.tied": True}),
 }
 
 
@@ -87,6 +92,8 @@ MODELS = {
 def test_the_parts_make_up_the_whole(case):
     if "dataset" in MODELS[case]["data"]:
         model = build_classification_model(ClassifierTrainConfig.model_validate(MODELS[case]), 10)
+    elif "window" in MODELS[case]["data"]:
+        model = build_configured(LanguageTrainConfig.model_validate(MODELS[case]), Tokenizer())
     else:
         model = build_copy_model(SynthTrainConfig.model_validate(MODELS[case]))
     rows = parts_of(model)
@@ -101,6 +108,7 @@ def test_the_parts_make_up_the_whole(case):
         "two kinds of layers": ["2 x LocalAttention", "SharedQKAttention"],
         "shared by all layers": ["2 x LinformerAttention"],
         "a parameter of the model's own": ["FullAttention"],
+        "one matrix on both ends": ["FullAttention"],
     }
     assert attention == expected[case]
     assert ("itself" in counts) == (case == "a parameter of the model's own")
@@ -113,8 +121,6 @@ def test_what_is_measured_is_a_step_of_the_training():
 
     class Sum:
         def measure(self, model, batch):
-            from my_custom_ai import Ratio
-
             return {"loss": Ratio(model(torch.ones(len(batch), 100)).sum(), len(batch))}
 
     experiment = copy_experiment(config)

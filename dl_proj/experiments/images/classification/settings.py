@@ -47,6 +47,7 @@ class ClassifierTrainConfig(ImageTrainConfig):
     """Train an image classifier."""
 
     METRICS: ClassVar[dict[str, MonitorMode]] = {"val/loss": "min", "val/accuracy": "max"}
+    LENGTH: ClassVar[str] = "data.image_size"
 
     task: Literal["classification"] = "classification"
     """what is trained"""

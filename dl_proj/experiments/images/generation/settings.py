@@ -45,6 +45,7 @@ class GeneratorTrainConfig(ImageTrainConfig):
     """Train a class-conditional autoregressive model of small grey images, pixel by pixel."""
 
     METRICS: ClassVar[dict[str, MonitorMode]] = {"val/loss": "min", "val/bits_per_dim": "min"}
+    LENGTH: ClassVar[str] = "data.max_len"
 
     task: Literal["generation"] = "generation"
     """what is trained"""

@@ -17,6 +17,7 @@ from dl_proj.experiments.images.data import (
     load_configured,
     load_images,
     load_test_pixels,
+    picture_levels,
     prepared,
     quantised,
     to_pixels,
@@ -635,6 +636,21 @@ def test_prepared_pictures_are_what_a_model_is_tested_on(settings, pets):
     same_images(data_config(dataset="image_folder", root=pets, image_size=4, **settings))
 
 
+def test_a_picture_of_ones_own_is_prepared_as_those_of_the_training(pets):
+    """Whatever its size and colours, from a file as from memory."""
+    save("pets/test/dog/a.png", made_up((12, 20, 3)))
+    data = data_config(dataset="image_folder", root=pets, image_size=4, greyscale=True)
+    file = Path("pets/test/dog/a.png")
+    expected = load_configured(data).test.levels[1]
+    assert torch.equal(picture_levels(file, data), expected)
+    assert torch.equal(picture_levels(str(file), data), expected)
+    with Image.open(file) as picture:
+        assert torch.equal(picture_levels(picture, data), expected)
+    wide = picture_levels(file, data_config(dataset="mnist", image_size=12))
+    grey = np.asarray(Image.open(file).convert("L"))[:, 4:16]
+    assert torch.equal(wide, torch.from_numpy(grey.copy()).unsqueeze(0)), "the centre, in the dataset's colours"
+
+
 def same_images(data):
     pixels, labels, classes = load_test_pixels(data)
     before = pixels.clone()
@@ -645,6 +661,8 @@ def same_images(data):
     assert torch.equal(labels, splits.test.labels)
     assert classes == splits.classes
     assert torch.equal(pixels, before)
+    one_by_one = [picture_levels(Image.fromarray(image.permute(1, 2, 0).squeeze().numpy()), data) for image in pixels]
+    assert torch.equal(torch.stack(one_by_one), levels), "also as pictures of their own"
 
 
 @pytest.mark.parametrize(
