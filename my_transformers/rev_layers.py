@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from my_transformers.cache import Cache
-from my_transformers.derivatives import first_derivatives_only
+from my_transformers.derivatives import first_derivatives_only, transformed
 from my_transformers.eager import eager
 from my_transformers.layers import Branch, CacheT, DecoderCache, DecoderLayer, EncoderLayer, Layer
 from my_transformers.replay import Recording

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from my_transformers.checks import check_heads
 from my_transformers.lsh.bucketed import bucketed_attention, unit
 from my_transformers.lsh.cache import LSHCache, earlier_in_bucket, rows_of_table
 from my_transformers.lsh.hashing import (
@@ -27,6 +28,7 @@ from my_transformers.lsh.hashing import (
 )
 from my_transformers.lsh.layout import BlockLayout, VisiblePlaces
 from my_transformers.lsh.settings import LSHSettings
+from my_transformers.masks import boolean_mask
 from my_transformers.mechanism import Mechanism
 from my_transformers.replay import decide
 
@@ -128,6 +130,10 @@ class LSHAttention(Mechanism, settings=LSHSettings):
 
     def forward(self, qk: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Qk (b, h, n, d), v (b, h, n, e), mask (b, n) True where a token is real -> (b, h, n, e)."""
+        check_heads(qk, qk, v)
+        mask = boolean_mask(mask, qk)
+        if qk.shape[2] == 0:
+            return v
         buckets, n_buckets = self._hash(qk, mask)
         return self._attend(qk, v, buckets, n_buckets, self.dropout if self.training else 0.0)
 
