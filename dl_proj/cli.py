@@ -33,6 +33,12 @@ def exit_on_mistake(work: Callable[[], None]) -> None:
     except (CheckpointError, SetupError) as error:
         complain((str(error),))
         raise SystemExit(2) from None
+    except UnicodeEncodeError as error:
+        if error.encoding == "utf-8":  # which writes all but halves of characters
+            raise
+        name, encoding = error.object, error.encoding
+        complain((f"stopped: {name!r} cannot be written in this locale's encoding, {encoding}; set PYTHONUTF8=1",))
+        raise SystemExit(1) from None
     except (NonFiniteLoss, OSError) as error:
         complain((f"stopped: {error}",))
         raise SystemExit(1) from None

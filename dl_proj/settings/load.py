@@ -239,6 +239,7 @@ _PLAIN = {  # pydantic's words where they mean nothing to who writes a file
     "model_type": "must be a mapping of settings",
     "model_attributes_type": "must be a mapping of settings",
     "path_type": "must be a path",
+    "string_unicode": "must be UTF-8",
     "tuple_type": "must be a list",
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
     **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),

@@ -18,6 +18,24 @@ def available_devices() -> list[str]:
     return [*found, "cpu"]
 
 
+def device_called(name: DeviceName) -> torch.device:
+    """The device that a name means, for computing without accelerate.
+
+    Args:
+        name: "auto" takes the fastest there is.
+
+    Raises:
+        ValueError: no such device name.
+        SetupError: this machine has no such device.
+    """
+    if name not in get_args(DeviceName):
+        raise ValueError(f"device is {name!r}, must be one of {', '.join(get_args(DeviceName))}")
+    there = available_devices()
+    if name != "auto" and name not in there:
+        raise SetupError(f"device {name!r} is not on this machine, which has: {', '.join(there)}")
+    return torch.device(there[0] if name == "auto" else name)
+
+
 def start(
     device: DeviceName = "auto", precision: Precision = "no", matmul_precision: MatmulPrecision = "highest"
 ) -> Accelerator:
@@ -36,10 +54,8 @@ def start(
         ValueError: no such device name, precision or matmul_precision.
         SetupError: this machine has no such device, or the device no such precision.
     """
-    _check_names(device, precision, matmul_precision)
-    if device != "auto" and device not in available_devices():
-        raise SetupError(f"device {device!r} is not on this machine, which has: {', '.join(available_devices())}")
-    wanted = available_devices()[0] if device == "auto" else device
+    _check_names(precision, matmul_precision)
+    wanted = device_called(device).type
     if precision == "fp16" and wanted == "cpu":
         raise SetupError("precision 'fp16' needs a GPU; on a CPU use 'no' or 'bf16'")
     torch.set_float32_matmul_precision(matmul_precision if wanted == "cuda" else "highest")
@@ -47,9 +63,8 @@ def start(
     return Accelerator(cpu=wanted == "cpu", mixed_precision=precision)
 
 
-def _check_names(device: str, precision: str, matmul_precision: str) -> None:
+def _check_names(precision: str, matmul_precision: str) -> None:
     for name, value, allowed in (
-        ("device", device, DeviceName),
         ("precision", precision, Precision),
         ("matmul_precision", matmul_precision, MatmulPrecision),
     ):

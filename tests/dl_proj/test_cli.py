@@ -25,6 +25,11 @@ ROOT = Path(__file__).parents[2]
         (SetupError("no such device"), 2, ["no such device"]),
         (NonFiniteLoss("the loss became nan"), 1, ["stopped: the loss became nan"]),
         (OSError(28, "No space left on device", "runs"), 1, ["stopped: [Errno 28] No space left on device: 'runs'"]),
+        (
+            UnicodeEncodeError("ascii", "\xe4.csv", 0, 1, "no"),
+            1,
+            ["stopped: '\xe4.csv' cannot be written in this locale's encoding, ascii; set PYTHONUTF8=1"],
+        ),
         (KeyboardInterrupt(), 130, ["interrupted"]),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,

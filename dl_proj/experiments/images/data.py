@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import datasets
 from torchvision.transforms.v2 import functional as pictures
 
-from dl_proj.experiments.images.picture_folder import read_folder
-from dl_proj.experiments.images.settings import ClassifierDataConfig, GeneratorDataConfig
-from dl_proj.experiments.images.sources import ImageSetName, chosen_classes, classes_of
+from dl_proj.experiments.images.picture_folder import read_folder, square_pixels
+from dl_proj.experiments.images.settings import ClassifierDataConfig, GeneratorDataConfig, ImageDataConfig
+from dl_proj.experiments.images.sources import IMAGE_SETS, ImageSetName, chosen_classes, classes_of
 from dl_proj.settings.errors import ConfigError
 
 _SPLIT_SEED = 0  # of what is held out: the same images in every run, whatever its own seed
@@ -139,6 +140,30 @@ def prepared(pixels: Tensor, data: ClassifierDataConfig) -> Tensor:
     """Pixels as :func:`load_test_pixels` gives them -> what a model of the configuration takes."""
     images, _ = _resized((pixels, torch.empty(0)), data.side, data.greyscale)
     return quantised(images, data.vocab_size)
+
+
+def known_classes(data: ImageDataConfig) -> tuple[str, ...]:
+    """Names of the classes of a configuration, without reading its images."""
+    try:
+        return chosen_classes(classes_of(data.dataset, data.root), data.labels)
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(f"data_root: a model's classes are named by its image folder: {error}") from None
+
+
+def picture_levels(picture: str | Path | Image.Image, data: ClassifierDataConfig) -> Tensor:
+    """A picture as a model of the configuration takes it, prepared as the dataset's own: (channels, side, side) levels.
+
+    Args:
+        picture: a file or a picture of Pillow; if it is not a square, its centre is taken.
+        data: the images that the model was trained on.
+
+    Raises:
+        ValueError: a picture that cannot be read; the message names it.
+    """
+    if data.dataset == "image_folder":
+        return quantised(square_pixels(picture, data.side, greyscale=data.greyscale), data.vocab_size)
+    grey = IMAGE_SETS[data.dataset].channels == 1
+    return prepared(square_pixels(picture, None, greyscale=grey).unsqueeze(0), data)[0]
 
 
 def quantised(pixels: Tensor, vocab_size: int) -> Tensor:

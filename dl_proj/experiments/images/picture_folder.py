@@ -134,25 +134,45 @@ def _counts(skipped: Counter[str]) -> str:
 
 
 def _read(folder: Path, found: list[tuple[Path, int]], side: int, greyscale: bool) -> tuple[Tensor, Tensor]:
-    with tqdm(found, desc=f"reading {folder}", unit="picture", dynamic_ncols=True, leave=False) as bar:
-        images = torch.stack([_read_picture(path, side, greyscale) for path, _ in bar])
+    try:
+        with tqdm(found, desc=f"reading {folder}", unit="picture", dynamic_ncols=True, leave=False) as bar:
+            images = torch.stack([square_pixels(path, side, greyscale=greyscale) for path, _ in bar])
+    except ValueError as error:
+        raise ConfigError(f"data.root: {error}") from None
     return images, torch.tensor([label for _, label in found])
 
 
-def _read_picture(path: Path, side: int, greyscale: bool) -> Tensor:
-    """(channels, side, side) uint8."""
+def square_pixels(picture: str | Path | Image.Image, side: int | None, *, greyscale: bool) -> Tensor:
+    """The centre of a picture: (channels, side, side) uint8.
+
+    Args:
+        picture: a file or a picture of Pillow.
+        side: the shorter side is resized to it, with antialiasing; None: it stays as it is.
+        greyscale: one channel instead of three.
+
+    Raises:
+        ValueError: a file that cannot be read; the message names it.
+    """
+    whole = _opaque_8_bits(picture).convert("L" if greyscale else "RGB")
+    side = min(whole.size) if side is None else side
+    small = pictures.resize(whole, [side], antialias=True)  # the shorter side
+    return pictures.pil_to_tensor(pictures.center_crop(small, [side, side]))
+
+
+def _opaque_8_bits(picture: str | Path | Image.Image) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return _opaque(_in_8_bits(picture))
+    path = Path(picture)
     try:
         if not path.is_file():  # a pipe would wait for who writes into it
             raise OSError("it is no file")
         with Image.open(path) as file:
-            picture = _opaque(_in_8_bits(file)).convert("L" if greyscale else "RGB")
+            return _opaque(_in_8_bits(file))
     except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
-        raise ConfigError(f"data.root: {path} is no picture that can be read ({error})") from None
-    small = pictures.resize(picture, [side], antialias=True)  # the shorter side
-    return pictures.pil_to_tensor(pictures.center_crop(small, [side, side]))
+        raise ValueError(f"{path} is no picture that can be read ({error})") from None
 
 
-def _in_8_bits(file: ImageFile) -> Image.Image:
+def _in_8_bits(file: Image.Image) -> Image.Image:
     """A picture, turned upright; grey of more than 8 bits becomes L, or LA if a value of it is transparent.
 
     Pillow's own conversion cuts 16-bit values off at 255, and floats to whole numbers.
@@ -192,9 +212,9 @@ def _tag(file: Image.Image, number: int) -> int | None:
     return value[0] if isinstance(value, tuple) else value
 
 
-def _spread_transparent_value(file: ImageFile) -> None:
+def _spread_transparent_value(file: Image.Image) -> None:
     """Pillow gives a PNG's pixels 8 bits, but leaves the value that means transparent as it was."""
-    if file.format != "PNG" or "transparency" not in file.info or not file.tile:
+    if file.format != "PNG" or "transparency" not in file.info or not isinstance(file, ImageFile) or not file.tile:
         return
     raw, value = file.tile[0].args, file.info["transparency"]
     if raw in _GREY_BITS:

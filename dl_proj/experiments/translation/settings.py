@@ -1,7 +1,7 @@
 """Schemas of translation_train.py, translation_evaluate.py and translate.py."""
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -67,9 +67,19 @@ class TranslatingConfig(Strict):
     device: DeviceName = "auto"
     """where to compute; auto takes the fastest there is"""
 
+    @property
+    def search(self) -> dict[str, Any]:
+        """What ``Translator.translate`` takes of this."""
+        return self.model_dump(include={"beam_size", "length_penalty", "max_length", "batch_size"})
+
 
 class TranslateConfig(TranslatingConfig):
-    """Translate sentences, given as words of the command line or as lines of standard input."""
+    """Translate sentences: arguments in quotes, the lines of a file, or those of standard input."""
+
+    input: Path | None = None
+    """text to translate, a sentence a line; - or null, without sentences among the arguments: standard input"""
+    output: Path | None = None
+    """file for the translations, a line each; null: they are printed, as soon as their batch is done"""
 
 
 class TranslationEvaluateConfig(TranslatingConfig):

@@ -12,12 +12,11 @@ from tqdm import tqdm
 from dl_proj.checkpoint_folder import find_checkpoint, read_config, with_root
 from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
 from dl_proj.experiments.images.classification.train import build_classification_model
-from dl_proj.experiments.images.data import load_configured, quantised, to_pixels
+from dl_proj.experiments.images.data import known_classes, load_configured, quantised, to_pixels
 from dl_proj.experiments.images.generation.draw import draw, draw_grid
 from dl_proj.experiments.images.generation.settings import DrawConfig, GeneratorTrainConfig
 from dl_proj.experiments.images.generation.train import build_generator
-from dl_proj.experiments.images.settings import ImageDataConfig
-from dl_proj.experiments.images.sources import chosen_classes, classes_of
+from dl_proj.experiments.images.sources import chosen_classes
 from dl_proj.settings.errors import ConfigError
 from my_custom_ai.custom_train import load_weights, start
 from my_custom_ai.utils.files import whole_file
@@ -67,14 +66,6 @@ def draw_digits(config: DrawConfig) -> None:
     if judge is not None:
         right = judge.count_right(drawn, classes, config.per_label)
         print(f"{config.judge} reads {right} of {len(drawn)} images as their label ({right / len(drawn):.1%})")
-
-
-def known_classes(data: ImageDataConfig) -> tuple[str, ...]:
-    """Names of the classes that the model was trained on."""
-    try:
-        return chosen_classes(classes_of(data.dataset, data.root), data.labels)
-    except (FileNotFoundError, ValueError) as error:
-        raise ConfigError(f"data_root: a model's classes are named by its image folder: {error}") from None
 
 
 def _real_images(trained: GeneratorTrainConfig, labels: Tensor, known: tuple[str, ...], per_label: int) -> Tensor:

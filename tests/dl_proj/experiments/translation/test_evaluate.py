@@ -10,9 +10,9 @@ import sacrebleu
 import torch
 from tiny_scripts import PAIRS, as_yaml, assert_refused, tiny_translation, trained_translators, write_pairs
 
+from dl_proj import load
 from dl_proj.experiments.translation.pair_sets import raw_pairs
-from dl_proj.experiments.translation.settings import TranslateConfig, TranslationTrainConfig
-from dl_proj.experiments.translation.translate import load_translator
+from dl_proj.experiments.translation.settings import TranslationTrainConfig
 from dl_proj.models.beam_search import beam_search
 from dl_proj.settings.load import load_config
 
@@ -65,8 +65,8 @@ def assert_sacrebleus(scores, rows, tokenizer="13a"):
 @torch.no_grad()
 def naive_likelihood(run, pairs):
     """Perplexity and bits per byte, a pair at a time in float64, without padding."""
-    translator, _ = load_translator(TranslateConfig(checkpoint=str(run), device="cpu"))
-    model, (source_side, target_side) = translator.model.double(), vars(translator.tokenizers).values()
+    translator = load(run, device="cpu")
+    model, (source_side, target_side) = translator.model.double(), vars(translator.tokenizer).values()
     nats, n_bytes = [], 0
     for source, target in pairs:
         (source_tokens,), (target_tokens,) = source_side.encode([source]), target_side.encode([target])
@@ -95,13 +95,13 @@ def test_every_line_is_scored_as_it_stands(name, batch_size, runs, script):
 
 def test_lengths(runs, script):
     scores, rows, _ = scored(script, runs["separate"])
-    translator, _ = load_translator(TranslateConfig(checkpoint=str(runs["separate"]), device="cpu"))
+    translator = load(runs["separate"], device="cpu")
     for name, column in (("a source", "source"), ("a reference", "reference"), ("a translation", "hypothesis")):
         assert scores[f"words {name}"] == round(sum(len(row[column].split()) for row in rows) / 12, 2)
-    sources = translator.tokenizers.source.encode([source for source, _ in TEST if source.strip()])
+    sources = translator.tokenizer.source.encode([source for source, _ in TEST if source.strip()])
     assert scores["tokens a source"] == round(sum(len(tokens) + 1 for tokens in sources) / 12, 2)
     translated = [row for row in rows if row["source"].strip()]
-    n_tokens, ends = 0, [side.boundary for side in (translator.tokenizers.source, translator.tokenizers.target)]
+    n_tokens, ends = 0, [side.boundary for side in (translator.tokenizer.source, translator.tokenizer.target)]
     for row, tokens in zip(translated, sources, strict=True):
         source = torch.tensor([[*tokens[:39], ends[0]]])
         (best,) = beam_search(translator.model, source, boundary=ends[1], max_len=39)
