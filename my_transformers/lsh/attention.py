@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from my_transformers.checks import check_heads
+from my_transformers.derivatives import transformed
 from my_transformers.lsh.bucketed import bucketed_attention, unit
 from my_transformers.lsh.cache import LSHCache, earlier_in_bucket, rows_of_table
 from my_transformers.lsh.hashing import (
@@ -150,7 +151,7 @@ class LSHAttention(Mechanism, settings=LSHSettings):
         return buckets if mask is None else buckets.masked_fill(~mask[:, None, None, :], n_buckets), n_buckets
 
     def _attend(self, qk: Tensor, v: Tensor, buckets: Tensor, n_buckets: int, dropout: float) -> Tensor:
-        attend = attend_as_defined if torch.compiler.is_exporting() else attend_in_buckets
+        attend = attend_as_defined if torch.compiler.is_exporting() or transformed() else attend_in_buckets
         return attend(
             qk,
             v,
@@ -177,7 +178,7 @@ class LSHAttention(Mechanism, settings=LSHSettings):
             return draw_rotations(heads, self.n_rounds, head_dim, n_buckets, like=qk)
         n_rounds = self.n_rounds if self.training else self.eval_rounds
         nested = self._fixed_n_buckets is None
-        return seeded_rotations(qk, heads, n_rounds, head_dim, n_buckets, self.seed, nested)
+        return seeded_rotations(qk.detach(), heads, n_rounds, head_dim, n_buckets, self.seed, nested)
 
     def new_cache(self, like: Tensor, max_len: int) -> LSHCache:
         """An empty cache for decoding up to ``max_len`` tokens.
@@ -309,15 +310,15 @@ def attend_as_defined(
     deduplicate: bool = True,
     dropout: float = 0.0,
 ) -> Tensor:
-    """:func:`attend_in_buckets` by its definition, for torch.export: PyTorch's own operators, for any batch and length.
+    """:func:`attend_in_buckets` by its definition, for torch.export and torch.func: PyTorch's own operators.
 
     O(n^2) time and memory: an exported graph cannot cut its work into pieces whose number follows from the input.
 
     Raises:
-        ValueError: dropout: export the model in eval mode.
+        ValueError: dropout.
     """
     if dropout > 0:
-        raise ValueError(f"dropout is {dropout}: call eval() before you export")
+        raise ValueError(f"dropout is {dropout}: under torch.export and torch.func there is none, call eval() before")
     mask = buckets[:, 0, 0] < n_buckets
     keys = buckets.long() * qk.shape[2] + torch.arange(qk.shape[2], device=qk.device)  # (bucket, position)
     places = keys.argsort(dim=-1).argsort(dim=-1)

@@ -163,7 +163,7 @@ class TransformersLSHAttention(Mechanism, settings=TransformersLSHSettings):
         heads, head_dim = qk.shape[1], qk.shape[3]
         if self.training:
             return draw_rotations(heads, self.n_rounds, head_dim, n_buckets, like=qk)
-        return seeded_rotations(qk, heads, self.n_rounds, head_dim, n_buckets, self.seed)
+        return seeded_rotations(qk.detach(), heads, self.n_rounds, head_dim, n_buckets, self.seed)
 
     def new_cache(self, like: Tensor, max_len: int) -> Cache:
         """There is none.
