@@ -21,7 +21,7 @@ def transformed() -> bool:
 
 
 def traced() -> bool:
-    """Whether torch.compile, whose partitioner chooses what to keep and what to compute again, or :func:`transformed`."""
+    """:func:`transformed`, or under torch.compile, whose partitioner chooses what to keep and what to compute again."""
     return torch.compiler.is_compiling() or transformed()
 
 
@@ -56,6 +56,6 @@ class _Once(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         raise RuntimeError(
             "second derivatives are not supported here: this backward recomputes what forward did not keep, and cannot "
-            "be differentiated (create_graph=True); FullAttention in an EncoderStack has them under "
+            "be differentiated (create_graph=True); torch.func.grad has them, with FullAttention only under "
             "torch.nn.attention.sdpa_kernel(SDPBackend.MATH)"
         )

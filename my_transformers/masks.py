@@ -23,8 +23,8 @@ def boolean_mask(mask: Tensor | None, tokens: Tensor) -> Tensor | None:
     fits = mask.dim() == 2 and mask.shape[1] == length and (mask.shape[0] == batch or mask.shape[0] == 1)
     if not fits or mask.is_floating_point() or mask.is_complex():
         raise ValueError(
-            f"mask is {mask.dtype} of shape {tuple(mask.shape)}, must be boolean or integer of shape ({batch}, {length}) "
-            f"or (1, {length}), True or 1 where a token is real"
+            f"mask is {mask.dtype} of shape {tuple(mask.shape)}, must be boolean or integer, of shape "
+            f"({batch}, {length}) or (1, {length}), True or 1 where a token is real"
         )
     return (mask if mask.dtype == torch.bool else mask != 0).expand(batch, -1)
 

@@ -88,7 +88,8 @@ class ReversibleStack(_TwoStreams[Cache]):
     Dropout, LSH buckets and autocast are replayed exactly (replay.py), which keeps one int32 per token, head and round
     for each LSH layer and nothing else that grows with depth. Parameters' gradients are returned to autograd rather
     than written, so hooks on them work: DistributedDataParallel, torch.autograd.grad, gradient accumulation.
-    First derivatives only. Use autocast around the whole model, not inside it.
+    First derivatives only. Use autocast around the whole model, not inside it. Without gradients, and under
+    torch.export and torch.func, it computes the same plainly; torch.compile leaves training to Python, a graph break.
 
     The stack calls a layer's sublayers, not the layer: forward hooks on a layer do not run, those on its ``attention``
     and ``feed_forward`` do, once more when backward recomputes them.

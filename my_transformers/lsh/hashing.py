@@ -101,6 +101,11 @@ def _(
     return like.new_empty(heads, n_rounds, head_dim, n_buckets // 2)
 
 
+@seeded_rotations.register_vmap
+def _(info: object, in_dims: object, like: Tensor, *sizes: int) -> tuple[Tensor, None]:
+    return seeded_rotations(like, *sizes), None  # the same for all samples
+
+
 @torch.no_grad()
 def bucket_of(qk: Tensor, rotations: Tensor, n_directions: Tensor | None = None) -> Tensor:
     """Angular LSH bucket of every vector in every round: argmax [xR; -xR] (section 2, "Locality sensitive hashing").

@@ -255,8 +255,8 @@ class _Regions:
 def _weighted_slices(weights: Tensor, sums: Tensor, slices: list[tuple[int, int]]) -> Tensor:
     """sum_c weights[:, c] * (slice c of sums)."""
     length = weights.shape[-1]
-    parts = zip(weights.unsqueeze(2).unbind(1), slices, strict=True)
-    return sum(weight * sums[which, :, :, start : start + length] for weight, (which, start) in parts)
+    seen = torch.stack([sums[which, :, :, start : start + length] for which, start in slices], dim=1)
+    return (weights.unsqueeze(2) * seen).sum(1)
 
 
 class _WeightedSlices(torch.autograd.Function):
