@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def load(
-    checkpoint: "str | Path", *, device: "DeviceName" = "auto", data_root: Path | None = None
+    checkpoint: "str | Path", *, device: "DeviceName" = "auto", data: dict[str, Any] | None = None
 ) -> "Trained[Any, Any]":
     """A trained model, ready for use.
 
@@ -31,7 +31,8 @@ def load(
     Args:
         checkpoint: name of a shipped checkpoint, or the folder of a run or of a checkpoint.
         device: where to compute; "auto" takes the fastest there is.
-        data_root: folder of the pictures whose subfolders name the classes, if it is no longer where it was.
+        data: settings of its data that are other than in training, such as ``{"root": "pictures"}`` for a folder, whose
+            subfolders name the classes, that was moved.
 
     Raises:
         CheckpointError: no such checkpoint, or one whose files do not fit each other.
@@ -39,4 +40,4 @@ def load(
     """
     from dl_proj.experiments.load import load as load_any  # with torch, which takes seconds to import
 
-    return load_any(checkpoint, device=device, data_root=data_root)
+    return load_any(checkpoint, device=device, data=data)

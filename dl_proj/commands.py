@@ -52,6 +52,13 @@ COMMANDS = {
         "dl_proj.experiments.images.classification.train:train_classifier",
         "cls_train.yaml",
     ),
+    "predict": Command(
+        "Say what a trained classifier takes pictures for",
+        "dl_proj.experiments.images.classification.predict_settings:PredictConfig",
+        "dl_proj.experiments.images.classification.predict:predict_pictures",
+        "predict.yaml",
+        words="PICTURE",
+    ),
     "generation_train": Command(
         "Train a generator of small images",
         "dl_proj.experiments.images.generation.settings:GeneratorTrainConfig",

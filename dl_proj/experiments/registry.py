@@ -37,7 +37,7 @@ class ExperimentType(Generic[_Config]):
     schema: type[_Config]
     experiment: Callable[..., Experiment]  # takes a configuration; of text, also the folder with its tokenizer
     train: Callable[[_Config, RunDirectory | None], None]
-    load: Callable[..., Trained[Any, Any]]  # takes a checkpoint's folder, device and data_root
+    load: Callable[..., Trained[Any, Any]]  # takes a checkpoint's folder, device and data
     of_text: bool = False
 
 

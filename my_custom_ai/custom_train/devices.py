@@ -1,11 +1,13 @@
 """The one place that knows device names."""
 
 import importlib.util
+import os
 from typing import get_args
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState, is_initialized
+from accelerate.utils import DistributedDataParallelKwargs
 
 from my_custom_ai.custom_train.errors import SetupError
 from my_custom_ai.custom_train.names import DeviceName, MatmulPrecision, Precision
@@ -60,7 +62,17 @@ def start(
         raise SetupError("precision 'fp16' needs a GPU; on a CPU use 'no' or 'bf16'")
     torch.set_float32_matmul_precision(matmul_precision if wanted == "cuda" else "highest")
     _prepare_state(wanted, precision)
-    return Accelerator(cpu=wanted == "cpu", mixed_precision=precision)
+    return Accelerator(cpu=wanted == "cpu", mixed_precision=precision, kwargs_handlers=[_gradient_buckets()])
+
+
+def _gradient_buckets() -> DistributedDataParallelKwargs:
+    """Keep DistributedDataParallel from ordering its buckets of gradients anew after the first backward pass.
+
+    A sum of three or more numbers depends on their order, which follows from a gradient's place in its bucket, so the
+    first update after a resume would differ from that of a training that went on. It leaves the buckets as they are
+    only if it looks for parameters without a gradient, and warns once that it found none.
+    """
+    return DistributedDataParallelKwargs(find_unused_parameters=int(os.environ.get("WORLD_SIZE", 1)) > 2)
 
 
 def _check_names(precision: str, matmul_precision: str) -> None:

@@ -12,6 +12,7 @@ from dl_proj.experiments.copy.settings import SynthTrainConfig
 from dl_proj.experiments.copy.train import build_copy_model
 from dl_proj.experiments.trained import Trained, ready
 from dl_proj.models.generation import AutoregressiveModel
+from dl_proj.settings.help import Nested
 from my_custom_ai.custom_train.names import DeviceName
 
 
@@ -43,7 +44,7 @@ class Copier(Trained[SynthTrainConfig, AutoregressiveModel]):
         return word_length(self.config.data.length)
 
 
-def load_copier(folder: Path, *, device: DeviceName = "auto", data_root: Path | None = None) -> Copier:
-    """The copying model in a checkpoint's folder, which needs no data; see :func:`dl_proj.load`."""
-    config = read_config(SynthTrainConfig, folder)
+def load_copier(folder: Path, *, device: DeviceName = "auto", data: Nested | None = None) -> Copier:
+    """The copying model in a checkpoint's folder; see :func:`dl_proj.load`."""
+    config = read_config(SynthTrainConfig, folder, data)
     return Copier(folder, config, *ready(build_copy_model(config), folder, device))

@@ -58,7 +58,7 @@ def read_folder(
     files = {part: _find(root / part, classes, chosen) for part in _parts(root)}
     skipped = sum((found.skipped for found in files.values()), Counter())
     if skipped and os.environ.get("RANK", "0") == "0":  # torchrun's; no accelerator has begun yet
-        print(f"data.root: {root}: skipped {_counts(skipped)}; pictures end in {', '.join(SUFFIXES)}", file=sys.stderr)
+        print(f"data.root: {root}: skipped {counts(skipped)}; pictures end in {', '.join(SUFFIXES)}", file=sys.stderr)
     return {part: _read(root / part, found.pictures, side, greyscale) for part, found in files.items()}
 
 
@@ -88,23 +88,23 @@ def _instead(root: Path, part: str) -> str:
 def _find(folder: Path, classes: tuple[str, ...], chosen: tuple[str, ...]) -> _Files:
     if unknown := sorted(set(subfolders(folder)) - set(classes)):
         raise ConfigError(f"data.root: {folder} has classes that train has not: {', '.join(unknown[:3])}")
-    by_class = {name: _files_of_class(folder / name) for name in classes}
+    by_class = {name: pictures_below(folder / name) for name in classes}
     outside = Counter(_outside(folder))
     skipped = sum((others for _, others in by_class.values()), outside)
     if not any(paths for paths, _ in by_class.values()):
-        there = f"; skipped: {_counts(skipped)}" if skipped else ""
+        there = f"; skipped: {counts(skipped)}" if skipped else ""
         raise ConfigError(f"data.root: {folder} holds no pictures ({', '.join(SUFFIXES)}) in folders of classes{there}")
     for name in chosen:
         paths, others = by_class[name]
         if not paths and (folder / name).is_dir():
             there = (
-                f"it holds {_counts(others)}: convert them, or remove" if others else "it is empty: fill it, or remove"
+                f"it holds {counts(others)}: convert them, or remove" if others else "it is empty: fill it, or remove"
             )
             raise ConfigError(f"data.root: {folder / name} must hold pictures ({', '.join(SUFFIXES)}); {there} it")
     return _Files([(path, i) for i, name in enumerate(classes) for path in by_class[name][0]], skipped)
 
 
-def _files_of_class(folder: Path) -> tuple[list[Path], Counter[str]]:
+def pictures_below(folder: Path) -> tuple[list[Path], Counter[str]]:
     """The pictures at any depth, and what else there is, by suffix."""
     paths: list[Path] = []
     skipped: Counter[str] = Counter()
@@ -124,7 +124,7 @@ def _outside(folder: Path) -> list[str]:
     return ["outside of the classes' folders" for name in names if not is_system(name)]
 
 
-def _counts(skipped: Counter[str]) -> str:
+def counts(skipped: Counter[str]) -> str:
     """``4 files (3 .gif, 1 .txt)``."""
     total = skipped.total()
     return f"{total} file{'s' * (total > 1)} ({', '.join(f'{n} {what}' for what, n in sorted(skipped.items()))})"

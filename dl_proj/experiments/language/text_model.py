@@ -14,6 +14,7 @@ from dl_proj.experiments.trained import Trained, ready
 from dl_proj.models.generation import AutoregressiveModel
 from dl_proj.models.language import LanguageModel
 from dl_proj.models.sampling import sampler
+from dl_proj.settings.help import Nested
 from dl_proj.text.tokenizers import Tokenizer
 from my_custom_ai.custom_train.names import DeviceName
 
@@ -128,10 +129,10 @@ class GapFiller(Trained[LanguageTrainConfig, LanguageModel]):
 
 
 def load_text_model(
-    folder: Path, *, device: DeviceName = "auto", data_root: Path | None = None
+    folder: Path, *, device: DeviceName = "auto", data: Nested | None = None
 ) -> TextGenerator | GapFiller:
-    """The language model in a checkpoint's folder, which needs no data; see :func:`dl_proj.load`."""
-    config = read_config(LanguageTrainConfig, folder)
+    """The language model in a checkpoint's folder; see :func:`dl_proj.load`."""
+    config = read_config(LanguageTrainConfig, folder, data)
     tokenizer = saved_tokenizer(config.data.tokenizer, folder / TOKENIZER)
     model, where = ready(build_configured(config, tokenizer), folder, device)
     if isinstance(model, AutoregressiveModel):

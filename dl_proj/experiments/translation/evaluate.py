@@ -9,7 +9,6 @@ import torch
 from sacrebleu.metrics import BLEU, CHRF
 from torch import Tensor
 
-from dl_proj.checkpoint_folder import with_root
 from dl_proj.experiments.translation.data import padded
 from dl_proj.experiments.translation.objective import PairObjective
 from dl_proj.experiments.translation.pair_sets import raw_pairs
@@ -40,12 +39,14 @@ def score_translations(config: TranslationEvaluateConfig) -> None:
     Raises:
         ConfigError: what cannot be read, or a test set without sentences.
     """
-    translator = configured_translator(config)
-    test = _test_set(config, with_root(translator.config, config.data_root))
+    translator = configured_translator(config, config.data.given)
+    test = _test_set(config, translator.config)
     translations = translator.translate(test.sources, **config.search, progress=True)
     scores = corpus_scores([translation.text for translation in translations], test.references, config.bleu_tokenizer)
     scores |= _likelihood(translator, test, config.batch_size) | _lengths(test, translations)
-    settings = config.model_dump(mode="json", include=_SETTINGS)
+    settings = config.model_dump(mode="json", include=_SETTINGS) | (
+        {"data": config.data.given} if config.data.given else {}
+    )
     rows = _rows(test, translations, config.bleu_tokenizer)
     write_text(config.output_dir / "translations.csv", csv_text(rows, quoted=True))
     write_text(config.output_dir / "scores.json", json.dumps(settings | scores, indent=2) + "\n")

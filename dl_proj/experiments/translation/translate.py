@@ -11,18 +11,19 @@ from dl_proj.checkpoint_folder import find_checkpoint
 from dl_proj.experiments.translation.settings import TranslateConfig, TranslatingConfig
 from dl_proj.experiments.translation.translator import Translation, Translator, load_translator
 from dl_proj.settings.errors import ConfigError, reason
+from dl_proj.settings.help import Nested
 from dl_proj.settings.load import complain
 from dl_proj.text.encodings import MARK, OtherEncoding, check_utf8
 from my_custom_ai.utils.files import whole_file
 
 
-def configured_translator(config: TranslatingConfig) -> Translator:
-    """The trained model that a configuration names.
+def configured_translator(config: TranslatingConfig, data: Nested | None = None) -> Translator:
+    """The trained model that a configuration names, with other ``data``.
 
     Raises:
         ConfigError: it does not know translations so long.
     """
-    translator = load_translator(find_checkpoint(config.checkpoint), device=config.device)
+    translator = load_translator(find_checkpoint(config.checkpoint), device=config.device, data=data)
     if config.max_length is not None and config.max_length > translator.max_length:
         raise ConfigError(
             f"max_length: {config.max_length} is more than the {translator.max_length} tokens that the model knows"

@@ -17,6 +17,7 @@ from dl_proj.experiments.translation.settings import TranslationTrainConfig
 from dl_proj.experiments.translation.train import build_configured, saved_beside
 from dl_proj.models.beam_search import Hypothesis, beam_search
 from dl_proj.models.translation import EncoderDecoderModel
+from dl_proj.settings.help import Nested
 from my_custom_ai.custom_train.names import DeviceName
 
 
@@ -109,8 +110,8 @@ class Translator(Trained[TranslationTrainConfig, EncoderDecoderModel]):
             )
 
 
-def load_translator(folder: Path, *, device: DeviceName = "auto", data_root: Path | None = None) -> Translator:
-    """The translation model in a checkpoint's folder, which needs no data; see :func:`dl_proj.load`."""
-    config = read_config(TranslationTrainConfig, folder)
+def load_translator(folder: Path, *, device: DeviceName = "auto", data: Nested | None = None) -> Translator:
+    """The translation model in a checkpoint's folder; see :func:`dl_proj.load`."""
+    config = read_config(TranslationTrainConfig, folder, data)
     tokenizer = saved_beside(config, folder)
     return Translator(folder, config, *ready(build_configured(config, tokenizer), folder, device), tokenizer)

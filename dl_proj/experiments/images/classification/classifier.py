@@ -8,12 +8,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dl_proj.checkpoint_folder import read_config, with_root
+from dl_proj.checkpoint_folder import read_config
 from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
 from dl_proj.experiments.images.classification.train import build_classification_model
-from dl_proj.experiments.images.data import known_classes, picture_levels
+from dl_proj.experiments.images.data import classes_of_model, picture_levels
 from dl_proj.experiments.trained import Trained, ready
 from dl_proj.models.classification import ClassificationModel
+from dl_proj.settings.help import Nested
 from my_custom_ai.custom_train.names import DeviceName
 
 Picture = str | Path | Image.Image
@@ -62,9 +63,9 @@ class Classifier(Trained[ClassifierTrainConfig, ClassificationModel]):
             yield {self.classes[i]: row[i].item() for i in order}
 
 
-def load_classifier(folder: Path, *, device: DeviceName = "auto", data_root: Path | None = None) -> Classifier:
+def load_classifier(folder: Path, *, device: DeviceName = "auto", data: Nested | None = None) -> Classifier:
     """The classifier in a checkpoint's folder; see :func:`dl_proj.load`."""
-    config = with_root(read_config(ClassifierTrainConfig, folder), data_root)
-    classes = known_classes(config.data)
+    config = read_config(ClassifierTrainConfig, folder, data)
+    classes = classes_of_model(folder, config.data)
     model, where = ready(build_classification_model(config, len(classes)), folder, device)
     return Classifier(folder, config, model, where, classes)

@@ -7,14 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dl_proj.checkpoint_folder import read_config, with_root
-from dl_proj.experiments.images.data import known_classes
+from dl_proj.checkpoint_folder import read_config
+from dl_proj.experiments.images.data import classes_of_model
 from dl_proj.experiments.images.generation.draw import draw
 from dl_proj.experiments.images.generation.settings import GeneratorTrainConfig
 from dl_proj.experiments.images.generation.train import build_generator
 from dl_proj.experiments.images.sources import chosen_classes
 from dl_proj.experiments.trained import Trained, ready
 from dl_proj.models.generation import AutoregressiveModel
+from dl_proj.settings.help import Nested
 from my_custom_ai.custom_train.names import DeviceName
 
 
@@ -74,9 +75,9 @@ class Generator(Trained[GeneratorTrainConfig, AutoregressiveModel]):
         )
 
 
-def load_generator(folder: Path, *, device: DeviceName = "auto", data_root: Path | None = None) -> Generator:
+def load_generator(folder: Path, *, device: DeviceName = "auto", data: Nested | None = None) -> Generator:
     """The generator in a checkpoint's folder; see :func:`dl_proj.load`."""
-    config = with_root(read_config(GeneratorTrainConfig, folder), data_root)
-    classes = known_classes(config.data)
+    config = read_config(GeneratorTrainConfig, folder, data)
+    classes = classes_of_model(folder, config.data)
     model, where = ready(build_generator(config, len(classes)), folder, device)
     return Generator(folder, config, model, where, classes)
