@@ -8,13 +8,12 @@ attention has one chunk, and a feed-forward network takes all positions at once.
 import copy
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
@@ -23,8 +22,6 @@ from dl_proj.exporting.onnx_operators import translations
 from my_custom_ai.utils.files import whole_file
 from my_transformers import FeedForward
 from my_transformers.performer.base import KernelAttention
-
-Outputs = Sequence[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -100,13 +97,18 @@ def write_onnx(program: ExportedProgram, inputs: Mapping[str, Input], path: Path
             verbose=False,
         )
     assert made is not None  # as always with dynamo=True
-    _name_axes(made.model.graph.inputs, inputs)
+    _name_axes(made.model.graph, inputs)
     with whole_file(path) as part:
         made.save(part)
 
 
-def _name_axes(values: Sequence[Any], inputs: Mapping[str, Input]) -> None:
+def _name_axes(graph: Any, inputs: Mapping[str, Input]) -> None:
     """The exporter calls them s52 and s27."""
+    from onnx_ir import Shape
+
+    names = {str(value.shape[axis]): name for value in graph.inputs for axis, name in inputs[value.name].axes.items()}
+    for value in (*graph.inputs, *graph.outputs):
+        value.shape = Shape([names.get(str(size), size) for size in value.shape])
 
 
 def onnx_runner(path: Path) -> Callable[[Mapping[str, Tensor]], Tensor]:

@@ -15,7 +15,9 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         ModuleNotFoundError: onnxscript is missing.
     """
     import onnx_ir
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
+
+    op: Any = opset18  # its types are those of tensors, but what it is called with here are nodes of a graph
 
     def rotations(
         like: Any, heads: int, n_rounds: int, head_dim: int, n_buckets: int, seed: int, nested: bool = False
