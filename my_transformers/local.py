@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from my_transformers.cache import Cache, check_causal
+from my_transformers.checks import check_heads
 from my_transformers.full import FullAttention
 from my_transformers.kernels import use_triton
 from my_transformers.local_settings import LocalSettings
+from my_transformers.masks import boolean_mask
 from my_transformers.mechanism import Mechanism
 from my_transformers.reference import local_attention, visible_keys
 
@@ -89,7 +91,8 @@ class LocalAttention(Mechanism, settings=LocalSettings):
         Raises:
             ValueError: not as many keys as queries.
         """
-        n, c = q.shape[2], self.chunk_size
+        check_heads(q, k, v)
+        mask, n, c = boolean_mask(mask, k), q.shape[2], self.chunk_size
         if n != k.shape[2]:
             raise ValueError(
                 f"local attention needs as many keys as queries, got {n} queries and {k.shape[2]} keys; for a context "

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from my_transformers.derivatives import first_derivatives_only
+from my_transformers.derivatives import first_derivatives_only, traced
 from my_transformers.memory import Scratch, at_once, empty_heads
 from my_transformers.performer.recompute import LogFeatures, hide_padding, with_graph, without_autocast
 
@@ -47,7 +47,7 @@ def bidirectional_kernel_attention(
     Returns:
         (b, h, n, e).
     """
-    if torch.compiler.is_compiling():  # its own partitioner chooses what to keep and what to compute again
+    if traced():
         return mixture_of_means(log_phi_q(q), *masses_and_means(log_phi_k(k), v, mask))
     return _Bidirectional.apply(q, k, v, log_phi_q, log_phi_k, _all_if_none(mask))
 
