@@ -18,6 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from my_transformers import triton_launch
 from my_transformers.lsh import triton_attention, triton_hashing
 
 POINTERS = {
@@ -49,15 +50,17 @@ def specialized(kernel: Any, arguments: tuple) -> tuple[dict[str, str], dict[str
     return types, constants, divisible
 
 
-def compile_launch(kernel: Any, programs: int, arguments: tuple, constants: dict[str, Any], warps: int) -> None:
-    """Takes the place of triton_attention._launch."""
+def compile_launch(
+    kernel: Any, programs: int, arguments: tuple, constants: dict[str, Any], warps: int, stages: int = 1
+) -> None:
+    """Takes the place of triton_launch.launch."""
     types, ones, divisible = specialized(kernel, arguments)
     constants = constants | ones
     source = ASTSource(kernel, types | dict.fromkeys(constants, "constexpr"), constants, divisible)
     if source.hash() in _compiled:
         return
     _compiled.add(source.hash())
-    options = {"num_warps": warps, "num_stages": 1}
+    options = {"num_warps": warps, "num_stages": stages}
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     about = " ".join(f"{name}={value}" for name, value in constants.items() if name.isupper())
     print(f"{kernel.__name__} {types.get('qk', '')} {about}: {usage(compiled)}", flush=True)
@@ -97,7 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", action="store_true")
     compile_all = parser.parse_args().all
-    triton_attention._launch = triton_hashing._launch = compile_launch
+    triton_launch.launch = compile_launch
     attend((2, 8, 1024, 64), torch.bfloat16)
     attend((1, 1, 1, 5), torch.float16, rounds=1, dropout=0.1, real=False)  # strides of 1 become constants
     if compile_all:
