@@ -1,13 +1,11 @@
 """Performer: attention by random features, linear in the length (Choromanski et al. 2021, FAVOR+)."""
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
 from my_transformers.eager import eager
 from my_transformers.performer.base import KernelAttention
-from my_transformers.performer.features import draw_projection, log_features
+from my_transformers.performer.features import FeatureMap, draw_projection
 from my_transformers.performer.recompute import LogFeatures
 from my_transformers.performer.settings import KERNELS, Kernel, PerformerSettings
 from my_transformers.replay import decide
@@ -137,8 +135,8 @@ class PerformerAttention(KernelAttention, settings=PerformerSettings):
     def feature_maps(self, *, training: bool) -> tuple[LogFeatures, LogFeatures]:
         """See the base class; training forwards are counted, for ``redraw_every``."""
         projection = self._current_projection() if training else self.projection
-        of_keys = partial(log_features, projection=projection, kernel=self.kernel, epsilon=self.epsilon)
-        return partial(of_keys, up_to_a_factor=True), of_keys
+        of_keys = FeatureMap(projection, self.kernel, self.epsilon)
+        return of_keys._replace(up_to_a_factor=True), of_keys
 
     def number_of_features(self, head_dim: int) -> int:
         """See the base class."""
