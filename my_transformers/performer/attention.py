@@ -135,8 +135,8 @@ class PerformerAttention(KernelAttention, settings=PerformerSettings):
     def feature_maps(self, *, training: bool) -> tuple[LogFeatures, LogFeatures]:
         """See the base class; training forwards are counted, for ``redraw_every``."""
         projection = self._current_projection() if training else self.projection
-        of_keys = FeatureMap(projection, self.kernel, self.epsilon)
-        return of_keys._replace(up_to_a_factor=True), of_keys
+        shared = projection, self.kernel, self.epsilon
+        return FeatureMap(*shared, up_to_a_factor=True), FeatureMap(*shared)
 
     def number_of_features(self, head_dim: int) -> int:
         """See the base class."""

@@ -9,7 +9,7 @@ Read next: bidirectional.py.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -124,7 +124,8 @@ def log_features(
     return _raised(torch.cat((x, constant), dim=-1) @ longer.mT, epsilon)
 
 
-class FeatureMap(NamedTuple):
+@dataclass(frozen=True)
+class FeatureMap:
     """:func:`log_features` with its settings."""
 
     projection: Tensor | None
@@ -134,7 +135,9 @@ class FeatureMap(NamedTuple):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Log phi(x)."""
-        return log_features(x, **self._asdict())
+        return log_features(
+            x, self.projection, kernel=self.kernel, epsilon=self.epsilon, up_to_a_factor=self.up_to_a_factor
+        )
 
     def directions(self) -> Tensor | None:
         """Omega (m, d) where phi_r = exp(omega_r . x' - |x'|^2 / 2) / sqrt(m), the maps that Triton kernels compute."""

@@ -244,9 +244,11 @@ def _causal_backward(
     tensors = (*_rows(q, grad), directions, q_size, ends, *of_queries, sums)
     call.launch(kernels.sum_queries, chunks * call.feature_blocks, *tensors, *numbers)
     call.scan(sums, ends, grad_ends, reverse=True)
-    inputs, numbers = (*_rows(q, k, v, grad), directions, q_size, k_size, ends), (*numbers, call.norm_scale)
-    call.launch(kernels.queries_backward, chunks, *inputs, states, *of_queries, *_results(grad_q), *numbers)
-    call.launch(kernels.keys_backward, chunks, *inputs, grad_ends, *of_queries, *_results(grad_k, grad_v), *numbers)
+    inputs, norm_scale = (*_rows(q, k, v, grad), directions, q_size, k_size, ends), call.norm_scale
+    tensors = (*inputs, states, *of_queries, *_results(grad_q))
+    call.launch(kernels.queries_backward, chunks, *tensors, *numbers, norm_scale)
+    tensors = (*inputs, grad_ends, *of_queries, *_results(grad_k, grad_v))
+    call.launch(kernels.keys_backward, chunks, *tensors, *numbers, norm_scale)
     return grad_q, grad_k, grad_v
 
 

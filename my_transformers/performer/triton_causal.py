@@ -160,7 +160,7 @@ def attend(
     weights = tl.zeros((BLOCK, BLOCK), tl.float32)
     found = tl.zeros((BLOCK, PADDED_VALUE_DIM), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
-    for first in range(0, n_features, FEATURES):
+    for first in tl.range(0, n_features, FEATURES, disable_licm=True):
         number, exists, some = load_directions(directions, first, n_features, scale, FEATURES, DIM, PADDED_DIM)
         of_queries = _query_features(queries, own_q_size, some, exists, HALF, LOG_PRECISION)
         of_keys = as_operand(_key_features(keys, subtracted, some, exists, HALF, LOG_PRECISION), HALF)
@@ -261,7 +261,7 @@ def queries_backward(
     of_total *= from_start
 
     found = tl.zeros((BLOCK, PADDED_DIM), tl.float32)
-    for first in range(0, n_features, FEATURES):
+    for first in tl.range(0, n_features, FEATURES, disable_licm=True):
         number, exists, some = load_directions(directions, first, n_features, scale, FEATURES, DIM, PADDED_DIM)
         of_keys = as_operand(_key_features(keys, subtracted, some, exists, HALF, LOG_PRECISION), HALF)
         state, masses = _load_state(states, number, exists, n_features, HALF, VALUE_DIM, PADDED_VALUE_DIM)
@@ -313,7 +313,7 @@ def keys_backward(
     found = tl.zeros((BLOCK, PADDED_DIM), tl.float32)
     of_values = tl.zeros((BLOCK, PADDED_VALUE_DIM), tl.float32)
     of_norms = tl.zeros((BLOCK,), tl.float32)
-    for first in range(0, n_features, FEATURES):
+    for first in tl.range(0, n_features, FEATURES, disable_licm=True):
         number, exists, some = load_directions(directions, first, n_features, scale, FEATURES, DIM, PADDED_DIM)
         of_queries = as_operand(_query_features(queries, own_q_size, some, exists, HALF, LOG_PRECISION), HALF)
         of_keys = _key_features(keys, subtracted, some, exists, HALF, LOG_PRECISION)

@@ -68,8 +68,10 @@ def feature_logs(block, rows, HALF: tl.constexpr, LOG_PRECISION: tl.constexpr):
     if HALF:
         high = block.to(tl.bfloat16)
         low = (block - high.to(tl.float32)).to(tl.bfloat16)
-        return tl.dot(low, tl.trans(rows), tl.dot(high, tl.trans(rows)))
-    return tl.dot(block, tl.trans(rows), input_precision=LOG_PRECISION)
+        logs = tl.dot(low, tl.trans(rows), tl.dot(high, tl.trans(rows)))
+    else:
+        logs = tl.dot(block, tl.trans(rows), input_precision=LOG_PRECISION)
+    return logs
 
 
 @triton.jit
