@@ -63,9 +63,9 @@ def _lsh(n_rounds: int, *, deduplicate: bool = True) -> Contender:
     return Contender(make, worth, LENGTHS if headline else FEW, than=FLASH, steps=deduplicate)
 
 
-def _lsh_by_triton(n_rounds: int) -> Contender:
-    make = partial(layers.lsh_by_triton, n_rounds=n_rounds)
-    return Contender(make, 0, than=FLASH, cuda_only=True, seconds=3)  # compiles in the first case of a kind
+def _by_triton(make: Callable[..., nn.Module], *, worth: int = 0, than: str = FLASH, **settings: object) -> Contender:
+    """Compiles in the first case of a kind."""
+    return Contender(partial(make, **settings), worth, than=than, cuda_only=True, seconds=3)
 
 
 def _sdpa(worth: int, backend: SDPBackend, *, causal: bool = True, cuda_only: bool = False) -> Contender:
@@ -85,8 +85,9 @@ CONTENDERS = {
     FLASH: _sdpa(0, SDPBackend.FLASH_ATTENTION),
     "LSH-2": _lsh(2),
     "LSH-4": _lsh(4),
-    **{f"LSH-{r}, Triton": _lsh_by_triton(r) for r in (2, 4)},
+    **{f"LSH-{r}, Triton": _by_triton(layers.lsh_by_triton, n_rounds=r) for r in (2, 4)},
     "Performer": Contender(partial(layers.performer, causal=True), 0, than=FLASH, steps=True, slope=8),
+    "Performer, Triton": _by_triton(layers.performer_by_triton, causal=True),
     "cuDNN": _sdpa(1, SDPBackend.CUDNN_ATTENTION, cuda_only=True),
     "LSH-1": _lsh(1),
     "LSH-8": _lsh(8),
@@ -95,6 +96,9 @@ CONTENDERS = {
     "flash-linear-attention": Contender(layers.fla_performer, 1, seconds=6),  # compiles and tunes in the first case
     FLASH_BIDIRECTIONAL: _sdpa(1, SDPBackend.FLASH_ATTENTION, causal=False),
     "Performer, bidirectional": Contender(partial(layers.performer, causal=False), 1, than=FLASH_BIDIRECTIONAL),
+    "Performer, bidirectional, Triton": _by_triton(
+        layers.performer_by_triton, worth=1, than=FLASH_BIDIRECTIONAL, causal=False
+    ),
     "Linformer, k = 256": Contender(
         lambda length, sizes: layers.linformer(length, sizes, rank=_rank(length)), 1, than=FLASH_BIDIRECTIONAL
     ),

@@ -30,9 +30,17 @@ class Tile(NamedTuple):
     warps: int
 
 
-# By the largest head size. docs/performance.md gives the reasons.
-_HALF_TILES = {64: Tile(64, 64, 4), 128: Tile(64, 32, 4), 256: Tile(32, 32, 4)}
-_FLOAT_TILES = {64: Tile(32, 32, 4), 128: Tile(32, 32, 4), 256: Tile(16, 16, 4)}
+# By the largest head size: tiles of the bidirectional and of the causal form. docs/performance.md gives the reasons.
+_HALF_TILES = {
+    64: (Tile(64, 64, 4), Tile(64, 32, 4)),
+    128: (Tile(64, 32, 8), Tile(64, 32, 8)),
+    256: (Tile(32, 16, 8), Tile(32, 32, 8)),
+}
+_FLOAT_TILES = {
+    64: (Tile(32, 16, 4), Tile(32, 16, 8)),
+    128: (Tile(16, 16, 8), Tile(32, 16, 8)),
+    256: (Tile(16, 16, 8), Tile(16, 16, 8)),
+}
 
 
 class _Call(NamedTuple):
@@ -43,6 +51,7 @@ class _Call(NamedTuple):
     v: Tensor
     directions: Tensor
     real: Tensor | None
+    causal: bool
 
     @property
     def n_features(self) -> int:
@@ -60,7 +69,7 @@ class _Call(NamedTuple):
     @property
     def tile(self) -> Tile:
         tiles = _HALF_TILES if self.has_bfloat16 else _FLOAT_TILES
-        return tiles[min(dim for dim in tiles if dim >= max(self.q.shape[-1], self.v.shape[-1]))]
+        return tiles[min(dim for dim in tiles if dim >= max(self.q.shape[-1], self.v.shape[-1]))][self.causal]
 
     @property
     def feature_blocks(self) -> int:
@@ -122,7 +131,7 @@ def _bidirectional(
     q: Tensor, k: Tensor, v: Tensor, directions: Tensor, real: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output (b, h, n, e); ``log_totals`` (b, h, n), ``log_mass`` (b, h, f) and ``means`` (b, h, f, e)."""
-    call, kernels = _Call(q, k, v, directions, real), triton_bidirectional
+    call, kernels = _Call(q, k, v, directions, real, causal=False), triton_bidirectional
     heads, n, n_keys, f, scale = q.shape[1], q.shape[2], k.shape[2], call.n_features, call.scale
     out, log_totals, log_mass, means = results = _empty_bidirectional(q, v, directions)
     splits = -(-n_keys // _SPAN)
@@ -138,7 +147,7 @@ def _bidirectional(
 
 
 def _empty_bidirectional(q: Tensor, v: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    call, f = _Call(q, q, v, directions, None), directions.shape[0]
+    call, f = _Call(q, q, v, directions, None, causal=False), directions.shape[0]
     out = empty_heads(v[:, :, :1].expand(-1, -1, q.shape[2], -1))
     return out, call.empty(q.shape[2]), call.empty(f), call.empty(f, v.shape[-1])
 
@@ -162,7 +171,7 @@ def _bidirectional_backward(
     means: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v."""
-    call, kernels = _Call(q, k, v, directions, real), triton_bidirectional
+    call, kernels = _Call(q, k, v, directions, real, causal=False), triton_bidirectional
     heads, n, n_keys, f, scale = q.shape[1], q.shape[2], k.shape[2], call.n_features, call.scale
     grad_q, grad_k, grad_v = (empty_heads(x) for x in (q, k, v))
     queries = (*_rows(q, grad), directions, log_mass, means, log_totals, triton_launch.row_products(grad, out))
@@ -185,7 +194,7 @@ def _causal(
     q: Tensor, k: Tensor, v: Tensor, directions: Tensor, real: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Output (b, h, n, e); sizes of queries and of keys, ``running``, ``inverse``, ``ends`` and ``states``."""
-    call, kernels = _Call(q, k, v, directions, real), triton_causal
+    call, kernels = _Call(q, k, v, directions, real, causal=True), triton_causal
     out, q_size, k_size, running, inverse, ends, states = results = _empty_causal(q, k, v, directions)
     if not out.numel():
         return results
@@ -206,7 +215,7 @@ def _causal(
 def _empty_causal(
     q: Tensor, k: Tensor, v: Tensor, directions: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    call, n = _Call(q, k, v, directions, None), q.shape[2]
+    call, n = _Call(q, k, v, directions, None, causal=True), q.shape[2]
     chunks, width = call.blocks(n), call.n_features * (v.shape[-1] + 1)
     states = call.empty(chunks, width, dtype=torch.bfloat16 if call.has_bfloat16 else torch.float32)
     return empty_heads(v), call.empty(n), call.empty(n), call.empty(n), call.empty(n), call.empty(chunks), states
@@ -233,7 +242,7 @@ def _causal_backward(
     states: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v."""
-    call, kernels = _Call(q, k, v, directions, None), triton_causal
+    call, kernels = _Call(q, k, v, directions, None, causal=True), triton_causal
     grad_q, grad_k, grad_v = (empty_heads(x) for x in (q, k, v))
     if not out.numel():
         return grad_q, grad_k, grad_v
@@ -263,11 +272,13 @@ _causal_backward.register_fake(_empty_gradients)
 def _save_bidirectional(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs, *output)
     ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # zeros as large as what is kept
 
 
 def _save_causal(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs[:4], *output)  # hidden keys are known by their sizes
     ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # zeros as large as what is kept
 
 
 @first_derivatives_only

@@ -150,14 +150,16 @@ def attend(
     visible = own_k_size != float("-inf")
     queries = load_operand(q + sample * q_b + head * q_h, tokens, present, q_n, q_d, DIM, PADDED_DIM, HALF)
     keys = load_operand(k + sample * k_b + head * k_h, tokens, visible, k_n, k_d, DIM, PADDED_DIM, HALF)
+    v += sample * v_b + head * v_h
+    values = load_operand(v, tokens, visible, v_n, v_d, VALUE_DIM, PADDED_VALUE_DIM, HALF)
     subtracted = _norm_and_size(keys, own_k_size, norm_scale)
     start = _start_of(ends + sequence * chunks, chunk)
     earlier = places[None, :] <= places[:, None]
     so_far = tl.maximum(tl.max(tl.where(earlier, own_k_size[None, :], LOWEST), 1), start)
     from_start = tl.exp2(start - so_far)
+    relative = tl.exp2(own_k_size[None, :] - so_far[:, None])
     states += (sequence * chunks + chunk) * n_features * (VALUE_DIM + 1)
 
-    weights = tl.zeros((BLOCK, BLOCK), tl.float32)
     found = tl.zeros((BLOCK, PADDED_VALUE_DIM), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     for first in tl.range(0, n_features, FEATURES, disable_licm=True):
@@ -165,15 +167,12 @@ def attend(
         of_queries = _query_features(queries, own_q_size, some, exists, HALF, LOG_PRECISION)
         of_keys = as_operand(_key_features(keys, subtracted, some, exists, HALF, LOG_PRECISION), HALF)
         of_values, masses = _load_state(states, number, exists, n_features, HALF, VALUE_DIM, PADDED_VALUE_DIM)
-        total += tl.sum(of_queries * masses[None, :], 1)
-        of_queries = as_operand(of_queries, HALF)
-        weights = tl.dot(of_queries, tl.trans(of_keys), weights, input_precision=PRECISION)
-        found = tl.dot(of_queries, of_values, found, input_precision=PRECISION)
-    weights = tl.where(earlier, weights * tl.exp2(own_k_size[None, :] - so_far[:, None]), 0.0)
-    total = total * from_start + tl.sum(weights, 1)
-    v += sample * v_b + head * v_h
-    values = load_operand(v, tokens, visible, v_n, v_d, VALUE_DIM, PADDED_VALUE_DIM, HALF)
-    found = tl.dot(as_operand(weights, HALF), values, found * from_start[:, None], input_precision=PRECISION)
+        weights = tl.dot(as_operand(of_queries, HALF), tl.trans(of_keys), input_precision=PRECISION)
+        weights = tl.where(earlier, weights * relative, 0.0)
+        of_queries *= from_start[:, None]
+        total += tl.sum(of_queries * masses[None, :], 1) + tl.sum(weights, 1)
+        found = tl.dot(as_operand(of_queries, HALF), of_values, found, input_precision=PRECISION)
+        found = tl.dot(as_operand(weights, HALF), values, found, input_precision=PRECISION)
 
     vanished = total <= _TINY  # NaN has not
     over_total = tl.where(vanished, 0.0, 1.0 / tl.where(vanished, 1.0, total))
@@ -309,7 +308,6 @@ def keys_backward(
     of_weights = as_operand(of_weights * relative, HALF)
     carried = as_operand(values.to(tl.float32) * to_end[:, None], HALF)
 
-    weights = tl.zeros((BLOCK, BLOCK), tl.float32)
     found = tl.zeros((BLOCK, PADDED_DIM), tl.float32)
     of_values = tl.zeros((BLOCK, PADDED_VALUE_DIM), tl.float32)
     of_norms = tl.zeros((BLOCK,), tl.float32)
@@ -322,12 +320,11 @@ def keys_backward(
         grad_logs = tl.dot(of_weights, of_queries, grad_logs, input_precision=PRECISION)
         grad_logs = tl.dot(carried, tl.trans(of_state), grad_logs, input_precision=PRECISION) * of_keys
         of_norms += tl.sum(grad_logs, 1)
-        of_keys = as_operand(of_keys, HALF)
-        weights = tl.dot(of_keys, tl.trans(of_queries), weights, input_precision=PRECISION)
+        weights = tl.dot(as_operand(of_keys, HALF), tl.trans(of_queries), input_precision=PRECISION)
+        of_values = tl.dot(as_operand(weights * relative, HALF), of_sums, of_values, input_precision=PRECISION)
+        of_keys = as_operand(of_keys * to_end[:, None], HALF)
         of_values = tl.dot(of_keys, of_state, of_values, input_precision=PRECISION)
         found = tl.dot(as_operand(grad_logs, HALF), as_operand(some, HALF), found, input_precision=PRECISION)
-    weights = as_operand(weights * relative, HALF)
-    of_values = tl.dot(weights, of_sums, of_values * to_end[:, None], input_precision=PRECISION)
     itself = visible & (tl.load(inverse + at + tokens, mask=tokens < n, other=1.0) == 0)
     of_values += load_rows(grad, tokens, itself, grad_n, grad_d, VALUE_DIM, PADDED_VALUE_DIM).to(tl.float32)
     found = (found - keys.to(tl.float32) * (2 * norm_scale * of_norms)[:, None]) * _LN_2

@@ -26,12 +26,15 @@ from my_transformers.lsh.forward import attend_forward
 try:
     from my_transformers import triton_launch
     from my_transformers.lsh import triton_attention, triton_hashing
+    from my_transformers.performer import triton_attention as performer
 except ImportError:  # Triton is not installed
     triton_launch = None
 
 _OPERATORS = [attend_forward, attend_backward]
 if triton_launch:
     _OPERATORS += [triton_attention._attention, triton_attention._attention_backward, triton_hashing.bucket_of]
+    _OPERATORS += [performer._causal, performer._causal_backward]
+    _OPERATORS += [performer._bidirectional, performer._bidirectional_backward]
 _BODIES = {op._opoverload: op._init_fn for op in _OPERATORS}
 _COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 

@@ -198,7 +198,7 @@ def test_the_operators_are_lawful(small_tiles, causal: bool, monkeypatch: pytest
     forward, calls = getattr(triton_attention, name), []
     monkeypatch.setattr(triton_attention, name, lambda *given: calls.append(given) or forward(*given))
     *inputs, grad = draw(5)
-    performer(causal)(*(x.requires_grad_() for x in inputs), mask=padding(5))
+    performer(causal, n_features=6)(*(x.requires_grad_() for x in inputs), mask=padding(5))
     torch.library.opcheck(forward, calls[0])
     given = [x.detach() for x in calls[0]]
     backward = getattr(triton_attention, f"{name}_backward")
