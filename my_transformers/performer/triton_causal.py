@@ -112,24 +112,48 @@ def sum_keys(
     _store_sums(sums, of_values, tl.sum(features, 1), number, exists, n_features, VALUE_DIM, PADDED_VALUE_DIM)
 
 
+@triton.jit
+def _load_chunk(sums, ends, turn, chunks, width, number, inside, REVERSE: tl.constexpr):
+    """Of a chunk: where its numbers lie, its sums, and the factor from its start to its end, at most 1."""
+    chunk = chunks - 1 - turn if REVERSE else turn
+    at = chunk.to(tl.int64) * width + number
+    exists = turn < chunks
+    end = tl.load(ends + chunk, mask=exists, other=0.0)
+    start = tl.load(ends + chunk - 1, mask=exists & (chunk > 0), other=LOWEST)
+    return at, tl.load(sums + at, mask=inside & exists, other=0.0), tl.exp2(start - end)
+
+
+@triton.jit
+def _next_state(states, state, chunk, inside):
+    """Store the state before a chunk, and return that after it."""
+    at, own_sums, decay = chunk
+    tl.store(states + at, state.to(states.dtype.element_ty), mask=inside)
+    return state * decay + own_sums
+
+
 @triton.jit(do_not_specialize=SIZES)
 def scan(sums, ends, states, chunks, width, REVERSE: tl.constexpr, BLOCK: tl.constexpr):
     """What stands before each chunk, of ``width`` numbers each; if REVERSE the gradient of what stands after it.
 
-    A step from one chunk to the next multiplies by exp(largest size before - largest size after), at most 1.
+    Chunks are loaded four at a time: one by one, each would wait for the memory.
     """
     tiles = tl.cdiv(width, BLOCK)
     sequence = (tl.program_id(0) // tiles).to(tl.int64)
     number = (tl.program_id(0) % tiles) * BLOCK + tl.arange(0, BLOCK)
     inside = number < width
+    sums += sequence * chunks * width
+    states += sequence * chunks * width
     ends += sequence * chunks
     state = tl.zeros((BLOCK,), tl.float32)
-    for turn in range(0, chunks):
-        chunk = chunks - 1 - turn if REVERSE else turn
-        at = (sequence * chunks + chunk) * width + number
-        tl.store(states + at, state.to(states.dtype.element_ty), mask=inside)
-        decay = tl.exp2(_start_of(ends, chunk) - tl.load(ends + chunk))
-        state = state * decay + tl.load(sums + at, mask=inside, other=0.0)
+    for turn in range(0, chunks, 4):
+        first = _load_chunk(sums, ends, turn, chunks, width, number, inside, REVERSE)
+        second = _load_chunk(sums, ends, turn + 1, chunks, width, number, inside, REVERSE)
+        third = _load_chunk(sums, ends, turn + 2, chunks, width, number, inside, REVERSE)
+        fourth = _load_chunk(sums, ends, turn + 3, chunks, width, number, inside, REVERSE)
+        state = _next_state(states, state, first, inside)
+        state = _next_state(states, state, second, inside & (turn + 1 < chunks))
+        state = _next_state(states, state, third, inside & (turn + 2 < chunks))
+        state = _next_state(states, state, fourth, inside & (turn + 3 < chunks))
 
 
 @triton.jit(do_not_specialize=SIZES)

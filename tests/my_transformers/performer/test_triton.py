@@ -74,8 +74,8 @@ def padding(n: int) -> Tensor:
 @causal_or_not
 @pytest.mark.parametrize("masked", [False, True])
 def test_equals_the_definition(small_tiles, causal: bool, masked: bool, kernel: str) -> None:
-    """37 tokens and 20 features do not fill their blocks; bidirectional attention has more queries."""
-    n, n_keys = (37, 37) if causal else (70, 37)
+    """Tokens and features do not fill their blocks; bidirectional attention has more queries than keys."""
+    n, n_keys = (70, 70) if causal else (70, 37)
     inputs, mask = draw(n, n_keys=n_keys), padding(n_keys) if masked else None
     attention = performer(causal, kernel=kernel)
     visible = torch.ones(2, n, n_keys, dtype=torch.bool, device=DEVICE)
