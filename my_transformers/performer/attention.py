@@ -37,7 +37,8 @@ class PerformerAttention(KernelAttention, settings=PerformerSettings):
             may be another function's.
         causal: a token attends only to itself and earlier tokens; see
             :func:`~my_transformers.performer.causal.causal_kernel_attention`.
-        chunk_size: of the causal form: tokens whose weights are computed one by one.
+        chunk_size: of the causal form: tokens whose weights are computed one by one. It changes no result, and Triton
+            kernels have their own.
         dropout: probability of dropping a value in training, for all queries of a head at once: single weights are
             never computed.
         seed: of the directions; give each layer its own.

@@ -33,12 +33,12 @@ class Tile(NamedTuple):
 # By the largest head size: tiles of the bidirectional and of the causal form. docs/performance.md gives the reasons.
 _HALF_TILES = {
     64: (Tile(64, 64, 4), Tile(64, 32, 4)),
-    128: (Tile(64, 32, 8), Tile(64, 32, 8)),
+    128: (Tile(64, 32, 8), Tile(64, 16, 8)),
     256: (Tile(32, 16, 8), Tile(32, 32, 8)),
 }
 _FLOAT_TILES = {
     64: (Tile(32, 16, 4), Tile(32, 16, 8)),
-    128: (Tile(16, 16, 8), Tile(32, 16, 8)),
+    128: (Tile(16, 16, 8), Tile(16, 16, 8)),
     256: (Tile(16, 16, 8), Tile(16, 16, 8)),
 }
 
