@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the packages lie beside th
 
 from benchmarks.command_line import parser, result_file
 from dl_proj.checkpoint_folder import find_checkpoint, read_config
-from dl_proj.experiments.images.generation.generate import known_classes
+from dl_proj.experiments.images.data import known_classes
 from dl_proj.experiments.images.generation.settings import GeneratorTrainConfig
 from dl_proj.experiments.images.generation.train import build_generator
 from dl_proj.models.generation import AutoregressiveModel

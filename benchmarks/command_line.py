@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from dl_proj.settings.base import expanded
+
 COMMITTED = Path(__file__).parent / "results"
 
 
@@ -11,7 +13,7 @@ def parser(doc: str) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     where = made.add_mutually_exclusive_group()
     where.add_argument(
-        "--output_dir", type=Path, default=Path("runs/benchmarks"), help="for the JSON; default: runs/benchmarks"
+        "--output_dir", type=expanded, default=Path("runs/benchmarks"), help="for the JSON; default: runs/benchmarks"
     )
     where.add_argument(
         "--commit_results", action="store_true", help="write to benchmarks/results/ instead, over the committed JSON"

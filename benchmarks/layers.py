@@ -63,20 +63,16 @@ def lsh(
     return ours(mechanism, sizes)
 
 
-def lsh_by_triton(length: int, sizes: Sizes = SIZES, *, n_rounds: int) -> nn.Module:
-    """:func:`lsh` with the default window, de-duplicated, on the Triton kernels."""
-    return _by_triton(lsh(length, sizes, n_rounds=n_rounds, window=2 * BUCKET, deduplicate=True))
+def fused(layer: nn.Module) -> nn.Module:
+    """The layer on its kernels for a GPU, whatever MY_TRANSFORMERS_KERNELS says."""
 
-
-def _by_triton(layer: nn.Module) -> nn.Module:
     def call(x: Tensor) -> Tensor:
         before = os.environ.get(kernels.VARIABLE, "torch")
         os.environ[kernels.VARIABLE] = "triton"
         try:
-            found: Tensor = layer(x)
+            return layer(x)
         finally:
             os.environ[kernels.VARIABLE] = before
-        return found
 
     return Call(layer, call)
 
@@ -227,11 +223,6 @@ def shared_qk(length: int, sizes: Sizes = SIZES) -> MultiHeadAttention:
 def performer(length: int, sizes: Sizes = SIZES, *, causal: bool) -> MultiHeadAttention:
     """Our Performer, softmax features."""
     return ours(PerformerAttention(sizes.head_dim, n_features=N_FEATURES, causal=causal), sizes)
-
-
-def performer_by_triton(length: int, sizes: Sizes = SIZES, *, causal: bool) -> nn.Module:
-    """The same on the Triton kernels."""
-    return _by_triton(performer(length, sizes, causal=causal))
 
 
 def performer_pytorch(length: int, sizes: Sizes = SIZES, *, causal: bool) -> nn.Module:

@@ -1,32 +1,20 @@
 """Find and read a trained model: a shipped checkpoint by its name, or a run's folder."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel
 
+from dl_proj.settings.base import expanded
 from dl_proj.settings.errors import ConfigError
+from dl_proj.settings.help import Nested
 from dl_proj.settings.load import load_config, read_yaml, shown
-from my_custom_ai.custom_train import CheckpointError
+from my_custom_ai.custom_train.errors import CheckpointError
 
 Config = TypeVar("Config", bound=BaseModel)
 
-
-class _OfData(Protocol):
-    """A configuration with a part called ``data``."""
-
-    @property
-    def data(self) -> BaseModel: ...
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None) -> Self:
-        """As pydantic's."""
-        ...
-
-
-_Training = TypeVar("_Training", bound=_OfData)
-
 SHIPPED = Path(__file__).parent / "checkpoints"
+CLASSES = "classes.json"  # beside the weights of a model of classes: their names, in the model's order
 TOKENIZER = "tokenizer.json"  # beside the weights of a model of text, if its tokenizer was trained
 
 
@@ -39,7 +27,8 @@ def find_checkpoint(name: str) -> Path:
     Raises:
         CheckpointError: there is none; the message says which ship.
     """
-    for folder in (SHIPPED / name, Path(name), Path(name) / "checkpoints" / "best"):
+    path = expanded(name)
+    for folder in (SHIPPED / name, path, path / "checkpoints" / "best"):
         if (folder / "model.safetensors").is_file():
             return folder
     shipped = sorted(path.parent.name for path in SHIPPED.glob("*/model.safetensors"))
@@ -55,15 +44,16 @@ def find_checkpoints(name: str) -> dict[str, Path]:
     Raises:
         CheckpointError: there is none.
     """
+    above = expanded(name)
     try:
-        return {name: find_checkpoint(name)}
+        return {str(above) if name.startswith("~") else name: find_checkpoint(name)}
     except CheckpointError:
-        below = [weights.parent for weights in sorted(Path(name).rglob("model.safetensors"))]
+        below = [weights.parent for weights in sorted(above.rglob("model.safetensors"))]
         if not below:
             raise
     runs = {folder: folder.parents[1] if folder.parts[-2:] == ("checkpoints", "best") else folder for folder in below}
     return {
-        str((run if run.is_relative_to(name) else folder).relative_to(name)): folder for folder, run in runs.items()
+        str((run if run.is_relative_to(above) else folder).relative_to(above)): folder for folder, run in runs.items()
     }
 
 
@@ -73,21 +63,23 @@ def config_path(folder: Path) -> Path:
     return folder.parent.parent / "config.yaml" if not path.is_file() and folder.name == "best" else path
 
 
-def read_config(schema: type[Config], folder: Path) -> Config:
-    """The configuration that a checkpoint was trained with.
+def read_config(schema: type[Config], folder: Path, data: Nested | None = None) -> Config:
+    """The configuration that a checkpoint was trained with, and over it settings of its data that a user gave anew.
 
     Raises:
         ConfigError: it is missing, or is not one of ``schema``; of another task, that alone is said.
     """
     path = config_path(folder)
+    check_task(schema, path)
+    return load_config(schema, path, {"data": data} if data else None)
+
+
+def check_task(schema: type[BaseModel], path: Path) -> None:
+    """Make sure that a configuration is one of ``schema``'s task.
+
+    Raises:
+        ConfigError: it is not, or is missing.
+    """
     task = schema.model_fields.get("task")
     if task and (given := read_yaml(path).get("task", task.default)) != task.default:
         raise ConfigError(f"{path}: task: must be {task.default!r} (got {shown(given)})")
-    return load_config(schema, path)
-
-
-def with_root(config: _Training, root: Path | None) -> _Training:
-    """A training's configuration with its data in another folder; None, or data without a folder, changes nothing."""
-    if root is None or "root" not in type(config.data).model_fields:
-        return config
-    return config.model_copy(update={"data": config.data.model_copy(update={"root": root})})

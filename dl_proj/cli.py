@@ -1,5 +1,7 @@
 """What every script does with its arguments and with its user's mistakes."""
 
+import os
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -8,17 +10,31 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from dl_proj.checkpoint_folder import check_task, config_path, find_checkpoint
 from dl_proj.commands import Command
+from dl_proj.run_changes import refused_changes
+from dl_proj.settings.base import expanded
 from dl_proj.settings.errors import ConfigError
 from dl_proj.settings.help import Nested
-from dl_proj.settings.load import complain, differences, file_or_preset, is_training, load_config, parse_flags, shown
-from my_custom_ai.custom_train.errors import CheckpointError, NonFiniteLoss, SetupError
+from dl_proj.settings.load import (
+    complain,
+    differences,
+    file_or_preset,
+    is_training,
+    load_config,
+    merge,
+    parse_flags,
+    read_yaml,
+    shown,
+)
+from my_custom_ai.custom_train.errors import CheckpointError, NonFinite, SetupError
 from my_custom_ai.custom_train.run_directory import RunDirectory
 
 Config = TypeVar("Config", bound=BaseModel)
 
 CONFIGS = Path(__file__).parent / "configs"
-_MAY_CHANGE = {"train.device", "train.num_workers", "train.trackers", "runs_dir"}  # none changes what is computed
+_TUNED = "-tuned"  # end of the names of runs that start from a checkpoint and its settings
+_PATIENCE = 20.0  # seconds within which the first process surely finds the same mistake
 
 
 def exit_on_mistake(work: Callable[[], None]) -> None:
@@ -28,17 +44,30 @@ def exit_on_mistake(work: Callable[[], None]) -> None:
     try:
         work()
     except ConfigError as error:
-        complain(error.lines)
+        _complain_once(error.lines)
         raise SystemExit(2) from None
     except (CheckpointError, SetupError) as error:
-        complain((str(error),))
+        _complain_once((str(error),))
         raise SystemExit(2) from None
-    except (NonFiniteLoss, OSError) as error:
-        complain((f"stopped: {error}",))
+    except UnicodeEncodeError as error:
+        if error.encoding == "utf-8":  # which writes all but halves of characters
+            raise
+        name, encoding = error.object, error.encoding
+        complain((f"stopped: {name!r} cannot be written in this locale's encoding, {encoding}; set PYTHONUTF8=1",))
+        raise SystemExit(1) from None
+    except (NonFinite, OSError) as error:
+        _complain_once((f"stopped: {error}",))
         raise SystemExit(1) from None
     except KeyboardInterrupt as error:
         complain((str(error) or "interrupted",))
         raise SystemExit(130) from None
+
+
+def _complain_once(lines: tuple[str, ...]) -> None:
+    """Of several processes with one mistake the first says it; when it has ended, torchrun ends those that wait."""
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(_PATIENCE)
+    complain(lines)
 
 
 def call(command: Command, argv: list[str], prog: str | None = None) -> None:
@@ -47,6 +76,9 @@ def call(command: Command, argv: list[str], prog: str | None = None) -> None:
     arguments: tuple[object, ...]
     if is_training(schema):
         arguments = training_config(schema, argv, command.preset, prog=prog)
+        if "--dry_run" in argv:
+            resolve_name("dl_proj.experiments.dry_run:dry_run")(arguments[0])
+            return
     elif command.words:
         arguments = config_and_words(schema, argv, command.preset, words=command.words, prog=prog)
     else:
@@ -61,7 +93,7 @@ def _preset(name: str) -> Path:
 
 
 def _file(given: Path | None, preset: str) -> Path:
-    return _preset(preset) if given is None else file_or_preset(given, _preset(preset).parent)
+    return _preset(preset) if given is None else file_or_preset(expanded(given), _preset(preset).parent)
 
 
 def config_from(schema: type[Config], argv: list[str], preset: str, *, prog: str | None = None) -> Config:
@@ -82,44 +114,81 @@ def training_config(
 ) -> tuple[Config, RunDirectory | None]:
     """The configuration of a training, and the run that it continues, if ``--resume`` was given.
 
-    A resumed run keeps the settings that it was started with: a flag or ``--config`` that says otherwise is a mistake,
-    except for settings that change nothing that is computed.
+    A resumed run keeps its settings, whatever ``--config`` says: it is told what the file has otherwise. A flag changes
+    what :mod:`dl_proj.run_changes` allows.
     """
     options, overrides = parse_flags(schema, argv, _preset(preset), prog=prog)
-    path = _file(options.config, preset)
     if options.resume is None:
-        return load_config(schema, path, overrides), None
-    run = _run_to_resume(schema, options.resume, path, overrides)
-    config = load_config(schema, path if options.config else run.config, overrides)
-    if changed := other_settings(run, config):
-        advice = f"start a new run for that, or keep the run's settings with --resume {run.path} alone"
-        raise ConfigError(*(f"--resume: {line}; {advice}" for line in changed))
+        path, of_new = _start(schema, options.config, preset, overrides)
+        name = overrides.get("experiment_name")
+        return _quick(schema, path, of_new, name) if options.quick else load_config(schema, path, of_new), None
+    for name in ("dry_run", "quick"):
+        if getattr(options, name):
+            raise ConfigError(f"--{name}: is for a new training; leave out --resume {options.resume}")
+    if options.resume == "last":
+        run = _last_run(load_config(schema, *_start(schema, options.config, preset, overrides)))
+    else:
+        run = _run_in(options.resume)
+    config = load_config(schema, run.config, overrides)
+    if refused := refused_changes(run, config):
+        advice = f"start a new run for that, perhaps with --init_from {run.path}, or leave it as it is"
+        raise ConfigError(*(f"--resume: {line}; {advice}" for line in refused))
+    if options.config:
+        _say_what_is_kept(run, config, load_config(schema, _file(options.config, preset), overrides))
     return config, run
 
 
-def other_settings(run: RunDirectory, config: BaseModel) -> list[str]:
-    """A line for each setting of a run that ``config`` has otherwise, but for what changes nothing that is computed."""
-    saved = load_config(type(config), run.config)
-    return [
-        f"{run.config}: {key}: the run has {shown(old)}, asked for is {shown(new)}"
-        for key, old, new in differences(saved.model_dump(mode="json"), config.model_dump(mode="json"))
-        if key not in _MAY_CHANGE
-    ]
+def _start(schema: type[BaseModel], given: Path | None, preset: str, overrides: Nested) -> tuple[Path, Nested]:
+    """The file that a new run starts from, and what is laid over it: without ``--config`` that of ``--init_from``."""
+    origin = overrides.get("init_from")
+    if given is not None or not isinstance(origin, str):
+        return _file(given, preset), overrides
+    try:
+        path = config_path(find_checkpoint(origin))
+    except CheckpointError as error:
+        raise ConfigError(f"flags: init_from: {error}") from None
+    check_task(schema, path)
+    name = str(read_yaml(path).get("experiment_name", path.parent.name))
+    own = {"experiment_name": f"{name.removesuffix(_TUNED)}{_TUNED}"}
+    own |= {name: schema.model_fields[name].default for name in ("runs_dir", "init_strict")}
+    return path, own | overrides
 
 
-def _run_to_resume(schema: type[BaseModel], resume: str, path: Path, overrides: Nested) -> RunDirectory:
-    if resume != "last":
-        run = RunDirectory(Path(resume))
-        if not run.config.is_file():
-            raise ConfigError(f"--resume: {resume} is not a run's folder: it has no config.yaml")
-        if (run.path / "model.safetensors").is_file() and not run.last_state.is_file():
-            raise ConfigError(
-                f"--resume: {resume} holds a model's weights, not the saved state of a training; give the folder of a "
-                "run, such as runs/NAME/version_0"
-            )
-        return run
-    config: Any = load_config(schema, path, overrides)  # a training's, which has a folder and a name
+def _quick(schema: type[Config], path: Path, overrides: Nested, name: str | None) -> Config:
+    """The configuration of a short try, in a folder of its own unless ``name`` was given; flags still count."""
+    training: Any = schema  # which has quick()
+    quick: Nested = training.quick()
+    pace = overrides.get("train")
+    if isinstance(pace, dict) and "epochs" in pace:
+        del quick["train"]["max_steps"]
+    config: Any = load_config(schema, path, merge(quick, overrides))
+    return config if name else config.model_copy(update={"experiment_name": f"{config.experiment_name}-quick"})
+
+
+def _say_what_is_kept(run: RunDirectory, config: BaseModel, of_file: BaseModel) -> None:
+    """A line for what ``--config`` has otherwise than the run; it may have been a flag that set it."""
+    found = differences(of_file.model_dump(mode="json"), config.model_dump(mode="json"))
+    kept = [f"{key} {shown(new)} (the file: {shown(old)})" for key, old, new in found]
+    if kept and os.environ.get("RANK", "0") == "0":  # torchrun's
+        print(f"{run.path} keeps {', '.join(kept)}")
+
+
+def _run_in(folder: str) -> RunDirectory:
+    run = RunDirectory(expanded(folder))
+    if not run.config.is_file():
+        raise ConfigError(f"--resume: {folder} is not a run's folder: it has no config.yaml")
+    if (run.path / "model.safetensors").is_file() and not run.last_state.is_file():
+        raise ConfigError(
+            f"--resume: {folder} holds a model's weights, not the saved state of a training; give the folder of a run, "
+            f"such as runs/NAME/version_0, or start a new run from the weights with --init_from {folder}"
+        )
+    return run
+
+
+def _last_run(config: Any) -> RunDirectory:
+    """The newest version of the experiment that a training's configuration names."""
     newest = RunDirectory.newest(config.runs_dir, config.experiment_name)
     if newest is None or not newest.config.is_file():
-        raise ConfigError(f"--resume: {config.runs_dir / config.experiment_name} holds no run to resume")
+        folder = config.runs_dir / config.experiment_name
+        raise ConfigError(f"--resume: {folder} holds no run to resume; give the run's own folder, or all its flags")
     return newest

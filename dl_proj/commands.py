@@ -5,6 +5,8 @@ when the flags are right.
 """
 
 import difflib
+import io
+import os
 import sys
 from dataclasses import dataclass
 from typing import NoReturn
@@ -49,6 +51,13 @@ COMMANDS = {
         "dl_proj.experiments.images.classification.settings:ClassifierTrainConfig",
         "dl_proj.experiments.images.classification.train:train_classifier",
         "cls_train.yaml",
+    ),
+    "predict": Command(
+        "Say what a trained classifier takes pictures for",
+        "dl_proj.experiments.images.classification.predict_settings:PredictConfig",
+        "dl_proj.experiments.images.classification.predict:predict_pictures",
+        "predict.yaml",
+        words="PICTURE",
     ),
     "generation_train": Command(
         "Train a generator of small images",
@@ -152,16 +161,26 @@ def main() -> None:
 
 
 def _run(name: str, argv: list[str], prog: str) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # what the terminal cannot show becomes a question mark
     try:
         from dl_proj.cli import call, exit_on_mistake
 
-        exit_on_mistake(lambda: call(COMMANDS[name], argv, prog))
+        exit_on_mistake(lambda: call(COMMANDS[name], [_as_utf8(word) for word in argv], prog))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in _OURS:
             raise
         extra = "the extra 'experiments' has it (pip install '.[experiments]' in the project's folder)"
         _refuse(f"{prog}: {package} is not installed; {extra}")
+
+
+def _as_utf8(word: str) -> str:
+    """An argument whose bytes Python could not decode, in a locale without UTF-8, decoded; others as they are."""
+    try:
+        return os.fsencode(word).decode() if any("\udc80" <= character <= "\udcff" for character in word) else word
+    except UnicodeError:
+        return word  # whoever reads it says that it is not UTF-8
 
 
 def _refuse(line: str) -> NoReturn:

@@ -16,14 +16,21 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(part, format=path.suffix[1:], dpi=150, bbox_inches="tight")
 
 
+def side_by_side(n_panels: int) -> tuple[int, int]:
+    """Columns and rows of so many panels in a picture that can be read at the width of a page."""
+    columns = max(1, min(n_panels, 2))
+    return columns, max(1, -(-n_panels // columns))
+
+
 def draw_curves(metrics: Path, picture: Path) -> None:
-    """Every metric of a metrics.csv against the step, training and validation in one panel."""
+    """Every metric of a metrics.csv against the step, training and validation in one panel; two panels a row."""
     with metrics.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     names = list(dict.fromkeys(key.split("/")[1] for key in (rows[0] if rows else {}) if "/" in key))
-    figure = Figure(figsize=(5 * max(len(names), 1), 3.5), layout="constrained")
+    columns, lines = side_by_side(len(names))
+    figure = Figure(figsize=(4.5 * columns, 3 * lines), layout="constrained")
     for number, name in enumerate(names, start=1):
-        panel = figure.add_subplot(1, len(names), number)
+        panel = figure.add_subplot(lines, columns, number)
         for split in ("train", "val"):
             points = [(int(r["step"]), float(r[f"{split}/{name}"])) for r in rows if r.get(f"{split}/{name}")]
             panel.plot(*zip(*points, strict=True), label=split) if points else None

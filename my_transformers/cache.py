@@ -18,6 +18,11 @@ class Cache:
     length: int  # tokens so far
     max_len: int
 
+    @property
+    def size(self) -> int:
+        """Numbers that it has room for, those of caches inside of it included."""
+        return _size_of(vars(self))
+
     def select_rows(self, rows: Tensor) -> None:
         """Reorder: new sequence i is a copy of old sequence rows[i]; rows is int64 (any,)."""
         for name, value in list(vars(self).items()):
@@ -49,6 +54,19 @@ def check_causal(causal: bool) -> None:
     """Raise ValueError where decoding step by step cannot equal the whole."""
     if not causal:
         raise ValueError("step-by-step decoding needs causal=True: without it a token also sees those to come")
+
+
+def _size_of(value: Any) -> int:
+    match value:
+        case Tensor():
+            return value.numel()
+        case Cache():
+            return value.size
+        case tuple():
+            return sum(map(_size_of, value))
+        case dict():
+            return sum(map(_size_of, value.values()))
+    return 0
 
 
 def _tokens_of(memory: Tensor, rows: Tensor, length: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which form of an operation runs: PyTorch's own operators, or a Triton kernel.
+"""Which form of an operation runs: PyTorch's own operators, or a Triton kernel, ours or that of FlexAttention.
 
 The environment variable ``MY_TRANSFORMERS_KERNELS`` decides, at every call. ``torch``, the default, never runs a Triton
 kernel, since none has been run on a GPU yet. ``auto`` runs one on a GPU where there is one for the inputs, and

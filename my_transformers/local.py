@@ -8,8 +8,15 @@ from torch import Tensor
 
 from my_transformers.cache import Cache, check_causal
 from my_transformers.full import FullAttention
+from my_transformers.kernels import use_triton
 from my_transformers.local_settings import LocalSettings
 from my_transformers.mechanism import Mechanism
+
+_FUSED_FROM = 128
+"""Tokens: FlexAttention has another kernel for fewer queries."""
+
+_FUSED_DIM = 128
+"""Numbers per head, of queries, keys and values, up to which FlexAttention is taken."""
 
 
 class LocalAttention(Mechanism, settings=LocalSettings):
@@ -19,7 +26,8 @@ class LocalAttention(Mechanism, settings=LocalSettings):
     layers that Kitaev et al.'s models have between LSH layers; Parmar et al. 2018, section 3.2.1). A sequence of one
     chunk gets full attention.
 
-    Saved for backward: q, k, v, the output, and the keys and values once for each chunk that sees them.
+    Saved for backward: q, k, v, the output, and the keys and values once for each chunk that sees them. On a GPU
+    FlexAttention can take the place of chunks (see :mod:`~my_transformers.kernels`) and needs no such copies.
 
     Definition: my_transformers/reference.py, local_attention.
 
@@ -88,7 +96,18 @@ class LocalAttention(Mechanism, settings=LocalSettings):
             )
         if n <= c:
             return self.in_one_chunk(q, k, v, mask=mask)
-        return self._in_chunks(q, k, v, mask, self.dropout if self.training else 0.0)
+        dropout = self.dropout if self.training else 0.0
+        if n >= _FUSED_FROM and dropout == 0 and self._fused(q, k, v):
+            from my_transformers.local_flex import flex_local_attention  # imports half of torch.compile
+
+            return flex_local_attention(
+                q, k, v, mask, chunk_size=c, back=self.back, ahead=self.ahead, causal=self.causal
+            )
+        return self._in_chunks(q, k, v, mask, dropout)
+
+    def _fused(self, *qkv: Tensor) -> bool:
+        """Whether FlexAttention takes these; it has no backward on a CPU."""
+        return use_triton(*qkv, largest_dim=_FUSED_DIM) and qkv[0].device.type == "cuda" and self.circle is None
 
     def _in_chunks(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
         n, c = q.shape[2], self.chunk_size

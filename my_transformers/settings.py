@@ -129,6 +129,11 @@ class MechanismSettings:
         return self.kind
 
     @property
+    def slug(self) -> str:
+        """A short name for folders and files."""
+        return self.kind.replace("_", "-")
+
+    @property
     def leak(self) -> tuple[str, str] | None:
         """Of a mechanism with steps: the setting, "key: value", with which later tokens change what earlier ones see.
 

@@ -72,8 +72,8 @@ _WORD = r"""(?:"[^"\n]*"|'[^'\n]*'|[^\s`|#"']+)"""  # in quotes, or without spac
 
 
 def commands() -> list[tuple[str, str]]:
-    """Name and flags of every command in the README and in the scripts' own first lines."""
-    texts = [README, *((ROOT / f"{name}.py").read_text(encoding="utf-8") for name in COMMANDS)]
+    """Name and flags of every command in the README, the pages under docs and the scripts' own first lines."""
+    texts = [path.read_text(encoding="utf-8") for path in [*PAGES, *(ROOT / f"{name}.py" for name in COMMANDS)]]
     found = [
         match for text in texts for match in re.findall(rf"(?:python|dl-proj) ([\w-]+(?:\.py)?)((?: {_WORD})*)", text)
     ]

@@ -63,9 +63,13 @@ def _lsh(n_rounds: int, *, deduplicate: bool = True) -> Contender:
     return Contender(make, worth, LENGTHS if headline else FEW, than=FLASH, steps=deduplicate)
 
 
-def _by_triton(make: Callable[..., nn.Module], *, worth: int = 0, than: str = FLASH, **settings: object) -> Contender:
-    """Compiles in the first case of a kind."""
-    return Contender(partial(make, **settings), worth, than=than, cuda_only=True, seconds=3)
+def _fused(contender: Contender, *, seconds: float) -> Contender:
+    """On its kernels for a GPU, which are compiled in the first case of a kind."""
+
+    def make(length: int, sizes: Sizes) -> nn.Module:
+        return layers.fused(contender.make(length, sizes))
+
+    return contender._replace(make=make, steps=False, cuda_only=True, seconds=seconds)
 
 
 def _sdpa(worth: int, backend: SDPBackend, *, causal: bool = True, cuda_only: bool = False) -> Contender:
@@ -81,24 +85,28 @@ def _library(make: Callable[..., nn.Module], **settings: object) -> Contender:
     return Contender(partial(make, **settings), 2, FEW, seconds=1, slope=1.5)
 
 
+_LOCAL = Contender(layers.local, 1, than=FLASH, steps=True)
+
+_PERFORMER = Contender(partial(layers.performer, causal=True), 0, than=FLASH, steps=True, slope=8)
+_BIDIRECTIONAL_PERFORMER = Contender(partial(layers.performer, causal=False), 1, than=FLASH_BIDIRECTIONAL)
+
 CONTENDERS = {
     FLASH: _sdpa(0, SDPBackend.FLASH_ATTENTION),
     "LSH-2": _lsh(2),
     "LSH-4": _lsh(4),
-    **{f"LSH-{r}, Triton": _by_triton(layers.lsh_by_triton, n_rounds=r) for r in (2, 4)},
-    "Performer": Contender(partial(layers.performer, causal=True), 0, than=FLASH, steps=True, slope=8),
-    "Performer, Triton": _by_triton(layers.performer_by_triton, causal=True),
+    **{f"LSH-{r}, Triton": _fused(_lsh(r), seconds=3) for r in (2, 4)},
+    "Performer": _PERFORMER,
+    "Performer, Triton": _fused(_PERFORMER._replace(slope=0.5), seconds=3),
     "cuDNN": _sdpa(1, SDPBackend.CUDNN_ATTENTION, cuda_only=True),
     "LSH-1": _lsh(1),
     "LSH-8": _lsh(8),
-    "local": Contender(layers.local, 1, than=FLASH, steps=True),
+    "local": _LOCAL,
+    "local, FlexAttention": _fused(_LOCAL, seconds=10),
     "full": Contender(partial(layers.full, causal=True), 1, steps=True),
     "flash-linear-attention": Contender(layers.fla_performer, 1, seconds=6),  # compiles and tunes in the first case
     FLASH_BIDIRECTIONAL: _sdpa(1, SDPBackend.FLASH_ATTENTION, causal=False),
-    "Performer, bidirectional": Contender(partial(layers.performer, causal=False), 1, than=FLASH_BIDIRECTIONAL),
-    "Performer, bidirectional, Triton": _by_triton(
-        layers.performer_by_triton, worth=1, than=FLASH_BIDIRECTIONAL, causal=False
-    ),
+    "Performer, bidirectional": _BIDIRECTIONAL_PERFORMER,
+    "Performer, bidirectional, Triton": _fused(_BIDIRECTIONAL_PERFORMER, seconds=3),
     "Linformer, k = 256": Contender(
         lambda length, sizes: layers.linformer(length, sizes, rank=_rank(length)), 1, than=FLASH_BIDIRECTIONAL
     ),

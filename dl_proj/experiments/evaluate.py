@@ -2,18 +2,20 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from dl_proj.checkpoint_folder import SHIPPED, config_path, find_checkpoints, read_config, with_root
+from dl_proj.checkpoint_folder import SHIPPED, config_path, find_checkpoints, read_config
 from dl_proj.experiments.evaluate_settings import EvaluateConfig
 from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
 from dl_proj.experiments.images.classification.train import leave_confusion
-from dl_proj.experiments.registry import experiment_type
+from dl_proj.experiments.registry import ExperimentType, experiment_type
 from dl_proj.settings.errors import ConfigError
+from dl_proj.settings.help import models_in
 from dl_proj.settings.load import read_yaml
-from dl_proj.tables import csv_text, markdown
+from dl_proj.tables import Row, csv_text, markdown
 from my_custom_ai.custom_train import CheckpointError, evaluate, load_weights, start
 from my_custom_ai.custom_train.checkpoint import count_parameters
 from my_custom_ai.custom_train.data import evaluation_batches
@@ -28,26 +30,44 @@ def evaluate_checkpoints(config: EvaluateConfig) -> None:
     """
     folders = find_checkpoints(config.checkpoint or str(SHIPPED))
     accelerator = start(config.device)
-    rows, mistakes = [], []
+    rows: list[Row] = []
+    mistakes: list[str] = []
+    changes, known = config.data.given, set[str]()
     for name, folder in tqdm(folders.items(), unit="model", desc="evaluation", disable=len(folders) == 1):
         try:
-            rows.append({"checkpoint": name} | _measure(name, folder, config, accelerator))
+            of_type = _type(folder)
+            own = {key: value for key, value in changes.items() if key in _data_settings(of_type)}
+            known |= own.keys()
+            trained = read_config(of_type.schema, folder, own)
+            rows.append({"checkpoint": name} | _measure(name, folder, trained, config, accelerator))
         except (ConfigError, CheckpointError) as error:
             mistakes += str(error).splitlines()
+    mistakes += [
+        f"data.{key}: the data of {config.checkpoint or SHIPPED} has no such setting" for key in changes.keys() - known
+    ]
     if rows:
         path = config.output_dir / "evaluation.csv"
         write_text(path, csv_text(rows))
         print(markdown(rows))
         print(f"written: {path}")
     if mistakes:
-        raise ConfigError(*mistakes)
+        raise ConfigError(*dict.fromkeys(mistakes))  # data that several models lack are said once
 
 
-def _measure(name: str, folder: Path, config: EvaluateConfig, accelerator: Accelerator) -> dict[str, object]:
-    """One model's row."""
+def _type(folder: Path) -> ExperimentType[Any]:
     path = config_path(folder)
-    of_type = experiment_type(read_yaml(path).get("task"), path)
-    trained = with_root(read_config(of_type.schema, folder), config.data_root)
+    return experiment_type(read_yaml(path).get("task"), path)
+
+
+def _data_settings(of_type: ExperimentType[Any]) -> set[str]:
+    """Names of the settings that the data of such models has."""
+    (data,) = models_in(of_type.schema.model_fields["data"].annotation)
+    return set(data.model_fields)
+
+
+def _measure(name: str, folder: Path, trained: Any, config: EvaluateConfig, accelerator: Accelerator) -> Row:
+    """One model's row."""
+    of_type = _type(folder)
     experiment = of_type.experiment(trained, folder) if of_type.of_text else of_type.experiment(trained)
     load_weights(folder / "model.safetensors", experiment.model)
     model = experiment.model.to(accelerator.device)

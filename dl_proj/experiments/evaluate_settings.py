@@ -1,20 +1,38 @@
 """Schema of evaluate.py."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from dl_proj.experiments.copy.settings import CopyDataConfig
+from dl_proj.experiments.images.settings import ClassifierDataConfig, GeneratorDataConfig
+from dl_proj.experiments.language.data_settings import TextDataConfig
+from dl_proj.experiments.translation.data_settings import PairsConfig
 from dl_proj.settings.base import Strict
+from dl_proj.settings.changes import Changes, changes_to
 from my_custom_ai.custom_train.names import DeviceName
+
+if TYPE_CHECKING:
+    DataChanges = Changes
+else:
+    DataChanges = changes_to(
+        CopyDataConfig,
+        ClassifierDataConfig,
+        GeneratorDataConfig,
+        TextDataConfig,
+        PairsConfig,
+        without=("n_train", "fresh", "random_shift", "sampling", "tokenizer"),  # of training, or a part of the model
+    )
 
 
 class EvaluateConfig(Strict):
-    """Measure trained models on their test data."""
+    """Measure trained models on their test data, or on other data."""
 
     checkpoint: str | None = Field(None, min_length=1)
     """name of a shipped checkpoint, folder of a run, or a folder of them: all below it; null: all shipped ones"""
-    data_root: Path | None = None
-    """folder of image data, or of a text's downloads and token files; null: where each model's configuration says"""
+    data: DataChanges = DataChanges()
+    """settings of the data, as the training has them, for each model that has them: where it is now, or other data"""
     batch_size: int = Field(100, ge=1)
     """examples a batch"""
     device: DeviceName = "auto"

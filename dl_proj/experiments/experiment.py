@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -9,7 +10,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import Dataset
 
-from dl_proj.checkpoint_folder import TOKENIZER
+from dl_proj.checkpoint_folder import CLASSES, TOKENIZER
 from dl_proj.experiments.settings import (
     ConstantConfig,
     ExperimentConfig,
@@ -18,8 +19,10 @@ from dl_proj.experiments.settings import (
     ScheduleConfig,
     WarmupCosineConfig,
 )
+from dl_proj.experiments.starting_weights import load_starting_weights
 from dl_proj.experiments.translation.sentences import PairTokenizers
 from dl_proj.pictures import draw_curves
+from dl_proj.run_changes import changes_of
 from dl_proj.settings.errors import ConfigError
 from dl_proj.text.tokenizers import Tokenizer
 from my_custom_ai.custom_train import (
@@ -33,9 +36,11 @@ from my_custom_ai.custom_train import (
     schedules,
     start,
 )
-from my_custom_ai.custom_train.checkpoint import count_parameters
+from my_custom_ai.custom_train.checkpoint import count_parameters, load_note
 from my_custom_ai.custom_train.data import TrainingBatches, length_of
 from my_custom_ai.custom_train.schedules import Schedule
+from my_custom_ai.utils.files import write_text
+from my_custom_ai.utils.measure import machine
 
 
 @dataclass(frozen=True)
@@ -68,18 +73,28 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
     """
     check_installed(config.train.trackers)
     accelerator = start(config.train.device, config.train.precision, config.train.matmul_precision)
-    trainer = _trainer(config, experiment, dim, resume, accelerator)
+    trainer = build_trainer(config, experiment, dim, resume, accelerator)
+
+    def say_what_begins() -> None:
+        if accelerator.is_main_process:
+            goes_on = f", goes on after step {trainer.step:,}" if trainer.step else ""
+            print(f"{trainer.run.path}{goes_on}\n{overview(config, experiment, trainer)}", flush=True)
+
     try:
-        trainer.fit()
+        trainer.fit(begin=say_what_begins)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted; --resume last continues from the last saved state") from None
+        advice = f"--resume {trainer.run.path} continues from the last saved state"
+        raise KeyboardInterrupt(f"interrupted; {advice}") from None
+    if trainer.monitor.why_stopped and trainer.step < trainer.pace.total_steps and accelerator.is_main_process:
+        print(f"ended after step {trainer.step} of {trainer.pace.total_steps}: {trainer.monitor.why_stopped}")
     trainer.load_best()
     figures = {
         "parameters": count_parameters(experiment.model),
         "steps": trainer.step,
         "seconds": round(trainer.seconds, 3),
     }
-    figures |= {f"test/{name}": value for name, value in trainer.evaluate(experiment.test_data).items()}
+    figures_of_test = trainer.evaluate(experiment.test_data, title=f"{config.experiment_name}: test")
+    figures |= {f"test/{name}": value for name, value in figures_of_test.items()}
     if accelerator.is_main_process:
         trainer.run.write_figures(figures)
         draw_curves(trainer.run.metrics, trainer.run.path / "curves.png")
@@ -87,19 +102,22 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
     return trainer
 
 
-def _trainer(
+def build_trainer(
     config: ExperimentConfig, experiment: Experiment, dim: int, resume: RunDirectory | None, accelerator: Accelerator
 ) -> Trainer:
-    """The engine as configured, in the folder of the run to resume or of a new one, which gets its tokenizers."""
+    """The engine as configured, in the folder of the run to resume, or of a new one with its tokenizers or classes."""
     settings = config.train
     steps = settings.steps_of(_batches_an_epoch(config, experiment.train_data, accelerator.num_processes))
     if mistakes := config.schedule_mistakes(steps):
         raise ConfigError(*mistakes)
+    _check_not_done(config, steps, resume)
+    if config.init_from is not None and _done(resume) is None:
+        _start_from(config, experiment, accelerator.is_main_process)
     run = resume or _new_run(config, accelerator.is_main_process)
-    if experiment.tokenizer is not None and accelerator.is_main_process:
+    if accelerator.is_main_process:
         for folder in (run.path, run.best):
-            experiment.tokenizer.save(folder / TOKENIZER)
-    return Trainer(
+            _keep_names(experiment, folder)
+    trainer = Trainer(
         experiment.model,
         experiment.objective,
         build_optimizer(
@@ -119,12 +137,50 @@ def _trainer(
             total_steps=steps,
             **settings.model_dump(
                 include={"batch_size", "batch_tokens", "eval_batch_size", "accumulate", "clip_norm"}
-                | {"eval_every", "save_every", "log_every", "num_workers", "trackers"}
+                | {"eval_every", "save_every", "log_every", "max_eval_batches", "num_workers", "trackers"}
             ),
         ),
         seed=config.seed,
         accelerator=accelerator,
     )
+    if resume is not None and accelerator.is_main_process:
+        _keep_changes(config, resume)
+    return trainer
+
+
+def _done(run: RunDirectory | None) -> int | None:
+    """Updates that a run has done, by its saved state; None: it has none."""
+    return None if run is None or not run.last_state.is_file() else load_note(run.last_state).get("step")
+
+
+def _check_not_done(config: ExperimentConfig, steps: int, run: RunDirectory | None) -> None:
+    done = _done(run)
+    if done is not None and done > steps:
+        key = "epochs" if config.train.max_steps is None else "max_steps"
+        value = getattr(config.train, key)
+        raise ConfigError(f"train.{key}: {value} would end after {steps} updates, and the run has done {done} already")
+
+
+def _start_from(config: ExperimentConfig, experiment: Experiment, is_main_process: bool) -> None:
+    found = load_starting_weights(config, experiment.model)
+    if is_main_process:
+        print(f"weights of {config.init_from}" + ("" if not found else ", but for:"), *found, sep="\n  ")
+
+
+def _keep_changes(config: ExperimentConfig, run: RunDirectory) -> None:
+    """Write into the run's config.yaml what is changed from now on, and say it."""
+    if changes := changes_of(run, config):
+        step = _done(run) or 0
+        run.change_config(config.model_dump(mode="json"), step, {c.key: [c.old, c.new] for c in changes})
+        print(f"{run.path}, changed after step {step}: {', '.join(map(str, changes))}")
+
+
+def _keep_names(experiment: Experiment, folder: Path) -> None:
+    """Leave in a model's folder what its inputs and outputs are called, for whoever has no training data."""
+    if experiment.tokenizer is not None:
+        experiment.tokenizer.save(folder / TOKENIZER)
+    if experiment.classes:
+        write_text(folder / CLASSES, json.dumps(experiment.classes) + "\n")
 
 
 def _batches_an_epoch(config: ExperimentConfig, data: Dataset[Any], processes: int) -> int:
@@ -141,6 +197,26 @@ def _batches_an_epoch(config: ExperimentConfig, data: Dataset[Any], processes: i
         return len(TrainingBatches(data, **bound, seed=config.seed, world_size=processes))
     except ValueError as error:
         raise ConfigError(f"train.batch_tokens: {error}") from None
+
+
+def overview(config: ExperimentConfig, experiment: Experiment, trainer: Trainer) -> str:
+    """What is about to be trained, where, on what and for how long: a line each."""
+    pace, accelerator = trainer.pace, trainer.accelerator
+    bits = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}[config.train.precision]
+    processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
+    train, val, test = (
+        f"{length_of(data, 'data'):,}" for data in (experiment.train_data, experiment.val_data, experiment.test_data)
+    )
+    batch = f"{pace.batch_size} examples" if pace.batch_size else f"{pace.batch_tokens:,} tokens"
+    parts = f"{pace.accumulate} batches of {batch}" if pace.accumulate > 1 else batch
+    lines = {
+        "device": f"{accelerator.device.type} ({machine(accelerator.device)['device']}), {bits}{processes}",
+        "model": f"{type(experiment.model).__name__} with {config.model.attention_title} attention, "
+        f"{count_parameters(experiment.model):,} parameters",
+        "data": f"{train} training, {val} validation and {test} test examples",
+        "training": f"{pace.total_steps:,} steps of {parts}, evaluated every {pace.eval_every:,}",
+    }
+    return "\n".join(f"  {name:9} {line}" for name, line in lines.items())
 
 
 def add_figures(run: RunDirectory, figures: dict[str, float]) -> None:

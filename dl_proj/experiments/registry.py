@@ -1,22 +1,28 @@
-"""Every type of experiment: the settings it reads, and the functions that build it and train it."""
+"""Every type of experiment: the settings it reads, and the functions that build it, train it and load its model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from dl_proj.experiments.copy.copier import load_copier
 from dl_proj.experiments.copy.settings import SynthTrainConfig
 from dl_proj.experiments.copy.train import copy_experiment, train_to_copy
 from dl_proj.experiments.experiment import Experiment
+from dl_proj.experiments.images.classification.classifier import load_classifier
 from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
 from dl_proj.experiments.images.classification.train import classification_experiment, train_classifier
+from dl_proj.experiments.images.generation.generator import load_generator
 from dl_proj.experiments.images.generation.settings import GeneratorTrainConfig
 from dl_proj.experiments.images.generation.train import generation_experiment, train_generator
 from dl_proj.experiments.language.settings import LanguageTrainConfig
+from dl_proj.experiments.language.text_model import load_text_model
 from dl_proj.experiments.language.train import language_experiment, train_language_model
 from dl_proj.experiments.settings import ExperimentConfig
+from dl_proj.experiments.trained import Trained
 from dl_proj.experiments.translation.settings import TranslationTrainConfig
 from dl_proj.experiments.translation.train import train_translator, translation_experiment
+from dl_proj.experiments.translation.translator import load_translator
 from dl_proj.settings.errors import ConfigError
 from dl_proj.settings.load import shown
 from my_custom_ai.custom_train import RunDirectory
@@ -31,15 +37,22 @@ class ExperimentType(Generic[_Config]):
     schema: type[_Config]
     experiment: Callable[..., Experiment]  # takes a configuration; of text, also the folder with its tokenizer
     train: Callable[[_Config, RunDirectory | None], None]
+    load: Callable[..., Trained[Any, Any]]  # takes a checkpoint's folder, device and data
     of_text: bool = False
 
 
 EXPERIMENT_TYPES: dict[str, ExperimentType[Any]] = {
-    "copy": ExperimentType(SynthTrainConfig, copy_experiment, train_to_copy),
-    "classification": ExperimentType(ClassifierTrainConfig, classification_experiment, train_classifier),
-    "generation": ExperimentType(GeneratorTrainConfig, generation_experiment, train_generator),
-    "language": ExperimentType(LanguageTrainConfig, language_experiment, train_language_model, of_text=True),
-    "translation": ExperimentType(TranslationTrainConfig, translation_experiment, train_translator, of_text=True),
+    "copy": ExperimentType(SynthTrainConfig, copy_experiment, train_to_copy, load_copier),
+    "classification": ExperimentType(
+        ClassifierTrainConfig, classification_experiment, train_classifier, load_classifier
+    ),
+    "generation": ExperimentType(GeneratorTrainConfig, generation_experiment, train_generator, load_generator),
+    "language": ExperimentType(
+        LanguageTrainConfig, language_experiment, train_language_model, load_text_model, of_text=True
+    ),
+    "translation": ExperimentType(
+        TranslationTrainConfig, translation_experiment, train_translator, load_translator, of_text=True
+    ),
 }
 """By the ``task`` that their configurations name."""
 

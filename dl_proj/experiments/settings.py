@@ -1,10 +1,12 @@
 """Schemas of what every training has: optimiser, schedule, pace, stopping."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from dl_proj.models.settings import EncoderDecoderConfig, StackConfig
 from dl_proj.settings.base import Strict
 from my_custom_ai.custom_train.names import DeviceName, MatmulPrecision, OptimizerName, Precision
 
@@ -109,6 +111,8 @@ class PaceConfig(Strict):
     """updates between saved states, besides those after each evaluation"""
     log_every: int = Field(10, ge=1)
     """updates between rows of training figures"""
+    max_eval_batches: int | None = Field(None, ge=1)
+    """evaluate on the first so many batches alone; null: on all"""
     precision: Precision = "no"
     """mixed precision"""
     matmul_precision: MatmulPrecision = "highest"
@@ -127,19 +131,19 @@ class PaceConfig(Strict):
     def _no_is_a_word(cls, value: Any) -> Any:
         return "no" if value is False else value  # as which YAML 1.1 reads it
 
-    def mistakes(self) -> list[str]:
-        """See Strict."""
+    def length_mistakes(self) -> list[str]:
+        """Not one of max_steps and epochs; not among ``mistakes``, which would hide those of the whole experiment."""
         if self.max_steps is None and self.epochs is None:
-            return ["needs max_steps or epochs"]
+            return ["train: needs max_steps or epochs"]
         if self.max_steps is not None and self.epochs is not None:
-            return [f"max_steps {self.max_steps} and epochs {self.epochs} are both set: set one of them to null"]
+            return [f"train: max_steps {self.max_steps} and epochs {self.epochs} are both set: set one of them to null"]
         return []
 
     def steps_of(self, n_batches: int) -> int:
         """Updates of the weights in all, of ``n_batches`` an epoch and process."""
         if self.max_steps is not None:
             return self.max_steps
-        assert self.epochs is not None  # see mistakes
+        assert self.epochs is not None  # see length_mistakes
         return max(1, self.epochs * n_batches // self.accumulate)
 
 
@@ -165,13 +169,26 @@ class ExperimentConfig(Strict):
     """What every training script's configuration has."""
 
     METRICS: ClassVar[dict[str, MonitorMode]] = {"val/loss": "min"}  # that can be monitored, and the better direction
+    LENGTH: ClassVar[str]  # setting that says how many tokens a sequence has
+    GRID: ClassVar[bool] = False  # whether these are the places of a grid
 
-    experiment_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """folder of its runs"""
+    if TYPE_CHECKING:  # a field of every subclass
+
+        @property
+        def model(self) -> StackConfig | EncoderDecoderConfig:
+            """What is trained."""
+
+    experiment_name: str = Field("", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$")
+    """folder of its runs; not given: named after task, data and attention"""
     runs_dir: Path = Path("runs")
     """where experiments put their folders"""
     seed: int = Field(42, ge=0, lt=2**31)
     """of weights, data, dropout and hashes"""
+    init_from: str | None = Field(None, min_length=1)
+    """weights to start from: a shipped checkpoint's name, or the folder of a run or of an imported model; without
+    --config, also the settings to start from; null: weights are drawn"""
+    init_strict: bool = True
+    """init_from: refuse weights of another model; false: take those whose names and shapes agree, list the rest"""
     optimizer: OptimizerConfig = OptimizerConfig()
     """the optimiser"""
     schedule: ScheduleConfig = ConstantConfig()
@@ -179,12 +196,46 @@ class ExperimentConfig(Strict):
     train: PaceConfig
     """the pace of training"""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_history(cls, values: Any) -> Any:
+        """A run's config.yaml also says what was changed on the way, which is no setting."""
+        return {key: value for key, value in values.items() if key != "history"} if isinstance(values, dict) else values
+
     @property
     def metrics(self) -> dict[str, MonitorMode]:
         """What this training can be monitored by, and the better direction."""
         return self.METRICS
 
-    def monitor_mistakes(self) -> list[str]:
+    @property
+    def default_name(self) -> str:
+        """Says the task, the data and the attention."""
+        raise NotImplementedError
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if not self.experiment_name:
+            object.__setattr__(self, "experiment_name", self.default_name)  # it is frozen
+        return self
+
+    @classmethod
+    def beside_flags(cls, values: dict[str, Any], flags: dict[str, Any], path: Path) -> dict[str, Any]:
+        """See Strict: a length that flags give replaces the file's."""
+        return fitted_to_length(values, flags)
+
+    @classmethod
+    def quick(cls) -> dict[str, Any]:
+        """The settings that ``--quick`` changes: a few steps and batches, to see whether everything works."""
+        often = {"eval_every": 10, "save_every": 10, "log_every": 1}
+        return {"train": {"max_steps": 20, "max_eval_batches": 2, **often}}
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        unused = self.init_from is None and not self.init_strict
+        found = ["init_strict: false has no effect without init_from"] if unused else []
+        return found + self._monitor_mistakes() + self.train.length_mistakes()
+
+    def _monitor_mistakes(self) -> list[str]:
         """A metric that the training does not give, or the worse direction."""
         monitor = self.train.monitor
         if monitor.metric not in self.metrics:
@@ -200,3 +251,36 @@ class ExperimentConfig(Strict):
         if warmup < steps:
             return []
         return [f"schedule.warmup_steps {warmup} must be less than the {steps} steps of the training"]
+
+
+def fitted_to_length(values: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """A training file's settings, made to fit the length that flags give.
+
+    ``train.max_steps`` takes the place of the file's ``epochs``, and ``epochs`` that of its ``max_steps``. The file's
+    warm-up becomes a tenth of ``max_steps`` if it is not shorter than these; of fewer epochs it keeps its share. What
+    is not as it should be is left alone: checking the settings finds it.
+    """
+    given, pace, schedule = flags.get("train"), values.get("train"), values.get("schedule", {})
+    if not (isinstance(given, dict) and isinstance(pace, dict) and isinstance(schedule, dict)):
+        return values
+    steps, epochs = _whole(given.get("max_steps")), _whole(given.get("epochs"))
+    if (steps is None) == (epochs is None):
+        return values
+    old_epochs, is_noam = _whole(pace.get("epochs")), schedule.get("kind") == "noam"
+    warmup = _whole(schedule.get("warmup_steps", NoamConfig.model_fields["warmup_steps"].default if is_noam else 0))
+    if warmup is not None and steps is not None and warmup >= steps:
+        schedule = schedule | {"warmup_steps": max(steps // 10, int(is_noam))}
+    elif warmup is not None and epochs is not None and old_epochs is not None and epochs < old_epochs:
+        schedule = schedule | {"warmup_steps": max(warmup * epochs // old_epochs, int(is_noam))}
+    replaced = {"epochs": None} if epochs is None else {"max_steps": None}
+    return values | {"train": pace | replaced} | ({"schedule": schedule} if schedule else {})
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number, which a flag brings as a word; None: it is something else."""
+    return int(value) if re.fullmatch(r"[0-9]{1,18}", str(value)) else None
+
+
+def as_name(text: str) -> str:
+    """A word for a run's name, made of a file's or folder's."""
+    return "-".join(re.findall(r"[a-z0-9]+", text.lower()))[:60] or "data"

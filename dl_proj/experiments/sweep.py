@@ -9,11 +9,12 @@ from typing import Any
 from accelerate import PartialState
 from matplotlib.figure import Figure
 
-from dl_proj.cli import CONFIGS, other_settings
+from dl_proj.cli import CONFIGS
 from dl_proj.experiments.registry import ExperimentType, experiment_type
 from dl_proj.experiments.settings import ExperimentConfig
 from dl_proj.experiments.sweep_settings import Settings, SweepConfig, nested
 from dl_proj.pictures import save_figure
+from dl_proj.run_changes import other_settings
 from dl_proj.settings.errors import ConfigError
 from dl_proj.settings.load import file_or_preset, load_config, merge, read_yaml
 from dl_proj.tables import csv_text, markdown

@@ -39,6 +39,11 @@ class AttentionSchema(Strict):
         """A short name for tables."""
         return self.settings.title
 
+    @property
+    def slug(self) -> str:
+        """A short name for folders and files."""
+        return self.settings.slug
+
     def mistakes(self) -> list[str]:
         """See Strict."""
         return self.settings.mistakes()
@@ -96,5 +101,7 @@ SCHEMAS: dict[str, type[AttentionSchema]] = {declared.kind: _schema(declared) fo
 
 if TYPE_CHECKING:
     AttentionConfig = AttentionSchema
+    AnyOrNoAttention = AttentionSchema | None
 else:
     AttentionConfig = Annotated[Union[*SCHEMAS.values()], Field(discriminator="kind")]
+    AnyOrNoAttention = Annotated[Union[*SCHEMAS.values(), None], Field(discriminator="kind")]

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dl_proj.models.sampling import check_logits
 from dl_proj.models.translation import EncoderDecoderModel
 
 
@@ -41,7 +42,7 @@ def beam_search(
 
     Other sources in the batch change nothing but rounding. Of equals the one that ended first is taken, then the one
     that stands first in the beam. One step costs one forward of a token for beam_size rows a source that is not done;
-    the host waits for the device once.
+    the host waits for the device twice.
 
     Args:
         model: in eval mode.
@@ -58,6 +59,7 @@ def beam_search(
 
     Raises:
         ValueError: a model in training mode, targets that its positions do not reach, or numbers out of range.
+        NonFinite: the logits are no distribution.
     """
     max_len = torch.as_tensor(max_len, device=source.device).expand(len(source))
     limits = int(max_len.min()), int(max_len.max())
@@ -66,7 +68,9 @@ def beam_search(
     cache = model.new_cache(context, source_mask, max_len=limits[1] + 1, targets=beam_size)
     search = _Search(context, beam_size, boundary=boundary, max_len=max_len, limits=limits, alpha=length_penalty)
     while len(search.sources):
-        rows, stay = search.extend(model.step(search.tokens[:, -1], cache))
+        logits = model.step(search.tokens[:, -1], cache)
+        check_logits(logits)
+        rows, stay = search.extend(logits)
         if beam_size > 1 or stay is not None:  # else every row goes on with itself
             cache.select_rows(rows, stay)
     return search.hypotheses()

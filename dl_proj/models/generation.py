@@ -113,12 +113,75 @@ class AutoregressiveModel(TokenModel):
             raise ValueError(f"{given} + {length} tokens are more than the model's {max_len - start} + 1")
         if start + given == 0:
             raise ValueError("an empty prompt: a model without labels needs one token to start from")
+        yield from self._steps(prompt, progress(range(length)), n_inputs, label, choose, self.positions)
+
+    @torch.no_grad()
+    def stream_on(self, prompt: Tensor, length: int, *, choose: Choice = most_probable) -> Iterator[Tensor]:
+        """As :meth:`stream`, but past max_len too, for a model without labels.
+
+        A model that :attr:`runs_on` does so, and its last token still knows the first. Others slide their window:
+        whenever max_len tokens went in, the last :attr:`kept` of them are put in anew, as the first ones of a sequence.
+
+        Args:
+            prompt: (b, n) int64; where the window slides, its last max_len tokens count.
+            length: tokens to add.
+            choose: see :meth:`stream`.
+
+        Yields:
+            (b,) int64, ``length`` times, without the prompt.
+
+        Raises:
+            ValueError: nothing to start from, or a model with labels.
+        """
+        max_len, n_inputs = self.positions.max_len, prompt.shape[1] + length - 1
+        if prompt.shape[1] == 0 or n_inputs <= max_len:
+            yield from self.stream(prompt, length, choose=choose)
+        elif self.runs_on:
+            yield from self._steps(prompt, range(length), n_inputs, self._embed_labels(None), choose, _no_positions)
+        else:
+            yield from self._slide(prompt[:, -max_len:], length, choose)
+
+    @property
+    def runs_on(self) -> bool:
+        """Whether it can continue a sequence beyond max_len: it adds no positions, and no cache grows with the length.
+
+        Raises:
+            ValueError: a mechanism that cannot decode step by step.
+        """
+        lengths = (self.positions.max_len, 2 * self.positions.max_len)
+        sizes = {sum(cache.size for cache in self.stack.new_cache(1, length)) for length in lengths}
+        return self.positions.table() is None and len(sizes) == 1
+
+    @property
+    def kept(self) -> int:
+        """Tokens that a window which slides begins with: half of it, so that each goes in about twice."""
+        return max(1, self.positions.max_len // 2)
+
+    def _slide(self, window: Tensor, length: int, choose: Choice) -> Iterator[Tensor]:
+        done = 0
+        while done < length:
+            n_new = min(length - done, self.positions.max_len + 1 - window.shape[1])
+            for token in self.stream(window, n_new, choose=_from_number(done, choose)):
+                window = torch.cat((window, token.unsqueeze(1)), dim=1)
+                yield token
+            done += n_new
+            window = window[:, -self.kept :]
+
+    def _steps(
+        self,
+        prompt: Tensor,
+        numbers: Iterable[int],
+        n_inputs: int,
+        label: Tensor | None,
+        choose: Choice,
+        positions: Callable[..., Tensor],
+    ) -> Iterator[Tensor]:
         caches = self.stack.new_cache(prompt.shape[0], n_inputs)
         x, first = self.embedding(prompt), 0
         if label is not None:
             x = torch.cat((label, x + label), dim=1)
-        for number in progress(range(length)):
-            seen = self.stack.step(self.dropout(self.positions(x, first=first)), caches)
+        for number in numbers:
+            seen = self.stack.step(self.dropout(positions(x, first=first)), caches)
             token = choose(self.to_logits(seen[:, -1]), number)
             yield token
             first += x.shape[1]
@@ -132,3 +195,12 @@ class AutoregressiveModel(TokenModel):
         if labels is None or self.label_embedding is None:
             raise ValueError("labels are given if and only if the model was made with n_labels")
         return self.label_embedding(labels).unsqueeze(1)
+
+
+def _no_positions(x: Tensor, *, first: int) -> Tensor:
+    return x
+
+
+def _from_number(first: int, choose: Choice) -> Choice:
+    """The same choice for tokens that are numbered from 0 again."""
+    return lambda logits, number: choose(logits, first + number)

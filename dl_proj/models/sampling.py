@@ -5,12 +5,27 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from my_custom_ai.custom_train.errors import NonFinite
+
 Choice = Callable[[Tensor, int], Tensor]
 """(logits (b, vocab), number of the new token, from 0) -> tokens (b,) int64."""
 
 
+def check_logits(logits: Tensor) -> None:
+    """The host waits for the device once.
+
+    Raises:
+        NonFinite: a row (..., vocab) has nan or +inf, or nothing but -inf, so that it is no distribution.
+    """
+    if not logits.amax(-1).isfinite().all():
+        raise NonFinite(
+            "the model gives nan or infinite logits: its weights are broken, or too large for the precision"
+        )
+
+
 def most_probable(logits: Tensor, number: int) -> Tensor:
-    """Greedy decoding."""
+    """Greedy decoding; raises NonFinite as :func:`sample` does."""
+    check_logits(logits)
     return logits.argmax(-1)
 
 
@@ -35,7 +50,11 @@ def sample(
 
     Returns:
         (b,) int64.
+
+    Raises:
+        NonFinite: see :func:`check_logits`.
     """
+    check_logits(logits)
     behind = logits.double() - logits.double().amax(-1, keepdim=True)  # 0 at most: no temperature makes it overflow
     ordered, tokens = (behind / temperature).sort(dim=-1, descending=True, stable=True)
     ordered[:, ordered.shape[-1] if top_k is None else top_k :] = -torch.inf

@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
-from dl_proj.models.attention_settings import AttentionConfig, AttentionSchema
+from dl_proj.models.attention_settings import AnyOrNoAttention, AttentionConfig, AttentionSchema
 from dl_proj.settings.base import Strict, null_is_none
 from my_transformers.full_settings import FullSettings
 from my_transformers.lsh.settings import LSHSettings
 from my_transformers.registry import SETTINGS
 from my_transformers.settings import Places, Site
+
+_ATTENTION: TypeAdapter[AttentionConfig] = TypeAdapter(AttentionConfig)
 
 Width = Annotated[int, Field(ge=1)]
 
@@ -129,6 +131,11 @@ class StackConfig(_LayersConfig):
         """A short name for tables."""
         return ", ".join(dict.fromkeys(mechanism.title for mechanism in self.mechanisms))
 
+    @property
+    def attention_slug(self) -> str:
+        """The same for folders and files."""
+        return "-".join(dict.fromkeys(mechanism.slug for mechanism in self.mechanisms))
+
     def layers_of(self, number: int) -> range:
         """The numbers of the layers that have the mechanism of this number."""
         return range(number, self.depth, len(self.mechanisms))
@@ -230,6 +237,8 @@ class EncoderDecoderConfig(_LayersConfig):
     """layers of the encoder"""
     decoder_depth: int = Field(1, ge=1)
     """layers of the decoder"""
+    attention: AnyOrNoAttention = None
+    """encoder_attention and, if it can be causal and decode step by step, decoder_attention in one"""
     encoder_attention: AttentionConfig = AttentionSchema.of(FullSettings())
     """the encoder's attention mechanism, chosen by kind"""
     decoder_attention: AttentionConfig = AttentionSchema.of(FullSettings())
@@ -241,12 +250,33 @@ class EncoderDecoderConfig(_LayersConfig):
     tied: bool = False
     """one matrix embeds the tokens of both sides and maps to logits; both sides then have one vocabulary"""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _attention_of_both_sides(cls, values: Any) -> Any:
+        """``attention`` stands for those of the two sides that are not given."""
+        if not isinstance(values, dict) or values.get("attention") is None:
+            return values
+        try:
+            both = _ATTENTION.validate_python(values["attention"])
+        except ValidationError:  # of which the field itself complains, once
+            return values
+        return dict.fromkeys(_sides(both), both) | values
+
     @property
     def attention_title(self) -> str:
         """A short name for tables: the encoder's, the decoder's own and across, or what all of them are."""
-        mechanisms = (self.encoder_attention, self.decoder_attention, self.cross_attention)
-        titles = [mechanism.title for mechanism in mechanisms]
+        titles = [mechanism.title for mechanism in self.mechanisms]
         return titles[0] if len(set(titles)) == 1 else ", ".join(titles)
+
+    @property
+    def attention_slug(self) -> str:
+        """For folders and files: the mechanisms other than full attention, if there are any."""
+        return "-".join(dict.fromkeys(mechanism.slug for mechanism in self.mechanisms if mechanism.kind != "full"))
+
+    @property
+    def mechanisms(self) -> tuple[AttentionConfig, ...]:
+        """The encoder's, the decoder's own and that across."""
+        return self.encoder_attention, self.decoder_attention, self.cross_attention
 
     @property
     def encoder(self) -> StackConfig:
@@ -270,6 +300,13 @@ class EncoderDecoderConfig(_LayersConfig):
     def mistakes(self) -> list[str]:
         """See Strict."""
         found = super().mistakes()
+        if self.attention is not None:
+            found += [
+                f"attention.kind: {self.attention.kind} and {side}.kind: {getattr(self, side).kind} are both given and "
+                "differ; give encoder_attention and decoder_attention without attention"
+                for side in _sides(self.attention)
+                if getattr(self, side) != self.attention
+            ]
         if not self.cross_attention.declared.cross:
             found.append(
                 f"cross_attention.kind: {self.cross_attention.kind} cannot attend to another sequence; use {_CROSS}"
@@ -289,6 +326,12 @@ class EncoderDecoderConfig(_LayersConfig):
         found += _with_keys(self.decoder.mistakes_at(target_length, causal=True, grid=False), "decoder", "decoder")
         found += _with_keys(self.across.attention_mistakes(source_length, causal=False), "decoder", "cross")
         return list(dict.fromkeys(found))  # both sides have the same positions, so some are found twice
+
+
+def _sides(attention: AttentionConfig) -> list[str]:
+    """What EncoderDecoderConfig.attention stands for: a decoder must be causal, and take steps."""
+    declared = attention.declared
+    return ["encoder_attention", *(["decoder_attention"] if True in declared.directions and declared.steps else [])]
 
 
 def _with_keys(mistakes: list[str], stack: str, attention: str) -> list[str]:

@@ -1,5 +1,6 @@
 """What every schema inherits."""
 
+from pathlib import Path
 from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -16,6 +17,11 @@ class Strict(BaseModel):
         """What is wrong between settings that are right one by one: a line each, with the keys and their values."""
         return []
 
+    @classmethod
+    def beside_flags(cls, values: dict[str, Any], flags: dict[str, Any], path: Path) -> dict[str, Any]:
+        """What counts of the settings ``values`` in the file ``path``, before ``flags`` are laid over them."""
+        return values
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if found := self.mistakes():
@@ -28,8 +34,25 @@ class Strict(BaseModel):
         """As a word it is refused where a number belongs; as python's True it would count as 1."""
         if not isinstance(values, dict):
             return values
-        numbers = {name for name, field in cls.model_fields.items() if _holds_numbers(field.annotation)}
+        numbers = {name for name, field in cls.model_fields.items() if _holds(field.annotation, int, float)}
         return {name: _spelled_out(value) if name in numbers else value for name, value in values.items()}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tilde_is_the_home_folder(cls, values: Any) -> Any:
+        """In a path, which comes from a file or a quoted flag: no shell has expanded it."""
+        if not isinstance(values, dict):
+            return values
+        paths = {name for name, field in cls.model_fields.items() if _holds(field.annotation, Path)}
+        return {name: _expanded(value) if name in paths else value for name, value in values.items()}
+
+
+def expanded(path: Path | str) -> Path:
+    """A path with the home folder in place of ``~`` or ``~user`` at its start; an unknown user's stays as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def null_is_none(value: Any) -> Any:
@@ -37,8 +60,14 @@ def null_is_none(value: Any) -> Any:
     return None if value == [None] else value
 
 
-def _holds_numbers(annotation: Any) -> bool:
-    return annotation in (int, float) or any(_holds_numbers(part) for part in get_args(annotation))
+def _holds(annotation: Any, *types: type) -> bool:
+    return annotation in types or any(_holds(part, *types) for part in get_args(annotation))
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_expanded(item) for item in value]
+    return str(expanded(value)) if isinstance(value, str) and value.startswith("~") else value
 
 
 def _spelled_out(value: Any) -> Any:

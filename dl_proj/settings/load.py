@@ -15,8 +15,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
+from dl_proj.settings.base import Strict
 from dl_proj.settings.errors import ConfigError, reason
-from dl_proj.settings.help import Nested, explain, models_in
+from dl_proj.settings.help import Nested, explain, is_of, models_in
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -29,12 +30,17 @@ _FRACTION = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?\.i
 def load_config(schema: type[Config], path: Path, overrides: Nested | None = None, *, origin: str = "flags") -> Config:
     """Read a YAML file, lay ``overrides``, which ``origin`` gave, over it and check the result.
 
+    An override in a section that the file lacks changes the schema's own section.
+
     Raises:
         ConfigError: one line a mistake.
     """
     overrides = overrides or {}
+    values = read_yaml(path)
+    if issubclass(schema, Strict):
+        values = schema.beside_flags(values, overrides, path)
     try:
-        return schema.model_validate(merge(read_yaml(path), overrides))
+        return schema.model_validate(merge(_with_sections(schema, values, overrides), overrides))
     except ValidationError as error:
         lines = [line for mistake in error.errors() for line in _lines(path, overrides, origin, schema, mistake)]
         raise ConfigError(*lines) from None
@@ -98,6 +104,29 @@ def merge(values: Nested, overrides: Nested) -> Nested:
     return merged
 
 
+def _with_sections(schema: type[BaseModel], values: Nested, overrides: Nested) -> Nested:
+    """A file's values, with the schema's own sections for those that it lacks and overrides change."""
+    filled = dict(values)
+    for name, change in overrides.items():
+        field = schema.model_fields.get(name)
+        if field is None or not isinstance(change, dict):
+            continue
+        if name not in filled and isinstance(field.default, BaseModel):
+            filled[name] = _as_values(field.default)
+        member = next((one for one in models_in(field.annotation) if is_of(filled.get(name), one)), None)
+        if member is not None and isinstance(filled[name], dict):
+            filled[name] = _with_sections(member, filled[name], change)
+    return filled
+
+
+def _as_values(section: BaseModel) -> Nested:
+    """What was given to make it, as a file would have it, and its kind."""
+    dumped, fields = section.model_dump(mode="json"), type(section).model_fields
+    names = [name for name in fields if name in section.model_fields_set or name == "kind"]
+    values = {name: getattr(section, name) for name in names}
+    return {name: _as_values(value) if isinstance(value, BaseModel) else dumped[name] for name, value in values.items()}
+
+
 def parse_flags(
     schema: type[BaseModel], argv: list[str], default: Path, *, words: str | None = None, prog: str | None = None
 ) -> tuple[argparse.Namespace, Nested]:
@@ -122,7 +151,13 @@ def parse_flags(
             metavar="RUN",
             help="continue a run: its folder, or 'last' for the newest version of the experiment",
         )
-    usage = "".join([f" [{action.option_strings[0]} {action.metavar}]" for action in own._actions])
+        own.add_argument(
+            "--dry_run", action="store_true", help="train nothing: say what the training would cost, from a few steps"
+        )
+        own.add_argument(
+            "--quick", action="store_true", help="try everything in 20 steps, in a run of its own, NAME-quick"
+        )
+    usage = "".join([f" [{action.option_strings[0]} {action.metavar or ''}".rstrip() + "]" for action in own._actions])
     usage += " [--SETTING VALUE ...]" + (f" [{words} ...]" if words else "")
     parser = _OneLineParser(
         prog=prog, usage=f"%(prog)s{usage}", description=schema.__doc__, parents=[own], allow_abbrev=False
@@ -132,7 +167,12 @@ def parse_flags(
     settings = type(schema.__name__, (schema, BaseSettings), {})
     source: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(settings, root_parser=parser)
     if {"-h", "--help"} & {*rest}:
-        explain(parser, schema, *_values_for_help(schema, options.config, default))
+        others = [word for word in rest if word not in ("-h", "--help")]
+        try:
+            overrides = source(parsed_args=parser.parse_args(others))()
+        except (ConfigError, SettingsError):  # help is shown even so
+            overrides = {}
+        explain(parser, schema, *_values_for_help(schema, options.config, default, overrides))
     options.words = []
     if words is None:
         given = parser.parse_args(rest)
@@ -149,13 +189,16 @@ def parse_flags(
         raise ConfigError(*(found or [f"flags: {error}"])) from None
 
 
-def _values_for_help(schema: type[BaseModel], given: Path | None, default: Path) -> tuple[Nested, Path]:
-    """What the settings are without flags, and the file that says so; without a readable one, the preset's."""
+def _values_for_help(
+    schema: type[BaseModel], given: Path | None, default: Path, overrides: Nested
+) -> tuple[Nested, Path]:
+    """What the settings are with the flags beside --help, and the file; without a readable one, the preset."""
     try:
         path = file_or_preset(given, default.parent) if given else default
         values = read_yaml(path)
     except ConfigError:
         path, values = default, read_yaml(default)
+    values = merge(values, overrides)
     try:
         return schema.model_validate(values).model_dump(mode="json"), path
     except ValidationError:  # flags must add what it lacks
@@ -239,6 +282,7 @@ _PLAIN = {  # pydantic's words where they mean nothing to who writes a file
     "model_type": "must be a mapping of settings",
     "model_attributes_type": "must be a mapping of settings",
     "path_type": "must be a path",
+    "string_unicode": "must be UTF-8",
     "tuple_type": "must be a list",
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
     **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),

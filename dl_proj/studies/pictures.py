@@ -8,9 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
+from dl_proj.pictures import side_by_side
 from dl_proj.tables import Row
 
 
@@ -40,16 +41,20 @@ class Panel:
 
 
 def curves(*panels: Panel) -> Figure:
-    """Panels beside each other, with one legend."""
-    figure = Figure(figsize=(5 * len(panels) + 1.5, 4), layout="constrained")
-    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, panel in zip(all_axes, panels, strict=True):
-        _draw(axes, panel)
+    """Panels, two a row, with one legend."""
+    columns, lines = side_by_side(len(panels))
+    alone = len(panels) == 1
+    figure = Figure(figsize=(6.5, 4) if alone else (4.5 * columns, 3.3 * lines + 1), layout="constrained")
     named: dict[str, Artist] = {}
-    for axes in all_axes:
+    for number, panel in enumerate(panels, start=1):
+        axes = figure.add_subplot(lines, columns, number)
+        _draw(axes, panel)
         handles, labels = axes.get_legend_handles_labels()
         named = dict(zip(labels, handles, strict=True)) | named
-    figure.legend(named.values(), named.keys(), loc="outside right center", fontsize="small")
+    if alone:
+        figure.legend(named.values(), named.keys(), loc="outside right center", fontsize="small")
+    else:
+        figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=3, fontsize="small")
     return figure
 
 
@@ -69,7 +74,22 @@ def _draw(axes: Axes, panel: Panel) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     if "y" not in panel.log:
         axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3, which="both")
+    elif rows:
+        low, high = axes.get_ylim()
+        axes.set_yticks(ticks := _round_numbers(low, high), [f"{tick:g}" for tick in ticks])
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_ylim(low, high)
+    axes.grid(alpha=0.3)
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """Ticks of a logarithmic axis: powers of ten; where they are few also 2 and 5 times these, or any round numbers."""
+    ticks: list[float] = []
+    for locator in (LogLocator(numticks=20), LogLocator(subs=(1, 2, 5), numticks=20), MaxNLocator(5)):
+        ticks = [tick for tick in map(float, locator.tick_values(low, high)) if low <= tick <= high]
+        if len(ticks) >= 3:
+            return ticks
+    return ticks
 
 
 def matrices(pictures: dict[tuple[int | None, int | None], Tensor]) -> Figure:

@@ -1,4 +1,4 @@
-"""Texts are UTF-8: a byte-order mark before them is no part of them, and other encodings are told from it."""
+"""Texts are UTF-8: a byte-order mark before them is no part of them, and their start shows what is something else."""
 
 import codecs
 from collections.abc import Iterator
@@ -13,16 +13,23 @@ _MARKS = {  # UTF-32's begins with UTF-16's, so it comes first
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
+_PACKED = (  # how compressed files begin, and what by
+    (b"\x1f\x8b\x08", "gzip"),
+    (b"PK\x03\x04", "zip"),
+    (b"\xfd7zXZ\x00", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    *((b"BZh%d1AY&SY" % level, "bzip2") for level in range(1, 10)),
+)
 _LINE = 2**16  # bytes after which a line is cut: what a text without line ends is tokenised by
 _ASCII = frozenset(b"\t\r\n" + bytes(range(0x20, 0x7F)))
 
 
 class OtherEncoding(ValueError):
-    """A text that is not UTF-8 but another encoding, which the message names."""
+    """A text that is not UTF-8 but another encoding, or compressed, which the message says."""
 
 
 def check_utf8(head: bytes) -> None:
-    """Refuse what begins like UTF-16 or UTF-32: with its mark, or with Latin letters between zeros.
+    """Refuse what begins like UTF-16 or UTF-32, with its mark, or with Latin letters between zeros, or is compressed.
 
     Bytes that are no text at all pass: a language model may be one of any bytes.
 
@@ -30,6 +37,8 @@ def check_utf8(head: bytes) -> None:
         OtherEncoding: it does.
     """
     head = head[:_HEAD]
+    if packed := next((name for start, name in _PACKED if head.startswith(start)), None):
+        raise OtherEncoding(f"is compressed by {packed}, must be text; unpack it")
     encoding = next((name for mark, name in _MARKS.items() if head.startswith(mark) and _decodes(head, name)), None)
     if encoding is None and len(head) >= 4:
         halves = (head[::2], head[1::2])

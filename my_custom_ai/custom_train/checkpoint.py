@@ -1,7 +1,8 @@
 """Weights and training states in safetensors files: whole at any instant, and never unpickled."""
 
+import contextlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,23 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: no such file, or not a whole safetensors file.
     """
-    path = Path(path)
+    with _opened(Path(path)) as (file, note):
+        return {name: file.get_tensor(name) for name in file.keys()}, note  # noqa: SIM118 (it is no dict)
+
+
+def load_note(path: Path | str) -> dict[str, Any]:
+    """Read the note alone.
+
+    Raises:
+        CheckpointError: as :func:`load_tensors`.
+    """
+    with _opened(Path(path)) as (_, note):
+        return note
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """A safetensors file and its note; what goes wrong while it is read becomes a CheckpointError."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
@@ -36,7 +53,7 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             note = json.loads((file.metadata() or {}).get("note", "{}"))
             if not isinstance(note, dict):
                 raise CheckpointError(f"{path}: its note is no mapping, so it was not written by this program")
-            return {name: file.get_tensor(name) for name in file.keys()}, note  # noqa: SIM118 (it is no dict)
+            yield file, note
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
 
@@ -74,25 +91,36 @@ def load_weights(path: Path | str, model: nn.Module) -> dict[str, Any]:
     return note
 
 
-def fill(model: nn.Module, tensors: dict[str, Tensor], path: Path | str) -> None:
+def fill(model: nn.Module, tensors: dict[str, Tensor], path: Path | str, *, strict: bool = True) -> list[str]:
     """Copy tensors into a model's :func:`weights`, after all names and shapes were compared.
 
+    Args:
+        model: to fill.
+        tensors: by name.
+        path: the file that they are from, for the message.
+        strict: refuse any difference; False copies those whose names and shapes agree.
+
+    Returns:
+        A line for each difference; none if ``strict``.
+
     Raises:
-        CheckpointError: names the first few differences.
+        CheckpointError: names the first few differences; not strict: nothing agrees.
     """
     own = _named(model)
     tensors = by_own_names(tensors, own)
+    fitting = {name: tensor for name, tensor in tensors.items() if name in own and tensor.shape == own[name].shape}
     problems = [f"lacks {name}" for name in own if name not in tensors]
     problems += [f"has {name}, which the model lacks" for name in tensors if name not in own]
     problems += [
         f"{name} is {tuple(tensors[name].shape)}, the model's is {tuple(value.shape)}"
         for name, value in own.items()
-        if name in tensors and tensors[name].shape != value.shape
+        if name in tensors and name not in fitting
     ]
-    if problems:
+    if problems and (strict or not fitting):
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise CheckpointError(f"{path}: weights of another model: {'; '.join(problems[:3])}{more}")
-    model.load_state_dict(tensors, strict=False)  # it misses the other names of shared ones
+    model.load_state_dict(fitting, strict=False)  # it misses the other names of shared ones
+    return problems
 
 
 def by_own_names(tensors: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:

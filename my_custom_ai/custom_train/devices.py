@@ -1,11 +1,13 @@
 """The one place that knows device names."""
 
 import importlib.util
+import os
 from typing import get_args
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState, is_initialized
+from accelerate.utils import DistributedDataParallelKwargs
 
 from my_custom_ai.custom_train.errors import SetupError
 from my_custom_ai.custom_train.names import DeviceName, MatmulPrecision, Precision
@@ -16,6 +18,24 @@ def available_devices() -> list[str]:
     found = ["cuda"] if torch.cuda.is_available() else []
     found += ["mps"] if torch.backends.mps.is_available() else []
     return [*found, "cpu"]
+
+
+def device_called(name: DeviceName) -> torch.device:
+    """The device that a name means, for computing without accelerate.
+
+    Args:
+        name: "auto" takes the fastest there is.
+
+    Raises:
+        ValueError: no such device name.
+        SetupError: this machine has no such device.
+    """
+    if name not in get_args(DeviceName):
+        raise ValueError(f"device is {name!r}, must be one of {', '.join(get_args(DeviceName))}")
+    there = available_devices()
+    if name != "auto" and name not in there:
+        raise SetupError(f"device {name!r} is not on this machine, which has: {', '.join(there)}")
+    return torch.device(there[0] if name == "auto" else name)
 
 
 def start(
@@ -36,20 +56,27 @@ def start(
         ValueError: no such device name, precision or matmul_precision.
         SetupError: this machine has no such device, or the device no such precision.
     """
-    _check_names(device, precision, matmul_precision)
-    if device != "auto" and device not in available_devices():
-        raise SetupError(f"device {device!r} is not on this machine, which has: {', '.join(available_devices())}")
-    wanted = available_devices()[0] if device == "auto" else device
+    _check_names(precision, matmul_precision)
+    wanted = device_called(device).type
     if precision == "fp16" and wanted == "cpu":
         raise SetupError("precision 'fp16' needs a GPU; on a CPU use 'no' or 'bf16'")
     torch.set_float32_matmul_precision(matmul_precision if wanted == "cuda" else "highest")
     _prepare_state(wanted, precision)
-    return Accelerator(cpu=wanted == "cpu", mixed_precision=precision)
+    return Accelerator(cpu=wanted == "cpu", mixed_precision=precision, kwargs_handlers=[_gradient_buckets()])
 
 
-def _check_names(device: str, precision: str, matmul_precision: str) -> None:
+def _gradient_buckets() -> DistributedDataParallelKwargs:
+    """Keep DistributedDataParallel from ordering its buckets of gradients anew after the first backward pass.
+
+    A sum of three or more numbers depends on their order, which follows from a gradient's place in its bucket, so the
+    first update after a resume would differ from that of a training that went on. It leaves the buckets as they are
+    only if it looks for parameters without a gradient, and warns once that it found none.
+    """
+    return DistributedDataParallelKwargs(find_unused_parameters=int(os.environ.get("WORLD_SIZE", 1)) > 2)
+
+
+def _check_names(precision: str, matmul_precision: str) -> None:
     for name, value, allowed in (
-        ("device", device, DeviceName),
         ("precision", precision, Precision),
         ("matmul_precision", matmul_precision, MatmulPrecision),
     ):

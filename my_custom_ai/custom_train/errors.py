@@ -9,5 +9,9 @@ class CheckpointError(Exception):
     """A file that is no checkpoint, or not one of this model; the message is one line for the user."""
 
 
-class NonFiniteLoss(Exception):
+class NonFinite(Exception):
+    """Numbers that must be finite are not; the message is one line for the user."""
+
+
+class NonFiniteLoss(NonFinite):
     """The loss or its gradient is nan or infinite; the message says where, and what to go back to and try."""

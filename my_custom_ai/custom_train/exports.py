@@ -1,7 +1,7 @@
 """The names that ``from my_custom_ai.custom_train import ...`` finds; importing this module imports torch."""
 
 from my_custom_ai.custom_train.checkpoint import load_weights, save_weights
-from my_custom_ai.custom_train.devices import check_installed, start
+from my_custom_ai.custom_train.devices import check_installed, device_called, start
 from my_custom_ai.custom_train.errors import CheckpointError, NonFiniteLoss, SetupError
 from my_custom_ai.custom_train.evaluation import evaluate
 from my_custom_ai.custom_train.monitor import Monitor
@@ -22,6 +22,7 @@ __all__ = [
     "Trainer",
     "build_optimizer",
     "check_installed",
+    "device_called",
     "evaluate",
     "load_weights",
     "save_weights",

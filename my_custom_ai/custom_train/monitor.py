@@ -29,7 +29,6 @@ class Monitor:
     best: float | None = None
     reference: float | None = None  # what the next value must beat by min_delta
     waited: int = 0
-    reached: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in ("max", "min"):
@@ -60,7 +59,6 @@ class Monitor:
             self.reference, self.waited = value, 0
         else:
             self.waited += 1
-        self.reached = self.reached or self._reaches_target(value)
         improved = self._better(value, self.best, 0.0)
         if improved:
             self.best = value
@@ -69,15 +67,24 @@ class Monitor:
     @property
     def stopped(self) -> bool:
         """Whether patience has run out or the target is reached."""
-        return self.reached or (self.patience is not None and self.waited >= self.patience)
+        return self.why_stopped is not None
+
+    @property
+    def why_stopped(self) -> str | None:
+        """The reason, in words; None: there is none to stop."""
+        if self.best is not None and self._reaches_target(self.best):
+            return f"{self.metric} has reached the target {self.target}"
+        if self.patience is not None and self.waited >= self.patience:
+            return f"{self.metric} has not improved in {self.waited} evaluations (patience {self.patience})"
+        return None
 
     def settings(self) -> dict[str, str | float | int | None]:
         """What it was made with."""
         return {name: getattr(self, name) for name in ("metric", "mode", "patience", "min_delta", "target")}
 
-    def state(self) -> dict[str, float | int | bool | None]:
+    def state(self) -> dict[str, float | int | None]:
         """What changes during training."""
-        return {name: getattr(self, name) for name in ("best", "reference", "waited", "reached")}
+        return {name: getattr(self, name) for name in ("best", "reference", "waited")}
 
     def _reaches_target(self, value: float) -> bool:
         if self.target is None:

@@ -20,6 +20,7 @@ class Pace:
         eval_every: updates between evaluations on the validation data.
         save_every: updates between saved states besides those after each evaluation.
         log_every: updates between rows of training figures.
+        max_eval_batches: evaluate on the first so many batches (of each process) alone; None takes all.
         num_workers: processes that load data.
         trackers: what records curves besides metrics.csv, "tensorboard" or "wandb" or both; see
             :class:`~my_custom_ai.utils.trackers.Curves`.
@@ -37,6 +38,7 @@ class Pace:
     eval_every: int = 100
     save_every: int = 100
     log_every: int = 10
+    max_eval_batches: int | None = None
     num_workers: int = 0
     trackers: tuple[str, ...] = ()
 
@@ -44,7 +46,7 @@ class Pace:
         if (self.batch_size is None) == (self.batch_tokens is None):
             raise ValueError("give batch_size or batch_tokens, one of them")
         at_least_1 = ("total_steps", "batch_size", "batch_tokens", "eval_batch_size", "accumulate")
-        for name in (*at_least_1, "eval_every", "save_every", "log_every"):
+        for name in (*at_least_1, "eval_every", "save_every", "log_every", "max_eval_batches"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}, must be 1 or more")

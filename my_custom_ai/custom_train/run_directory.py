@@ -13,8 +13,9 @@ from my_custom_ai.utils.files import write_text
 class RunDirectory:
     """The places of a run's files.
 
-    ``config.yaml`` resolved settings; ``metrics.csv`` the history; ``tensorboard/`` the same as events;
-    ``metrics.json`` the final figures; ``checkpoints/last/state.safetensors`` all that resuming needs;
+    ``config.yaml`` resolved settings, and the ``history`` of what was changed when the run went on; ``metrics.csv`` the
+    figures of every step; ``tensorboard/`` the same as events; ``metrics.json`` the final figures;
+    ``checkpoints/last/state.safetensors`` all that resuming needs;
     ``checkpoints/best/`` the best weights in the form of a shipped checkpoint.
     """
 
@@ -37,6 +38,18 @@ class RunDirectory:
         run = cls(path)
         write_text(run.config, yaml.safe_dump(config, sort_keys=False))
         return run
+
+    def change_config(self, config: dict[str, Any], step: int, changes: dict[str, list[Any]]) -> None:
+        """Write settings that hold from ``step`` on, and add what they change to the ``history`` at the file's end.
+
+        Args:
+            config: all settings.
+            step: updates done before.
+            changes: for each setting that changes, by its dotted key, its old and its new value.
+        """
+        history = yaml.safe_load(self.config.read_text(encoding="utf-8")).get("history", [])
+        history.append({"step": step, "changed": changes})
+        write_text(self.config, yaml.safe_dump(config | {"history": history}, sort_keys=False))
 
     @classmethod
     def newest(cls, runs_dir: Path | str, experiment: str) -> "RunDirectory | None":

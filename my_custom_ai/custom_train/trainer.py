@@ -3,8 +3,9 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -95,10 +96,14 @@ class Trainer:
             pin_memory=self._pin_memory,
         )
         self.run = run if isinstance(run, RunDirectory) else self._new_run(Path(run))
+        self._history = MetricsFile(self.run.metrics)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
 
-    def fit(self) -> None:
+    def fit(self, begin: Callable[[], None] | None = None) -> None:
         """Train to the last step, to the monitor's target or until its patience runs out.
+
+        Args:
+            begin: called when the saved state, if there is one, was read.
 
         Raises:
             NonFiniteLoss: before the weights are touched by it.
@@ -108,14 +113,16 @@ class Trainer:
                 metric is not among those of an evaluation.
         """
         self._restore()
+        if begin is not None:
+            begin()
         if not self._finished:
             self._try_evaluation()
         self._curves = Curves(self.pace.trackers if self.accelerator.is_main_process else (), self.run.path, self.step)
-        stream = self._batches.starting_at(self.step * self.pace.accumulate)
+        updates = self.updates()
         since = time.perf_counter()
         with self._progress() as bar:
             while not self._finished:
-                self._meter.add(self._update(stream))
+                self._meter.add(next(updates))
                 bar.update()
                 last = self.step == self.pace.total_steps
                 if last or self.step % self.pace.log_every == 0:
@@ -127,8 +134,25 @@ class Trainer:
                     self._save_state()
         self._curves.close()
 
-    def evaluate(self, data: Dataset[Any]) -> dict[str, float]:
-        """Each metric's mean over every example of ``data``, once each, on all processes together."""
+    def updates(self) -> Iterator[dict[str, Ratio]]:
+        """An update of the weights for each time that the next is asked for, from the present step on, without end.
+
+        Gives the sums that the update's losses and metrics are made of. Nothing is written.
+        """
+        stream = self._batches.starting_at(self.step * self.pace.accumulate)
+        while True:
+            yield self._update(stream)
+
+    def evaluate(
+        self, data: Dataset[Any], *, title: str | None = None, max_batches: int | None = None
+    ) -> dict[str, float]:
+        """Each metric's mean over every example of ``data``, once each, on all processes together.
+
+        Args:
+            data: with a length.
+            title: what the progress bar is called; None shows none.
+            max_batches: the first so many of each process alone; None: those that the pace allows.
+        """
         model = self.accelerator.unwrap_model(self.model)  # it keeps autocast and leaves out DDP's synchronising
         batches = evaluation_batches(
             data,
@@ -138,7 +162,10 @@ class Trainer:
             num_workers=self.pace.num_workers,
             pin_memory=self._pin_memory,
         )
-        return evaluate(model, self.objective, batches, self.accelerator)
+        count = min(len(batches), max_batches or self.pace.max_eval_batches or len(batches))
+        hidden = title is None or not self.accelerator.is_main_process
+        some = tqdm(islice(batches, count), title, count, unit="batch", dynamic_ncols=True, disable=hidden)
+        return evaluate(model, self.objective, some, self.accelerator)
 
     def load_best(self) -> None:
         """Give the model the best weights of the run.
@@ -311,7 +338,6 @@ class Trainer:
         path = self.run.last_state
         if not path.exists():
             seed_everything(self.seed + self.accelerator.process_index)
-            self._history = MetricsFile(self.run.metrics)
             return
         tensors, note = checkpoint.load_tensors(path)
         if "processes" not in note:
@@ -325,7 +351,7 @@ class Trainer:
         moments = checkpoint.without_prefix("optimizer", tensors)
         like = self.optimizer.state_dict()
         self.optimizer.load_state_dict(checkpoint.optimizer_state(moments, note["optimizer"], like))
-        if self.accelerator.scaler:
+        if self.accelerator.scaler and note["scaler"]:  # empty if the precision was another
             self.accelerator.scaler.load_state_dict(note["scaler"])
         for name, value in note["monitor"].items():
             setattr(self.monitor, name, value)

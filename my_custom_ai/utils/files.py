@@ -1,6 +1,7 @@
 """Files that are whole at any instant: written beside their name, then renamed."""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,16 +36,27 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-def write_once(path: Path, write: Callable[[Path], None]) -> Path:
+def write_once(path: Path, write: Callable[[Path], None], *, whole: Callable[[Path], bool] = lambda path: True) -> Path:
     """Let ``write`` make a file that is not there: whole or not at all, by one process while others wait.
+
+    Args:
+        path: of the file.
+        write: writes to the path that it is given.
+        whole: whether a file that is there is what was written; if not, it is written again.
 
     Returns:
         ``path``. A ``.lock`` stays beside it.
     """
-    if not path.exists():
+    if not (path.exists() and whole(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
-            if not path.exists():
+            if not (path.exists() and whole(path)):
                 with whole_file(path) as part:
                     write(part)
     return path
+
+
+def content_digest(path: Path, algorithm: str = "sha256") -> str:
+    """A file's content in short, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()

@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._library.custom_ops import OPDEFS
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 _CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read at torch's first profile, which would tell of itself on stderr
@@ -85,6 +88,43 @@ def _by_events(call: Callable[[], Any], device: torch.device, calls: int) -> lis
 def _wait_for(device: torch.device) -> None:
     if device.type != "cpu":
         torch.get_device_module(device).synchronize(device)
+
+
+class _NoModules:
+    """In place of FlopCounterMode's tracker of modules, whose hooks fail in a reversible stack's backward pass."""
+
+    parents = ("Global",)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class _InsideOperators(TorchDispatchMode):
+    """Calls the Python functions of which torch.library.custom_op made operators, so that other modes see inside."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        operator = OPDEFS.get(func._schema.name)
+        return (func if operator is None else operator._init_fn)(*args, **(kwargs or {}))
+
+
+def flops_of(call: Callable[[], Any]) -> int:
+    """Floating-point operations of a call, backward passes in it included, as torch's FlopCounterMode counts them.
+
+    Those of matrix products, convolutions and scaled_dot_product_attention, a multiplication and an addition being two;
+    a causal mask saves none. Triton kernels are not seen.
+    """
+    aten, counter = torch.ops.aten, FlopCounterMode(display=False)
+    formulas = counter.flop_registry  # which lacks the CPU's attention
+    for end in ("", "_backward"):
+        on_cpu = getattr(aten, f"_scaled_dot_product_flash_attention_for_cpu{end}")
+        formulas[on_cpu] = formulas[getattr(aten, f"_scaled_dot_product_flash_attention{end}")]
+    counter.mod_tracker = _NoModules()  # type: ignore[assignment]
+    with counter, _InsideOperators():  # type: ignore[no-untyped-call]
+        call()
+    return counter.get_total_flops()
 
 
 def allocated_peak(call: Callable[[], Any], device: torch.device) -> int:

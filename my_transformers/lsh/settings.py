@@ -44,6 +44,11 @@ class LSHSettings(MechanismSettings):
         return f"LSH-{self.n_rounds}"
 
     @property
+    def slug(self) -> str:
+        """See the base class."""
+        return f"{super().slug}-r{self.n_rounds}"
+
+    @property
     def leak(self) -> tuple[str, str] | None:
         """See the base class."""
         return ("rule: chunk", "rule: bucket") if self.rule == "chunk" else None
@@ -110,6 +115,11 @@ class TransformersLSHSettings(MechanismSettings):
     def title(self) -> str:
         """See the base class."""
         return f"LSH-{self.n_rounds} (transformers)"
+
+    @property
+    def slug(self) -> str:
+        """See the base class."""
+        return f"{super().slug}-r{self.n_rounds}"
 
     @property
     def leak(self) -> tuple[str, str] | None:

@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import pytest
-from tiny_scripts import tiny, tiny_classifier, tiny_generator
+from tiny_scripts import as_yaml, assert_states, tiny_classifier
 
 import dl_proj.checkpoint_folder
-from dl_proj.checkpoint_folder import config_path, find_checkpoint, find_checkpoints, read_config, with_root
+from dl_proj.checkpoint_folder import config_path, find_checkpoint, find_checkpoints, read_config
 from dl_proj.experiments.copy.settings import SynthTrainConfig
 from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
-from dl_proj.experiments.images.generation.settings import GeneratorTrainConfig
 from dl_proj.settings.errors import ConfigError
 from dl_proj.settings.load import load_config
 from my_custom_ai.custom_train import CheckpointError
@@ -133,20 +132,38 @@ def test_where_a_configuration_stands():
     assert config_path(best) == best / "config.yaml"
 
 
-@pytest.mark.parametrize(
-    ("schema", "config"),
-    [(ClassifierTrainConfig, tiny_classifier({"data.labels": [1, 2]})), (GeneratorTrainConfig, tiny_generator())],
-)
-def test_another_root_changes_the_root_alone(schema, config):
-    config = schema.model_validate(config)
-    moved = with_root(config, Path("elsewhere"))
-    assert moved.data.root == Path("elsewhere")
+def trained_on(data):
+    """A checkpoint's folder with nothing but its configuration."""
+    folder = Path("model")
+    folder.mkdir()
+    as_yaml(folder / "config.yaml", tiny_classifier({"task": "classification", "data": data}))
+    return folder
+
+
+def test_other_data_changes_what_was_given_alone():
+    folder = trained_on({"dataset": "digits", "patch_size": 4, "labels": [1, 2]})
+    trained, moved = (read_config(ClassifierTrainConfig, folder, data) for data in (None, {"root": "~/elsewhere"}))
+    assert moved.data.root == Path.home() / "elsewhere"
     dumped = moved.model_dump()
-    dumped["data"]["root"] = config.data.root
-    assert dumped == config.model_dump()
-    assert with_root(config, None) == config
+    dumped["data"]["root"] = trained.data.root
+    assert dumped == trained.model_dump()
 
 
-def test_what_has_no_images_has_no_root():
-    config = SynthTrainConfig.model_validate(tiny())
-    assert with_root(config, Path("elsewhere")) == config
+def test_mistakes_in_other_data_are_those_of_a_training():
+    folder = trained_on({"dataset": "digits", "patch_size": 4})
+    for data, place, fact in (
+        ({"path": "x"}, "flags: data.path", "root"),
+        ({"patch_size": "many"}, "flags: data.patch_size", "'many'"),
+        ({"patch_size": 3}, "model/config.yaml and flags: data", 3),
+    ):
+        with pytest.raises(ConfigError) as error:
+            read_config(ClassifierTrainConfig, folder, data)
+        assert_states(str(error.value), place, fact)
+
+
+def test_the_home_folder_in_a_name(monkeypatch, shipped):
+    monkeypatch.setenv("HOME", str(Path("home").absolute()))
+    folder = with_weights(Path("home/runs/a/checkpoints/best")).absolute()
+    assert find_checkpoint("~/runs/a") == folder
+    assert find_checkpoints("~/runs/a") == {str(folder.parents[1]): folder}
+    assert find_checkpoints("~/runs") == {"a": folder}

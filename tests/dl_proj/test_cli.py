@@ -25,6 +25,11 @@ ROOT = Path(__file__).parents[2]
         (SetupError("no such device"), 2, ["no such device"]),
         (NonFiniteLoss("the loss became nan"), 1, ["stopped: the loss became nan"]),
         (OSError(28, "No space left on device", "runs"), 1, ["stopped: [Errno 28] No space left on device: 'runs'"]),
+        (
+            UnicodeEncodeError("ascii", "\xe4.csv", 0, 1, "no"),
+            1,
+            ["stopped: '\xe4.csv' cannot be written in this locale's encoding, ascii; set PYTHONUTF8=1"],
+        ),
         (KeyboardInterrupt(), 130, ["interrupted"]),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
@@ -38,6 +43,30 @@ def test_how_a_script_ends(error, code, lines, capsys):
     assert end.value.code == code
     assert end.value.__suppress_context__, "no traceback of what led to it"
     assert capsys.readouterr() == ("", "\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize(("rank", "waits"), [("0", False), ("1", True)])
+def test_of_several_processes_the_first_tells_a_mistake(rank, waits, monkeypatch, capsys):
+    """The others wait, and tell it if the first has not."""
+    heard = []
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr("time.sleep", lambda seconds: heard.append(capsys.readouterr().err))
+
+    def work():
+        raise ConfigError("a: one")
+
+    with pytest.raises(SystemExit):
+        exit_on_mistake(work)
+    assert heard == [""] * waits
+    assert capsys.readouterr().err == "a: one\n"
+
+
+@pytest.mark.slow
+def test_torchrun_ends_those_that_wait():
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "3", ROOT / "evaluate.py"]
+    done = subprocess.run([*command, "--no_such_flag", "1"], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode
+    assert done.stderr.count("no such flag") == 1, done.stderr
 
 
 def test_our_own_mistakes_are_not_hidden():

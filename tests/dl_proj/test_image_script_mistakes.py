@@ -506,7 +506,7 @@ def test_a_wrong_flag_of_the_drawing(case, script):
 
 
 def test_a_drawing_that_is_just_right():
-    for given in ({"labels": [1]}, {"data_root": "x"}, {"top_k": 1, "top_p": 1.0}):
+    for given in ({"labels": [1]}, {"data": {"root": "x"}}, {"top_k": 1, "top_p": 1.0}):
         DrawConfig.model_validate({"checkpoint": "x"} | given)
 
 

@@ -121,6 +121,6 @@ def test_resuming_with_other_settings(script):
     Path("text.txt").write_text(TEXT)
     as_yaml("c.yaml", tiny_language())
     assert script("lm_train", "--config", "c.yaml").code == 0
-    for flag, value in (("data.window", 8), ("optimizer.lr", 0.5), ("model.tied", "true")):
+    for flag, value in (("data.window", 8), ("optimizer.eps", 0.5), ("model.tied", "true")):
         outcome = script("lm_train", "--config", "c.yaml", "--resume", "last", f"--{flag}", value)
         assert_refused(outcome, [(f"--resume: runs/tiny-lm/version_0/config.yaml: {flag}", value)])

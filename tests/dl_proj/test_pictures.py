@@ -58,6 +58,17 @@ def test_a_history_without_rows_is_still_a_picture(drawn):
     assert Path("curves.png").stat().st_size > 0
 
 
+def test_many_metrics_are_still_readable_at_the_width_of_a_page(drawn):
+    """Those of translation, which once were 8,267 pixels beside each other."""
+    names = [f"metric{i}" for i in range(11)]
+    columns = ",".join(f"val/{name}" for name in names)
+    panels = drawn(f"step,{columns}\n1{',0.5' * 11}\n")
+    height, width, _ = imread("curves.png").shape
+    assert list(panels) == names
+    assert width < 1500
+    assert height / 6 > 350, "of a panel"
+
+
 def test_no_part_of_a_picture_is_left_behind(drawn):
     drawn(HISTORY)
     assert {path.name for path in Path().iterdir()} == {"metrics.csv", "curves.png"}

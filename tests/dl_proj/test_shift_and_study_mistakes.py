@@ -87,12 +87,12 @@ SHIFTS = {
     ),
     "no shift": ("--checkpoints digits --max_shift 0", [("flags: max_shift", 1, "'0'")]),
     "missing files": (
-        "--checkpoints digits,mnist --data_root none --max_shift 1",
+        "--checkpoints digits,mnist --data.root none --max_shift 1",
         [("data.root: MNIST", "none/MNIST/raw"), ("data.dataset: without",)],
     ),
     "a missing folder": ("--checkpoints folder", [("data.root: gone/train",)]),
     "a missing folder elsewhere": (
-        "--checkpoints folder --data_root none",
+        "--checkpoints folder --data.root none",
         [("data.root: none/train",)],
     ),
     "unknown setting": ("--checkpoints digits --max_shifts 2", [("flags: --max_shifts: no",)]),

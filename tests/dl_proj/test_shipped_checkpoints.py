@@ -1,5 +1,6 @@
 """Every checkpoint under dl_proj/checkpoints is whole, says what it is, and is as good as it says."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -19,6 +20,7 @@ from dl_proj.experiments.language.train import build_configured
 from dl_proj.experiments.registry import EXPERIMENT_TYPES
 from dl_proj.experiments.translation.train import build_configured as build_translator
 from dl_proj.experiments.translation.train import saved_beside
+from dl_proj.settings.errors import ConfigError
 from dl_proj.settings.load import differences, load_config, read_yaml
 from dl_proj.text.tokenizers import Tokenizer
 from my_custom_ai.custom_train import load_weights
@@ -38,9 +40,16 @@ TASKS = {
     path.parent.name: read_yaml(path.with_name("config.yaml"))["task"]
     for path in sorted(SHIPPED.glob("*/model.safetensors"))
 }
-PRESETS = {
-    values.get("experiment_name"): path for path in sorted(CONFIGS.rglob("*.yaml")) for values in [read_yaml(path)]
-}
+
+
+def presets_of(schema):
+    """By the names of their runs."""
+    for path in sorted(CONFIGS.rglob("*.yaml")):
+        with contextlib.suppress(ConfigError):  # another script's
+            yield load_config(schema, path).experiment_name, path
+
+
+PRESETS = {name: path for one in EXPERIMENT_TYPES.values() for name, path in presets_of(one.schema)}
 
 
 def tokenizers(config):

@@ -65,9 +65,9 @@ class KilledAt(Squares):
         return super().measure(model, batch)
 
 
-def tiny_model(dropout=0.0):
+def tiny_model(dropout=0.0, width=8):
     torch.manual_seed(3)
-    return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, 1))
+    return nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Dropout(dropout), nn.Linear(width, 1))
 
 
 def sgd(model, lr=0.1, momentum=0.0):

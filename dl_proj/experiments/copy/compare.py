@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from dl_proj.checkpoint_folder import find_checkpoint, read_config
+from dl_proj.cli import CONFIGS
 from dl_proj.experiments.copy.objective import CopyObjective
 from dl_proj.experiments.copy.settings import SynthComparisonConfig, SynthTrainConfig
 from dl_proj.experiments.copy.train import build_copy_model, copy_dataset
@@ -16,8 +17,9 @@ from dl_proj.models.attention_settings import AttentionConfig, AttentionSchema
 from dl_proj.models.generation import AutoregressiveModel
 from dl_proj.pictures import save_figure
 from dl_proj.settings.errors import ConfigError
+from dl_proj.settings.load import read_yaml
 from dl_proj.tables import Row
-from my_custom_ai.custom_train import evaluate, load_weights, start
+from my_custom_ai.custom_train import CheckpointError, evaluate, load_weights, start
 from my_custom_ai.custom_train.data import evaluation_batches
 from my_custom_ai.utils.files import write_text
 from my_transformers.full_settings import SharedQKSettings
@@ -34,7 +36,7 @@ PAPER = {
 
 def compare(config: SynthComparisonConfig) -> None:
     """Evaluate every checkpoint in every way, print the table, and write it as table.csv and table.png."""
-    folders = [find_checkpoint(name) for name in config.checkpoints]  # all, before the first takes its time
+    folders = _find(config.checkpoints)  # all, before the first takes its time
     trained = [read_config(SynthTrainConfig, folder) for folder in folders]
     mistakes = [
         f"{folder}: {mistake}"
@@ -58,6 +60,27 @@ def compare(config: SynthComparisonConfig) -> None:
     _write_csv(rows, ways, config.output_dir / "table.csv")
     _draw(rows, ways, config.output_dir / "table.png")
     print(f"written: {config.output_dir / 'table.csv'}, {config.output_dir / 'table.png'}")
+
+
+def _find(names: tuple[str, ...]) -> list[Path]:
+    """The folders that names mean; of what is not there it is said, if a preset trains it, by which command."""
+    folders, mistakes = [], []
+    for name in names:
+        try:
+            folders.append(find_checkpoint(name))
+        except CheckpointError as error:
+            presets = [path for path in sorted(CONFIGS.rglob("synth*.yaml")) if _experiment(path) in Path(name).parts]
+            training = [f"python synth_train.py --config {path.relative_to(CONFIGS)}" for path in presets]
+            problem = f"{name} is not there; {training[0]} trains it" if training else str(error)
+            mistakes.append(f"checkpoints: {problem}")
+    if mistakes:
+        raise ConfigError(*mistakes)
+    return folders
+
+
+def _experiment(preset: Path) -> str:
+    """The name of a training's folder; an empty one if the file is no training."""
+    return read_yaml(preset).get("experiment_name", "")
 
 
 def _cannot_be_compared(trained: SynthTrainConfig, config: SynthComparisonConfig) -> list[str]:

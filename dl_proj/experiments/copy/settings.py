@@ -53,6 +53,7 @@ class SynthTrainConfig(ExperimentConfig):
     """Train a model to copy (Kitaev et al. 2020, section 5, "synthetic task")."""
 
     METRICS: ClassVar[dict[str, MonitorMode]] = {"val/loss": "min", "val/accuracy": "max"}
+    LENGTH: ClassVar[str] = "data.length"
 
     task: Literal["copy"] = "copy"
     """what is trained"""
@@ -63,12 +64,17 @@ class SynthTrainConfig(ExperimentConfig):
     train: TrainConfig
     """the pace of training"""
 
+    @property
+    def default_name(self) -> str:
+        """See ExperimentConfig."""
+        return f"synth-gen-{self.model.attention_slug}"
+
     def mistakes(self) -> list[str]:
         """See Strict."""
-        found = self.model.mistakes_at(self.data.length - 1, causal=True, grid=False) + self.monitor_mistakes()
+        found = self.model.mistakes_at(self.data.length - 1, causal=True, grid=False) + super().mistakes()
         if self.train.batch_size > self.data.n_train:
             found.append(f"train.batch_size {self.train.batch_size} is more than data.n_train {self.data.n_train}")
-        else:
+        elif not self.train.length_mistakes():
             found += self.schedule_mistakes(self.train.steps(self.data.n_train))
         return found
 

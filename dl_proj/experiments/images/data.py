@@ -2,23 +2,34 @@
 
 import contextlib
 import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import datasets
 from torchvision.transforms.v2 import functional as pictures
 
-from dl_proj.experiments.images.picture_folder import read_folder
-from dl_proj.experiments.images.settings import ClassifierDataConfig, GeneratorDataConfig
-from dl_proj.experiments.images.sources import ImageSetName, chosen_classes, classes_of
+from dl_proj.checkpoint_folder import CLASSES
+from dl_proj.experiments.images.picture_folder import read_folder, square_pixels
+from dl_proj.experiments.images.settings import ClassifierDataConfig, GeneratorDataConfig, ImageDataConfig
+from dl_proj.experiments.images.sources import IMAGE_SETS, ImageSetName, chosen_classes, classes_of
 from dl_proj.settings.errors import ConfigError
+from my_custom_ai.custom_train import CheckpointError
+from my_custom_ai.utils.files import content_digest
 
 _SPLIT_SEED = 0  # of what is held out: the same images in every run, whatever its own seed
 _DIGITS_TEST = 360  # of the 1,797 digits, which come without a split
+_MNIST_MD5 = {  # of the unpacked files by their sizes; torchvision checks only the archives
+    47_040_016: ("train-images-idx3-ubyte", "6bbc9ace898e44ae57da46a324031adb"),
+    60_008: ("train-labels-idx1-ubyte", "a25bea736e30d166cdddb491f175f624"),
+    7_840_016: ("t10k-images-idx3-ubyte", "2646ac647ad5339dbf082846283269ea"),
+    10_008: ("t10k-labels-idx1-ubyte", "27ae3e4e09519cfbb04c329615203637"),
+}
 
 Labelled = tuple[Tensor, Tensor]  # images (n, channels, height, width) uint8, labels (n,) int64
 
@@ -141,6 +152,49 @@ def prepared(pixels: Tensor, data: ClassifierDataConfig) -> Tensor:
     return quantised(images, data.vocab_size)
 
 
+def known_classes(data: ImageDataConfig) -> tuple[str, ...]:
+    """Names of the classes of a configuration, without reading its images."""
+    try:
+        return chosen_classes(classes_of(data.dataset, data.root), data.labels)
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(f"data.root: {error}, to name the model's classes") from None
+
+
+def classes_of_model(folder: Path, data: ImageDataConfig) -> tuple[str, ...]:
+    """Names of a model's classes, which its training left in the checkpoint's folder; or else those of its data.
+
+    Raises:
+        CheckpointError: the file holds something else.
+        ConfigError: an image folder, that would name them, is not there.
+    """
+    path = folder / CLASSES
+    if not path.is_file():
+        return known_classes(data)
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        names = None
+    if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+        raise CheckpointError(f"{path}: must be a list of the classes' names")
+    return tuple(names)
+
+
+def picture_levels(picture: str | Path | Image.Image, data: ClassifierDataConfig) -> Tensor:
+    """A picture as a model of the configuration takes it, prepared as the dataset's own: (channels, side, side) levels.
+
+    Args:
+        picture: a file or a picture of Pillow; if it is not a square, its centre is taken.
+        data: the images that the model was trained on.
+
+    Raises:
+        ValueError: a picture that cannot be read; the message names it.
+    """
+    if data.dataset == "image_folder":
+        return quantised(square_pixels(picture, data.side, greyscale=data.greyscale), data.vocab_size)
+    grey = IMAGE_SETS[data.dataset].channels == 1
+    return prepared(square_pixels(picture, None, greyscale=grey).unsqueeze(0), data)[0]
+
+
 def quantised(pixels: Tensor, vocab_size: int) -> Tensor:
     """Pixels 0 to 255 as levels in [0, vocab_size) of equal width, uint8."""
     return (pixels.to(torch.int32) * vocab_size // 256).to(torch.uint8)
@@ -207,9 +261,19 @@ def _read_digits(root: Path) -> dict[str, Labelled]:
 def _read_mnist(kind: type[datasets.MNIST], folder: str) -> Callable[[Path], dict[str, Labelled]]:
     def read(root: Path) -> dict[str, Labelled]:
         parts = _there_or_downloaded(kind, root, root / folder / "raw")
+        if kind is datasets.MNIST:
+            _check_mnist(root / folder / "raw")
         return {name: (part.data.unsqueeze(1), part.targets.long()) for name, part in parts.items()}
 
     return read
+
+
+def _check_mnist(folder: Path) -> None:
+    """Refuse files as large as MNIST's with another content; smaller ones are somebody's own choice of it."""
+    for size, (name, md5) in _MNIST_MD5.items():
+        path = folder / name
+        if path.stat().st_size == size and content_digest(path, "md5") != md5:
+            raise ConfigError(f"data.root: {path} is damaged: its MD5 is not MNIST's {md5}; remove it, or copy it anew")
 
 
 def _read_cifar10(root: Path) -> dict[str, Labelled]:

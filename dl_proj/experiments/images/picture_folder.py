@@ -58,7 +58,7 @@ def read_folder(
     files = {part: _find(root / part, classes, chosen) for part in _parts(root)}
     skipped = sum((found.skipped for found in files.values()), Counter())
     if skipped and os.environ.get("RANK", "0") == "0":  # torchrun's; no accelerator has begun yet
-        print(f"data.root: {root}: skipped {_counts(skipped)}; pictures end in {', '.join(SUFFIXES)}", file=sys.stderr)
+        print(f"data.root: {root}: skipped {counts(skipped)}; pictures end in {', '.join(SUFFIXES)}", file=sys.stderr)
     return {part: _read(root / part, found.pictures, side, greyscale) for part, found in files.items()}
 
 
@@ -88,23 +88,23 @@ def _instead(root: Path, part: str) -> str:
 def _find(folder: Path, classes: tuple[str, ...], chosen: tuple[str, ...]) -> _Files:
     if unknown := sorted(set(subfolders(folder)) - set(classes)):
         raise ConfigError(f"data.root: {folder} has classes that train has not: {', '.join(unknown[:3])}")
-    by_class = {name: _files_of_class(folder / name) for name in classes}
+    by_class = {name: pictures_below(folder / name) for name in classes}
     outside = Counter(_outside(folder))
     skipped = sum((others for _, others in by_class.values()), outside)
     if not any(paths for paths, _ in by_class.values()):
-        there = f"; skipped: {_counts(skipped)}" if skipped else ""
+        there = f"; skipped: {counts(skipped)}" if skipped else ""
         raise ConfigError(f"data.root: {folder} holds no pictures ({', '.join(SUFFIXES)}) in folders of classes{there}")
     for name in chosen:
         paths, others = by_class[name]
         if not paths and (folder / name).is_dir():
             there = (
-                f"it holds {_counts(others)}: convert them, or remove" if others else "it is empty: fill it, or remove"
+                f"it holds {counts(others)}: convert them, or remove" if others else "it is empty: fill it, or remove"
             )
             raise ConfigError(f"data.root: {folder / name} must hold pictures ({', '.join(SUFFIXES)}); {there} it")
     return _Files([(path, i) for i, name in enumerate(classes) for path in by_class[name][0]], skipped)
 
 
-def _files_of_class(folder: Path) -> tuple[list[Path], Counter[str]]:
+def pictures_below(folder: Path) -> tuple[list[Path], Counter[str]]:
     """The pictures at any depth, and what else there is, by suffix."""
     paths: list[Path] = []
     skipped: Counter[str] = Counter()
@@ -124,7 +124,7 @@ def _outside(folder: Path) -> list[str]:
     return ["outside of the classes' folders" for name in names if not is_system(name)]
 
 
-def _counts(skipped: Counter[str]) -> str:
+def counts(skipped: Counter[str]) -> str:
     """``4 files (3 .gif, 1 .txt)``."""
     total = skipped.total()
     return f"{total} file{'s' * (total > 1)} ({', '.join(f'{n} {what}' for what, n in sorted(skipped.items()))})"
@@ -134,25 +134,45 @@ def _counts(skipped: Counter[str]) -> str:
 
 
 def _read(folder: Path, found: list[tuple[Path, int]], side: int, greyscale: bool) -> tuple[Tensor, Tensor]:
-    with tqdm(found, desc=f"reading {folder}", unit="picture", dynamic_ncols=True, leave=False) as bar:
-        images = torch.stack([_read_picture(path, side, greyscale) for path, _ in bar])
+    try:
+        with tqdm(found, desc=f"reading {folder}", unit="picture", dynamic_ncols=True, leave=False) as bar:
+            images = torch.stack([square_pixels(path, side, greyscale=greyscale) for path, _ in bar])
+    except ValueError as error:
+        raise ConfigError(f"data.root: {error}") from None
     return images, torch.tensor([label for _, label in found])
 
 
-def _read_picture(path: Path, side: int, greyscale: bool) -> Tensor:
-    """(channels, side, side) uint8."""
+def square_pixels(picture: str | Path | Image.Image, side: int | None, *, greyscale: bool) -> Tensor:
+    """The centre of a picture: (channels, side, side) uint8.
+
+    Args:
+        picture: a file or a picture of Pillow.
+        side: the shorter side is resized to it, with antialiasing; None: it stays as it is.
+        greyscale: one channel instead of three.
+
+    Raises:
+        ValueError: a file that cannot be read; the message names it.
+    """
+    whole = _opaque_8_bits(picture).convert("L" if greyscale else "RGB")
+    side = min(whole.size) if side is None else side
+    small = pictures.resize(whole, [side], antialias=True)  # the shorter side
+    return pictures.pil_to_tensor(pictures.center_crop(small, [side, side]))
+
+
+def _opaque_8_bits(picture: str | Path | Image.Image) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return _opaque(_in_8_bits(picture))
+    path = Path(picture)
     try:
         if not path.is_file():  # a pipe would wait for who writes into it
             raise OSError("it is no file")
         with Image.open(path) as file:
-            picture = _opaque(_in_8_bits(file)).convert("L" if greyscale else "RGB")
+            return _opaque(_in_8_bits(file))
     except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
-        raise ConfigError(f"data.root: {path} is no picture that can be read ({error})") from None
-    small = pictures.resize(picture, [side], antialias=True)  # the shorter side
-    return pictures.pil_to_tensor(pictures.center_crop(small, [side, side]))
+        raise ValueError(f"{path} is no picture that can be read ({error})") from None
 
 
-def _in_8_bits(file: ImageFile) -> Image.Image:
+def _in_8_bits(file: Image.Image) -> Image.Image:
     """A picture, turned upright; grey of more than 8 bits becomes L, or LA if a value of it is transparent.
 
     Pillow's own conversion cuts 16-bit values off at 255, and floats to whole numbers.
@@ -192,9 +212,9 @@ def _tag(file: Image.Image, number: int) -> int | None:
     return value[0] if isinstance(value, tuple) else value
 
 
-def _spread_transparent_value(file: ImageFile) -> None:
+def _spread_transparent_value(file: Image.Image) -> None:
     """Pillow gives a PNG's pixels 8 bits, but leaves the value that means transparent as it was."""
-    if file.format != "PNG" or "transparency" not in file.info or not file.tile:
+    if file.format != "PNG" or "transparency" not in file.info or not isinstance(file, ImageFile) or not file.tile:
         return
     raw, value = file.tile[0].args, file.info["transparency"]
     if raw in _GREY_BITS:

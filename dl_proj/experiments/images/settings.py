@@ -2,12 +2,12 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
 from dl_proj.experiments.images.sources import IMAGE_SETS, ImageSetName, chosen_classes
-from dl_proj.experiments.settings import ExperimentConfig, TrainConfig
+from dl_proj.experiments.settings import ExperimentConfig, TrainConfig, as_name
 from dl_proj.models.patches import patches_a_side, sequence_length
 from dl_proj.settings.base import Strict, null_is_none
 
@@ -33,6 +33,11 @@ class ImageDataConfig(Strict):
     """share of the training images that is held out for validation"""
     vocab_size: int = Field(256, ge=2, le=256)
     """levels of a pixel"""
+
+    @property
+    def slug(self) -> str:
+        """A short name for folders and files."""
+        return as_name(self.root.name if self.dataset == "image_folder" else self.dataset)
 
     @property
     def n_train(self) -> int | None:
@@ -71,6 +76,11 @@ class ClassifierDataConfig(ImageDataConfig):
     """a token for each channel of a patch, instead of one for all"""
     random_shift: int = Field(0, ge=0)
     """training images are moved by up to so many pixels in each direction"""
+
+    @property
+    def slug(self) -> str:
+        """See ImageDataConfig; images of another size are others."""
+        return f"{super().slug}{self.image_size or ''}"
 
     @property
     def side(self) -> int:
@@ -152,6 +162,8 @@ class GeneratorDataConfig(ImageDataConfig):
 class ImageTrainConfig(ExperimentConfig):
     """What a training on images has; subclasses say which images."""
 
+    GRID: ClassVar[bool] = True
+
     data: ImageDataConfig
     """the images"""
     train: TrainConfig
@@ -159,8 +171,8 @@ class ImageTrainConfig(ExperimentConfig):
 
     def mistakes(self) -> list[str]:
         """See Strict."""
-        found, n_train = self.monitor_mistakes(), self.data.n_train
-        if n_train is None:
+        found, n_train = super().mistakes(), self.data.n_train
+        if n_train is None or self.train.length_mistakes():
             return found
         if self.train.batch_size > n_train:
             return [*found, f"train.batch_size {self.train.batch_size} is more than the {n_train} training images"]

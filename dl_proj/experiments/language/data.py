@@ -25,9 +25,10 @@ from dl_proj.experiments.language.data_settings import (
 from dl_proj.experiments.language.sources import Corpus, Span, Split, enwik8_corpus, files_corpus, wikitext_corpus
 from dl_proj.settings.errors import ConfigError, reason
 from dl_proj.text.tokenizers import SubwordTokenizer, Tokenizer, load_tokenizer, train_bpe, train_wordpiece
-from my_custom_ai.utils.files import write_once
+from my_custom_ai.utils.files import content_digest, write_once
 
 _BATCH = 2**18  # characters that are tokenised at once
+_DIGEST_BYTES = hashlib.sha256().digest_size  # at the start of a token file
 _SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 Window = tuple[Tensor, Tensor, Tensor]
@@ -172,8 +173,11 @@ def load_text(config: TextDataConfig, *, seed: int, ahead: int = 1, saved_tokeni
     """
     try:
         corpus, name = _corpus(config)
-        tokenizer = _tokenizer(config, name, corpus["train"], saved_tokenizer)
-        files = {split: _token_file(config, f"{name}-{split}", spans, tokenizer) for split, spans in corpus.items()}
+        contents = {span.path: content_digest(span.path) for spans in corpus.values() for span in spans}
+        tokenizer = _tokenizer(config, name, corpus["train"], contents, saved_tokenizer)
+        files = {
+            split: _token_file(config, f"{name}-{split}", spans, contents, tokenizer) for split, spans in corpus.items()
+        }
     except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise ConfigError(f"data: {error.filename}: {reason(error)}") from None
     _check_lengths(files, config, ahead)
@@ -197,12 +201,14 @@ def _corpus(config: TextDataConfig) -> tuple[Corpus, str]:
     return wikitext_corpus(config.source, config.root), config.source
 
 
-def _tokenizer(config: TextDataConfig, name: str, spans: list[Span], saved: Path | None) -> Tokenizer:
+def _tokenizer(
+    config: TextDataConfig, name: str, spans: list[Span], contents: Mapping[Path, str], saved: Path | None
+) -> Tokenizer:
     settings = config.tokenizer
     if isinstance(settings, BytesConfig):
         return Tokenizer()
     if saved is None:
-        key = _key(spans, settings.model_dump_json())
+        key = _key(spans, contents, settings.model_dump_json())
         path = config.root / "tokens" / f"{name}-{settings.kind}-{key}.json"
         saved = write_once(path, lambda part: _learn(settings, name, spans).save(part))
     return saved_tokenizer(settings, saved)
@@ -231,28 +237,48 @@ def _learn(settings: BPEConfig | WordPieceConfig, name: str, spans: list[Span]) 
     return train_wordpiece(lines, settings.vocab_size, lowercase=settings.lowercase)
 
 
-def _token_file(config: TextDataConfig, name: str, spans: list[Span], tokenizer: Tokenizer) -> TokenFile:
+def _token_file(
+    config: TextDataConfig, name: str, spans: list[Span], contents: Mapping[Path, str], tokenizer: Tokenizer
+) -> TokenFile:
     n_bytes = sum(map(len, spans))
     if not isinstance(tokenizer, SubwordTokenizer) and len(spans) == 1:
         return TokenFile(spans[0].path, "uint8", spans[0].start, n_bytes, n_bytes)
-    path = config.root / "tokens" / f"{name}-{config.tokenizer.kind}-{_key(spans, tokenizer.digest)}.bin"
+    key = _key(spans, contents, tokenizer.digest)
+    path = config.root / "tokens" / f"{name}-{config.tokenizer.kind}-{key}.bin"
     dtype = np.min_scalar_type(tokenizer.n_symbols - 1)
-    write_once(path, lambda part: _write_tokens(part, name, spans, tokenizer, dtype))
-    return TokenFile(path, dtype.name, 0, path.stat().st_size // dtype.itemsize, n_bytes)
+    write_once(path, lambda part: _write_tokens(part, name, spans, tokenizer, dtype), whole=_has_its_digest)
+    length = (path.stat().st_size - _DIGEST_BYTES) // dtype.itemsize
+    return TokenFile(path, dtype.name, _DIGEST_BYTES, length, n_bytes)
 
 
 def _write_tokens(part: Path, name: str, spans: list[Span], tokenizer: Tokenizer, dtype: np.dtype) -> None:
-    what = f"tokens of {name}"
+    """A SHA-256 of the rest, then the tokens."""
+    digest = hashlib.sha256()
     with part.open("wb") as file:
-        if isinstance(tokenizer, SubwordTokenizer):
-            for lines in _batches(_Lines(spans, what)):
-                file.write(np.array(tokenizer.encode_lines(lines), dtype=dtype).tobytes())
-            return
-        with _progress(what, spans) as bar:
-            for span in spans:
-                for piece in span.pieces():
-                    file.write(piece)
-                    bar.update(len(piece))
+        file.write(bytes(_DIGEST_BYTES))
+        for piece in _encoded(f"tokens of {name}", spans, tokenizer, dtype):
+            digest.update(piece)
+            file.write(piece)
+        file.seek(0)
+        file.write(digest.digest())
+
+
+def _encoded(what: str, spans: list[Span], tokenizer: Tokenizer, dtype: np.dtype) -> Iterator[bytes]:
+    if isinstance(tokenizer, SubwordTokenizer):
+        for lines in _batches(_Lines(spans, what)):
+            yield np.array(tokenizer.encode_lines(lines), dtype=dtype).tobytes()
+        return
+    with _progress(what, spans) as bar:
+        for span in spans:
+            for piece in span.pieces():
+                yield piece
+                bar.update(len(piece))
+
+
+def _has_its_digest(path: Path) -> bool:
+    with path.open("rb") as file:
+        digest = file.read(_DIGEST_BYTES)
+        return hashlib.file_digest(file, "sha256").digest() == digest
 
 
 @dataclass
@@ -288,9 +314,9 @@ def _progress(what: str, spans: list[Span]) -> "tqdm[NoReturn]":
     return tqdm(desc=what, total=total, unit="B", unit_scale=True, delay=1, dynamic_ncols=True, leave=False)
 
 
-def _key(spans: list[Span], *others: str) -> str:
-    """A word for what is made of parts of files: another one as soon as a file changes."""
-    parts = [(str(span.path.resolve()), span.path.stat().st_mtime_ns, span.start, span.end) for span in spans]
+def _key(spans: list[Span], contents: Mapping[Path, str], *others: str) -> str:
+    """A word for what is made of parts of files: another one as soon as their content is."""
+    parts = [(contents[span.path], span.start, span.end) for span in spans]
     return hashlib.sha256(json.dumps([parts, others]).encode()).hexdigest()[:12]
 
 

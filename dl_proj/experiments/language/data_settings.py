@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dl_proj.experiments.language.sources import TextSource
+from dl_proj.experiments.settings import as_name
 from dl_proj.settings.base import Strict
 
 
@@ -60,6 +61,11 @@ class TextDataConfig(Strict):
     """training windows: drawn anywhere in the text, or one after the other (in shuffled order)"""
     eval_stride: int | None = Field(None, ge=1)
     """tokens that an evaluation window adds to those before; less than window gives each more context; null: window"""
+
+    @property
+    def slug(self) -> str:
+        """A short name for folders and files."""
+        return as_name(self.source if self.path is None else self.path.stem)
 
     def mistakes(self) -> list[str]:
         """See Strict."""

@@ -214,7 +214,8 @@ def _our_config(config: ImportReformerConfig, theirs: Settings) -> LanguageTrain
         "objective": {"kind": "causal" if theirs["is_decoder"] else "masked"},
         "data": config.data.model_dump(),
         "model": translated_settings(theirs),
-        "train": {"max_steps": 1},  # there was none
+        "optimizer": {"lr": 1e-4},  # for going on with --init_from; how it was trained is not known
+        "train": {"max_steps": 1000},
     }
     try:
         return LanguageTrainConfig.model_validate(values)

@@ -36,6 +36,7 @@ class LanguageTrainConfig(ExperimentConfig):
     """Train a language model: a causal one, that continues text, or a masked one, that looks both ways."""
 
     METRICS: ClassVar[dict[str, MonitorMode]] = {"val/loss": "min", "val/perplexity": "min", "val/accuracy": "max"}
+    LENGTH: ClassVar[str] = "data.window"
 
     task: Literal["language"] = "language"
     """what is trained"""
@@ -58,9 +59,14 @@ class LanguageTrainConfig(ExperimentConfig):
         """See ExperimentConfig; what a masked model says of hidden bytes is no likelihood of the text."""
         return self.METRICS | ({"val/bits_per_byte": "min"} if self.causal else {})
 
+    @property
+    def default_name(self) -> str:
+        """See ExperimentConfig."""
+        return f"{'lm' if self.causal else 'mlm'}-{self.data.slug}-{self.model.attention_slug}"
+
     def mistakes(self) -> list[str]:
         """See Strict."""
-        found = self.model.mistakes_at(self.data.window, causal=self.causal, grid=False) + self.monitor_mistakes()
+        found = self.model.mistakes_at(self.data.window, causal=self.causal, grid=False) + super().mistakes()
         if self.train.max_steps is not None:  # else it takes the number of training windows to know
             found += self.schedule_mistakes(self.train.max_steps)
         if self.causal and isinstance(self.data.tokenizer, WordPieceConfig):

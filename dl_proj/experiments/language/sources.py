@@ -3,9 +3,12 @@
 import hashlib
 import itertools
 import logging
+import os
 import shutil
+import sys
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +20,7 @@ from tqdm import tqdm
 
 from dl_proj.settings.errors import ConfigError
 from dl_proj.text.encodings import NotUTF8, OtherEncoding, text_lines, text_start
-from my_custom_ai.utils.files import write_once
+from my_custom_ai.utils.files import content_digest, write_once
 
 TextSource = Literal["files", "enwik8", "wikitext2", "wikitext103"]
 Split = Literal["train", "val", "test"]
@@ -25,7 +28,7 @@ _SPLITS: tuple[Split, ...] = get_args(Split)
 
 _PIECE = 2**20  # bytes that are held at once
 
-_ENWIK8 = "http://mattmahoney.net/dc/enwik8.zip"
+_ENWIK8 = "https://mattmahoney.net/dc/enwik8.zip"
 _ENWIK8_BYTES = 100_000_000
 _ENWIK8_SHA1 = "57b8363b814821dc9d47aa4d41f58733519076b2"  # of the text, as its author gives it
 
@@ -78,15 +81,18 @@ Corpus = dict[Split, list[Span]]
 def files_corpus(path: Path, *, val_share: float, test_share: float) -> Corpus:
     """A file, or a folder's ``*.txt`` files by name, the end of each held out: first for validation, then for the test.
 
-    A byte-order mark at the start of a file is left out.
+    A byte-order mark at the start of a file is left out. What else is in the folder is counted on standard error.
 
     Raises:
-        ConfigError: no such file or folder, no ``*.txt`` in it, nothing in the files, or UTF-16.
+        ConfigError: no such file or folder, no ``*.txt`` in it, nothing in the files, or they are compressed or UTF-16.
     """
     if path.is_dir():
-        files = sorted(file for file in path.glob("*.txt") if file.is_file() and not file.name.startswith("."))
+        files, others = _texts_in(path)
         if not files:
-            raise ConfigError(f"data.path: the folder {path} holds no *.txt files")
+            there = f"; it holds {others}: rename texts to .txt, or give one as data.path" if others else ""
+            raise ConfigError(f"data.path: the folder {path} holds no *.txt files{there}")
+        if others and os.environ.get("RANK", "0") == "0":  # torchrun's; no accelerator has begun yet
+            print(f"data.path: {path}: skipped {others}; texts end in .txt", file=sys.stderr)
     elif path.exists():
         files = [path]
     else:
@@ -105,6 +111,18 @@ def files_corpus(path: Path, *, val_share: float, test_share: float) -> Corpus:
     return corpus
 
 
+def _texts_in(folder: Path) -> tuple[list[Path], str]:
+    """The ``*.txt`` files by name, and in words what else there is: ``2 .md, 1 folder``."""
+    visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    files = [path for path in visible if path.is_file() and path.suffix.lower() == ".txt"]
+    kinds = Counter(
+        "folder" if path.is_dir() else path.suffix.lower() or "without a suffix"
+        for path in visible
+        if path not in files
+    )
+    return files, ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
+
+
 def enwik8_corpus(root: Path) -> Corpus:
     """The first 100 MB of an English Wikipedia (Mahoney 2006), downloaded to ``root/enwik8`` if not there.
 
@@ -121,6 +139,8 @@ def enwik8_corpus(root: Path) -> Corpus:
     size = file.stat().st_size
     if size != _ENWIK8_BYTES:
         raise ConfigError(f"data.root: {file} has {size} bytes, must have {_ENWIK8_BYTES}; remove it, or copy it anew")
+    if (sha1 := content_digest(file, "sha1")) != _ENWIK8_SHA1:
+        raise ConfigError(f"data.root: {file} is damaged: its SHA-1 is {sha1}, must be {_ENWIK8_SHA1}; remove it")
     parts = cut(file, size * 90 // 100, size * 95 // 100)
     return {split: [part] for split, part in zip(_SPLITS, parts, strict=True)}
 

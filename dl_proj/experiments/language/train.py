@@ -10,6 +10,7 @@ from dl_proj.experiments.language.data import Windows, load_text
 from dl_proj.experiments.language.masking import MaskedWindows
 from dl_proj.experiments.language.objective import CausalObjective, MaskedObjective
 from dl_proj.experiments.language.settings import LanguageTrainConfig, MaskedConfig
+from dl_proj.experiments.starting_weights import folder_with_tokens
 from dl_proj.models.build import build_language_model
 from dl_proj.models.generation import AutoregressiveModel
 from dl_proj.models.language import LanguageModel
@@ -55,7 +56,8 @@ def _examples(config: LanguageTrainConfig, windows: Windows, tokenizer: Tokenize
 
 def train_language_model(config: LanguageTrainConfig, resume: RunDirectory | None = None) -> None:
     """Train and test."""
-    experiment = language_experiment(config, None if resume is None else _begun(resume))
+    begun = None if resume is None else _begun(resume)
+    experiment = language_experiment(config, folder_with_tokens(config, resume, begun))
     train_and_test(config, experiment, config.model.dim, resume)
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from dl_proj.experiments.settings import as_name
 from dl_proj.settings.base import Strict
 
 
@@ -55,6 +56,11 @@ class LinePairsConfig(_OwnPairs):
     test: str | None = Field("test", min_length=1)
     """test pairs, likewise; null holds out test_share of the training pairs"""
 
+    @property
+    def slug(self) -> str:
+        """A short name for folders and files."""
+        return as_name(self.folder.name)
+
 
 class _TablePairsConfig(_OwnPairs):
     """Tables with a column a language, which has the language's name."""
@@ -65,6 +71,11 @@ class _TablePairsConfig(_OwnPairs):
     """validation pairs, likewise; null holds out val_share of the training pairs"""
     test: Path | None = None
     """test pairs, likewise; null holds out test_share of the training pairs"""
+
+    @property
+    def slug(self) -> str:
+        """A short name for folders and files."""
+        return as_name(self.train.stem)
 
 
 class CsvPairsConfig(_TablePairsConfig):
@@ -90,6 +101,11 @@ class HubPairsConfig(Strict):
     """hub: the dataset, whose rows are {translation: {de: ..., en: ...}}, or {de: ..., en: ...}"""
     subset: str | None = Field("de-en", min_length=1)
     """hub: its configuration; null: it has none"""
+
+    @property
+    def slug(self) -> str:
+        """A short name for folders and files."""
+        return as_name(self.name.rpartition("/")[2])
 
 
 CorpusConfig = Annotated[

@@ -9,13 +9,13 @@ import torch
 from sacrebleu.metrics import BLEU, CHRF
 from torch import Tensor
 
-from dl_proj.checkpoint_folder import with_root
 from dl_proj.experiments.translation.data import padded
 from dl_proj.experiments.translation.objective import PairObjective
 from dl_proj.experiments.translation.pair_sets import raw_pairs
 from dl_proj.experiments.translation.settings import TranslationEvaluateConfig, TranslationTrainConfig
 from dl_proj.experiments.translation.sources import line_pairs
-from dl_proj.experiments.translation.translate import Translation, Translator, load_translator
+from dl_proj.experiments.translation.translate import configured_translator
+from dl_proj.experiments.translation.translator import Translation, Translator
 from dl_proj.settings.errors import ConfigError
 from dl_proj.tables import csv_text, markdown
 from my_custom_ai.custom_train.objective import all_figures
@@ -39,12 +39,14 @@ def score_translations(config: TranslationEvaluateConfig) -> None:
     Raises:
         ConfigError: what cannot be read, or a test set without sentences.
     """
-    translator, trained = load_translator(config)
-    test = _test_set(config, with_root(trained, config.data_root))
-    translations = translator.translate(test.sources, progress=True)
+    translator = configured_translator(config, config.data.given)
+    test = _test_set(config, translator.config)
+    translations = translator.translate(test.sources, **config.search, progress=True)
     scores = corpus_scores([translation.text for translation in translations], test.references, config.bleu_tokenizer)
     scores |= _likelihood(translator, test, config.batch_size) | _lengths(test, translations)
-    settings = config.model_dump(mode="json", include=_SETTINGS)
+    settings = config.model_dump(mode="json", include=_SETTINGS) | (
+        {"data": config.data.given} if config.data.given else {}
+    )
     rows = _rows(test, translations, config.bleu_tokenizer)
     write_text(config.output_dir / "translations.csv", csv_text(rows, quoted=True))
     write_text(config.output_dir / "scores.json", json.dumps(settings | scores, indent=2) + "\n")
@@ -81,8 +83,8 @@ def _test_set(config: TranslationEvaluateConfig, trained: TranslationTrainConfig
 
 def _likelihood(translator: Translator, test: Sentences, batch_size: int) -> dict[str, object]:
     """Of the references; pairs that are too long for the model, or have an empty side, are left out and counted."""
-    objective, meter = PairObjective(translator.tokenizers.target), Meter()
-    ends = (translator.tokenizers.source.boundary, translator.tokenizers.target.boundary)
+    objective, meter = PairObjective(translator.tokenizer.target), Meter()
+    ends = (translator.tokenizer.source.boundary, translator.tokenizer.target.boundary)
     pairs = _fitting(translator, test, ends)
     left_out = len(test.sources) - len(pairs)
     if not pairs:
@@ -104,8 +106,8 @@ def _likelihood(translator: Translator, test: Sentences, batch_size: int) -> dic
 def _fitting(translator: Translator, test: Sentences, ends: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
     """Tokens of the pairs that the model takes, with their boundaries, short ones first."""
     encoded = zip(
-        translator.tokenizers.source.encode(test.sources),
-        translator.tokenizers.target.encode(test.references),
+        translator.tokenizer.source.encode(test.sources),
+        translator.tokenizer.target.encode(test.references),
         test.sources,
         test.references,
         strict=True,

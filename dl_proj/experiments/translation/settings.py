@@ -1,7 +1,7 @@
 """Schemas of translation_train.py, translation_evaluate.py and translate.py."""
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -9,7 +9,13 @@ from dl_proj.experiments.settings import ExperimentConfig, MonitorMode, Translat
 from dl_proj.experiments.translation.data_settings import PairsConfig
 from dl_proj.models.settings import EncoderDecoderConfig
 from dl_proj.settings.base import Strict
+from dl_proj.settings.changes import Changes, changes_to
 from my_custom_ai.custom_train.names import DeviceName
+
+if TYPE_CHECKING:
+    DataChanges = Changes
+else:
+    DataChanges = changes_to(PairsConfig, without=("tokenizer", "max_length"))  # which are parts of the model
 
 
 class TranslationTrainConfig(ExperimentConfig):
@@ -22,6 +28,7 @@ class TranslationTrainConfig(ExperimentConfig):
         "val/bits_per_byte": "min",
         "val/bleu": "max",
     }
+    LENGTH: ClassVar[str] = "data.max_length"
 
     task: Literal["translation"] = "translation"
     """what is trained"""
@@ -34,10 +41,16 @@ class TranslationTrainConfig(ExperimentConfig):
     train: TranslationPaceConfig
     """the pace of training"""
 
+    @property
+    def default_name(self) -> str:
+        """See ExperimentConfig."""
+        attention = self.model.attention_slug
+        return f"translation-{self.data.corpus.slug}" + (f"-{attention}" if attention else "")
+
     def mistakes(self) -> list[str]:
         """See Strict."""
         length = self.data.max_length
-        found = self.model.mistakes_at(length, length) + self.model.mistakes_in_translation() + self.monitor_mistakes()
+        found = self.model.mistakes_at(length, length) + self.model.mistakes_in_translation() + super().mistakes()
         if self.model.tied and not self.data.tokenizer.joint:
             found.append("model.tied: true needs data.tokenizer.joint: true: one vocabulary for both languages")
         if self.train.batch_tokens < length:
@@ -67,9 +80,19 @@ class TranslatingConfig(Strict):
     device: DeviceName = "auto"
     """where to compute; auto takes the fastest there is"""
 
+    @property
+    def search(self) -> dict[str, Any]:
+        """What ``Translator.translate`` takes of this."""
+        return self.model_dump(include={"beam_size", "length_penalty", "max_length", "batch_size"})
+
 
 class TranslateConfig(TranslatingConfig):
-    """Translate sentences, given as words of the command line or as lines of standard input."""
+    """Translate sentences: arguments in quotes, the lines of a file, or those of standard input."""
+
+    input: Path | None = None
+    """text to translate, a sentence a line; - or null, without sentences among the arguments: standard input"""
+    output: Path | None = None
+    """file for the translations, a line each; null: they are printed, as soon as their batch is done"""
 
 
 class TranslationEvaluateConfig(TranslatingConfig):
@@ -81,8 +104,8 @@ class TranslationEvaluateConfig(TranslatingConfig):
     """text, a sentence a line, to translate instead; with reference_file"""
     reference_file: Path | None = None
     """its translations, line by line"""
-    data_root: Path | None = None
-    """folder of downloads and converted pairs; null: where the model's configuration says"""
+    data: DataChanges = DataChanges()
+    """settings of the pairs, as the training has them: where they are now, or other ones"""
     bleu_tokenizer: Literal["13a", "intl", "zh", "char", "none"] = "13a"
     """how sacrebleu finds words"""
     examples: int = Field(10, ge=0)
@@ -96,4 +119,7 @@ class TranslationEvaluateConfig(TranslatingConfig):
             return ["source_file and reference_file are the two sides of one test set: give both or none"]
         if self.source_file is not None and self.split != "test":
             return [f"split {self.split} has no effect: source_file is {self.source_file}"]
+        if self.source_file is not None:
+            idle = self.data.given.keys() - {"root"}  # where the converted pairs go
+            return [f"data.{name} has no effect: source_file is {self.source_file}" for name in sorted(idle)]
         return []

@@ -16,12 +16,13 @@ import pyarrow as pa
 from dl_proj.experiments.language.sources import Split
 from dl_proj.settings.errors import ConfigError
 from dl_proj.text.encodings import OtherEncoding, text_start
-from my_custom_ai.utils.files import write_once
+from my_custom_ai.utils.files import content_digest, write_once
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 _ROWS = 1000  # that are held at once
+_UNPACKED = (".gz", ".bz2", ".xz", ".zip", ".zst")  # by pandas
 _HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -129,7 +130,8 @@ def csv_pairs(where: str, path: Path, languages: tuple[str, str], folder: Path) 
     import pandas as pd
 
     _must_be_there(where, path)
-    _text_start(where, path)  # or pandas would complain of a byte
+    if path.suffix not in _UNPACKED:
+        _text_start(where, path)  # or pandas would complain of a byte
     key = file_key([path])
     with path.open("rb") as file:
         end = None if file.readline().endswith(b"\r\n") else "\n"
@@ -213,9 +215,8 @@ def _from_rows(
 
 
 def file_key(paths: Iterable[Path], *others: str) -> str:
-    """A word for what is made of files: another one as soon as a file changes."""
-    stats = [(str(path.resolve()), path.stat()) for path in paths]
-    parts = [(path, stat.st_mtime_ns, stat.st_size) for path, stat in stats]
+    """A word for what is made of files: another one as soon as their content is."""
+    parts = [content_digest(path) for path in paths]
     return hashlib.sha256(json.dumps([parts, others]).encode()).hexdigest()[:12]
 
 

@@ -7,6 +7,7 @@ import torch
 
 from dl_proj.checkpoint_folder import TOKENIZER
 from dl_proj.experiments.experiment import Experiment, train_and_test
+from dl_proj.experiments.starting_weights import folder_with_tokens
 from dl_proj.experiments.translation.data import load_pairs, say_counts
 from dl_proj.experiments.translation.objective import TranslationObjective
 from dl_proj.experiments.translation.sentences import PairTokenizers, saved_tokenizers, tokenizer_paths
@@ -55,7 +56,8 @@ def translation_experiment(config: TranslationTrainConfig, saved: Path | None = 
 
 def train_translator(config: TranslationTrainConfig, resume: RunDirectory | None = None) -> None:
     """Train and test."""
-    experiment = translation_experiment(config, None if resume is None else _begun(config, resume))
+    begun = None if resume is None else _begun(config, resume)
+    experiment = translation_experiment(config, folder_with_tokens(config, resume, begun))
     train_and_test(config, experiment, config.model.dim, resume)
 
 

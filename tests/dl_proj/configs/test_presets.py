@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from pkgutil import resolve_name
 from types import SimpleNamespace
 from typing import get_args
 from unittest import mock
@@ -12,12 +13,14 @@ import yaml
 from tiny_scripts import tiny, tiny_classifier, tiny_generator, tiny_language, tiny_translation
 
 from dl_proj.checkpoint_folder import SHIPPED
-from dl_proj.cli import CONFIGS
+from dl_proj.cli import CONFIGS, training_config
+from dl_proj.commands import COMMANDS
 from dl_proj.experiments.copy.settings import SynthComparisonConfig, SynthTrainConfig
 from dl_proj.experiments.copy.train import build_copy_model, copy_dataset
 from dl_proj.experiments.evaluate import evaluate_checkpoints
 from dl_proj.experiments.evaluate_settings import EvaluateConfig
 from dl_proj.experiments.images.classification.objective import ClassificationObjective
+from dl_proj.experiments.images.classification.predict_settings import PredictConfig
 from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
 from dl_proj.experiments.images.classification.shift_settings import ShiftConfig
 from dl_proj.experiments.images.classification.train import build_classification_model
@@ -43,6 +46,7 @@ SCHEMAS = {  # by the beginning of a file's name; the first that fits
     "evaluate": EvaluateConfig,
     "mnist_generator": DrawConfig,
     "shift_test": ShiftConfig,
+    "predict": PredictConfig,
     "perf_study": PerformanceConfig,
     "lm_generate": ContinueTextConfig,
     "lm_": LanguageTrainConfig,
@@ -146,7 +150,7 @@ def encoder_decoder_parameters(model, length):
     """Of an encoder, and of a decoder whose layers have one more attention and norm."""
 
     def part(depth, attention):
-        return SimpleNamespace(**dict(model), depth=depth, attention=attention, attentions=None)
+        return SimpleNamespace(**dict(model) | {"depth": depth, "attention": attention, "attentions": None})
 
     return (
         stack_parameters(part(model.encoder_depth, model.encoder_attention), length, axes=1)
@@ -274,6 +278,18 @@ def test_a_file_is_valid_and_survives_being_dumped(path):
 
 
 @pytest.mark.parametrize("path", of(*TRAININGS), ids=name_of)
+@pytest.mark.parametrize("flags", [["--train.max_steps", "20"], ["--quick"]], ids=" ".join)
+def test_a_training_can_be_short(path, flags):
+    """Warm-up and epochs give way, as far as the settings themselves can tell."""
+    whole = load_config(PRESETS[path], path)
+    config, _ = training_config(PRESETS[path], ["--config", str(path), *flags], preset=name_of(path))
+    assert config.train.steps_of(10**6) == 20
+    assert config.schedule_mistakes(20) == []
+    assert config.model == whole.model and config.optimizer == whole.optimizer
+    assert config.train.monitor == whole.train.monitor
+
+
+@pytest.mark.parametrize("path", of(*TRAININGS), ids=name_of)
 def test_a_training_builds_its_model(path):
     config = load_config(PRESETS[path], path)
     with torch.device("meta" if large(config) else "cpu"):
@@ -324,6 +340,49 @@ def test_a_small_one_of_its_kind_learns(path):
 def test_no_two_trainings_share_a_folder():
     names = [load_config(PRESETS[path], path).experiment_name for path in of(*TRAININGS)]
     assert len(set(names)) == len(names)
+
+
+NAMES = {  # what a script's default preset trains with some flags
+    "synth_train": {
+        "": "synth-gen-lsh-r4",
+        "--model.attention.n_rounds 2": "synth-gen-lsh-r2",
+        "--model.attention.kind shared_qk": "synth-gen-shared-qk",
+        "--experiment_name mine --model.attention.kind full": "mine",
+        "--config demo.yaml --model.attention.kind full": "demo",
+        "--quick": "synth-gen-lsh-r4-quick",
+        "--quick --experiment_name mine": "mine",
+        "--config demo.yaml --quick": "demo-quick",
+    },
+    "cls_train": {
+        "--model.attention.kind linformer": "mnist-cls-linformer",
+        "--data.dataset fashion_mnist --data.image_size 16": "fashion-mnist16-cls-lsh-r4",
+        "--data.dataset image_folder --data.root pics/My_Cats --data.image_size 32": "my-cats32-cls-lsh-r4",
+    },
+    "generation_train": {
+        "--data.dataset digits": "digits-gen-lsh-r4-144",
+        "--data.dataset digits --data.max_len 64 --model.attention.bucket_size 16": "digits-gen-lsh-r4",
+    },
+    "lm_train": {
+        "": "lm-books-full",
+        "--model.attention.kind lsh --data.path texts/Moby.Dick.txt": "lm-moby-dick-lsh-r4",
+        "--config mlm_books.yaml": "mlm-books-full",
+        "--config lm_books_reformer.yaml": "lm-books-reformer",
+        "--config lm_books_reformer.yaml --experiment_name=": "lm-books-local-lsh-r2",
+    },
+    "translation_train": {
+        "": "translation-multi30k",
+        "--model.encoder_attention.kind linformer": "translation-multi30k-linformer",
+        "--model.decoder_attention.kind lsh": "translation-multi30k-lsh-r4",
+        '--data.corpus {"kind":"csv","train":"my/pairs.csv"}': "translation-pairs",
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "flags"), [(name, flags) for name, some in NAMES.items() for flags in some])
+def test_a_run_is_named_after_what_it_is(name, flags):
+    command = COMMANDS[name]
+    config, _ = training_config(resolve_name(command.schema), flags.split(), preset=command.preset)
+    assert config.experiment_name == NAMES[name][flags]
 
 
 @pytest.mark.parametrize("path", of(SynthComparisonConfig), ids=name_of)

@@ -12,7 +12,18 @@ import yaml
 from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_scripts import as_yaml, call, files_below, one_thread, tiny, tiny_classifier, tiny_generator
+from tiny_scripts import (
+    TEXT,
+    as_yaml,
+    assert_states,
+    call,
+    files_below,
+    one_thread,
+    tiny,
+    tiny_classifier,
+    tiny_generator,
+    tiny_language,
+)
 
 import dl_proj.experiments.evaluate
 from dl_proj.tables import markdown
@@ -253,10 +264,55 @@ def test_data_root_says_where_the_images_are_now(runs, script):
     assert outcome.code == 2
     assert "pictures/train" in outcome.lines[-1]
     assert tuple(rows_of()) == RUNS
-    assert script("evaluate", *flags, "--data_root", "moved").code == 0
+    assert script("evaluate", *flags, "--data.root", "moved").code == 0
     rows = rows_of()
     assert tuple(rows) == ("own/version_0", *RUNS)
     assert numbers(rows["own/version_0"]) == pytest.approx(recorded(runs / "own/version_0"), rel=1e-5)
+
+
+@pytest.fixture
+def reader(runs):
+    """Beside the other runs, one of a model of text."""
+    Path("text.txt").write_text(TEXT, encoding="utf-8")
+    config = tiny_language({"experiment_name": "reader", "runs_dir": str(runs), "train.trackers": []})
+    assert call("lm_train", "--config", as_yaml("c.yaml", config)).code == 0
+    return runs / "reader/version_0"
+
+
+def test_another_text_is_measured_as_if_it_were_the_models_own(runs, reader, script):
+    """Its last tenth; models without such a setting are measured as they are."""
+    flags = ("--checkpoint", runs, "--device", "cpu")
+    Path("other.txt").write_text(TEXT[::-1], encoding="utf-8")
+    assert script("evaluate", *flags).code == 0
+    before = rows_of()
+    Path("text.txt").unlink()
+    assert script("evaluate", *flags, "--data.path", "other.txt").code == 0
+    after = rows_of()
+    assert {name: row for name, row in after.items() if row["task"] != "language"} == {
+        name: before[name] for name in RUNS
+    }
+    assert float(after["reader/version_0"]["loss"]) > float(before["reader/version_0"]["loss"])
+    config = tiny_language({"data.path": "other.txt", "experiment_name": "other"})
+    spoil_config(reader, {"task": "language"} | config)
+    assert script("evaluate", *flags[:1], reader, *flags[2:]).code == 0
+    assert rows_of()[str(reader)]["loss"] == after["reader/version_0"]["loss"]
+
+
+def test_data_settings_that_no_model_has(runs, script):
+    for checkpoint in (runs, runs / COPY):
+        outcome = script("evaluate", "--checkpoint", checkpoint, "--device", "cpu", "--data.path", "x")
+        assert outcome.code == 2
+        assert_states(outcome.lines[-1], "data.path", str(checkpoint))
+
+
+def test_data_that_several_models_lack_is_said_once(runs, script):
+    data = {"dataset": "image_folder", "root": "gone", "image_size": 8}
+    shutil.copytree(runs / CLASSIFIER, runs / "twin/version_0")
+    for name in (CLASSIFIER, "twin/version_0"):
+        spoil_config(runs / name, tiny_classifier({"task": "classification", "data": data}))
+    outcome = script("evaluate", "--checkpoint", runs, "--device", "cpu")
+    assert outcome.code == 2
+    assert [line for line in outcome.lines if "gone/train" in line] == outcome.lines[-1:]
 
 
 def test_a_run_without_figures_has_no_seconds(runs, script):

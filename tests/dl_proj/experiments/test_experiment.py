@@ -1,10 +1,11 @@
 """Every setting of a training reaches the engine: none is accepted and ignored."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_scripts import tiny
+from tiny_scripts import GONE, call, tiny, tiny_yaml
 
 import dl_proj.experiments.copy.train as copy_training
 import dl_proj.experiments.experiment
@@ -20,6 +21,8 @@ from dl_proj.experiments.settings import (
     TrainConfig,
     WarmupCosineConfig,
 )
+from dl_proj.settings.errors import ConfigError
+from dl_proj.settings.load import load_config
 from my_custom_ai.custom_train import RunDirectory
 
 
@@ -93,6 +96,7 @@ FIELDS = {
         "eval_every": (9, {}, pace("eval_every"), 9),
         "save_every": (9, {}, pace("save_every"), 9),
         "log_every": (9, {}, pace("log_every"), 9),
+        "max_eval_batches": (3, {}, pace("max_eval_batches"), 3),
         "precision": ("bf16", {}, lambda h: h["start"]["precision"], "bf16"),
         "matmul_precision": ("high", {}, lambda h: h["start"]["matmul_precision"], "high"),
         "device": ("auto", {}, lambda h: h["start"]["device"], "auto"),
@@ -119,7 +123,8 @@ CASES = [(schema, section, name) for (schema, section), fields in FIELDS.items()
 
 @pytest.mark.parametrize(("schema", "fields"), [(schema, fields) for (schema, _), fields in FIELDS.items()])
 def test_the_table_is_complete(schema, fields):
-    assert set(fields) == set(schema.model_fields)
+    of_weights = {"init_from", "init_strict"}  # see test_starting_weights.py
+    assert set(fields) == set(schema.model_fields) - of_weights
 
 
 @pytest.mark.parametrize(("schema", "section", "name"), CASES)
@@ -217,3 +222,61 @@ def test_the_noam_schedule_gets_the_models_width(handed_over):
     changes = {"schedule": {"kind": "noam", "warmup_steps": 1}, "optimizer.lr": 1.0}
     narrow, wide = (handed_over(changes | {"model.dim": dim})["schedule"](0) for dim in (16, 64))
     assert (narrow, wide) == (0.25, 0.125)
+
+
+# what the file says, what flags say, and what comes of it: max_steps, epochs, warm-up
+LENGTHS = {
+    "steps for epochs": ({"epochs": 5, "warmup": 7}, {"max_steps": 30}, (30, None, 7)),
+    "epochs for steps": ({"max_steps": 50, "warmup": 7}, {"epochs": 30}, (None, 30, 7)),
+    "the warm-up no longer fits": ({"max_steps": 500, "warmup": 70}, {"max_steps": 70}, (70, None, 7)),
+    "it just fits": ({"max_steps": 500, "warmup": 70}, {"max_steps": 71}, (71, None, 70)),
+    "a single step": ({"epochs": 5, "warmup": 7}, {"max_steps": 1}, (1, None, 0)),
+    "fewer epochs": ({"epochs": 6, "warmup": 30}, {"epochs": 2}, (None, 2, 10)),
+    "more epochs": ({"epochs": 6, "warmup": 30}, {"epochs": 12}, (None, 12, 30)),
+    "another flag": ({"max_steps": 50, "warmup": 7}, {"batch_size": 2}, (50, None, 7)),
+}
+
+
+@pytest.mark.parametrize("case", LENGTHS)
+def test_flags_for_the_length_replace_that_of_the_file(case):
+    file, flags, expected = LENGTHS[case]
+    pace = {"max_steps": GONE, "epochs": GONE} | file
+    schedule = {"kind": "constant", "warmup_steps": pace.pop("warmup")}
+    changes = {"schedule": schedule, "train.max_steps": pace["max_steps"]}
+    tiny_yaml("c.yaml", changes | ({"train.epochs": file["epochs"]} if "epochs" in file else {}))
+    config = load_config(SynthTrainConfig, Path("c.yaml"), {"train": {key: str(value) for key, value in flags.items()}})
+    assert (config.train.max_steps, config.train.epochs, config.schedule.warmup_steps) == expected
+
+
+def test_a_warm_up_among_the_flags_is_not_changed():
+    tiny_yaml("c.yaml", {"schedule": {"kind": "noam"}, "train.max_steps": 9000})
+    flags = {"train": {"max_steps": "30"}}
+    assert load_config(SynthTrainConfig, Path("c.yaml"), flags).schedule.warmup_steps == 3, "noam's own default is 4000"
+    with pytest.raises(ConfigError, match=r"schedule.warmup_steps 40 must be less than the 30 steps"):
+        load_config(SynthTrainConfig, Path("c.yaml"), flags | {"schedule": {"warmup_steps": "40"}})
+
+
+def test_at_its_start_a_script_says_what_it_trains(script):
+    tiny_yaml("c.yaml", {"train.accumulate": 2, "model.attention": {"kind": "lsh", "bucket_size": 4}})
+    outcome = script("synth_train", "--config", "c.yaml", "--train.precision", "bf16")
+    run, device, model, data, training, end = outcome.out.splitlines()[:6]
+    figures = json.loads(Path("runs/tiny/version_0/metrics.json").read_text())
+    assert run == "runs/tiny/version_0"
+    assert device.split()[:2] == ["device", "cpu"] and device.endswith("bfloat16 autocast")
+    assert "LSH-4" in model and model.endswith(f" {figures['parameters']:,} parameters")
+    assert [word for word in data.split() if word.isdigit()] == ["64", "16", "16"]
+    assert [word for word in training.split() if word.strip(",").isdigit()] == ["3", "2", "8", "2"]
+    assert end.startswith("runs/tiny/version_0: parameters")
+
+
+def test_a_resumed_run_says_where_it_goes_on(script):
+    tiny_yaml("c.yaml")
+    assert script("synth_train", "--config", "c.yaml").code == 0
+    outcome = script("synth_train", "--resume", "runs/tiny/version_0")
+    assert outcome.out.startswith("runs/tiny/version_0, goes on after step 3\n")
+
+
+def test_the_final_test_shows_a_bar(capfd):
+    tiny_yaml("c.yaml", {"train.eval_batch_size": 4})
+    call("synth_train", "--config", "c.yaml")
+    assert "tiny: test: 100%" in capfd.readouterr().err

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,7 @@ class Training:
     script: str
     config: dict
     results: frozenset[str] = frozenset()  # files written once, at the end
-    tokenizers: frozenset[str] = frozenset()  # also kept beside the best weights
+    names: frozenset[str] = frozenset()  # of tokens or classes, also kept beside the best weights
 
     @property
     def run(self) -> Path:
@@ -45,23 +46,24 @@ class Training:
 
     @property
     def files(self) -> set[str]:
-        best = {"model.safetensors", "config.yaml", "metrics.json", *self.tokenizers}
-        own = {"config.yaml", "metrics.csv", "metrics.json", "curves.png", *self.results, *self.tokenizers}
+        best = {"model.safetensors", "config.yaml", "metrics.json", *self.names}
+        own = {"config.yaml", "metrics.csv", "metrics.json", "curves.png", *self.results, *self.names}
         return own | {"checkpoints/last/state.safetensors"} | {f"checkpoints/best/{name}" for name in best}
 
 
 SUBWORDS = {"data.tokenizer": {"kind": "bpe", "vocab_size": 300}, "data.window": 8}
 SEPARATE = {"data.tokenizer": {"vocab_size": 270, "joint": False}}
 COPY = Training("synth_train", tiny())
-CLASSIFIER = Training("cls_train", tiny_classifier(), frozenset({"confusion.csv", "confusion.png"}))
-GENERATOR = Training("generation_train", tiny_generator(), frozenset({"samples.png"}))
+CLASSES = frozenset({"classes.json"})
+CLASSIFIER = Training("cls_train", tiny_classifier(), frozenset({"confusion.csv", "confusion.png"}), CLASSES)
+GENERATOR = Training("generation_train", tiny_generator(), frozenset({"samples.png"}), CLASSES)
 BYTES = Training("lm_train", tiny_language())
-LANGUAGE = Training("lm_train", tiny_language(SUBWORDS), tokenizers=frozenset({"tokenizer.json"}))
-TRANSLATION = Training("translation_train", tiny_translation(), tokenizers=frozenset({"tokenizer.json"}))
+LANGUAGE = Training("lm_train", tiny_language(SUBWORDS), names=frozenset({"tokenizer.json"}))
+TRANSLATION = Training("translation_train", tiny_translation(), names=frozenset({"tokenizer.json"}))
 TWO_VOCABULARIES = Training(
     "translation_train",
     tiny_translation(SEPARATE),
-    tokenizers=frozenset({"source_tokenizer.json", "target_tokenizer.json"}),
+    names=frozenset({"source_tokenizer.json", "target_tokenizer.json"}),
 )
 TRAININGS = {
     "copy": COPY,
@@ -116,7 +118,7 @@ def test_run_leaves_exactly_its_files(training, script):
     prepared = ("data/", "tokens/")  # pairs and texts as tokens, which all runs share
     new = {file for file in files_below(".") - before if not file.startswith(prepared)}
     assert new == {"c.yaml"} | {str(training.run / file) for file in training.files | events}
-    for name in training.tokenizers:
+    for name in training.names:
         assert (training.run / name).read_bytes() == (training.run / "checkpoints/best" / name).read_bytes()
 
 
@@ -221,6 +223,6 @@ def run_with_three_stops(script, name, objective: type[Objective], monkeypatch):
     monkeypatch.setattr(objective, "measure", interrupted)
     ends = [script(name, "--config", "c.yaml")]
     while ends[-1].code == 130:
-        assert "--resume last" in ends[-1].lines[-1]
+        assert re.search(r"--resume runs/[\w-]+/version_0 ", ends[-1].lines[-1])
         ends.append(script(name, "--config", "c.yaml", "--resume", "last"))
     assert [end.code for end in ends] == [130, 130, 130, 0]

@@ -11,6 +11,7 @@ from torch import nn
 from dl_proj.models.beam_search import beam_search
 from dl_proj.models.build import build_encoder_decoder
 from dl_proj.models.settings import EncoderDecoderConfig
+from my_custom_ai.custom_train.errors import NonFinite
 from my_transformers import NoPositionalEncoding
 
 BOUNDARY = 1
@@ -355,6 +356,14 @@ def test_hypotheses_that_end_leave_the_beam_and_it_fills_again():
 def test_what_cannot_be_searched_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         beam_search(translator(), *batch(), **{"boundary": BOUNDARY, "max_len": 8} | changes)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_a_model_without_finite_logits_is_refused(k):
+    model = translator()
+    model.to_logits.bias.data[3] = torch.nan
+    with pytest.raises(NonFinite, match="nan or infinite logits"):
+        beam_search(model, batch()[0], boundary=0, max_len=4, beam_size=k)
 
 
 def test_dropout_is_refused():

@@ -22,6 +22,7 @@ ATTENTION = {
     "relative": {"kind": "relative", "n_features": 16, "n_scales": 2, "chunk_size": 4},
     "clipped_relative": {"kind": "clipped_relative", "n_features": 8, "distance": 2, "chunk_size": 4},
     "causal_linformer": {"kind": "causal_linformer", "block_size": 4, "rank": 2},
+    "local": {"kind": "local", "chunk_size": 4},
 }
 NO_BUCKETS = [name for name in ATTENTION if "lsh" not in name] + ["lsh, fixed buckets"]  # whatever the length
 STACKS = {
@@ -36,7 +37,7 @@ STACKS = {
 }
 
 
-def model(attention, stack, seed=0, n_labels=0):
+def model(attention, stack, seed=0, n_labels=0, length=LENGTH):
     """With weights large enough that what it says depends on what it saw, in float64 and eval mode.
 
     Behind a label, the tokens are a grid of 4 x 5.
@@ -48,7 +49,7 @@ def model(attention, stack, seed=0, n_labels=0):
     )
     columns = 5 if n_labels else None
     built = build_autoregressive(
-        config, vocab_size=VOCAB, max_len=LENGTH, columns=columns, n_labels=n_labels, seed=seed
+        config, vocab_size=VOCAB, max_len=length, columns=columns, n_labels=n_labels, seed=seed
     )
     built = built.double().eval()
     for name, parameter in built.named_parameters():
@@ -103,6 +104,41 @@ def test_the_longest_continuation_and_one_more(attention):
     assert built.generate(prompt[:, :1], LENGTH).shape == (1, LENGTH)
     with pytest.raises(ValueError, match=r"21 \+ 2 tokens are more than the model's 21 \+ 1"):
         built.generate(prompt, 2)
+
+
+@pytest.mark.parametrize("given", [1, 5, LENGTH, LENGTH + 4])
+@pytest.mark.parametrize("attention", ["full", "performer", "lsh, fixed buckets", "clipped_relative"])
+def test_past_its_length_a_model_slides_its_window(attention, given):
+    """When it is full, the last half of it is all that the next token knows."""
+    built = model(attention, "plain")
+    tokens = prompt = torch.randint(VOCAB, (2, given))
+    start = max(0, given - LENGTH)
+    with torch.no_grad():
+        for _ in range(40):
+            if tokens.shape[1] - start > LENGTH:
+                start = tokens.shape[1] - LENGTH // 2
+            tokens = torch.cat((tokens, built(tokens[:, start:])[:, -1:].argmax(-1)), dim=1)
+    assert not built.runs_on
+    numbers = []
+
+    def choose(logits, number):
+        numbers.append(number)
+        return logits.argmax(-1)
+
+    assert torch.equal(torch.stack(list(built.stream_on(prompt, 40, choose=choose)), dim=1), tokens[:, given:])
+    assert numbers == list(range(40))
+
+
+@pytest.mark.parametrize("attention", ["performer", "relative", "local"])
+def test_where_no_cache_grows_a_model_without_positions_runs_on(attention):
+    """As a longer model of the same weights does, which still knows the first token."""
+    built, longer = (model(attention, "no positions", length=length) for length in (LENGTH, 60))
+    longer.load_state_dict(built.state_dict())
+    prompt = torch.randint(VOCAB, (2, 5))
+    assert built.runs_on
+    assert torch.equal(torch.stack(list(built.stream_on(prompt, 50)), dim=1), longer.generate(prompt, 50))
+    assert not model(attention, "sinusoidal").runs_on
+    assert not model("full", "no positions").runs_on
 
 
 def test_lsh_hashes_short_sequences_as_long_ones():

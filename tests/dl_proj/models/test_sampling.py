@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from dl_proj.models.sampling import most_probable, sample, sampler
+from my_custom_ai.custom_train.errors import NonFinite
 
 LAST = math.nextafter(1, 0)
 LOGIT = st.floats(-4, 4).map(lambda x: round(x, 3))  # unequal ones stay unequal, equal ones occur
@@ -208,3 +209,16 @@ def test_a_sampler_takes_the_column_of_the_token():
 def test_a_sampler_hands_its_settings_on(choices, tokens):
     logits = torch.tensor([[math.log(share) for share in (4, 3, 2, 1)]])
     assert sampler(torch.tensor([[0.95]], dtype=torch.float64), **choices)(logits, 0).tolist() == tokens
+
+
+NOT_LOGITS = [[0, math.nan, 1], [0, math.inf, 1], [-math.inf] * 3]
+
+
+@pytest.mark.parametrize("row", NOT_LOGITS, ids=str)
+def test_what_is_no_distribution_is_refused(row):
+    logits = torch.tensor([[0.0, 1.0, -math.inf], row])
+    with pytest.raises(NonFinite, match="nan or infinite logits"):
+        sample(logits, torch.zeros(2), top_k=2)
+    with pytest.raises(NonFinite, match="nan or infinite logits"):
+        most_probable(logits, 0)
+    assert most_probable(logits[:1], 0).tolist() == sample(logits[:1], torch.zeros(1)).tolist() == [1]

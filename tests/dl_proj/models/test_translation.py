@@ -319,7 +319,37 @@ FIELDS = {
 
 
 def test_the_table_of_settings_is_complete():
-    assert set(FIELDS) == set(EncoderDecoderConfig.model_fields)
+    assert {*FIELDS, "attention"} == set(EncoderDecoderConfig.model_fields)
+
+
+@pytest.mark.parametrize("kind", [one.kind for one in SETTINGS if False in one.directions])
+def test_attention_is_the_encoders_and_if_it_can_be_causal_step_by_step_the_decoders(kind):
+    given = EncoderDecoderConfig.model_validate({"attention": {"kind": kind, "dropout": 0.25}})
+    own = {"kind": kind, "dropout": 0.25}
+    decoder = {"kind": "full"} if kind in ("linformer", "nystrom", "transformers_lsh") else own
+    assert given.model_dump(exclude={"attention"}) == EncoderDecoderConfig.model_validate(
+        {"encoder_attention": own, "decoder_attention": decoder}
+    ).model_dump(exclude={"attention"})
+    assert EncoderDecoderConfig.model_validate(given.model_dump(mode="json")) == given
+
+
+@pytest.mark.parametrize("side", ["encoder_attention", "decoder_attention"])
+def test_attention_and_another_one_of_a_side(side):
+    both = {"attention": {"kind": "lsh"}, side: {"kind": "full"}}
+    with pytest.raises(ValidationError) as refused:
+        EncoderDecoderConfig.model_validate(both)
+    (error,) = refused.value.errors()
+    assert_lines(str(error["ctx"]["error"]).splitlines(), [("attention.kind: lsh", f"{side}.kind: full")])
+    one = EncoderDecoderConfig.model_validate(
+        {"attention": {"kind": "linformer"}, "decoder_attention": {"kind": "lsh"}}
+    )
+    assert (one.encoder_attention.kind, one.decoder_attention.kind) == ("linformer", "lsh")
+
+
+def test_a_mistake_in_attention_is_told_once():
+    with pytest.raises(ValidationError) as refused:
+        EncoderDecoderConfig.model_validate({"attention": {"kind": "lsh", "n_rounds": 0}})
+    assert [error["loc"] for error in refused.value.errors()] == [("attention", "lsh", "n_rounds")]
 
 
 @pytest.mark.parametrize("name", FIELDS)

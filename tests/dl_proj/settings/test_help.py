@@ -17,14 +17,35 @@ SCHEMAS = {name: resolve_name(command.schema) for name, command in COMMANDS.item
 TRAININGS = ["synth_train", "cls_train", "generation_train", "lm_train", "translation_train"]
 
 
-def leaves(schema, prefix=""):
-    """(dotted name, field, schema) of all settings, those of every kind."""
+def leaves(schema, chosen, prefix=""):
+    """(dotted name, field, schema) of all settings, those of the chosen kind, or else of a section's first."""
+    for name, field in schema.model_fields.items():
+        if members := models_in(field.annotation):
+            kind = chosen.get(f"{prefix}{name}.kind")
+            member = next((m for m in members if kind and m.model_fields["kind"].default == kind), members[0])
+            yield from leaves(member, chosen, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field, schema
+
+
+def sections_with_kinds(schema, prefix=""):
+    """Their kinds, by their dotted names."""
     for name, field in schema.model_fields.items():
         members = models_in(field.annotation)
+        if len(members) > 1:
+            yield f"{prefix}{name}.kind", [member.model_fields["kind"].default for member in members]
         for member in members:
-            yield from leaves(member, f"{prefix}{name}.")
-        if not members:
-            yield f"{prefix}{name}", field, schema
+            yield from sections_with_kinds(member, f"{prefix}{name}.")
+
+
+def choices_of(name):
+    """Of a command's kinds, so that each is chosen once: what is given for each section."""
+    kinds = dict(sections_with_kinds(SCHEMAS[name]))
+    most = max(map(len, kinds.values()), default=1)
+    return [{key: some[i % len(some)] for key, some in kinds.items()} for i in range(most)]
+
+
+CHOICES = [(name, choice) for name in COMMANDS for choice in choices_of(name)]
 
 
 @pytest.fixture
@@ -42,20 +63,16 @@ def entries(script, monkeypatch):
     return read
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_setting_is_there_with_its_meaning(name, entries):
-    texts = entries(name)
-    for dotted, field, schema in leaves(SCHEMAS[name]):
+@pytest.mark.parametrize(("name", "chosen"), CHOICES)
+def test_every_setting_of_the_chosen_kinds_is_there_with_its_meaning_and_nothing_else(name, chosen, entries):
+    texts = entries(name, *(word for key, kind in chosen.items() for word in (f"--{key}", kind)))
+    expected = {"--help", "--config"} | ({"--resume", "--dry_run", "--quick"} if name in TRAININGS else set())
+    for dotted, field, schema in leaves(SCHEMAS[name], chosen):
         assert field.description, f"{schema.__name__}.{dotted} has no meaning"
-        assert " ".join(field.description.split()) in texts[f"--{dotted}"], dotted
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_nothing_else_is_there(name, entries):
-    flags = {f"--{dotted}" for dotted, _, _ in leaves(SCHEMAS[name])}
-    sections = {flag.rpartition(".")[0] for flag in flags} - {""}
-    own = {"--help", "--config"} | ({"--resume"} if name in TRAININGS else set())
-    assert set(entries(name)) == flags | sections | own
+        kind = getattr(schema.model_fields.get("kind"), "default", "")
+        assert " ".join(field.description.split()).removeprefix(f"{kind}: ") in texts[f"--{dotted}"], dotted
+        expected.add(f"--{dotted}")
+    assert set(texts) == expected
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -71,6 +88,8 @@ def assert_shown(values, texts, prefix="--"):
         flag = prefix + key
         if isinstance(value, dict) and flag not in texts:
             continue
+        if value is None and texts[flag].endswith(("the whole section at once", "(default: as trained)")):
+            continue  # a section that is not there, and a setting that stays what it was
         if isinstance(value, dict) and not texts[flag].endswith(")"):
             assert_shown(value, texts, f"{flag}.")
         else:
@@ -88,46 +107,55 @@ def test_the_defaults_are_the_presets(name, entries):
 
 def test_the_defaults_are_those_of_the_file_that_is_named(entries):
     """Also where flags must add something before it is valid."""
-    texts = entries("synth_train", "--config", tiny_yaml("c.yaml", {"optimizer.lr": 0.25, "experiment_name": GONE}))
+    texts = entries("synth_train", "--config", tiny_yaml("c.yaml", {"optimizer.lr": 0.25, "train": GONE}))
     assert texts["--optimizer.lr"].endswith("(default: 0.25)")
-    assert texts["--experiment_name"].endswith("(needed)")
+    assert texts["--experiment_name"].endswith("(default: tiny)")
     assert texts["--model.attention.kind"].endswith("(default: shared_qk)")
     assert texts["--schedule.kind"].endswith("(default: constant)"), "what the file lacks has the schema's default"
     assert entries("cls_train", "--config", "cls_digits.yaml")["--data.dataset"].endswith("(default: digits)")
 
 
-def test_a_default_that_depends_on_the_kind(entries):
-    texts = entries("synth_train")
-    assert texts["--schedule.warmup_steps"].endswith("(default: 50; constant: 0; noam: 4000)")
-    assert texts["--schedule.warmup_share"].endswith("(default: 0.3)")
-    assert texts["--model.attention.chunk_size"].endswith(
-        "(default: 64; performer, relative, clipped_relative, linear: 128)"
-    ), "kinds that agree are named together"
-    tiny_yaml("c.yaml", {"model.attention.dropout": 0.5})
-    assert entries("synth_train", "--config", "c.yaml")["--model.attention.dropout"].endswith(
-        "(default: 0.5; other kinds: 0.0)"
-    )
+def test_the_flags_beside_it_count(entries):
+    texts = entries("synth_train", "--model.attention.kind", "linformer", "--model.dim", "32", "--no_such_flag")
+    assert texts["--model.dim"].endswith("(default: 128)"), "a wrong flag: the preset's"
+    texts = entries("synth_train", "--model.attention.kind", "linformer", "--model.dim", "32")
+    assert texts["--model.dim"].endswith("(default: 32)")
+    assert "--model.attention.rank" in texts and "--model.attention.n_rounds" not in texts
 
 
-def test_a_meaning_that_depends_on_the_kind(entries):
-    kernel = entries("synth_train")["--model.attention.kernel"]
-    assert kernel.startswith("performer: what the features' products estimate")
-    assert "; relative: as for performer, or exact:" in kernel
-    assert kernel.count("clipped_relative:") == 1
-    assert entries("synth_train")["--model.attention.dropout"].count("probability") == 1, "said once if all kinds agree"
+def test_the_kind_comes_before_its_settings(entries):
+    flags = list(entries("synth_train"))
+    for section in ("--model.attention.", "--model.positions.", "--schedule."):
+        assert next(flag for flag in flags if flag.startswith(section)) == f"{section}kind"
 
 
 def test_what_has_no_value_is_needed(entries):
     for name in TRAININGS:
-        texts = entries(name)
+        texts = entries(name, "--model.positions.kind", "axial")
         known = "(default: [12, 12])" if name == "generation_train" else "(needed)"
         assert texts["--model.positions.shape"].endswith(known)
-        assert not texts["--experiment_name"].endswith("(needed)"), "the preset has it"
+        others = [text for flag, text in texts.items() if flag != "--model.positions.shape"]
+        assert not any(text.endswith("(needed)") for text in others), "the preset has all"
+
+
+def test_the_name_that_a_run_will_have(entries):
+    assert entries("cls_train")["--experiment_name"].endswith("(default: mnist-cls-lsh-r4)")
+    texts = entries("cls_train", "--model.attention.kind", "full", "--data.dataset", "cifar10")
+    assert texts["--experiment_name"].endswith("(default: cifar10-cls-full)")
+
+
+def test_help_is_no_longer_than_its_settings_need(script, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    for name in TRAININGS:
+        assert len(script(name, "--help").out.splitlines()) < 200
 
 
 def test_usage_is_a_line(script):
     first, second, *_ = script("synth_train", "--help").out.splitlines()
-    assert (first, second) == ("usage: synth_train.py [--config FILE.yaml] [--resume RUN] [--SETTING VALUE ...]", "")
+    assert (first, second) == (
+        "usage: synth_train.py [--config FILE.yaml] [--resume RUN] [--dry_run] [--quick] [--SETTING VALUE ...]",
+        "",
+    )
     first = script("translate", "--help").out.splitlines()[0]
     assert first == "usage: translate.py [--config FILE.yaml] [--SETTING VALUE ...] [SENTENCE ...]"
 

@@ -10,6 +10,7 @@ from tiny_scripts import GONE, as_yaml, tiny, tiny_classifier, tiny_yaml
 
 from dl_proj.experiments.copy.settings import SynthComparisonConfig, SynthTrainConfig
 from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
+from dl_proj.experiments.language.import_settings import ImportReformerConfig
 from dl_proj.experiments.settings import ConstantConfig, NoamConfig, OneCycleConfig, WarmupCosineConfig
 from dl_proj.experiments.translation.settings import TranslateConfig
 from dl_proj.models.attention_settings import SCHEMAS
@@ -115,6 +116,19 @@ def test_a_list_of_kinds():
     assert SynthTrainConfig.model_validate(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))) == config
     flags = ["--model.attentions", "null", "--model.attention.kind", "lsh", "--model.attention.bucket_size", "4"]
     assert loaded(file, *flags).model.mechanisms == (LSHConfig(bucket_size=4),)
+
+
+def test_a_flag_in_a_section_that_the_file_lacks_changes_the_schemas_own_section():
+    """Not the class's: an import's text is enwik8, a layer's attention LSH."""
+    path = as_yaml("c.yaml", {"source": "x"})
+    imported = load_config(ImportReformerConfig, path, {"data": {"window": 3}})
+    assert imported.data == ImportReformerConfig(source="x").data.model_copy(update={"window": 3})
+    assert imported.data.source == "enwik8"
+    assert loaded({"model.attention": GONE}, "--model.attention.bucket_size", "3").model.attention == LSHConfig(
+        bucket_size=3
+    )
+    other = loaded({"model.attention": GONE}, "--model.attention.kind", "local", "--model.attention.chunk_size", "3")
+    assert other.model.attention == LocalConfig(chunk_size=3)
 
 
 def test_the_file_overrides_the_defaults_and_leaves_the_others():

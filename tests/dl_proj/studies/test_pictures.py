@@ -1,5 +1,6 @@
 """Pictures of studies show the numbers of the rows, each in its place."""
 
+import pytest
 import torch
 
 from dl_proj.studies.pictures import Panel, curves, heat_tables, matrices
@@ -38,6 +39,37 @@ def test_the_legend_has_what_only_one_panel_shows():
     only = [{"curve": "z", "n": 1, "t": 1.0}]
     figure = curves(Panel(ROWS, "n", "t", "", ""), Panel(only, "n", "t", "", "", log="x"))
     assert sorted(text.get_text() for text in figure.legends[0].get_texts()) == ["a", "b", "z"]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 6])
+def test_panels_fit_the_width_of_a_page(number):
+    figure = curves(*[Panel(ROWS, "n", "t", "", "", f"{i}") for i in range(number)])
+    assert [axes.get_title() for axes in figure.axes] == [f"{i}" for i in range(number)]
+    assert figure.get_size_inches()[0] <= 9
+    rows = {axes.get_subplotspec().rowspan.start for axes in figure.axes}
+    assert len(rows) == (number + 1) // 2
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (24.0125, 26.5, ["24.5", "25", "25.5", "26", "26.5"]),
+        (21.0, 130.0, ["50", "100"]),
+        (0.3, 7.0, ["0.5", "1", "2", "5"]),
+        (3e-7, 2e-5, ["5e-07", "1e-06", "2e-06", "5e-06", "1e-05", "2e-05"]),
+        (0.02, 3000, ["0.1", "1", "10", "100", "1000"]),
+    ],
+)
+def test_a_logarithmic_axis_has_a_few_numbers_in_plain_words(low, high, words):
+    """Not 2.40125 x 10^1."""
+    rows = [{"curve": "a", "n": n, "t": t} for n, t in ((1, low), (2, high))]
+    (axes,) = curves(Panel(rows, "n", "t", "", "")).axes
+    found = [label.get_text() for label in axes.get_yticklabels()]
+    assert found == [f"{float(tick):g}" for tick in axes.get_yticks()]
+    assert set(words) <= set(found), found
+    assert 3 <= len(found) <= 8
+    assert axes.get_ylim()[0] < low < high < axes.get_ylim()[1]
+    assert [label.get_text() for label in axes.get_yticklabels(minor=True)] == []
 
 
 def test_matrices_stand_by_bucket_size_and_rounds():

@@ -12,6 +12,7 @@ from torch import nn
 
 from my_custom_ai.custom_train.checkpoint import (
     CheckpointError,
+    fill,
     load_tensors,
     load_weights,
     optimizer_state,
@@ -19,6 +20,7 @@ from my_custom_ai.custom_train.checkpoint import (
     prefixed,
     save_tensors,
     save_weights,
+    weights,
     without_prefix,
 )
 
@@ -66,6 +68,28 @@ def test_weights_come_back_bit_for_bit(tmp_path):
         ), name
     assert other.out.weight is other.embedding.weight
     assert not torch.equal(other.table, model.table)
+
+
+def test_what_agrees_is_filled_and_the_rest_is_listed():
+    """A shape that differs, a name that the model lacks and one that it alone has; nothing at all is refused."""
+    model, other = Odd(1), Odd(2)
+    tensors = {name: tensor.clone() for name, tensor in weights(model).items()}
+    tensors |= {"strided": torch.zeros(3), "more": torch.zeros(1)}
+    del tensors["scale"]
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    with pytest.raises(CheckpointError):
+        fill(other, tensors, "there")
+    assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
+    listed = fill(other, tensors, "there", strict=False)
+    assert [next(name for name in ("scale", "more", "strided") if name in line) for line in listed] == [
+        "scale",
+        "more",
+        "strided",
+    ]
+    for name, value in other.state_dict().items():
+        source = before if name in ("strided", "scale", "table") else model.state_dict()
+        assert torch.equal(value, source[name]), name
+    assert "weights of another model" in error_of(lambda: fill(other, {"more": torch.zeros(1)}, "there", strict=False))
 
 
 def test_shared_weights_are_stored_once_and_an_untied_model_is_another(tmp_path):

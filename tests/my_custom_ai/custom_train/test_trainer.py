@@ -138,6 +138,33 @@ def test_evaluation_is_the_mean_over_examples_in_eval_mode_without_touching_the_
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.parametrize(("limits", "n_examples"), [((None, None), 7), ((2, None), 6), ((2, 1), 3), ((9, None), 7)])
+def test_evaluation_may_stop_after_so_many_batches(limits, n_examples):
+    of_pace, of_call = limits
+    objective, data = Squares(), Points(7)
+    trainer = tiny_trainer("run", objective=objective, eval_batch_size=3, max_eval_batches=of_pace)
+    trainer.evaluate(data, max_batches=of_call)
+    assert [number for batch in objective.evaluated for number in batch] == list(range(n_examples))
+
+
+def test_a_bar_counts_the_batches_of_an_evaluation(capfd):
+    trainer = tiny_trainer("run", objective=Squares(), eval_batch_size=3)
+    trainer.evaluate(Points(7))
+    assert capfd.readouterr().err == "", "none without a title"
+    trainer.evaluate(Points(7), title="the test")
+    assert "the test: 100%" in (shown := capfd.readouterr().err) and "3/3" in shown
+
+
+def test_updates_by_hand_are_those_of_a_training_and_write_nothing():
+    by_hand, fitted = (tiny_trainer(name, model=tiny_model(), objective=Squares()) for name in ("one", "other"))
+    fitted.fit()
+    updates = by_hand.updates()
+    for _ in range(fitted.step):
+        next(updates)
+    assert_same_tensors(weights_of(by_hand.model), weights_of(fitted.model))
+    assert not by_hand.run.path.exists()
+
+
 class Scripted(Squares):
     """Gives evaluation results from a list, and keeps the weights that it was asked to evaluate.
 

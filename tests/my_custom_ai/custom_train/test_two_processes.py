@@ -30,10 +30,10 @@ DROPOUT = {"accumulate": 2, "save_every": 1, "total_steps": 8, "val_data_size": 
 FULL_BATCH = {"accumulate": 1, "total_steps": 10, "val_data_size": 7, "train_data_size": 8, "trackers": TRACKERS}
 
 
-def trainer_of(folder, objective, *, val_data_size, train_data_size=21, dropout=0.0, **settings):
+def trainer_of(folder, objective, *, val_data_size, train_data_size=21, dropout=0.0, width=8, **settings):
     return tiny_trainer(
         folder,
-        model=tiny_model(dropout),
+        model=tiny_model(dropout, width=width),
         objective=objective,
         train_data=Points(train_data_size),
         val_data=Points(val_data_size),
@@ -136,6 +136,16 @@ def test_both_use_one_folder_and_the_main_process_writes(full_batch):
     assert len(events) == 1
     plain = {"metrics.csv", "checkpoints/best/model.safetensors", "checkpoints/last/state.safetensors"}
     assert set(files) - set(events) == plain
+
+
+@pytest.mark.parametrize("processes", [3, 4])
+def test_resumed_on_more_it_ends_the_same_bit_for_bit(processes, forkserver):
+    """Sums of more than two numbers depend on their order."""
+    settings = DROPOUT | {"width": 40, "batch_size": 2}
+    for folder, killed_at in (("whole", None), ("killed", 6), ("killed", None)):
+        on_processes(processes, forkserver, train, folder, settings, killed_at, CountsUnevenly)
+    last = Path("checkpoints", "last", "state.safetensors")
+    assert_same_file("killed" / last, "whole" / last)
 
 
 def test_resumed_on_two_it_ends_the_same_bit_for_bit_and_on_one_it_is_refused(forkserver):

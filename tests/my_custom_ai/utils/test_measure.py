@@ -11,6 +11,7 @@ import torch
 from my_custom_ai.utils import measure
 from my_custom_ai.utils.measure import (
     allocated_peak,
+    flops_of,
     in_fresh_process,
     machine,
     process_peak,
@@ -135,6 +136,36 @@ def test_what_was_there_before_does_not_count():
 def test_a_device_that_does_not_tell():
     with pytest.raises(ValueError, match="memory on meta"):
         allocated_peak(lambda: None, torch.device("meta"))
+
+
+@torch.library.custom_op("tests::product", mutates_args=())
+def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return a @ b
+
+
+def attend(q, k):
+    """Attention (2, 3, 5, 8): 2 * 2 * 3 * 5 * 5 * 8 operations for scores, as many for values."""
+    return torch.nn.functional.scaled_dot_product_attention(q, k, k)
+
+
+A, B, Q = torch.ones(3, 4), torch.ones(4, 5), torch.ones(2, 3, 5, 8)
+
+
+@pytest.mark.parametrize(
+    ("call", "flops"),
+    [
+        (lambda: A + A, 0),
+        (lambda: A @ B, 2 * 3 * 4 * 5),
+        (lambda: (A.clone().requires_grad_() @ B).sum().backward(), 2 * (2 * 3 * 4 * 5)),
+        (lambda: product(A, B), 2 * 3 * 4 * 5),
+        (lambda: attend(Q, Q), 2 * (2 * 2 * 3 * 5 * 5 * 8)),
+        (lambda: attend(Q.clone().requires_grad_(), Q).sum().backward(), 7 * (2 * 2 * 3 * 5 * 5 * 8)),
+    ],
+    ids=["none", "a product", "with its gradient", "in an operator", "attention", "with its gradient, recomputed"],
+)
+def test_operations_are_counted(call, flops):
+    """The gradient of attention computes the scores again, and four products more."""
+    assert flops_of(call) == flops
 
 
 def test_profiling_says_nothing(capfd):

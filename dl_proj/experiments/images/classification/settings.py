@@ -47,6 +47,7 @@ class ClassifierTrainConfig(ImageTrainConfig):
     """Train an image classifier."""
 
     METRICS: ClassVar[dict[str, MonitorMode]] = {"val/loss": "min", "val/accuracy": "max"}
+    LENGTH: ClassVar[str] = "data.image_size"
 
     task: Literal["classification"] = "classification"
     """what is trained"""
@@ -54,6 +55,11 @@ class ClassifierTrainConfig(ImageTrainConfig):
     """the images"""
     model: ClassifierConfig = ClassifierConfig()
     """the model"""
+
+    @property
+    def default_name(self) -> str:
+        """See ExperimentConfig."""
+        return f"{self.data.slug}-cls-{self.model.attention_slug}"
 
     def mistakes(self) -> list[str]:
         """See Strict."""

@@ -5,20 +5,18 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from dl_proj.checkpoint_folder import find_checkpoint, read_config, with_root
-from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
+from dl_proj.checkpoint_folder import find_checkpoint
+from dl_proj.experiments.images.classification.classifier import Classifier, load_classifier
 from dl_proj.experiments.images.classification.shift_settings import ShiftConfig
-from dl_proj.experiments.images.classification.train import build_classification_model
 from dl_proj.experiments.images.data import load_test_pixels, prepared
 from dl_proj.experiments.images.settings import ClassifierDataConfig
 from dl_proj.experiments.images.sources import chosen_classes, classes_of
 from dl_proj.pictures import save_figure
 from dl_proj.settings.errors import ConfigError
 from dl_proj.tables import Row, csv_text, markdown
-from my_custom_ai.custom_train import load_weights, start
 from my_custom_ai.utils.files import write_text
 
 
@@ -27,8 +25,7 @@ class _Subject:
     """A model and what it is tested on."""
 
     name: str
-    config: ClassifierTrainConfig
-    model: nn.Module
+    classifier: Classifier
     pixels: Tensor
     labels: Tensor
 
@@ -36,19 +33,18 @@ class _Subject:
 def measure_shifts(config: ShiftConfig) -> None:
     """Measure each model at each shift, print a table, and write shifts.csv and shifts.png."""
     subjects = [_subject(name, config) for name in config.checkpoints]  # all, before the first takes its time
-    accelerator = start(config.device)
     shifts = range(-config.max_shift, config.max_shift + 1)
     rows = []
     with tqdm(total=len(subjects) * len(shifts), unit="shift", desc="shift test") as bar:
         for subject in subjects:
-            model = subject.model.to(accelerator.device).eval()
+            trained = subject.classifier.config
             for shift in shifts:
-                images = prepared(shifted(subject.pixels, shift), subject.config.data)
-                right = _right(model, images, subject.labels, config.batch_size, accelerator.device)
+                images = prepared(shifted(subject.pixels, shift), trained.data)
+                right = _right(subject.classifier, images, subject.labels, config.batch_size)
                 rows.append(
                     {
                         "checkpoint": subject.name,
-                        "attention": subject.config.model.attention_title,
+                        "attention": trained.model.attention_title,
                         "shift": shift,
                         "images": len(images),
                         "accuracy": right / len(images),
@@ -62,10 +58,9 @@ def measure_shifts(config: ShiftConfig) -> None:
 
 
 def _subject(name: str, config: ShiftConfig) -> _Subject:
-    folder = find_checkpoint(name)
-    trained = with_root(read_config(ClassifierTrainConfig, folder), config.data_root)
-    pixels, labels, classes = load_test_pixels(trained.data)
-    chosen = _numbers(trained.data, classes, config.labels, name)
+    classifier = load_classifier(find_checkpoint(name), device=config.device, data=config.data.given)
+    pixels, labels, classes = load_test_pixels(classifier.config.data)
+    chosen = _numbers(classifier.config.data, classes, config.labels, name)
     kept = torch.isin(labels, torch.tensor(chosen))
     pixels, labels = pixels[kept], labels[kept]
     margin = empty_columns(pixels)
@@ -76,9 +71,7 @@ def _subject(name: str, config: ShiftConfig) -> _Subject:
             f"empty columns on both sides; the most that any has is {widest}"
         )
     kept = margin >= config.max_shift
-    model = build_classification_model(trained, len(classes))
-    load_weights(folder / "model.safetensors", model)
-    return _Subject(name, trained, model, pixels[kept], labels[kept])
+    return _Subject(name, classifier, pixels[kept], labels[kept])
 
 
 def _numbers(
@@ -112,10 +105,9 @@ def shifted(pixels: Tensor, by: int) -> Tensor:
     return moved
 
 
-@torch.no_grad()
-def _right(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int, device: torch.device) -> int:
+def _right(classifier: Classifier, images: Tensor, labels: Tensor, batch_size: int) -> int:
     batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    return sum(int((model(some.to(device)).argmax(-1).cpu() == own).sum()) for some, own in batches)
+    return sum(int((classifier.probabilities(some).argmax(-1) == own).sum()) for some, own in batches)
 
 
 def _one_row_a_model(rows: list[Row]) -> list[Row]:

@@ -1,13 +1,19 @@
 """Schema of shift_test.py."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from dl_proj.experiments.images.settings import Labels
+from dl_proj.experiments.images.settings import ClassifierDataConfig, Labels
 from dl_proj.settings.base import Strict
+from dl_proj.settings.changes import Changes, changes_to
 from my_custom_ai.custom_train.names import DeviceName
+
+if TYPE_CHECKING:
+    DataChanges = Changes
+else:
+    DataChanges = changes_to(ClassifierDataConfig, without=("val_share", "random_shift"))  # which no test image needs
 
 
 class ShiftConfig(Strict):
@@ -20,8 +26,8 @@ class ShiftConfig(Strict):
     max_shift: int = Field(8, ge=1)
     """pixels to either side, of the images as the dataset has them, before they are resized for the model; only
     images that have so many empty (black) columns on both sides take part, the same at each shift"""
-    data_root: Path | None = None
-    """folder of image data; null: where each model's configuration says"""
+    data: DataChanges = DataChanges()
+    """settings of all models' images, as the training has them: where they are now, or other ones"""
     batch_size: int = Field(100, ge=1)
     """images a batch"""
     device: DeviceName = "auto"

@@ -1,16 +1,23 @@
 """Schemas of generation_train.py and mnist_generator.py."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from pydantic_settings import CliImplicitFlag
 
 from dl_proj.experiments.images.settings import GeneratorDataConfig, ImageTrainConfig, Labels
+from dl_proj.experiments.images.sources import IMAGE_SETS
 from dl_proj.experiments.settings import MonitorMode
 from dl_proj.models.settings import StackConfig
 from dl_proj.settings.base import Strict
+from dl_proj.settings.changes import Changes, changes_to
 from my_custom_ai.custom_train.names import DeviceName
+
+if TYPE_CHECKING:
+    DataChanges = Changes
+else:
+    DataChanges = changes_to(GeneratorDataConfig, without=("val_share", "max_len"))  # of training, and of the model
 
 
 class CrossEntropyConfig(Strict):
@@ -38,6 +45,7 @@ class GeneratorTrainConfig(ImageTrainConfig):
     """Train a class-conditional autoregressive model of small grey images, pixel by pixel."""
 
     METRICS: ClassVar[dict[str, MonitorMode]] = {"val/loss": "min", "val/bits_per_dim": "min"}
+    LENGTH: ClassVar[str] = "data.max_len"
 
     task: Literal["generation"] = "generation"
     """what is trained"""
@@ -49,6 +57,18 @@ class GeneratorTrainConfig(ImageTrainConfig):
     """the loss in training, chosen by kind; validation and test also give bits per dim, which is the likelihood's"""
     samples_per_label: int = Field(8, ge=0)
     """images a label that the trained model draws into samples.png; 0: no picture"""
+
+    @property
+    def default_name(self) -> str:
+        """See ExperimentConfig; with the pixels, where images do not keep their size."""
+        name = f"{self.data.slug}-gen-{self.model.attention_slug}"
+        keeps = self.data.dataset in IMAGE_SETS and self.data.side == IMAGE_SETS[self.data.dataset].side
+        return name if keeps else f"{name}-{self.data.max_len}"
+
+    @classmethod
+    def quick(cls) -> dict[str, Any]:
+        """See ExperimentConfig."""
+        return super().quick() | {"samples_per_label": 1}
 
     def mistakes(self) -> list[str]:
         """See Strict."""
@@ -77,8 +97,8 @@ class DrawConfig(Strict):
     """images that are drawn together"""
     complete: CliImplicitFlag[bool] = False
     """finish the lower half of test images instead; a row shows each image and then what the model made of its half"""
-    data_root: Path | None = None
-    """folder of the images, for complete and for the class names of an image folder; null: as the model was trained"""
+    data: DataChanges = DataChanges()
+    """settings of the images, as the training has them, for complete and for the class names of an image folder"""
     judge: str | None = Field(None, min_length=1)
     """a classifier's checkpoint that says how many images it reads as their label"""
     single_files: CliImplicitFlag[bool] = False

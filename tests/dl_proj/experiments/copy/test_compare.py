@@ -9,9 +9,10 @@ import pytest
 import torch
 from matplotlib.image import imread
 from safetensors.torch import load_file
-from tiny_scripts import files_below, tiny, tiny_yaml
+from tiny_scripts import assert_refused, files_below, tiny, tiny_yaml
 
 import dl_proj.experiments.copy.compare as comparison
+from dl_proj.cli import config_from
 from dl_proj.experiments.copy.compare import PAPER
 from dl_proj.experiments.copy.settings import SynthComparisonConfig, SynthTrainConfig
 from dl_proj.experiments.copy.train import build_copy_model, copy_dataset
@@ -206,6 +207,23 @@ def test_a_run_that_was_stopped_midway_can_be_compared(script):
     Path("runs/tiny/version_0/checkpoints/best/config.yaml").unlink()
     flags = ["--checkpoints", "runs/tiny/version_0", "--n_test", 4, "--lsh.bucket_size", 3, "--output_dir", "out"]
     assert script("synth_models_comparison", *flags, "--device", "cpu").code == 0
+
+
+def test_runs_that_are_not_there_and_how_they_are_made(script):
+    """All are named; of the paper's, which do not ship, also the commands, which are such trainings."""
+    outcome = script("synth_models_comparison", "--config", "paper/synth_comparison.yaml")
+    named = ("full", "lsh4", "lsh2", "lsh1")
+    presets = [f"paper/synth_{name}.yaml" for name in named]
+    runs = [f"runs/synth-paper-{name}/version_0" for name in named]
+    assert_refused(
+        outcome,
+        [("checkpoints", run, "synth_train.py", preset) for run, preset in zip(runs, presets, strict=True)],
+    )
+    for preset, run in zip(presets, runs, strict=True):
+        config = config_from(SynthTrainConfig, ["--config", preset], "synth_train.yaml")
+        assert run == f"{config.runs_dir}/{config.experiment_name}/version_0"
+    flags = ("--checkpoints", "nothing,runs/lm-demo/version_0")
+    assert_refused(script("synth_models_comparison", *flags), [("checkpoints", "nothing"), ("checkpoints", "lm-demo")])
 
 
 def test_every_setting_of_the_comparison_is_tried_here():

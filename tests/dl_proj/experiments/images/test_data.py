@@ -1,6 +1,7 @@
 """Images: read as they are in the files, resized, quantised, split."""
 
 import pickle
+import shutil
 import struct
 from pathlib import Path
 from urllib.error import URLError
@@ -16,6 +17,7 @@ from dl_proj.experiments.images.data import (
     load_configured,
     load_images,
     load_test_pixels,
+    picture_levels,
     prepared,
     quantised,
     to_pixels,
@@ -295,6 +297,18 @@ def test_a_spoilt_file_of_mnist(case, part, files):
     missing, way_out = refusal("mnist", side=28)
     assert missing.startswith("data.root: MNIST is not in root/MNIST/raw, or not whole") and "\n" not in missing
     assert way_out.startswith("data.dataset: ")
+
+
+def test_files_of_mnist_with_changed_pixels(real_data):
+    """Still of the right form and size."""
+    shutil.copytree(real_data / "MNIST", "root/MNIST")
+    load("mnist", side=28)
+    path = Path("root/MNIST/raw/t10k-images-idx3-ubyte")
+    with path.open("rb+") as file:
+        file.seek(100_000)
+        file.write(bytes(100_000))
+    (line,) = refusal("mnist", side=28)
+    assert line.startswith(f"data.root: {path} is damaged")
 
 
 @pytest.mark.parametrize("part", ["train", "t10k"])
@@ -622,6 +636,21 @@ def test_prepared_pictures_are_what_a_model_is_tested_on(settings, pets):
     same_images(data_config(dataset="image_folder", root=pets, image_size=4, **settings))
 
 
+def test_a_picture_of_ones_own_is_prepared_as_those_of_the_training(pets):
+    """Whatever its size and colours, from a file as from memory."""
+    save("pets/test/dog/a.png", made_up((12, 20, 3)))
+    data = data_config(dataset="image_folder", root=pets, image_size=4, greyscale=True)
+    file = Path("pets/test/dog/a.png")
+    expected = load_configured(data).test.levels[1]
+    assert torch.equal(picture_levels(file, data), expected)
+    assert torch.equal(picture_levels(str(file), data), expected)
+    with Image.open(file) as picture:
+        assert torch.equal(picture_levels(picture, data), expected)
+    wide = picture_levels(file, data_config(dataset="mnist", image_size=12))
+    grey = np.asarray(Image.open(file).convert("L"))[:, 4:16]
+    assert torch.equal(wide, torch.from_numpy(grey.copy()).unsqueeze(0)), "the centre, in the dataset's colours"
+
+
 def same_images(data):
     pixels, labels, classes = load_test_pixels(data)
     before = pixels.clone()
@@ -632,6 +661,8 @@ def same_images(data):
     assert torch.equal(labels, splits.test.labels)
     assert classes == splits.classes
     assert torch.equal(pixels, before)
+    one_by_one = [picture_levels(Image.fromarray(image.permute(1, 2, 0).squeeze().numpy()), data) for image in pixels]
+    assert torch.equal(torch.stack(one_by_one), levels), "also as pictures of their own"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """lm_generate.py: the text that a trained model adds, as the model itself draws it."""
 
 import io
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,20 +11,22 @@ import torch
 from safetensors.torch import load_file
 from tiny_scripts import TEXT, as_yaml, assert_refused, assert_states, call, one_thread, tiny_language
 
+from dl_proj import load
 from dl_proj.checkpoint_folder import SHIPPED, TOKENIZER
 from dl_proj.experiments.language.data import saved_tokenizer
-from dl_proj.experiments.language.generate import continuation
-from dl_proj.experiments.language.settings import ContinueTextConfig, LanguageTrainConfig
+from dl_proj.experiments.language.settings import LanguageTrainConfig
 from dl_proj.experiments.language.train import build_configured
 from dl_proj.models.sampling import sample
 from dl_proj.settings.load import load_config
 
+ROOT = Path(__file__).parents[4]
 LSH = {"kind": "lsh", "bucket_size": 4, "n_rounds": 2}
 TRAININGS = {
     "bytes": {"model.attention": LSH, "model.positions": {"kind": "axial", "shape": [4, 8]}},  # more than the window
     "bpe": {"data.tokenizer": {"kind": "bpe", "vocab_size": 300}, "data.window": 12},
     "masked": {"objective": {"kind": "masked"}},
     "chunks": {"model.attention": LSH | {"rule": "chunk"}},
+    "endless": {"model.attention": {"kind": "performer", "n_features": 8}, "model.positions": {"kind": "none"}},
 }
 
 
@@ -101,15 +105,13 @@ def test_samples_are_numbered_and_each_has_its_own_seed(runs, script):
 @pytest.mark.parametrize("name", ["bytes", "bpe"])
 def test_text_comes_while_it_is_drawn(name, runs):
     """The first characters are there before the last token is; together they are what generate gives."""
-    _, tokenizer, model = loaded(runs[name])
-    settings, prompt = ContinueTextConfig(checkpoint="x", length=8), torch.tensor(tokenizer.encode("The"))
-    drawn = []
-    model.to_logits.register_forward_hook(lambda module, inputs, output: drawn.append(output))
-    parts = continuation(model, tokenizer, prompt, settings, 0)
+    generator, drawn = load(runs[name], device="cpu"), []
+    generator.model.to_logits.register_forward_hook(lambda module, inputs, output: drawn.append(output))
+    parts = generator.stream("The", 8)
     first = next(parts)
     assert first and len(drawn) < 8
-    assert first + "".join(parts) == generated(runs[name], "The", 8)
-    assert len(drawn) == 8
+    assert first + "".join(parts) == generated(runs[name], "The", 8) == generator.generate("The", 8)
+    assert len(drawn) == 16
 
 
 def test_a_prompt_from_standard_input(runs, script, monkeypatch):
@@ -123,6 +125,30 @@ def test_a_mark_before_a_prompt_is_not_part_of_it(runs, script, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("café".encode("utf-8-sig"))))
     assert text_of(script, runs["bytes"], "--prompt", "-", "--length", 4) == expected
     assert text_of(script, runs["bytes"], "--prompt", "\ufeffcafé", "--length", 4) == expected
+
+
+PLAIN_C = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("locale", "shown"),
+    [
+        (PLAIN_C, b"na?ve ?"),
+        ({"PYTHONIOENCODING": "latin-1"}, b"na\xefve ?"),
+        ({"PYTHONUTF8": "1"}, "naïve ☕".encode()),
+    ],
+    ids=["ascii", "latin-1", "utf-8"],
+)
+def test_what_a_terminal_cannot_show_is_replaced(locale, shown, runs):
+    """The model is given the prompt as it was typed, whatever Python made of its bytes."""
+    flags = ["--checkpoint", runs["bytes"], "--prompt", "naïve ☕", "--length", "4", "--top_k", "1", "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "lm_generate.py", *flags], env=os.environ | locale, capture_output=True, check=True
+    )
+    encoding = "ascii" if locale is PLAIN_C else locale.get("PYTHONIOENCODING", "utf-8")
+    new = generated(runs["bytes"], "naïve ☕", 4, top_k=1)
+    assert done.stdout == shown + new.encode(encoding, "replace") + b"\n"
 
 
 @pytest.mark.parametrize(
@@ -145,13 +171,18 @@ def test_standard_input_that_is_closed(runs, script, monkeypatch):
     assert_refused(started(script, runs["bytes"], "--prompt", "-"), [("prompt", "-")])
 
 
-def test_too_long_says_what_is_possible(runs, script):
-    line = ("length", 5, 13, 17, 16, 12)
-    assert_refused(started(script, runs["bytes"], "--prompt", "12345", "--length", 13), [line])
-    text_of(script, runs["bytes"], "--prompt", "12345", "--length", 12)
-    line = ("length", 17, 1, "prompt")
-    assert_refused(started(script, runs["bytes"], "--prompt", "x" * 17, "--length", 1), [line])
-    text_of(script, runs["bytes"], "--prompt", "x" * 16, "--length", 1)
+def test_past_the_window_the_text_goes_on(runs, script):
+    """A model that would see other text behind its window slides it, another one just runs on; each says so."""
+    fits = started(script, runs["bytes"], "--prompt", "12345", "--length", 12)
+    assert (fits.code, fits.lines) == (0, [])
+    for name, word in (("bytes", "slides"), ("endless", "runs")):
+        outcome = started(script, runs[name], "--prompt", "12345", "--length", 30)
+        assert outcome.code == 0
+        assert_states(outcome.lines[0], "length", 5, 30, 16, word)
+        tokens = load(runs[name], device="cpu").generate("12345", 30)
+        assert outcome.out == f"12345{tokens}\n" and tokens.startswith(generated(runs[name], "12345", 12))
+    outcome = started(script, runs["bytes"], "--prompt", "x" * 17 + "12345", "--length", 1)
+    assert outcome.out == f"{'x' * 17}12345{generated(runs['bytes'], 'x' * 11 + '12345', 1)}\n"
 
 
 def test_what_cannot_continue_text(runs, script):

@@ -211,6 +211,23 @@ def test_a_model_of_bytes_is_evaluated_and_continues_as_theirs(script, text):
     assert float(row["bits_per_byte"]) == pytest.approx(bits_per_byte(model), rel=1e-5)
 
 
+def test_an_imported_model_is_trained_further(script, text):
+    """With LSH layers; at almost no learning rate it keeps their weights, and the text's first loss is theirs."""
+    model = theirs("saved", **BYTES, attn_layers=["local", "lsh"])
+    assert script("import_reformer", "--source", "saved", *FLAGS).code == 0
+    flags = ["--init_from", "made", "--data.window", "48", "--train.max_steps", "2", "--train.trackers", "[]"]
+    assert script("lm_train", *flags, "--optimizer.lr", "1e-30").code == 0
+    run = Path("runs/imported-reformer-tuned/version_0")
+    imported = load_file("made/model.safetensors")
+    kept = load_file(run / "checkpoints/best/model.safetensors")
+    assert all(torch.allclose(kept[name], imported[name], atol=1e-20) for name in imported)
+    figures = json.loads((run / "metrics.json").read_text())
+    assert figures["test/bits_per_byte"] == pytest.approx(bits_per_byte(model), rel=0.05), "windows of 48, not 64"
+    assert script("lm_train", *flags, "--optimizer.lr", "0.003", "--train.max_steps", "30").code == 0
+    learnt = json.loads((run.with_name("version_1") / "metrics.json").read_text())
+    assert learnt["test/bits_per_byte"] < 0.9 * figures["test/bits_per_byte"]
+
+
 def test_chunks_that_later_tokens_move_continue_nothing(script, text):
     """Said once, however many layers have them."""
     theirs("saved", **BYTES, attn_layers=["local", "lsh", "lsh"])

@@ -1,7 +1,11 @@
 """Where text comes from: parts of files that never overlap, downloads that are checked."""
 
+import bz2
+import gzip
 import hashlib
+import io
 import logging
+import lzma
 import zipfile
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_scripts import TEXT, assert_states
 
 from dl_proj.experiments.language import sources as text_sets
 from dl_proj.experiments.language.sources import Span, enwik8_corpus, files_corpus, wikitext_corpus
@@ -22,6 +27,13 @@ def write(name, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
+
+
+def zipped(data):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as members:
+        members.writestr("a.txt", data)
+    return archive.getvalue()
 
 
 def content(spans):
@@ -66,7 +78,7 @@ def test_no_character_is_cut(tmp_path_factory, text):
     assert "".join(part.decode() for part in parts(files_corpus(path, **SHARES))) == text
 
 
-def test_each_file_of_a_folder_by_name_has_its_end_held_out():
+def test_each_file_of_a_folder_by_name_has_its_end_held_out(capsys):
     write("books/b.txt", b"B" * 7 + b"C" * 2 + b"D")
     write("books/a.txt", b"1" * 14 + b"2" * 4 + b"3" * 2)
     write("books/empty.txt", b"")
@@ -74,6 +86,38 @@ def test_each_file_of_a_folder_by_name_has_its_end_held_out():
         write(other, b"x" * 100)
     corpus = files_corpus(Path("books"), **SHARES)
     assert parts(corpus) == [b"1" * 14 + b"B" * 7, b"2222CC", b"33D"]
+    assert_states(capsys.readouterr().err.strip(), "data.path: books", 1, ".md", 1, "folder", ".txt")
+
+
+def test_the_suffix_may_be_in_capitals():
+    write("books/a.TXT", b"1" * 7 + b"2" * 2 + b"3")
+    assert parts(files_corpus(Path("books"), **SHARES)) == [b"1" * 7, b"22", b"3"]
+
+
+@pytest.mark.parametrize(
+    ("names", "facts"),
+    [
+        (["a.md", "b.MD", "c"], [2, ".md", 1, "suffix"]),
+        (["a.txt.gz"], [1, ".gz"]),
+        (["deeper/a.txt"], [1, "folder"]),
+    ],
+)
+def test_a_folder_without_texts_says_what_it_holds_instead(names, facts):
+    for name in names:
+        write(f"books/{name}", b"x")
+    (line,) = refusal(files_corpus, Path("books"), **SHARES)
+    assert_states(line, "data.path", "books", "*.txt", *facts)
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"), [("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress), ("zip", zipped)]
+)
+def test_compressed_texts_are_refused(name, pack):
+    for path in ("a.txt.gz", "books/a.txt"):
+        write(path, pack(TEXT.encode()))
+    for path in ("a.txt.gz", "books"):
+        (line,) = refusal(files_corpus, Path(path), **SHARES)
+        assert_states(line, "data.path", name)
 
 
 def test_a_file_may_have_any_name():
@@ -206,6 +250,14 @@ def test_a_text_of_another_size():
     assert refusal(enwik8_corpus, Path("root")) == (
         "data.root: root/enwik8/enwik8 has 5 bytes, must have 100000000; remove it, or copy it anew",
     )
+
+
+def test_enwik8_with_a_changed_byte(archive):
+    enwik8_corpus(Path("root"))
+    path = Path("root/enwik8/enwik8")
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    (line,) = refusal(enwik8_corpus, Path("root"))
+    assert line.startswith("data.root: root/enwik8/enwik8 is damaged: its SHA-1 is ")
 
 
 # -- WikiText --

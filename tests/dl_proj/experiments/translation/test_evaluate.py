@@ -10,9 +10,10 @@ import sacrebleu
 import torch
 from tiny_scripts import PAIRS, as_yaml, assert_refused, tiny_translation, trained_translators, write_pairs
 
+from dl_proj import load
+from dl_proj.cli import CONFIGS
 from dl_proj.experiments.translation.pair_sets import raw_pairs
-from dl_proj.experiments.translation.settings import TranslateConfig, TranslationTrainConfig
-from dl_proj.experiments.translation.translate import load_translator
+from dl_proj.experiments.translation.settings import TranslationTrainConfig
 from dl_proj.models.beam_search import beam_search
 from dl_proj.settings.load import load_config
 
@@ -65,8 +66,8 @@ def assert_sacrebleus(scores, rows, tokenizer="13a"):
 @torch.no_grad()
 def naive_likelihood(run, pairs):
     """Perplexity and bits per byte, a pair at a time in float64, without padding."""
-    translator, _ = load_translator(TranslateConfig(checkpoint=str(run), device="cpu"))
-    model, (source_side, target_side) = translator.model.double(), vars(translator.tokenizers).values()
+    translator = load(run, device="cpu")
+    model, (source_side, target_side) = translator.model.double(), vars(translator.tokenizer).values()
     nats, n_bytes = [], 0
     for source, target in pairs:
         (source_tokens,), (target_tokens,) = source_side.encode([source]), target_side.encode([target])
@@ -95,13 +96,13 @@ def test_every_line_is_scored_as_it_stands(name, batch_size, runs, script):
 
 def test_lengths(runs, script):
     scores, rows, _ = scored(script, runs["separate"])
-    translator, _ = load_translator(TranslateConfig(checkpoint=str(runs["separate"]), device="cpu"))
+    translator = load(runs["separate"], device="cpu")
     for name, column in (("a source", "source"), ("a reference", "reference"), ("a translation", "hypothesis")):
         assert scores[f"words {name}"] == round(sum(len(row[column].split()) for row in rows) / 12, 2)
-    sources = translator.tokenizers.source.encode([source for source, _ in TEST if source.strip()])
+    sources = translator.tokenizer.source.encode([source for source, _ in TEST if source.strip()])
     assert scores["tokens a source"] == round(sum(len(tokens) + 1 for tokens in sources) / 12, 2)
     translated = [row for row in rows if row["source"].strip()]
-    n_tokens, ends = 0, [side.boundary for side in (translator.tokenizers.source, translator.tokenizers.target)]
+    n_tokens, ends = 0, [side.boundary for side in (translator.tokenizer.source, translator.tokenizer.target)]
     for row, tokens in zip(translated, sources, strict=True):
         source = torch.tensor([[*tokens[:39], ends[0]]])
         (best,) = beam_search(translator.model, source, boundary=ends[1], max_len=39)
@@ -141,7 +142,7 @@ def test_the_validation_pairs(runs, script):
 def test_files_of_ones_own(runs, script):
     Path("own.en").write_bytes(b"a dog\na man sees")
     Path("own.txt").write_bytes("ein Hund\r\nein Mann sieht\u2028\n".encode())
-    files = ("--source_file", "own.en", "--reference_file", "own.txt", "--data_root", "elsewhere")
+    files = ("--source_file", "own.en", "--reference_file", "own.txt", "--data.root", "elsewhere")
     scores, rows, out = scored(script, runs["joint"], *files, "--examples", 1)
     expected = [("a dog", "ein Hund"), ("a man sees", "ein Mann sieht\u2028")]
     assert [(row["source"], row["reference"]) for row in rows] == expected
@@ -150,6 +151,23 @@ def test_files_of_ones_own(runs, script):
     assert list(Path("elsewhere/pairs").glob("own-*.arrow"))
     shown = [f"    source: a dog\n reference: ein Hund\nhypothesis: {rows[0]['hypothesis']}\n\n"]
     assert out.startswith(shown[0]) and "    source: a man" not in out
+
+
+def test_pairs_that_are_elsewhere_now(runs, script):
+    """Said by the training's own flags, and noted."""
+    Path("moved").mkdir()
+    Path("moved/mine.en").write_text("a dog\na man sees\n")
+    Path("moved/mine.de").write_text("ein Hund\nein Mann sieht\n")
+    scores, rows, _ = scored(script, runs["joint"], "--data.corpus.folder", "moved", "--data.corpus.test", "mine")
+    assert [row["source"] for row in rows] == ["a dog", "a man sees"]
+    assert scores["data"] == {"corpus": {"folder": "moved", "test": "mine"}}
+
+
+def test_data_flags_beside_files_of_ones_own(script):
+    files = ("--source_file", "own.en", "--reference_file", "own.de")
+    outcome = script("translation_evaluate", *files, "--data.root", "a", "--data.corpus.folder", "b")
+    preset = CONFIGS / "translation_evaluate.yaml"
+    assert_refused(outcome, [(f"{preset} and flags: data.corpus", "source_file", "own.en")])
 
 
 def test_nothing_but_white_space(runs, script):
@@ -176,7 +194,7 @@ def test_test_sets_that_are_none(case, runs, script):
     Path("here.en").write_text(source)
     if reference is not None:
         Path("there.de").write_bytes(reference if isinstance(reference, bytes) else reference.encode())
-    flags = ("--source_file", "here.en", "--reference_file", "there.de", "--data_root", "data")
+    flags = ("--source_file", "here.en", "--reference_file", "there.de", "--data.root", "data")
     outcome = script("translation_evaluate", "--checkpoint", runs["joint"], "--device", "cpu", *flags)
     assert_refused(outcome, [("source_file, reference_file", *facts)])
     assert not OUT.exists()

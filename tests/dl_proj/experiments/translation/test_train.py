@@ -82,6 +82,19 @@ def test_figures_of_all_splits_are_written(script):
     assert set(rows_of()[0]) == {"step", "lr", "seconds"} | measured
 
 
+@pytest.mark.parametrize(("kind", "decoder"), [("linformer", "full"), ("performer", "performer")])
+def test_attention_by_its_usual_flag(kind, decoder, script):
+    """Of the encoder, and of the decoder where it can be causal; the best weights are of such a model."""
+    as_yaml("c.yaml", tiny_translation({"train.trackers": []}))
+    outcome = script("translation_train", "--config", "c.yaml", "--model.attention.kind", kind)
+    assert outcome.code == 0, outcome.lines
+    config = load_config(TranslationTrainConfig, RUN / "config.yaml")
+    model = config.model
+    assert (model.encoder_attention.kind, model.decoder_attention.kind) == (kind, decoder)
+    built = build_configured(config, saved_beside(config, RUN))
+    assert {*built.state_dict()} == {*load_file(RUN / "checkpoints/best/model.safetensors")}
+
+
 def test_who_trains_hears_what_is_left_out(script):
     write_pairs(pairs=[*PAIRS[:47], *TEST], sizes=(40, 7, len(TEST)))
     as_yaml("c.yaml", tiny_translation(LEARNING | {"train.max_steps": 1, "train.trackers": []}))

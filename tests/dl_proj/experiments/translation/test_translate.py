@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_scripts import PAIRS, assert_refused, call, trained_translators, write_pairs
+from tiny_scripts import PAIRS, assert_refused, assert_states, call, trained_translators, write_pairs
 
-from dl_proj.experiments.translation.settings import TranslateConfig
-from dl_proj.experiments.translation.translate import Translator, load_translator
+from dl_proj import load
+from dl_proj.experiments.translation.translator import Translator
 from dl_proj.models.beam_search import beam_search
 
 TRAININGS = {"joint": {}, "separate": {"data.tokenizer.joint": False, "data.tokenizer.vocab_size": 280}}
@@ -27,14 +27,16 @@ def runs(tmp_path_factory):
 
 def naive(run, sentences, **search):
     """By a search a sentence, which knows of no other and of no padding."""
-    translator, trained = load_translator(TranslateConfig(checkpoint=str(run), device="cpu"))
+    translator = load(run, device="cpu")
     found = []
     for sentence in sentences:
-        (tokens,) = translator.tokenizers.source.encode([sentence])
-        source = torch.tensor([[*tokens[: trained.data.max_length - 1], translator.tokenizers.source.boundary]])
-        boundary = translator.tokenizers.target.boundary
+        (tokens,) = translator.tokenizer.source.encode([sentence])
+        source = torch.tensor(
+            [[*tokens[: translator.config.data.max_length - 1], translator.tokenizer.source.boundary]]
+        )
+        boundary = translator.tokenizer.target.boundary
         (best,) = beam_search(translator.model, source, boundary=boundary, **{"max_len": 15} | search)
-        found.append(translator.tokenizers.target.decode(best.tokens) if sentence.strip() else "")
+        found.append(translator.tokenizer.target.decode(best.tokens) if sentence.strip() else "")
     return found
 
 
@@ -67,7 +69,9 @@ def test_lines_of_standard_input(end, runs, script, monkeypatch):
 
 def test_a_mark_before_the_sentences_is_not_translated(runs, script, monkeypatch):
     taken, translate = [], Translator.translate
-    monkeypatch.setattr(Translator, "translate", lambda self, some: taken.extend(some) or translate(self, some))
+    monkeypatch.setattr(
+        Translator, "translate", lambda self, some, **how: taken.extend(some) or translate(self, some, **how)
+    )
     standard_input(monkeypatch, "a dog\n\ufeffa man\n".encode("utf-8-sig"))
     translated(script, runs["joint"])
     assert taken == ["a dog", "\ufeffa man"], "further down it is a character like others"
@@ -87,6 +91,37 @@ def test_standard_input_that_is_closed(runs, script, monkeypatch):
     outcome = script("translate", "--checkpoint", runs["joint"], "--device", "cpu")
     assert_refused(outcome, [("standard input", "sentences")])
     assert translated(script, runs["joint"], "")[0] == [""]
+
+
+def test_lines_of_a_file_become_lines_of_a_file(runs, script, monkeypatch):
+    given = [*SENTENCES, "a \x85 b \x0c c \x1c d \r e"]
+    Path("in.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(given).encode())
+    flags = ["--batch_size", 2, "--output", "new/out.txt"]
+    assert translated(script, runs["joint"], "--input", "in.txt", *flags)[0] == ["written: new/out.txt"]
+    expected = "".join(f"{line}\n" for line in naive(runs["joint"], given)).encode()
+    assert Path("new/out.txt").read_bytes() == expected
+    standard_input(monkeypatch, "\n".join(given).encode())
+    assert translated(script, runs["joint"], "--input", "-")[0] == expected.decode().split("\n")[:-1]
+
+
+def test_a_file_given_as_a_sentence_gets_a_hint(runs, script):
+    Path("in.txt").write_text("a dog")
+    lines, said = translated(script, runs["joint"], "a dog", "in.txt", "x" * 5000)
+    assert lines[:2] == naive(runs["joint"], ["a dog", "in.txt"])
+    assert_states(said[0], "sentence 2", "in.txt", "--input")
+    assert not any("is a file" in line for line in said[1:])
+
+
+def test_input_that_cannot_be_used(runs, script):
+    Path("latin.txt").write_bytes(b"a dog\n\na \xff b\n")
+    Path("in.txt").write_text("a dog")
+    for flags, line in {
+        ("--input", "in.txt", "a dog"): ("input", "in.txt", "arguments"),
+        ("--input", "nowhere.txt"): ("input: nowhere.txt",),
+        ("--input", "latin.txt", "--output", "out.txt"): ("input: latin.txt: line 3", "UTF-8", 2),
+    }.items():
+        assert_refused(script("translate", "--checkpoint", runs["joint"], "--device", "cpu", *flags), [line])
+    assert not Path("out.txt").exists()
 
 
 def test_no_input_gives_no_output(runs, script, monkeypatch):
@@ -113,17 +148,17 @@ def test_who_types_has_an_answer_after_each_line(runs, monkeypatch, capfd):
 def test_what_is_cut_is_named(runs, script):
     """By its number among all, with what was read of it."""
     lines, said = translated(script, runs["separate"], "--batch_size", 2, *SENTENCES)
-    translator, _ = load_translator(TranslateConfig(checkpoint=str(runs["separate"]), device="cpu"))
-    lengths = [len(tokens) for tokens in translator.tokenizers.source.encode(SENTENCES)]
+    translator = load(runs["separate"], device="cpu")
+    lengths = [len(tokens) for tokens in translator.tokenizer.source.encode(SENTENCES)]
     cut = [(number, n) for number, n in enumerate(lengths, 1) if n > 15]
     assert (3, lengths[2]) in cut and len(cut) < 4
     reason = "tokens the first 15 were translated, which is as many as the model takes"
     assert said == [f"sentence {number}: of its {n} {reason}" for number, n in cut]
-    (tokens,) = translator.tokenizers.source.encode([LONG])
-    beginning = translator.tokenizers.source.decode(tokens[:15])
+    (tokens,) = translator.tokenizer.source.encode([LONG])
+    beginning = translator.tokenizer.source.decode(tokens[:15])
     assert lines[2] == naive(runs["separate"], [beginning])[0]
     assert translated(script, runs["separate"], beginning) == ([lines[2]], []), "which just fits"
-    longer = translator.tokenizers.source.decode(tokens[:16])
+    longer = translator.tokenizer.source.decode(tokens[:16])
     (line,) = translated(script, runs["separate"], longer)[1]
     assert line == f"sentence 1: of its 16 {reason}"
 

@@ -203,7 +203,7 @@ def test_a_folder_of_pictures_that_was_moved(greyscale, script):
     Path("before").rename("after")
     flags = ("--checkpoints", name, "--labels", "b,a", "--max_shift", 2)
     assert script("shift_test", *flags).lines[0].startswith("data.root: before/train")
-    found = measured(script, *flags, "--data_root", "after")[name]
+    found = measured(script, *flags, "--data.root", "after")[name]
     close = [np.abs(np.subtract(a, b)).max() for a, b in zip(found, naive_folder_rows(name, images), strict=True)]
     assert max(close) < 1e-12
 
@@ -246,3 +246,13 @@ def test_real_digits_move(script):
     found = measured(script, "--checkpoints", name, "--labels", "1,7", "--max_shift", 1)[name]
     assert found == naive_rows(name, test[0].numpy(), test[1].numpy(), [1, 7], 1)
     assert IMAGE_SETS["digits"].side == test[0].shape[-1]
+
+
+def test_other_images_by_the_trainings_flags(test_images, script):
+    """A model of some digits, on clothes."""
+    pixels, labels = test_images
+    name = checkpoint("digits", {"data.labels": [1, 7]}, n_classes=2)
+    flags = ("--checkpoints", name, "--labels", "null", "--max_shift", 2)
+    found = measured(script, *flags, "--data.dataset", "fashion_mnist", "--data.labels", "coat,bag")
+    of_clothes = np.select([labels == 4, labels == 8], [0, 1], -1)
+    assert found[name] == naive_rows(name, pixels, of_clothes, {0, 1}, 2)

@@ -11,14 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_scripts import as_yaml, call, files_below, one_thread, tiny_classifier, tiny_generator
+from tiny_scripts import as_yaml, assert_states, call, files_below, one_thread, tiny_classifier, tiny_generator
 
 import dl_proj.checkpoint_folder
 import dl_proj.experiments.images.generation.generate as digit_drawing
 from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
 from dl_proj.experiments.images.classification.train import build_classification_model
 from dl_proj.experiments.images.data import load_configured
+from dl_proj.experiments.images.generation.generator import Generator
 from dl_proj.experiments.images.generation.settings import GeneratorTrainConfig
+from dl_proj.experiments.images.generation.train import build_generator
 from dl_proj.models.classification import ClassificationModel
 from dl_proj.models.generation import AutoregressiveModel
 from dl_proj.settings.load import load_config
@@ -131,7 +133,7 @@ def test_the_first_of_many_labels_is_drawn_as_the_only_one(models, script, grids
 def test_the_most_probable_image(flags, models, script, grids):
     """Three ways to it, none of which depends on the seed, all as a naive loop over the pixels finds it."""
     draw(script, models["gen"], *flags, "--seed", "5", "--labels", "8")
-    config, model = trained(GeneratorTrainConfig, digit_drawing.build_generator, models["gen"])
+    config, model = trained(GeneratorTrainConfig, build_generator, models["gen"])
     pixels, label = torch.empty(1, 0, dtype=torch.int64), torch.tensor([8])
     with torch.no_grad():
         for _ in range(config.data.max_len):
@@ -200,7 +202,7 @@ def test_completing_keeps_the_upper_half_of_test_images(name, side, kept, models
 def test_a_completion_continues_the_given_half(models, script, grids):
     """At the most probable, a naive loop over the pixels finds the same."""
     draw(script, models["odd"], "--complete", "--top_k", "1", "--labels", "4", "--per_label", "3")
-    config, model = trained(GeneratorTrainConfig, digit_drawing.build_generator, models["odd"])
+    config, model = trained(GeneratorTrainConfig, build_generator, models["odd"])
     test = load_configured(config.data).test
     real = test.levels[test.labels == 4][:3].flatten(1).long()
     pixels = real[:, :15]
@@ -281,7 +283,7 @@ def test_a_perfect_and_a_blind_judge(answer, right, models, script, grids, monke
 
 
 def test_a_judge_that_lacks_a_class_is_refused_before_anything_is_drawn(models, script, monkeypatch):
-    monkeypatch.setattr(digit_drawing, "draw", None)
+    monkeypatch.setattr(Generator, "generate", None)
     flags = ("--judge", models["ignorant"], "--labels", "7,3,9")
     outcome = script("mnist_generator", "--checkpoint", models["gen"], "--device", "cpu", *flags)
     assert outcome.code == 2
@@ -327,9 +329,12 @@ def test_a_folder_of_pictures_names_the_labels(script, grids):
     assert rows[0].float().mean() > 200
     assert rows[1].float().mean() < 55
     Path("pictures").rename("moved")
+    draw(script, own_pictures, "--labels", "light,dark")
+    assert grids.pop()[1] == ("light", "dark"), "the model's folder has the names, too"
+    (Path(own_pictures) / "checkpoints/best/classes.json").unlink()
     outcome = script("mnist_generator", "--checkpoint", own_pictures, "--device", "cpu")
     assert outcome.code == 2
-    assert outcome.lines[0].startswith("data_root: a model's classes are named by its image folder: pictures/train")
-    draw(script, own_pictures, "--data_root", "moved")
-    draw(script, own_pictures, "--complete", "--data_root", "moved")
+    assert_states(outcome.lines[0], "data.root: pictures/train", "classes")
+    draw(script, own_pictures, "--data.root", "moved")
+    draw(script, own_pictures, "--complete", "--data.root", "moved")
     assert [row[0].float().mean().item() for row in grids[-1][0]] == [0, 255]

@@ -1,0 +1,140 @@
+"""A trained language model in use: it continues a text, or fills in what is masked."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dl_proj.checkpoint_folder import TOKENIZER, read_config
+from dl_proj.experiments.language.data import saved_tokenizer
+from dl_proj.experiments.language.settings import LanguageTrainConfig
+from dl_proj.experiments.language.train import build_configured
+from dl_proj.experiments.trained import Trained, ready
+from dl_proj.models.generation import AutoregressiveModel
+from dl_proj.models.language import LanguageModel
+from dl_proj.models.sampling import sampler
+from dl_proj.settings.help import Nested
+from dl_proj.text.tokenizers import Tokenizer
+from my_custom_ai.custom_train.names import DeviceName
+
+
+@dataclass(frozen=True)
+class TextGenerator(Trained[LanguageTrainConfig, AutoregressiveModel]):
+    """A trained causal language model.
+
+    Args:
+        tokenizer: its tokens.
+    """
+
+    tokenizer: Tokenizer
+
+    def generate(
+        self,
+        prompt: str,
+        length: int = 400,
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+    ) -> str:
+        """What the model adds to a text; see :meth:`stream`."""
+        return "".join(self.stream(prompt, length, seed=seed, temperature=temperature, top_k=top_k, top_p=top_p))
+
+    def stream(
+        self,
+        prompt: str,
+        length: int = 400,
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+    ) -> Iterator[str]:
+        """What the model adds to a text, in whole characters as soon as they are drawn.
+
+        It may go past the model's window, see :meth:`past_window`.
+
+        Args:
+            prompt: the text, at least one token.
+            length: tokens to add.
+            seed: of the draws: the same seed gives the same text.
+            temperature: below 1: more probable tokens; above 1: more variety.
+            top_k: draw from so many most probable tokens; 1: always the most probable; None: all.
+            top_p: draw from the smallest set of tokens with at least this probability.
+
+        Raises:
+            ValueError: a prompt without tokens, or a mechanism that cannot decode step by step.
+        """
+        given = torch.tensor([self.tokenizer.encode(prompt)], dtype=torch.int64, device=self.device)
+        generator = torch.Generator().manual_seed(seed)
+        uniform = torch.rand(1, length, dtype=torch.float64, generator=generator).to(self.device)
+        choose = sampler(uniform, temperature=temperature, top_k=top_k, top_p=top_p)
+        new = self.model.stream_on(given, length, choose=choose)
+        return self.tokenizer.decode_stream(int(token) for token in new)
+
+    def past_window(self, prompt: str, length: int) -> str | None:
+        """A line on what happens where prompt and new tokens are more than the window; None: they are not."""
+        n_prompt, window = len(self.tokenizer.encode(prompt)), self.config.data.window
+        if n_prompt + length - 1 <= window:  # the last token that is drawn goes into the model no more
+            return None
+        if self.model.runs_on:
+            return (
+                f"{n_prompt} + {length} tokens are more than the {window} of a training window: the model runs on, "
+                "since it has no positions and its attention's memory does not grow"
+            )
+        return (
+            f"{n_prompt} + {length} tokens are more than the model's window of {window}: the window slides; whenever "
+            f"it is full, the model goes on from its last {self.model.kept} tokens"
+        )
+
+
+@dataclass(frozen=True)
+class GapFiller(Trained[LanguageTrainConfig, LanguageModel]):
+    """A trained masked language model.
+
+    Args:
+        tokenizer: its tokens.
+    """
+
+    tokenizer: Tokenizer
+
+    @torch.no_grad()
+    def predict(self, text: str, *, top: int = 5) -> list[dict[str, float]]:
+        """How probable tokens are at each ``[MASK]`` of a text, which stands for one token; the likeliest first.
+
+        Args:
+            text: with one ``[MASK]`` or more.
+            top: so many tokens at each.
+
+        Raises:
+            ValueError: no mask, or more tokens than the model's window.
+        """
+        first, *others = text.split("[MASK]")
+        if not others:
+            raise ValueError("the text has no [MASK] for the model to fill in")
+        tokens = self.tokenizer.encode(first)
+        for part in others:
+            tokens += [self.tokenizer.mask_token, *self.tokenizer.encode(part)]
+        if len(tokens) > self.config.data.window:
+            raise ValueError(f"the text has {len(tokens)} tokens, the model takes {self.config.data.window}")
+        given = torch.tensor([tokens], device=self.device)
+        logits = self.model(given, at=given == self.tokenizer.mask_token)
+        best = logits[:, : self.tokenizer.n_symbols].softmax(-1).topk(min(top, self.tokenizer.n_symbols))
+        return [
+            {self.tokenizer.decode([token]): share for token, share in zip(*row, strict=True)}
+            for row in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+
+def load_text_model(
+    folder: Path, *, device: DeviceName = "auto", data: Nested | None = None
+) -> TextGenerator | GapFiller:
+    """The language model in a checkpoint's folder; see :func:`dl_proj.load`."""
+    config = read_config(LanguageTrainConfig, folder, data)
+    tokenizer = saved_tokenizer(config.data.tokenizer, folder / TOKENIZER)
+    model, where = ready(build_configured(config, tokenizer), folder, device)
+    if isinstance(model, AutoregressiveModel):
+        return TextGenerator(folder, config, model, where, tokenizer)
+    return GapFiller(folder, config, model, where, tokenizer)
