@@ -114,6 +114,18 @@ COMMANDS = {
         "dl_proj.experiments.evaluate:evaluate_checkpoints",
         "evaluate.yaml",
     ),
+    "attention_maps": Command(
+        "Draw what a trained model attends to",
+        "dl_proj.looking.settings:AttentionMapsConfig",
+        "dl_proj.looking.attention_maps:draw_attention",
+        "attention_maps.yaml",
+    ),
+    "export": Command(
+        "Write a trained model as an ONNX or torch.export graph",
+        "dl_proj.exporting.settings:ExportConfig",
+        "dl_proj.exporting.export:export_model",
+        "export.yaml",
+    ),
     "sweep": Command(
         "Train variants of a configuration and compare them",
         "dl_proj.experiments.sweep_settings:SweepConfig",

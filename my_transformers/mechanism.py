@@ -29,6 +29,11 @@ class Mechanism(nn.Module):
     causal: bool
     """a token attends only to itself and earlier tokens"""
 
+    @property
+    def has_weights(self) -> bool:
+        """Each output is a sum of values, each times a number: an attention weight."""
+        return True
+
     if TYPE_CHECKING:  # some have these: see above, and MultiHeadAttention
         step: Callable[..., Tensor]
         shorten: Callable[..., tuple[Tensor, Tensor, Tensor | None]]

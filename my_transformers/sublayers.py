@@ -100,6 +100,35 @@ class MultiHeadAttention(nn.Module):
             return Context(*self.mechanism.summarize(keys, values, mask), None)
         return Context(keys, values, mask)
 
+    @torch.no_grad()
+    def weights(self, x: Tensor, *, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """What each query multiplies each value by, as the mechanism really computes it; for :meth:`forward`'s inputs.
+
+        A mechanism is linear in its values, so for values that are the identity matrix it returns its weights. This
+        takes n m numbers per head whatever the mechanism: to look at some inputs.
+
+        Returns:
+            (b, h, n, m).
+
+        Raises:
+            ValueError: in training, where dropout is part of the weights, or the mechanism has none.
+        """
+        if self.training:
+            raise ValueError("attention weights are looked at in eval mode: call eval() first")
+        if not self.mechanism.has_weights:
+            raise ValueError(
+                f"{type(self.mechanism).__name__} has no weights with this projection of values: a maximum or a "
+                "convolution is no sum of tokens; use projection learned or mean"
+            )
+        if context is None:
+            heads = self._project(x, 0, self.n_projections)[:-1]
+        else:
+            self._check_can_cross()
+            heads = (*self._project(x, 0, 1), *self._project(context, 1, 2))
+        n_keys = heads[-1].shape[2]
+        identity = torch.eye(n_keys, dtype=x.dtype, device=x.device).expand(x.shape[0], self.heads, -1, -1)
+        return self.mechanism(*heads, identity, mask=mask)
+
     def new_cache(self, batch: int, max_len: int) -> Cache:
         """The mechanism's empty cache for decoding up to ``max_len`` tokens."""
         return self.mechanism.new_cache(self.to_out.weight.new_empty(batch, self.heads, 0, self.head_dim), max_len)

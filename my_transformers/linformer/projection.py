@@ -27,6 +27,8 @@ class LengthProjection(nn.Module, abc.ABC):
 
     commutes = False
     """Every number of a token is treated alike, and linearly, so linear maps of tokens may come before or after."""
+    weighs_tokens = True
+    """Each output is a sum of tokens, each times a number."""
 
     def __init__(self, max_len: int, rank: int) -> None:
         super().__init__()
@@ -87,7 +89,9 @@ class LearnedProjection(LengthProjection):
         if mask is not None:
             x = x.masked_fill(~mask[:, None, :, None], 0)
         batch, heads, n, dim = x.shape
-        weight = self.weight[:, :, :n].to(x.dtype)
+        # exported, a slice's strides would make the full length a case of its own
+        columns = torch.arange(n, device=x.device) if torch.compiler.is_exporting() else slice(n)
+        weight = self.weight[:, :, columns].to(x.dtype)
         if len(weight) > 1:
             return weight @ x, None
         # one matrix for all heads: side by side, as they come from their linear map, they make one larger product
@@ -118,7 +122,7 @@ class _WindowProjection(LengthProjection):
         missing = self.rank * self.window - n
         windows = F.pad(x, (0, 0, 0, missing)).unflatten(2, (self.rank, self.window))
         real = F.pad(mask, (0, missing)).unflatten(1, (self.rank, self.window))
-        return self.reduce(windows, real[:, None, :, :, None]), real.any(-1).expand(len(x), -1)
+        return self.reduce(windows, real[:, None, :, :, None]), real.any(-1).expand(x.shape[0], -1)
 
     @abc.abstractmethod
     def reduce(self, windows: Tensor, real: Tensor) -> Tensor:
@@ -138,6 +142,8 @@ class MeanProjection(_WindowProjection):
 class MaxProjection(_WindowProjection):
     """Each number's maximum over a window's real tokens; no parameters."""
 
+    weighs_tokens = False
+
     def reduce(self, windows: Tensor, real: Tensor) -> Tensor:
         """See the base class."""
         largest = windows.masked_fill(~real, torch.finfo(windows.dtype).min).amax(3)
@@ -153,6 +159,8 @@ class ConvolutionProjection(_WindowProjection):
         head_dim: of the tokens; a kernel has window * head_dim^2 weights.
         heads: number of kernels, one per head; None: one for all.
     """
+
+    weighs_tokens = False  # but multiplies each by a matrix
 
     def __init__(self, max_len: int, rank: int, *, head_dim: int, heads: int | None = None) -> None:
         super().__init__(max_len, rank)

@@ -28,6 +28,7 @@ from my_transformers.lsh.hashing import (
 from my_transformers.lsh.layout import BlockLayout, VisiblePlaces
 from my_transformers.lsh.settings import LSHSettings
 from my_transformers.mechanism import Mechanism
+from my_transformers.reference import attention_over_rounds, bucket_rule, chunk_rule, visible_keys
 from my_transformers.replay import decide
 
 
@@ -143,7 +144,8 @@ class LSHAttention(Mechanism, settings=LSHSettings):
         return buckets if mask is None else buckets.masked_fill(~mask[:, None, None, :], n_buckets), n_buckets
 
     def _attend(self, qk: Tensor, v: Tensor, buckets: Tensor, n_buckets: int, dropout: float) -> Tensor:
-        return attend_in_buckets(
+        attend = attend_as_defined if torch.compiler.is_exporting() else attend_in_buckets
+        return attend(
             qk,
             v,
             buckets,
@@ -286,6 +288,37 @@ def attend_in_buckets(
         real=real,
         causal=causal,
     )
+
+
+def attend_as_defined(
+    qk: Tensor,
+    v: Tensor,
+    buckets: Tensor,
+    *,
+    n_buckets: int,
+    window: int,
+    causal: bool,
+    rule: str = "bucket",
+    attend_across_buckets: bool = False,
+    deduplicate: bool = True,
+    dropout: float = 0.0,
+) -> Tensor:
+    """:func:`attend_in_buckets` by its definition, for torch.export: PyTorch's own operators, for any batch and length.
+
+    O(n^2) time and memory: an exported graph cannot cut its work into pieces whose number follows from the input.
+
+    Raises:
+        ValueError: dropout: export the model in eval mode.
+    """
+    if dropout > 0:
+        raise ValueError(f"dropout is {dropout}: call eval() before you export")
+    mask = buckets[:, 0, 0] < n_buckets
+    keys = buckets.long() * qk.shape[2] + torch.arange(qk.shape[2], device=qk.device)  # (bucket, position)
+    places = keys.argsort(dim=-1).argsort(dim=-1)
+    hashes = buckets // n_buckets if attend_across_buckets else buckets
+    shown = (chunk_rule if rule == "chunk" else bucket_rule)(hashes, places, window)
+    visible = visible_keys(qk.shape[2], mask, causal=causal)
+    return attention_over_rounds(qk, v, shown, visible, once=deduplicate)
 
 
 def _draw_seeds(shape: torch.Size, device: torch.device) -> Tensor:

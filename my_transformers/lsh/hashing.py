@@ -128,8 +128,10 @@ def bucket_of(qk: Tensor, rotations: Tensor, n_directions: Tensor | None = None)
         limits = None
         if n_directions is not None:
             limits = n_directions.repeat_interleave(length, output_size=batch * length).view(-1, 1, 1)
-        for first in range(0, batch * length, tokens):
-            piece = slice(first, first + tokens)
+        pieces = [slice(None)]  # torch.export's graph has no number of pieces that follows from the batch
+        if not torch.compiler.is_exporting():
+            pieces = [slice(first, first + tokens) for first in range(0, batch * length, tokens)]
+        for piece in pieces:
             projected = torch.bmm(rows[:, piece], directions).unflatten(-1, (n_rounds, half))
             sizes = projected.abs()
             used = half if limits is None else limits[piece]

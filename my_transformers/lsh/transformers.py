@@ -228,8 +228,7 @@ def attend_in_circle(
     order = sort_by_bucket(buckets)  # (b, h, r, L)
 
     def chunks(x: Tensor) -> Tensor:  # (b, h, 1 or r, L, ·) -> in order (b, h, r * L / chunk_size, chunk_size, ·)
-        ordered = torch.take_along_dim(x, order.unsqueeze(-1), dim=3)
-        return ordered.flatten(2, 3).unflatten(2, (-1, chunk_size))
+        return _rows_at(x, order.unsqueeze(-1)).flatten(2, 3).unflatten(2, (-1, chunk_size))
 
     def rounds(x: Tensor) -> Tensor:  # chunks in order -> (b, h, r, L, ·)
         return x.flatten(2, 3).unflatten(2, (order.shape[2], -1))
@@ -241,7 +240,15 @@ def attend_in_circle(
     log_sum_exp = scores.logsumexp(-1, keepdim=True)
     out = F.dropout((scores - log_sum_exp).exp(), dropout).to(v.dtype) @ _with_chunk_before(values)
     back = undo_sort(order)[..., :n].unsqueeze(-1)
-    return _merge_rounds(*(torch.take_along_dim(rounds(x), back, dim=3) for x in (out, log_sum_exp))).to(v.dtype)
+    return _merge_rounds(*(_rows_at(rounds(x), back) for x in (out, log_sum_exp))).to(v.dtype)
+
+
+def _rows_at(x: Tensor, places: Tensor) -> Tensor:
+    """Rows of x (b, h, 1 or r, L, d) at places (b, h, r, n, 1) -> (b, h, r, n, d).
+
+    ``torch.take_along_dim`` does the same, but exported it takes one size of batch alone.
+    """
+    return x.expand(*places.shape[:3], -1, -1).gather(3, places.expand(-1, -1, -1, -1, x.shape[-1]))
 
 
 def _merge_rounds(out: Tensor, log_sum_exp: Tensor) -> Tensor:
