@@ -192,7 +192,7 @@ def _start_from(config: ExperimentConfig, experiment: Experiment, is_main_proces
 
 def _keep_changes(config: ExperimentConfig, run: RunDirectory) -> None:
     """Write into the run's config.yaml what is changed from now on, and say it."""
-    if changes := changes_of(run, config):
+    if run.config.is_file() and (changes := changes_of(run, config)):  # a dry run has none
         step = _done(run) or 0
         run.change_config(config.model_dump(mode="json"), step, {c.key: [c.old, c.new] for c in changes})
         print(f"{run.path}, changed after step {step}: {', '.join(map(str, changes))}")
