@@ -8,6 +8,7 @@ from torch import Tensor
 
 from my_transformers.cache import Cache, check_causal
 from my_transformers.checks import check_heads
+from my_transformers.derivatives import transformed
 from my_transformers.full import FullAttention
 from my_transformers.kernels import use_triton
 from my_transformers.local_settings import LocalSettings
@@ -113,7 +114,9 @@ class LocalAttention(Mechanism, settings=LocalSettings):
 
     def _fused(self, *qkv: Tensor) -> bool:
         """Whether FlexAttention takes these; it has no backward on a CPU."""
-        return use_triton(*qkv, largest_dim=_FUSED_DIM) and qkv[0].device.type == "cuda" and self.circle is None
+        if self.circle is not None or torch.compiler.is_exporting() or transformed() or not qkv[0].is_cuda:
+            return False
+        return use_triton(*qkv, largest_dim=_FUSED_DIM)
 
     def _as_defined(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """For torch.export with any length, whose number of chunks a graph cannot know; O(n^2)."""
