@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -159,25 +159,22 @@ class Trainer:
                 self._evaluate_and_keep(bar)
 
     def _save_if_due(self) -> None:
-        """Save the state that the last update left, if it is time to; and stop, if a signal asked for it.
-
-        In front of a due evaluation only for the sake of time: it is followed by a save of its own.
-        """
+        """Save the state that the last update left, if it is time to (an evaluation saves too); stop if asked to."""
         several = self.accelerator.num_processes > 1
         stop, late = self._common_wishes.tolist() if several else self._own_wishes()
-        if stop or late or (self.step % self.pace.save_every == 0 and not self._evaluation_due):
-            self._save_state()
         if stop:
-            raise self._signal.stopped(self._saved_words)
+            self._save_and_stop()
+        if late or (self.step % self.pace.save_every == 0 and not self._evaluation_due):
+            self._save_state()
 
     def _own_wishes(self) -> tuple[bool, bool]:
         """Whether a signal asked this process to stop, and whether the main one finds it time to save."""
         late = time.monotonic() - self._saved_at > 60 * self.pace.save_minutes
         return self._signal.number is not None, late and self.accelerator.is_main_process
 
-    @property
-    def _saved_words(self) -> str:
-        return f"saved after step {self.step:,} of {self.pace.total_steps:,}"
+    def _save_and_stop(self) -> NoReturn:
+        self._save_state()
+        raise self._signal.stopped(f"saved after step {self.step:,} of {self.pace.total_steps:,}") from None
 
     def updates(self) -> Iterator[dict[str, Ratio]]:
         """An update of the weights for each time that the next is asked for, from the present step on, without end.
@@ -189,7 +186,12 @@ class Trainer:
             yield self._update(stream)
 
     def evaluate(
-        self, data: Dataset[Any], *, title: str | None = None, max_batches: int | None = None
+        self,
+        data: Dataset[Any],
+        *,
+        title: str | None = None,
+        max_batches: int | None = None,
+        intervals: Collection[str] = (),
     ) -> dict[str, float]:
         """Each metric's mean over every example of ``data``, once each, on all processes together.
 
@@ -197,6 +199,7 @@ class Trainer:
             data: with a length.
             title: what the progress bar is called; None shows none.
             max_batches: the first so many of each process alone; None: those that the pace allows.
+            intervals: see :func:`~my_custom_ai.custom_train.evaluation.evaluate`.
         """
         model = self.accelerator.unwrap_model(self.model)  # it keeps autocast and leaves out DDP's synchronising
         batches = evaluation_batches(
@@ -210,7 +213,7 @@ class Trainer:
         count = min(len(batches), max_batches or self.pace.max_eval_batches or len(batches))
         hidden = title is None or not self.accelerator.is_main_process
         some = tqdm(islice(batches, count), title, count, unit="batch", dynamic_ncols=True, disable=hidden)
-        return evaluate(model, self.objective, some, self.accelerator, self._signal)
+        return evaluate(model, self.objective, some, self.accelerator, intervals=intervals, signal=self._signal)
 
     def load_best(self) -> None:
         """Give the model the best weights of the run.
@@ -318,8 +321,7 @@ class Trainer:
             metrics = {f"val/{name}": value for name, value in self.evaluate(self.val_data).items()}
         except Stopped:
             set_generator_states(generators, self.accelerator.device)
-            self._save_state()
-            raise self._signal.stopped(self._saved_words) from None
+            self._save_and_stop()
         self._record(metrics)
         if self.monitor.update(metrics) and self.accelerator.is_main_process:
             checkpoint.save_weights(self.run.best_weights, self._bare_model, {"step": self.step} | metrics)
@@ -363,14 +365,13 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         tensors, numbers = tensors_of(self._bare_model, self.optimizer, generators)
-        scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else {}
         note = {
             "step": self.step,
             "processes": self.accelerator.num_processes,
             "monitor": self.monitor.state(),
             "meter": {name: pair.tolist() for name, pair in self._meter.sums().items()},
             "optimizer": numbers,
-            "scaler": scaler,
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
             "evaluation_due": self._evaluation_due,
         }
         self._history.write()

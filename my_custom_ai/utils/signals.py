@@ -1,5 +1,6 @@
 """Signals that ask a process to end: the first one is answered in order, a second one ends the process at once."""
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from typing import Any, NoReturn, Self
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 """Ctrl-C, a scheduler's warning and a lost terminal: those of them that this platform has."""
 
-_ONE_REQUEST = 5.0  # seconds; a scheduler and torchrun both pass the same request on to every process
+_ONE_REQUEST = 5.0  # seconds; a scheduler, a terminal and whoever started this process pass on the same request
 
 
 class Stopped(KeyboardInterrupt):
@@ -79,13 +80,18 @@ class FirstSignal:
             self._note(number)
             if self._answer is not None:
                 self._answer(number)
-        elif "WORLD_SIZE" not in os.environ or time.monotonic() - self._time > _ONE_REQUEST:
+        elif not _has_launcher() or time.monotonic() - self._time > _ONE_REQUEST:
             _die(number)
 
     def _note(self, number: int) -> None:
         self.number, self._time = number, time.monotonic()
         if self._outer is not None:
             self._outer._note(number)
+
+
+def _has_launcher() -> bool:
+    """Whether torchrun, or a process of Python's own, has started this one."""
+    return "WORLD_SIZE" in os.environ or multiprocessing.parent_process() is not None
 
 
 def _die(number: int) -> None:

@@ -95,6 +95,7 @@ FIELDS = {
         "clip_norm": (0.5, {}, pace("clip_norm"), 0.5),
         "eval_every": (9, {}, pace("eval_every"), 9),
         "save_every": (9, {}, pace("save_every"), 9),
+        "save_minutes": (0.5, {}, pace("save_minutes"), 0.5),
         "log_every": (9, {}, pace("log_every"), 9),
         "max_eval_batches": (3, {}, pace("max_eval_batches"), 3),
         "precision": ("bf16", {}, lambda h: h["start"]["precision"], "bf16"),
