@@ -1,5 +1,6 @@
 """Put an experiment's parts together and run them: train, test the best weights, leave figures and a picture."""
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from dl_proj.checkpoint_folder import CLASSES, TOKENIZER
+from dl_proj.experiments.data_record import check_record, write_record
 from dl_proj.experiments.settings import (
     ConstantConfig,
     ExperimentConfig,
@@ -38,6 +40,7 @@ from my_custom_ai.custom_train import (
 )
 from my_custom_ai.custom_train.checkpoint import count_parameters, load_note
 from my_custom_ai.custom_train.data import TrainingBatches, length_of
+from my_custom_ai.custom_train.running import locked
 from my_custom_ai.custom_train.schedules import Schedule
 from my_custom_ai.utils.files import write_text
 from my_custom_ai.utils.measure import machine
@@ -73,7 +76,20 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
     """
     check_installed(config.train.trackers)
     accelerator = start(config.train.device, config.train.precision, config.train.matmul_precision)
-    trainer = build_trainer(config, experiment, dim, resume, accelerator)
+    with contextlib.ExitStack() as lock:
+        if resume is not None and accelerator.is_main_process:
+            lock.enter_context(locked(resume.path))
+        trainer = build_trainer(config, experiment, dim, resume, accelerator)
+        if resume is None and accelerator.is_main_process:
+            lock.enter_context(locked(trainer.run.path))
+        if accelerator.is_main_process:
+            write_record(experiment, trainer.run)
+        _train_and_test(config, experiment, trainer)
+    return trainer
+
+
+def _train_and_test(config: ExperimentConfig, experiment: Experiment, trainer: Trainer) -> None:
+    accelerator = trainer.accelerator
 
     def say_what_begins() -> None:
         if accelerator.is_main_process:
@@ -99,7 +115,6 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
         trainer.run.write_figures(figures)
         draw_curves(trainer.run.metrics, trainer.run.path / "curves.png")
         print(f"{trainer.run.path}: " + ", ".join(f"{name} {_short(value)}" for name, value in figures.items()))
-    return trainer
 
 
 def build_trainer(
@@ -111,6 +126,8 @@ def build_trainer(
     if mistakes := config.schedule_mistakes(steps):
         raise ConfigError(*mistakes)
     _check_not_done(config, steps, resume)
+    if resume is not None:
+        check_record(experiment, resume)
     if config.init_from is not None and _done(resume) is None:
         _start_from(config, experiment, accelerator.is_main_process)
     run = resume or _new_run(config, accelerator.is_main_process)
@@ -221,7 +238,7 @@ def overview(config: ExperimentConfig, experiment: Experiment, trainer: Trainer)
 
 def add_figures(run: RunDirectory, figures: dict[str, float]) -> None:
     """Put more figures beside those in a finished run's metrics.json."""
-    run.write_figures(json.loads((run.path / "metrics.json").read_text(encoding="utf-8")) | figures)
+    run.write_figures(run.figures() | figures)
 
 
 def build_schedule(config: ScheduleConfig, steps: int, dim: int) -> Schedule:

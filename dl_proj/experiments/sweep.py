@@ -1,7 +1,7 @@
 """sweep.py: train variants of a configuration one after the other, and compare them."""
 
+import contextlib
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from dl_proj.settings.load import file_or_preset, load_config, merge, read_yaml
 from dl_proj.tables import csv_text, markdown
 from my_custom_ai.custom_train import NonFiniteLoss, RunDirectory
 from my_custom_ai.custom_train.checkpoint import load_tensors
+from my_custom_ai.custom_train.running import locked
 from my_custom_ai.utils.files import write_text
 
 
@@ -59,6 +60,11 @@ def sweep(config: SweepConfig) -> None:
     """
     of_type = _type(config)
     variants = _variants(config, of_type)
+    with locked(config.output_dir) if PartialState().is_main_process else contextlib.nullcontext():
+        _sweep(config, of_type, variants)
+
+
+def _sweep(config: SweepConfig, of_type: ExperimentType[Any], variants: list[Variant]) -> None:
     failed = []
     for variant in variants:
         if variant.finished is not None or (config.only and variant.name not in config.only):
@@ -135,7 +141,7 @@ def _row(variant: Variant, run: RunDirectory, settings: list[str]) -> dict[str, 
     """What it changes of those settings, what it cost, its best validation figures and those of the test."""
     own = _leaves(variant.changes)
     changes = {key: own.get(key) for key in settings}
-    figures = json.loads((run.path / "metrics.json").read_text(encoding="utf-8"))
+    figures = run.figures()
     cost = {name: figures.pop(name) for name in ("parameters", "seconds", "steps")}
     return {"variant": variant.name} | changes | cost | _best(run) | figures
 

@@ -112,7 +112,10 @@ class Trainer:
                 :class:`~my_custom_ai.custom_train.objective.Objective` says, its loss has no gradient, or the monitored
                 metric is not among those of an evaluation.
         """
-        self._restore()
+        with checkpoint.reading_state(self.run.last_state):
+            self._restore()
+        if self.accelerator.is_main_process and not self.run.metrics.exists():
+            self._history.write()  # of a run whose history was removed, what comes from now on
         if begin is not None:
             begin()
         if not self._finished:

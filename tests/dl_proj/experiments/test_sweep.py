@@ -82,7 +82,7 @@ def calls(monkeypatch):
 def test_every_variant_is_a_run_with_its_settings(script):
     outcome = swept(script)
     assert outcome.code == 0, outcome.lines
-    assert {path.name for path in OUT.iterdir()} == {"plain", "hashed", "wide", "sweep.csv", "sweep.png"}
+    assert {path.name for path in OUT.iterdir()} == {".lock", "plain", "hashed", "wide", "sweep.csv", "sweep.png"}
     expected = yaml.safe_load(Path("base.yaml").read_text())
     for name, changes in {
         "plain": {},
