@@ -114,11 +114,30 @@ COMMANDS = {
         "dl_proj.experiments.evaluate:evaluate_checkpoints",
         "evaluate.yaml",
     ),
+    "attention_maps": Command(
+        "Draw what a trained model attends to",
+        "dl_proj.looking.settings:AttentionMapsConfig",
+        "dl_proj.looking.attention_maps:draw_attention",
+        "attention_maps.yaml",
+    ),
+    "export": Command(
+        "Write a trained model as an ONNX or torch.export graph",
+        "dl_proj.exporting.settings:ExportConfig",
+        "dl_proj.exporting.export:export_model",
+        "export.yaml",
+    ),
     "sweep": Command(
         "Train variants of a configuration and compare them",
         "dl_proj.experiments.sweep_settings:SweepConfig",
         "dl_proj.experiments.sweep:sweep",
         "sweep_lm_books.yaml",
+    ),
+    "compare_runs": Command(
+        "Compare runs on one HTML page",
+        "dl_proj.experiments.compare_runs_settings:CompareRunsConfig",
+        "dl_proj.experiments.compare_runs:compare_runs",
+        "compare_runs.yaml",
+        words="RUN",
     ),
     "shift_test": Command(
         "Measure classifiers on images moved sideways",

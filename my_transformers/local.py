@@ -7,10 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from my_transformers.cache import Cache, check_causal
+from my_transformers.checks import check_heads
+from my_transformers.derivatives import transformed
 from my_transformers.full import FullAttention
 from my_transformers.kernels import use_triton
 from my_transformers.local_settings import LocalSettings
+from my_transformers.masks import boolean_mask
 from my_transformers.mechanism import Mechanism
+from my_transformers.reference import local_attention, visible_keys
 
 _FUSED_FROM = 128
 """Tokens: FlexAttention has another kernel for fewer queries."""
@@ -88,12 +92,15 @@ class LocalAttention(Mechanism, settings=LocalSettings):
         Raises:
             ValueError: not as many keys as queries.
         """
-        n, c = q.shape[2], self.chunk_size
+        check_heads(q, k, v)
+        mask, n, c = boolean_mask(mask, k), q.shape[2], self.chunk_size
         if n != k.shape[2]:
             raise ValueError(
                 f"local attention needs as many keys as queries, got {n} queries and {k.shape[2]} keys; for a context "
                 "use FullAttention, LinformerAttention or PerformerAttention"
             )
+        if torch.compiler.is_exporting() and isinstance(n, torch.SymInt) and self.circle is None:
+            return self._as_defined(q, k, v, mask)
         if n <= c:
             return self.in_one_chunk(q, k, v, mask=mask)
         dropout = self.dropout if self.training else 0.0
@@ -107,7 +114,15 @@ class LocalAttention(Mechanism, settings=LocalSettings):
 
     def _fused(self, *qkv: Tensor) -> bool:
         """Whether FlexAttention takes these; it has no backward on a CPU."""
-        return use_triton(*qkv, largest_dim=_FUSED_DIM) and qkv[0].device.type == "cuda" and self.circle is None
+        if self.circle is not None or torch.compiler.is_exporting() or transformed() or not qkv[0].is_cuda:
+            return False
+        return use_triton(*qkv, largest_dim=_FUSED_DIM)
+
+    def _as_defined(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """For torch.export with any length, whose number of chunks a graph cannot know; O(n^2)."""
+        mask = torch.ones_like(q[:, 0, :, 0], dtype=torch.bool) if mask is None else mask
+        visible = visible_keys(q.shape[2], mask, causal=self.causal)
+        return local_attention(q, k, v, visible, chunk_size=self.chunk_size, back=self.back, ahead=self.ahead)
 
     def _in_chunks(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
         n, c = q.shape[2], self.chunk_size
@@ -115,7 +130,7 @@ class LocalAttention(Mechanism, settings=LocalSettings):
         chunks = (n + missing) // c
         back, ahead = min(self.back, chunks - 1), min(self.ahead, chunks - 1)
         q, k, v = (F.pad(x.transpose(1, 2), (0, 0, 0, 0, 0, missing)) for x in (q, k, v))  # (b, L, h, ·)
-        mask = torch.ones(1, n, dtype=torch.bool, device=q.device).expand(len(q), -1) if mask is None else mask
+        mask = torch.ones(1, n, dtype=torch.bool, device=q.device).expand(q.shape[0], -1) if mask is None else mask
         real = self._near(F.pad(mask, (0, missing)), back, ahead).flatten(0, 1)
         # each chunk is a sample of its own: (b * chunks, h, c or span, ·)
         q = q.unflatten(1, (-1, c)).flatten(0, 1).transpose(1, 2)

@@ -33,6 +33,11 @@ class LocalSettings(MechanismSettings):
             return None
         return f"circle {self.circle} must be null: where the ends meet follows from how far a batch is padded"
 
+    @property
+    def exports_any_length(self) -> bool:
+        """See the base class: not in a circle, where padding can be seen."""
+        return self.circle is None
+
     def mistakes(self) -> list[str]:
         """See the base class."""
         if self.circle is None or self.circle % self.chunk_size == 0:

@@ -154,6 +154,9 @@ class AxialPositionalEncoding(PositionalEncoding):
     def between(self, first: int, last: int) -> Tensor:
         """As in PositionalEncoding, without the rest of a table that may be large."""
         width = self.columns.shape[1]
-        rows = self.rows[first // width : -(-last // width)]
+        above, below = first // width, -(-last // width)
+        if torch.compiler.is_exporting():  # all: a graph for any length cannot count rows
+            above, below = 0, len(self.rows)
+        rows = self.rows[above:below]
         both = torch.cat((rows.expand(-1, width, -1), self.columns.expand(len(rows), -1, -1)), dim=-1)
-        return both.flatten(0, 1)[first % width :][: last - first]
+        return both.flatten(0, 1)[first - above * width : last - above * width]

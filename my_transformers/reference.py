@@ -50,7 +50,7 @@ def visible_keys(n: int, mask: Tensor, *, causal: bool) -> Tensor:
 
 def or_itself(visible: Tensor) -> Tensor:
     """The rule for a query that sees no key: it sees the key at its own place."""
-    return torch.where(visible.any(-1, keepdim=True), visible, _diagonal(visible))
+    return visible | (_diagonal(visible) & ~visible.any(-1, keepdim=True))
 
 
 def _diagonal(visible: Tensor) -> Tensor:

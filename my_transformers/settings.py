@@ -146,6 +146,11 @@ class MechanismSettings:
         """A line on the setting that lets a sequence's output depend on how far it is padded; None: it does not."""
         return None
 
+    @property
+    def exports_any_length(self) -> bool:
+        """A graph of torch.export serves all lengths; False: it serves the one that it was made for."""
+        return True
+
     def mistakes(self) -> list[str]:
         """What is wrong between settings that are right one by one: a line each, with the names and their values."""
         return []

@@ -15,6 +15,7 @@ BELOW = {  # what each package may import of ours
 }
 FLOORS = (  # of dl_proj, from the top: a room imports from those further down, and from itself
     ("__main__",),
+    ("exporting", "hub", "looking"),
     ("experiments", "studies"),
     ("cli",),
     ("checkpoint_folder", "run_changes", "pictures", "tables"),
@@ -54,6 +55,9 @@ def test_there_is_something_to_look_at():
         "translation_evaluate",
         "translate",
         "sweep",
+        "attention_maps",
+        "export",
+        "compare_runs",
     }
 
 

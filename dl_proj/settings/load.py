@@ -18,10 +18,11 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 from dl_proj.settings.base import Strict
 from dl_proj.settings.errors import ConfigError, reason
 from dl_proj.settings.help import Nested, explain, is_of, models_in
+from dl_proj.settings.mapping_flags import with_whole_mappings
 
 Config = TypeVar("Config", bound=BaseModel)
 
-_WORDS = "one or more, after -- also such that look like flags; none: standard input, one a line"
+_WORDS = "one or more, after -- also such that look like flags"
 
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
 _FRACTION = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?\.inf|\.nan", re.IGNORECASE)
@@ -143,6 +144,7 @@ def parse_flags(
     Raises:
         ConfigError: a flag that does not exist, or that lacks its value.
     """
+    argv = with_whole_mappings(schema, argv, lambda text: yaml.load(text, Loader=_UniqueKeyLoader))
     own = _OneLineParser(add_help=False, allow_abbrev=False)
     own.add_argument("--config", type=Path, metavar="FILE.yaml", help=f"settings to start from (default: {default})")
     if is_training(schema):

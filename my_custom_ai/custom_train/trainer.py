@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -114,8 +114,6 @@ class Trainer:
         """
         with checkpoint.reading_state(self.run.last_state):
             self._restore()
-        if self.accelerator.is_main_process and not self.run.metrics.exists():
-            self._history.write()  # of a run whose history was removed, what comes from now on
         if begin is not None:
             begin()
         if not self._finished:
@@ -147,7 +145,12 @@ class Trainer:
             yield self._update(stream)
 
     def evaluate(
-        self, data: Dataset[Any], *, title: str | None = None, max_batches: int | None = None
+        self,
+        data: Dataset[Any],
+        *,
+        title: str | None = None,
+        max_batches: int | None = None,
+        intervals: Collection[str] = (),
     ) -> dict[str, float]:
         """Each metric's mean over every example of ``data``, once each, on all processes together.
 
@@ -155,6 +158,7 @@ class Trainer:
             data: with a length.
             title: what the progress bar is called; None shows none.
             max_batches: the first so many of each process alone; None: those that the pace allows.
+            intervals: see :func:`~my_custom_ai.custom_train.evaluation.evaluate`.
         """
         model = self.accelerator.unwrap_model(self.model)  # it keeps autocast and leaves out DDP's synchronising
         batches = evaluation_batches(
@@ -168,7 +172,7 @@ class Trainer:
         count = min(len(batches), max_batches or self.pace.max_eval_batches or len(batches))
         hidden = title is None or not self.accelerator.is_main_process
         some = tqdm(islice(batches, count), title, count, unit="batch", dynamic_ncols=True, disable=hidden)
-        return evaluate(model, self.objective, some, self.accelerator)
+        return evaluate(model, self.objective, some, self.accelerator, intervals=intervals)
 
     def load_best(self) -> None:
         """Give the model the best weights of the run.
@@ -324,14 +328,13 @@ class Trainer:
         tensors |= checkpoint.prefixed("optimizer", moments)
         for rank, states in enumerate(generators):
             tensors |= checkpoint.prefixed(f"generator.{rank}", states)
-        scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else {}
         note = {
             "step": self.step,
             "processes": self.accelerator.num_processes,
             "monitor": self.monitor.state(),
             "meter": {name: pair.tolist() for name, pair in self._meter.sums().items()},
             "optimizer": numbers,
-            "scaler": scaler,
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
         }
         self._history.write()
         checkpoint.save_tensors(self.run.last_state, tensors, note)

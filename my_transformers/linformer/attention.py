@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from my_transformers.cache import Cache
+from my_transformers.checks import check_heads
 from my_transformers.dropout import check_dropout
 from my_transformers.full import FullAttention
 from my_transformers.linformer.projection import LengthProjection
 from my_transformers.linformer.settings import CausalLinformerSettings, LinformerSettings
-from my_transformers.masks import causal_mask
+from my_transformers.masks import boolean_mask, causal_mask
 from my_transformers.mechanism import Mechanism
 
 
@@ -60,12 +61,19 @@ class LinformerAttention(Mechanism, settings=LinformerSettings):
         self.project_keys = project_keys
         self.project_values = _checked(project_keys, project_values)
 
+    @property
+    def has_weights(self) -> bool:
+        """See the base class: not if values pass a maximum or a convolution."""
+        return (self.project_values or self.project_keys).weighs_tokens
+
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Q (b, h, n, d), k (b, h, m, d), v (b, h, m, e), mask (b, m) True where a key is real -> (b, h, n, e).
 
         Raises:
             ValueError: m is more than the projections' max_len.
         """
+        check_heads(q, k, v)
+        mask = boolean_mask(mask, k)
         keys, real = self.project_keys(k, mask)
         values, _ = (self.project_values or self.project_keys)(v, mask)
         return self.attend(q, keys, values, mask=real)
@@ -90,6 +98,7 @@ class LinformerAttention(Mechanism, settings=LinformerSettings):
         Raises:
             ValueError: m is more than the projections' max_len.
         """
+        mask = boolean_mask(mask, x)
         keys, real = _linear_and_short(x, partial(linear, number=1), self.project_keys, mask)
         values, _ = _linear_and_short(x, partial(linear, number=2), self.project_values or self.project_keys, mask)
         return keys, values, real
@@ -102,7 +111,7 @@ def _linear_and_short(
     if not projection.commutes:
         return projection(linear(x), mask)
     short, real = projection(x.unsqueeze(1), mask)
-    ones = x.new_ones(1 if mask is None else len(x), 1, x.shape[1], 1)
+    ones = x.new_ones(1 if mask is None else x.shape[0], 1, x.shape[1], 1)
     return linear(short.squeeze(1), share=projection(ones, mask)[0].squeeze(1)), real
 
 
@@ -151,6 +160,11 @@ class BlockCausalLinformerAttention(Mechanism, settings=CausalLinformerSettings)
         """Tokens a block."""
         return self.project_keys.max_len
 
+    @property
+    def has_weights(self) -> bool:
+        """See the base class: not if values pass a maximum or a convolution."""
+        return (self.project_values or self.project_keys).weighs_tokens
+
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Q and k (b, h, n, d), v (b, h, n, e), mask (b, n) True where a token is real -> (b, h, n, e).
 
@@ -159,10 +173,13 @@ class BlockCausalLinformerAttention(Mechanism, settings=CausalLinformerSettings)
         Raises:
             ValueError: not as many keys as queries.
         """
-        n = q.shape[2]
+        check_heads(q, k, v)
+        mask, n = boolean_mask(mask, k), q.shape[2]
         if n != k.shape[2]:
             raise ValueError(f"causal attention needs as many keys as queries, got {n} queries and {k.shape[2]} keys")
-        mask = torch.ones(len(q), n, dtype=torch.bool, device=q.device) if mask is None else mask
+        if n == 0:
+            return v
+        mask = torch.ones(q.shape[0], n, dtype=torch.bool, device=q.device) if mask is None else mask
         none = k[:, :, :0], v[:, :, :0]
         return self._in_blocks(q, k, v, mask, none, self.dropout if self.training else 0.0)[0]
 

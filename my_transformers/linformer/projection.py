@@ -25,8 +25,14 @@ class LengthProjection(nn.Module, abc.ABC):
         ValueError: rank is not in [1, max_len].
     """
 
+    heads: int | None = None
+    """that it was made for; None: any"""
+    head_dim: int | None = None
+    """likewise"""
     commutes = False
     """Every number of a token is treated alike, and linearly, so linear maps of tokens may come before or after."""
+    weighs_tokens = True
+    """Each output is a sum of tokens, each times a number."""
 
     def __init__(self, max_len: int, rank: int) -> None:
         super().__init__()
@@ -45,10 +51,15 @@ class LengthProjection(nn.Module, abc.ABC):
         The second is None if all are.
 
         Raises:
-            ValueError: more than max_len tokens.
+            ValueError: more than max_len tokens, or other heads than it was made for.
         """
         if x.shape[2] > self.max_len:
             raise ValueError(f"{x.shape[2]} tokens, but the projection was made for max_len={self.max_len}")
+        if self.heads not in (None, x.shape[1]) or self.head_dim not in (None, x.shape[3]):
+            raise ValueError(
+                f"{x.shape[1]} heads of {x.shape[3]} numbers, but the projection was made for heads={self.heads}, "
+                f"head_dim={self.head_dim}"
+            )
         return self.project(x, mask)
 
     @abc.abstractmethod
@@ -80,14 +91,16 @@ class LearnedProjection(LengthProjection):
         else:
             first = torch.eye(rank).repeat(heads or 1, 1, math.ceil(max_len / rank))[:, :, :max_len]
         self.weight = nn.Parameter(first.contiguous())
-        self.commutes = heads is None
+        self.heads, self.commutes = heads, heads is None
 
     def project(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """See :meth:`LengthProjection.forward`; every output is real, since each mixes all tokens."""
         if mask is not None:
             x = x.masked_fill(~mask[:, None, :, None], 0)
         batch, heads, n, dim = x.shape
-        weight = self.weight[:, :, :n].to(x.dtype)
+        # exported, a slice's strides would make the full length a case of its own
+        columns = torch.arange(n, device=x.device) if torch.compiler.is_exporting() else slice(n)
+        weight = self.weight[:, :, columns].to(x.dtype)
         if len(weight) > 1:
             return weight @ x, None
         # one matrix for all heads: side by side, as they come from their linear map, they make one larger product
@@ -118,7 +131,7 @@ class _WindowProjection(LengthProjection):
         missing = self.rank * self.window - n
         windows = F.pad(x, (0, 0, 0, missing)).unflatten(2, (self.rank, self.window))
         real = F.pad(mask, (0, missing)).unflatten(1, (self.rank, self.window))
-        return self.reduce(windows, real[:, None, :, :, None]), real.any(-1).expand(len(x), -1)
+        return self.reduce(windows, real[:, None, :, :, None]), real.any(-1).expand(x.shape[0], -1)
 
     @abc.abstractmethod
     def reduce(self, windows: Tensor, real: Tensor) -> Tensor:
@@ -138,6 +151,8 @@ class MeanProjection(_WindowProjection):
 class MaxProjection(_WindowProjection):
     """Each number's maximum over a window's real tokens; no parameters."""
 
+    weighs_tokens = False
+
     def reduce(self, windows: Tensor, real: Tensor) -> Tensor:
         """See the base class."""
         largest = windows.masked_fill(~real, torch.finfo(windows.dtype).min).amax(3)
@@ -154,8 +169,11 @@ class ConvolutionProjection(_WindowProjection):
         heads: number of kernels, one per head; None: one for all.
     """
 
+    weighs_tokens = False  # but multiplies each by a matrix
+
     def __init__(self, max_len: int, rank: int, *, head_dim: int, heads: int | None = None) -> None:
         super().__init__(max_len, rank)
+        self.heads, self.head_dim = heads, head_dim
         kernel = torch.randn(heads or 1, self.window, head_dim, head_dim) * (self.window * head_dim) ** -0.5
         self.weight = nn.Parameter(kernel)
 

@@ -146,6 +146,11 @@ class CausalLinformerSettings(_ProjectedSettings):
         """See the base class."""
         return "block-causal Linformer"
 
+    @property
+    def exports_any_length(self) -> bool:
+        """See the base class: the number of its blocks is part of the graph."""
+        return False
+
     def mistakes_at(self, site: Site, key: Callable[[str], str]) -> list[str]:
         """See the base class."""
         return self._mistakes_of(site, key("block_size"), key)

@@ -131,6 +131,11 @@ class TransformersLSHSettings(MechanismSettings):
         """See the base class."""
         return f"kind: {self.kind} sees how far a batch is padded; use kind: lsh"
 
+    @property
+    def exports_any_length(self) -> bool:
+        """See the base class: the number of its chunks is part of the graph."""
+        return False
+
     def mistakes(self) -> list[str]:
         """See the base class."""
         found = []

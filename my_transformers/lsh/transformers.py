@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from my_transformers.cache import Cache
+from my_transformers.checks import check_heads
 from my_transformers.dropout import check_dropout
 from my_transformers.lsh.hashing import (
     bucket_of,
@@ -17,6 +18,7 @@ from my_transformers.lsh.hashing import (
     undo_sort,
 )
 from my_transformers.lsh.settings import TransformersLSHSettings
+from my_transformers.masks import boolean_mask
 from my_transformers.mechanism import Mechanism
 from my_transformers.replay import decide
 
@@ -128,6 +130,10 @@ class TransformersLSHAttention(Mechanism, settings=TransformersLSHSettings):
 
     def forward(self, qk: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Qk (b, h, n, d), v (b, h, n, e), mask (b, n) True where a token is real -> (b, h, n, e)."""
+        check_heads(qk, qk, v, heads=None if self.rotations is None else len(self.rotations))
+        mask = boolean_mask(mask, qk)
+        if qk.shape[2] == 0:
+            return v
         factors = self._fixed_factors or (choose_n_buckets(qk.shape[2], max(1, self.chunk_size // 2)),)
         n_buckets = math.prod(factors)
         rotations = self._rotations(qk, sum(factors))  # two buckets a direction, in each factor
@@ -157,7 +163,7 @@ class TransformersLSHAttention(Mechanism, settings=TransformersLSHSettings):
         heads, head_dim = qk.shape[1], qk.shape[3]
         if self.training:
             return draw_rotations(heads, self.n_rounds, head_dim, n_buckets, like=qk)
-        return seeded_rotations(qk, heads, self.n_rounds, head_dim, n_buckets, self.seed)
+        return seeded_rotations(qk.detach(), heads, self.n_rounds, head_dim, n_buckets, self.seed)
 
     def new_cache(self, like: Tensor, max_len: int) -> Cache:
         """There is none.
@@ -228,8 +234,7 @@ def attend_in_circle(
     order = sort_by_bucket(buckets)  # (b, h, r, L)
 
     def chunks(x: Tensor) -> Tensor:  # (b, h, 1 or r, L, ·) -> in order (b, h, r * L / chunk_size, chunk_size, ·)
-        ordered = torch.take_along_dim(x, order.unsqueeze(-1), dim=3)
-        return ordered.flatten(2, 3).unflatten(2, (-1, chunk_size))
+        return _rows_at(x, order.unsqueeze(-1)).flatten(2, 3).unflatten(2, (-1, chunk_size))
 
     def rounds(x: Tensor) -> Tensor:  # chunks in order -> (b, h, r, L, ·)
         return x.flatten(2, 3).unflatten(2, (order.shape[2], -1))
@@ -241,7 +246,15 @@ def attend_in_circle(
     log_sum_exp = scores.logsumexp(-1, keepdim=True)
     out = F.dropout((scores - log_sum_exp).exp(), dropout).to(v.dtype) @ _with_chunk_before(values)
     back = undo_sort(order)[..., :n].unsqueeze(-1)
-    return _merge_rounds(*(torch.take_along_dim(rounds(x), back, dim=3) for x in (out, log_sum_exp))).to(v.dtype)
+    return _merge_rounds(*(_rows_at(rounds(x), back) for x in (out, log_sum_exp))).to(v.dtype)
+
+
+def _rows_at(x: Tensor, places: Tensor) -> Tensor:
+    """Rows of x (b, h, 1 or r, L, d) at places (b, h, r, n, 1) -> (b, h, r, n, d).
+
+    ``torch.take_along_dim`` does the same, but exported it takes one size of batch alone.
+    """
+    return x.expand(*places.shape[:3], -1, -1).gather(3, places.expand(-1, -1, -1, -1, x.shape[-1]))
 
 
 def _merge_rounds(out: Tensor, log_sum_exp: Tensor) -> Tensor:

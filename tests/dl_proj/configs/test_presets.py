@@ -15,6 +15,7 @@ from tiny_scripts import tiny, tiny_classifier, tiny_generator, tiny_language, t
 from dl_proj.checkpoint_folder import SHIPPED
 from dl_proj.cli import CONFIGS, training_config
 from dl_proj.commands import COMMANDS
+from dl_proj.experiments.compare_runs_settings import CompareRunsConfig
 from dl_proj.experiments.copy.settings import SynthComparisonConfig, SynthTrainConfig
 from dl_proj.experiments.copy.train import build_copy_model, copy_dataset
 from dl_proj.experiments.evaluate import evaluate_checkpoints
@@ -52,6 +53,7 @@ SCHEMAS = {  # by the beginning of a file's name; the first that fits
     "lm_": LanguageTrainConfig,
     "mlm_": LanguageTrainConfig,
     "sweep_": SweepConfig,
+    "compare_runs": CompareRunsConfig,
     "import_": ImportReformerConfig,
     "translation_evaluate": TranslationEvaluateConfig,
     "translation_": TranslationTrainConfig,
@@ -303,7 +305,7 @@ def test_a_training_builds_its_model(path):
 @pytest.mark.parametrize("path", of(SweepConfig), ids=name_of)
 def test_a_sweep_builds_the_models_that_its_variants_say(path):
     sweep = load_config(SweepConfig, path)
-    base = read_yaml(CONFIGS / sweep.base)
+    base = merge(read_yaml(CONFIGS / sweep.base), nested(sweep.common))
     schema = next(schema for schema in TRAININGS if schema.model_fields["task"].default == base["task"])
     models = []
     for changes in sweep.all_variants.values():

@@ -1,0 +1,1 @@
+"""Models as graphs that run without this project: torch.export and ONNX."""

@@ -1,0 +1,131 @@
+"""Pictures of attention weights: a panel for each layer and head."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
+from dl_proj.pictures import save_figure
+
+_NAMED = 30  # tokens: with more, their names could not be read
+
+
+@dataclass(frozen=True)
+class Side:
+    """The tokens along one side of a panel.
+
+    Args:
+        names: of the tokens; empty: they have numbers.
+        axis: what the axis is called.
+    """
+
+    names: Sequence[str] = ()
+    axis: str = "token number"
+
+
+def draw_weights(layers: Sequence[Tensor], queries: Side, keys: Side, path: Path) -> None:
+    """Each layer's weights (h, n, m), a row of panels per layer, all on one scale.
+
+    A mechanism that mixes values by a learned matrix (Linformer, Nystrom) may have negative weights: then the colours
+    go both ways from 0. A few largest weights may be beyond the scale's end, so that the others can be told apart.
+    """
+    values = torch.cat([layer.flatten() for layer in layers])
+    largest = _largest(values.abs())
+    signed = bool(values.min() < -0.01 * largest)
+    colours, least = ("PuOr_r", -largest) if signed else ("viridis", 0.0)
+    figure, panels = _panels(layers)
+    for row, layer in zip(panels, layers, strict=True):
+        for panel, weights in zip(row, layer, strict=True):
+            image = panel.imshow(
+                weights.numpy(), cmap=colours, vmin=least, vmax=largest, interpolation="nearest", aspect="auto"
+            )
+            _name_ticks(panel, queries, keys)
+    figure.supxlabel(f"key: {keys.axis}", fontsize=9)
+    figure.supylabel(f"query: {queries.axis}", fontsize=9)
+    beyond = "neither" if values.abs().max() <= largest else "both" if signed else "max"
+    _add_scale(figure, image, panels, "attention weight", beyond)
+    save_figure(figure, path)
+
+
+def draw_looks(layers: Sequence[Tensor], image: Tensor, config: ClassifierTrainConfig, path: Path) -> None:
+    """How much each patch of an image is looked at, in the place where it lies, under the image's outline in white.
+
+    That is the mean of its weights over all queries (or the class token's, from which such a model takes its logits),
+    as a multiple of an even share.
+    """
+    data, by_class_token = config.data, config.model.pooling == "class_token"
+    looks = [(layer[:, 0, 1:] if by_class_token else layer.mean(1)) * layer.shape[2] for layer in layers]
+    largest = _largest(torch.cat([look.flatten() for look in looks]))
+    figure, panels = _panels(layers)
+    for row, look in zip(panels, looks, strict=True):
+        for panel, of_head in zip(row, look, strict=True):
+            drawn = _at_pixels(of_head, data.patch_size, data.patch_stride or data.patch_size, image.shape[-1])
+            map_ = panel.imshow(drawn.numpy(), cmap="cividis", vmin=0, vmax=largest, interpolation="nearest")
+            _outline(panel, image)
+            panel.set_xticks([])
+            panel.set_yticks([])
+    _add_scale(figure, map_, panels, "attention to a pixel's patches\n(1: an even share)", "max")
+    save_figure(figure, path)
+
+
+def _add_scale(figure: Figure, of: ScalarMappable, panels: list[list[Axes]], label: str, beyond: str) -> None:
+    bar = figure.colorbar(of, ax=[panel for row in panels for panel in row], extend=beyond, pad=0.01, aspect=40)
+    bar.set_label(label, fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+
+
+def _outline(panel: Axes, image: Tensor) -> None:
+    """Where the image, (c, side, side) levels, is half as bright as it gets."""
+    grey = image.float().mean(0)
+    if grey.min() < grey.max():
+        panel.contour(grey.numpy(), levels=[(grey.min() + grey.max()).item() / 2], colors="white", linewidths=1.5)
+
+
+def _at_pixels(look: Tensor, size: int, stride: int, side: int) -> Tensor:
+    """A number for each patch (n,) -> its mean over the patches that hold a pixel (side, side); NaN where none."""
+    spread = look.expand(size * size, -1).unsqueeze(0)
+    both = [F.fold(x, (side, side), size, stride=stride)[0, 0] for x in (spread, torch.ones_like(spread))]
+    return both[0] / both[1]
+
+
+def _largest(values: Tensor) -> float:
+    """The end of a scale: of the numbers that are not nearly 0, one in 200 lies beyond."""
+    seen = values[values > 1e-4 * values.max()]
+    return float(np.quantile(seen.numpy(), 0.995)) if len(seen) else 1.0
+
+
+def _panels(layers: Sequence[Tensor]) -> tuple[Figure, list[list[Axes]]]:
+    """A panel for each layer and head, as wide together as a page's column."""
+    heads = len(layers[0])
+    size = max(1.1, 6.4 / heads)
+    figure = Figure(figsize=(size * heads + 1, min(size, 2.6) * len(layers) + 0.6), layout="constrained")
+    panels = figure.subplots(len(layers), heads, squeeze=False)
+    for number, row in enumerate(panels):
+        for head, panel in enumerate(row):
+            panel.set_title(f"layer {number + 1}, head {head + 1}", fontsize=8)
+            panel.tick_params(labelsize=7)
+            if number < len(layers) - 1:
+                panel.tick_params(labelbottom=False)
+            if head:
+                panel.tick_params(labelleft=False)
+    return figure, panels.tolist()
+
+
+def _name_ticks(panel: Axes, queries: Side, keys: Side) -> None:
+    if 0 < len(keys.names) <= _NAMED:
+        panel.set_xticks(range(len(keys.names)), [_shown(name) for name in keys.names], rotation=90, fontsize=6)
+    if 0 < len(queries.names) <= _NAMED:
+        panel.set_yticks(range(len(queries.names)), [_shown(name) for name in queries.names], fontsize=6)
+
+
+def _shown(name: str) -> str:
+    """A token's name without what a font cannot draw, or would take for a formula."""
+    return name.replace("$", r"\$").replace(" ", "\u00b7").replace("\n", "\u21b5")
