@@ -33,6 +33,8 @@ from dl_proj.experiments.language.train import build_configured
 from dl_proj.experiments.sweep_settings import SweepConfig, nested
 from dl_proj.experiments.translation.settings import TranslateConfig, TranslationEvaluateConfig, TranslationTrainConfig
 from dl_proj.experiments.translation.train import build_configured as build_translator
+from dl_proj.exporting.settings import ExportConfig
+from dl_proj.looking.settings import AttentionMapsConfig
 from dl_proj.models.build import Places, build_mechanisms
 from dl_proj.settings.load import load_config, merge, read_yaml
 from dl_proj.studies.settings import PerformanceConfig, Study
@@ -45,6 +47,8 @@ SCHEMAS = {  # by the beginning of a file's name; the first that fits
     "cls_": ClassifierTrainConfig,
     "gen_": GeneratorTrainConfig,
     "evaluate": EvaluateConfig,
+    "attention_maps": AttentionMapsConfig,
+    "export": ExportConfig,
     "mnist_generator": DrawConfig,
     "shift_test": ShiftConfig,
     "predict": PredictConfig,
