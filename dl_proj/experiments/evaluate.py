@@ -1,6 +1,5 @@
 """evaluate.py: the test figures of trained models of any type, one row each."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from dl_proj.tables import Row, csv_text, markdown, with_intervals
 from my_custom_ai.custom_train import CheckpointError, evaluate, load_weights, start
 from my_custom_ai.custom_train.checkpoint import count_parameters
 from my_custom_ai.custom_train.data import evaluation_batches
+from my_custom_ai.custom_train.run_directory import read_figures
 from my_custom_ai.utils.files import write_text
 
 
@@ -89,9 +89,4 @@ def _measure(name: str, folder: Path, trained: Any, config: EvaluateConfig, acce
 
 def _training_seconds(folder: Path) -> float | None:
     path = config_path(folder).with_name("metrics.json")
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8")).get("seconds")
-    except (ValueError, AttributeError):
-        raise CheckpointError(f"{path}: not the figures of a training") from None
+    return read_figures(path).get("seconds") if path.is_file() else None

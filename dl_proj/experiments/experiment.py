@@ -1,5 +1,6 @@
 """Put an experiment's parts together and run them: train, test the best weights, leave figures and a picture."""
 
+import contextlib
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from dl_proj.checkpoint_folder import CLASSES, TOKENIZER
+from dl_proj.experiments.data_record import check_record, write_record
 from dl_proj.experiments.going_on import saying_how_to_go_on
 from dl_proj.experiments.history import read_history, seconds_per_update
 from dl_proj.experiments.settings import (
@@ -40,9 +42,11 @@ from my_custom_ai.custom_train import (
 )
 from my_custom_ai.custom_train.checkpoint import count_parameters, load_note
 from my_custom_ai.custom_train.data import TrainingBatches, length_of
+from my_custom_ai.custom_train.running import locked
 from my_custom_ai.custom_train.schedules import Schedule
 from my_custom_ai.utils.files import write_text
 from my_custom_ai.utils.measure import machine, peak_since_restart, restart_peak
+from my_custom_ai.utils.trackers import MetricsFile
 
 WITH_INTERVALS = ("accuracy", "bleu")
 """Figures of a test set that come with a bootstrap interval, where test examples are independent."""
@@ -78,10 +82,25 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
     """
     check_installed(config.train.trackers)
     accelerator = start(config.train.device, config.train.precision, config.train.matmul_precision)
-    trainer = build_trainer(config, experiment, dim, resume, accelerator)
+    with contextlib.ExitStack() as lock:
+        if resume is not None and accelerator.is_main_process:
+            lock.enter_context(locked(resume.path))
+        trainer = build_trainer(config, experiment, dim, resume, accelerator)
+        if resume is None and accelerator.is_main_process:
+            lock.enter_context(locked(trainer.run.path))
+        if accelerator.is_main_process:
+            write_record(experiment, trainer.run)
+        _train_and_test(config, experiment, trainer)
+    return trainer
+
+
+def _train_and_test(config: ExperimentConfig, experiment: Experiment, trainer: Trainer) -> None:
+    accelerator = trainer.accelerator
 
     def say_what_begins() -> None:
         if accelerator.is_main_process:
+            if not trainer.run.metrics.exists():
+                MetricsFile(trainer.run.metrics).write()  # a run whose history was removed may have no update left
             goes_on = f", goes on after step {trainer.step:,}" if trainer.step else ""
             print(f"{trainer.run.path}{goes_on}\n{overview(config, experiment, trainer)}", flush=True)
 
@@ -138,6 +157,8 @@ def build_trainer(
     if mistakes := config.schedule_mistakes(steps):
         raise ConfigError(*mistakes)
     _check_not_done(config, steps, resume)
+    if resume is not None:
+        check_record(experiment, resume)
     if config.init_from is not None and _done(resume) is None:
         _start_from(config, experiment, accelerator.is_main_process)
     run = resume or _new_run(config, accelerator.is_main_process)
@@ -242,7 +263,7 @@ def overview(config: ExperimentConfig, experiment: Experiment, trainer: Trainer)
 
 def add_figures(run: RunDirectory, figures: dict[str, float]) -> None:
     """Put more figures beside those in a finished run's metrics.json."""
-    run.write_figures(json.loads((run.path / "metrics.json").read_text(encoding="utf-8")) | figures)
+    run.write_figures(run.figures() | figures)
 
 
 def build_schedule(config: ScheduleConfig, steps: int, dim: int) -> Schedule:

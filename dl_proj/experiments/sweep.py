@@ -1,5 +1,6 @@
 """sweep.py: train variants of a configuration, one after the other or side by side, and compare them."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from dl_proj.run_changes import other_settings
 from dl_proj.settings.errors import ConfigError
 from dl_proj.settings.load import file_or_preset, load_config, merge, read_yaml
 from my_custom_ai.custom_train import NonFiniteLoss, RunDirectory
+from my_custom_ai.custom_train.running import locked
 from my_custom_ai.utils.files import write_text
 from my_custom_ai.utils.signals import restated
 
@@ -63,6 +65,16 @@ def sweep(config: SweepConfig) -> None:
     processes = PartialState().num_processes
     if config.jobs > 1 and processes > 1:
         raise ConfigError(f"jobs: {config.jobs} with {processes} processes of torchrun; give jobs 1, or no torchrun")
+    _trainings(config)  # whose mistakes are said before anything is written
+    alone = not config.only and PartialState().is_main_process  # of "only", each process has its own runs
+    with locked(config.output_dir) if alone else contextlib.nullcontext():
+        failed = _train_and_compare(config)
+    if failed:
+        raise NonFiniteLoss("; ".join(failed))
+
+
+def _train_and_compare(config: SweepConfig) -> list[str]:
+    """A line about each training that failed."""
     waiting = {
         one.trial.run_name: one
         for one in _trainings(config)
@@ -75,8 +87,7 @@ def sweep(config: SweepConfig) -> None:
         raise restated(error, f"{said}; the same command continues the sweep") from None
     if PartialState().is_main_process:
         _compare(config, _trainings(config))
-    if failed:
-        raise NonFiniteLoss("; ".join(failed))
+    return failed
 
 
 def _train_in_turn(waiting: dict[str, Training]) -> list[str]:

@@ -1,6 +1,5 @@
 """What a sweep ends in: a table of means and deviations over seeds, and pictures by step and by time."""
 
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,7 +52,7 @@ def _row(trial: Trial, run: RunDirectory, settings: list[str]) -> Row:
     """What it changes of those settings, what it cost, its best validation figures and those of the test."""
     own = flat(trial.changes)
     changes = {key: own.get(key) for key in settings}
-    figures = json.loads((run.path / "metrics.json").read_text(encoding="utf-8"))
+    figures = run.figures()
     cost = {name: figures.pop(name) for name in COSTS if name in figures}
     seed = {} if trial.seed is None else {"seed": trial.seed}
     return {"variant": trial.variant} | seed | changes | cost | _best(run) | figures

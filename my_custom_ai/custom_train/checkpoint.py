@@ -1,7 +1,10 @@
 """Weights and training states in safetensors files: whole at any instant, and never unpickled."""
 
 import contextlib
+import functools
 import json
+import logging
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,52 +13,78 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from my_custom_ai.custom_train.checksums import agrees_with_sums, tensors_digest
 from my_custom_ai.custom_train.errors import CheckpointError
 from my_custom_ai.utils.files import whole_file
 
+_CHECKED = re.compile(r"([0-9a-f]{64}) (.*)", re.DOTALL)  # checksum and note; in one entry, as their order is random
 _WRAPPERS = ("_orig_mod", "module")  # what torch.compile and DataParallel call the model in them
 
 
 def save_tensors(path: Path | str, tensors: dict[str, Tensor], note: dict[str, Any] | None = None) -> None:
-    """Write tensors, and ``note`` as JSON in the file's header, to one whole file."""
+    """Write tensors, and ``note`` as JSON in the file's header, to one whole file with a checksum."""
     ready = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}  # parts of one apart
+    text = json.dumps(note or {})
     with whole_file(path) as part:
-        save_file(ready, part, metadata={"note": json.dumps(note or {})})
+        save_file(ready, part, metadata={"note": f"{tensors_digest(ready, text)} {text}"})
 
 
 def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what :func:`save_tensors` wrote, to the CPU.
+    """Read what :func:`save_tensors` wrote, to the CPU; of a file of others that has no checksum, that is said once.
 
     Raises:
-        CheckpointError: no such file, or not a whole safetensors file.
+        CheckpointError: no such file, not a whole safetensors file, or not what its checksum says.
     """
-    with _opened(Path(path)) as (file, note):
-        return {name: file.get_tensor(name) for name in file.keys()}, note  # noqa: SIM118 (it is no dict)
-
-
-def load_note(path: Path | str) -> dict[str, Any]:
-    """Read the note alone.
-
-    Raises:
-        CheckpointError: as :func:`load_tensors`.
-    """
-    with _opened(Path(path)) as (_, note):
-        return note
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """A safetensors file and its note; what goes wrong while it is read becomes a CheckpointError."""
+    path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
         with safe_open(path, framework="pt") as file:
-            note = json.loads((file.metadata() or {}).get("note", "{}"))
-            if not isinstance(note, dict):
-                raise CheckpointError(f"{path}: its note is no mapping, so it was not written by this program")
-            yield file, note
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        note = json.loads(_checked_note(path, header, tensors))
+    except (SafetensorError, ValueError, RecursionError, OSError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
+    if not isinstance(note, dict):
+        raise CheckpointError(f"{path}: its note is no mapping, so it was not written by this program")
+    return tensors, note
+
+
+def load_note(path: Path | str) -> dict[str, Any]:
+    """The note alone, after the whole file was checked.
+
+    Raises:
+        CheckpointError: as :func:`load_tensors`.
+    """
+    return load_tensors(path)[1]
+
+
+def _checked_note(path: Path, header: dict[str, str], tensors: dict[str, Tensor]) -> str:
+    """The note's text without the checksum in front of it, which must be right."""
+    note = header.get("note", "{}")
+    if match := _CHECKED.fullmatch(note):
+        if match[1] == tensors_digest(tensors, match[2]):
+            return match[2]
+    elif not any(map(_CHECKED.fullmatch, header.values())):  # else its key was damaged
+        if not agrees_with_sums(path):
+            _say_unchecked(path)
+        return note
+    raise CheckpointError(f"{path}: damaged or changed: its checksum is not that of its content")
+
+
+@functools.cache
+def _say_unchecked(path: Path) -> None:
+    logging.getLogger(__name__).warning("%s: has no checksum, so nobody can tell whether it is as it was written", path)
+
+
+@contextlib.contextmanager
+def reading_state(path: Path) -> Iterator[None]:
+    """Whatever a state lacks, or has in the wrong form, becomes a CheckpointError."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        missing = f": it lacks {error}" if isinstance(error, KeyError) else ""
+        raise CheckpointError(f"{path}: not a whole training state{missing}") from error
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -92,7 +121,7 @@ def load_weights(path: Path | str, model: nn.Module) -> dict[str, Any]:
 
 
 def fill(model: nn.Module, tensors: dict[str, Tensor], path: Path | str, *, strict: bool = True) -> list[str]:
-    """Copy tensors into a model's :func:`weights`, after all names and shapes were compared.
+    """Copy tensors into a model's :func:`weights`, after names, shapes, dtypes and values were looked at.
 
     Args:
         model: to fill.
@@ -104,7 +133,8 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], path: Path | str, *, stri
         A line for each difference; none if ``strict``.
 
     Raises:
-        CheckpointError: names the first few differences; not strict: nothing agrees.
+        CheckpointError: names the first few differences; not strict: nothing agrees. Or values that no model of this
+            kind has, strict or not: see :func:`_check_values`.
     """
     own = _named(model)
     tensors = by_own_names(tensors, own)
@@ -119,8 +149,27 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], path: Path | str, *, stri
     if problems and (strict or not fitting):
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise CheckpointError(f"{path}: weights of another model: {'; '.join(problems[:3])}{more}")
+    _check_values(fitting, own, path)
     model.load_state_dict(fitting, strict=False)  # it misses the other names of shared ones
     return problems
+
+
+def _check_values(tensors: dict[str, Tensor], own: dict[str, Tensor], path: Path | str) -> None:
+    """Refuse what ``load_state_dict`` would convert in silence, and numbers that are none.
+
+    Floating point may have another width than the model's; everything else must have the model's dtype. Finite must be
+    what the model itself has finite: a buffer may be a mask of minus infinity.
+    """
+    for name, tensor in tensors.items():
+        kept = own[name]
+        if tensor.dtype != kept.dtype and not (tensor.is_floating_point() and kept.is_floating_point()):
+            raise CheckpointError(f"{path}: {name} is {_dtype(tensor)}, the model's is {_dtype(kept)}")
+        if not tensor.isfinite().all() and kept.isfinite().all():
+            raise CheckpointError(f"{path}: {name} has values that are nan or infinite")
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def by_own_names(tensors: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from my_custom_ai.custom_train.errors import CheckpointError
 from my_custom_ai.utils.files import write_text
 
 
@@ -83,12 +84,35 @@ class RunDirectory:
         """The best weights."""
         return self.best / "model.safetensors"
 
+    def figures(self) -> dict[str, Any]:
+        """The final figures.
+
+        Raises:
+            CheckpointError: the file holds something else, or is not there.
+        """
+        return read_figures(self.path / "metrics.json")
+
     def write_figures(self, figures: dict[str, Any]) -> None:
         """Write the final figures beside the run's files and beside the best weights, and complete that folder."""
         text = json.dumps(figures, indent=2) + "\n"
         write_text(self.path / "metrics.json", text)
         write_text(self.best / "metrics.json", text)
         write_text(self.best / "config.yaml", self.config.read_text(encoding="utf-8"))
+
+
+def read_figures(path: Path) -> dict[str, Any]:
+    """A metrics.json.
+
+    Raises:
+        CheckpointError: it holds something else, or is not there.
+    """
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        figures = None
+    if not isinstance(figures, dict):
+        raise CheckpointError(f"{path}: not the figures of a training")
+    return figures
 
 
 def _versions(parent: Path) -> list[int]:

@@ -124,7 +124,8 @@ class Trainer:
                 :class:`~my_custom_ai.custom_train.objective.Objective` says, its loss has no gradient, or the monitored
                 metric is not among those of an evaluation.
         """
-        self._restore()
+        with checkpoint.reading_state(self.run.last_state):
+            self._restore()
         if begin is not None:
             begin()
         if not self._finished:

@@ -6,12 +6,13 @@ import pytest
 from tiny_scripts import as_yaml, assert_states, tiny_classifier
 
 import dl_proj.checkpoint_folder
-from dl_proj.checkpoint_folder import config_path, find_checkpoint, find_checkpoints, read_config
+from dl_proj.checkpoint_folder import SHIPPED, config_path, find_checkpoint, find_checkpoints, read_config
 from dl_proj.experiments.copy.settings import SynthTrainConfig
 from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
 from dl_proj.settings.errors import ConfigError
 from dl_proj.settings.load import load_config
 from my_custom_ai.custom_train import CheckpointError
+from my_custom_ai.custom_train.checksums import agrees_with_sums
 
 
 @pytest.fixture
@@ -27,6 +28,11 @@ def with_weights(folder):
     folder.mkdir(parents=True)
     (folder / "model.safetensors").touch()
     return folder
+
+
+def test_all_shipped_weights_and_tokenizers_have_their_checksum():
+    files = [path for name in ("model.safetensors", "*tokenizer.json") for path in SHIPPED.glob(f"*/{name}")]
+    assert len(files) > 20 and all(map(agrees_with_sums, files))
 
 
 def test_a_shipped_name(shipped):

@@ -1,5 +1,6 @@
 """Sequences ``SOS w SOS w`` (Kitaev et al. 2020, section 5): a model that copies must find what stood one word ago."""
 
+import hashlib
 import zlib
 from typing import Literal
 
@@ -68,6 +69,11 @@ class CopyDataset(Dataset[Tensor]):
         if self.fresh and epoch != self._epoch:
             self._epoch = epoch
             self._words = self._draw_words()
+
+    @property
+    def digest(self) -> str:
+        """Another one as soon as a word is."""
+        return hashlib.sha256(self._words.tobytes()).hexdigest()
 
     @property
     def word_length(self) -> int:

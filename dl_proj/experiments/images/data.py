@@ -1,6 +1,7 @@
 """Labelled images as quantised pixel levels, in a fixed split for training, validation and test."""
 
 import contextlib
+import hashlib
 import io
 import json
 from collections.abc import Callable
@@ -49,6 +50,14 @@ class LabelledImages(Dataset[Labelled]):
     def __len__(self) -> int:
         """Images."""
         return len(self.labels)
+
+    @property
+    def digest(self) -> str:
+        """Another one as soon as an image or a label is."""
+        digest = hashlib.sha256(str(tuple(self.levels.shape)).encode())
+        for part in (self.levels, self.labels):
+            digest.update(part.contiguous().numpy().data)
+        return digest.hexdigest()
 
     def __getitem__(self, index: int) -> Labelled:
         """Levels (channels, side, side) uint8 and label () int64."""
@@ -172,7 +181,7 @@ def classes_of_model(folder: Path, data: ImageDataConfig) -> tuple[str, ...]:
         return known_classes(data)
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         names = None
     if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
         raise CheckpointError(f"{path}: must be a list of the classes' names")

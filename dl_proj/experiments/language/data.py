@@ -36,13 +36,17 @@ Window = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class TokenFile:
-    """Tokens in a file, from byte ``offset`` on: as many as ``length``, made of ``n_bytes`` bytes of text."""
+    """Tokens in a file, from byte ``offset`` on: as many as ``length``, made of ``n_bytes`` bytes of text.
+
+    ``digest`` is another one as soon as the text or its tokenizer is.
+    """
 
     path: Path
     dtype: str
     offset: int
     length: int
     n_bytes: int
+    digest: str = ""
 
     def read(self, start: int, stop: int) -> Tensor:
         """Tokens ``start`` to ``stop`` (exclusive), int64.
@@ -88,6 +92,11 @@ class Windows(Dataset[Window], abc.ABC):
         tokens = self._tokens.read(start, start + self._window + self._ahead)
         counted = torch.arange(start, start + self._window) >= first_counted
         return tokens, counted, torch.tensor(self._tokens.n_bytes / self._tokens.length)
+
+    @property
+    def digest(self) -> str:
+        """That of the tokens."""
+        return self._tokens.digest
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -215,12 +224,14 @@ def _tokenizer(
 
 
 def saved_tokenizer(settings: TokenizerConfig, saved: Path) -> Tokenizer:
-    """The tokenizer that a model was trained with; for bytes there need not be a file.
+    """The tokenizer that a model was trained with; for bytes there is no file.
 
     Raises:
-        ConfigError: no such file, or not a tokenizer.
+        ConfigError: no such file, or not a tokenizer; a file, though the tokens are bytes.
     """
     if isinstance(settings, BytesConfig):
+        if saved.exists():
+            raise ConfigError(f"data.tokenizer: {saved}: a model of bytes has none; remove it, or set its kind")
         return Tokenizer()
     try:
         return load_tokenizer(saved)
@@ -241,14 +252,14 @@ def _token_file(
     config: TextDataConfig, name: str, spans: list[Span], contents: Mapping[Path, str], tokenizer: Tokenizer
 ) -> TokenFile:
     n_bytes = sum(map(len, spans))
-    if not isinstance(tokenizer, SubwordTokenizer) and len(spans) == 1:
-        return TokenFile(spans[0].path, "uint8", spans[0].start, n_bytes, n_bytes)
     key = _key(spans, contents, tokenizer.digest)
+    if not isinstance(tokenizer, SubwordTokenizer) and len(spans) == 1:
+        return TokenFile(spans[0].path, "uint8", spans[0].start, n_bytes, n_bytes, key)
     path = config.root / "tokens" / f"{name}-{config.tokenizer.kind}-{key}.bin"
     dtype = np.min_scalar_type(tokenizer.n_symbols - 1)
     write_once(path, lambda part: _write_tokens(part, name, spans, tokenizer, dtype), whole=_has_its_digest)
     length = (path.stat().st_size - _DIGEST_BYTES) // dtype.itemsize
-    return TokenFile(path, dtype.name, _DIGEST_BYTES, length, n_bytes)
+    return TokenFile(path, dtype.name, _DIGEST_BYTES, length, n_bytes, key)
 
 
 def _write_tokens(part: Path, name: str, spans: list[Span], tokenizer: Tokenizer, dtype: np.dtype) -> None:

@@ -41,6 +41,7 @@ class MaskedWindows(Dataset[tuple[Tensor, Tensor, Tensor]]):
         if len(tokens) != len(counted):
             raise ValueError("masked tokens are predicted where they stand: windows must have ahead=0")
         self._windows = windows
+        self.digest = windows.digest
         self._mask_token = tokenizer.mask_token
         self._ordinary = tokenizer.ordinary
         self._starts_word = tokenizer.starts_word.numpy() if whole_word else None

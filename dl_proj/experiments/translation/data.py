@@ -63,11 +63,13 @@ class TokenPairs(Dataset[tuple[Tensor, Tensor]]):
         by_length: short pairs first; or else in the file's order.
 
     Attributes:
+        digest: another one as soon as the pairs or their tokenizers are.
         counts: of the pairs that are left out.
         sizes: (pairs,) int64, the longer of m and n.
     """
 
     def __init__(self, path: Path, tokenizers: PairTokenizers, max_length: int, *, by_length: bool) -> None:
+        self.digest = path.stem  # which ends with a digest of what the file was made of
         self._rows = open_arrow(path).with_format("arrow")
         self._boundaries = (tokenizers.source.boundary, tokenizers.target.boundary)
         lengths = np.stack([pc.list_value_length(self._rows.data.column(side)).to_numpy() for side in range(2)])

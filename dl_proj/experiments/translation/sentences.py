@@ -81,6 +81,11 @@ class PairTokenizers:
         """Whether both languages share their symbols."""
         return self.source is self.target
 
+    @property
+    def digest(self) -> list[str]:
+        """The source's and the target's."""
+        return [self.source.digest, self.target.digest]
+
     def save(self, path: Path) -> None:
         """Write what :func:`saved_tokenizers` reads: ``path`` if joint, or else two files beside it."""
         source, target = tokenizer_paths(path, joint=self.joint)

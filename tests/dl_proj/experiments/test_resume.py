@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from tiny_scripts import (
     COSTS,
     TEXT,
     as_yaml,
+    assert_refused,
     changed,
     files_below,
     saved_tensors,
@@ -30,6 +32,8 @@ from dl_proj.experiments.images.generation.objective import PixelObjective
 from dl_proj.experiments.language.objective import CausalObjective, MaskedObjective
 from dl_proj.experiments.translation.objective import TranslationObjective
 from my_custom_ai.custom_train import Objective
+from my_custom_ai.custom_train.checkpoint import load_tensors, save_tensors
+from my_custom_ai.custom_train.running import locked
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,16 @@ class Training:
     @property
     def files(self) -> set[str]:
         best = {"model.safetensors", "config.yaml", "metrics.json", *self.names}
-        own = {"config.yaml", "metrics.csv", "metrics.json", "curves.png", *self.results, *self.names}
+        own = {
+            ".lock",
+            "data.json",
+            "config.yaml",
+            "metrics.csv",
+            "metrics.json",
+            "curves.png",
+            *self.results,
+            *self.names,
+        }
         return own | {"checkpoints/last/state.safetensors"} | {f"checkpoints/best/{name}" for name in best}
 
 
@@ -131,6 +144,57 @@ def test_resuming_finished_run_tests_it_again_and_adds_no_step(training, script)
     assert_same_tensors(saved_tensors(training.run), tensors)
     assert figures_and_history(training) == written
     assert files_below(training.run) == training.files
+
+
+def test_run_goes_on_with_its_own_data_alone(script):
+    train(script, TRANSLATION)
+    sides = [Path("pairs/train.en"), Path("pairs/train.de")]
+    texts = [side.read_text() for side in sides]
+    for side, text in zip(sides, reversed(texts), strict=True):
+        side.write_text(text)
+    tensors = saved_tensors(TRANSLATION.run)
+    outcome = script(TRANSLATION.script, "--resume", TRANSLATION.run)
+    assert outcome.code == 2
+    assert "training data" in outcome.lines[-1] and str(TRANSLATION.run / "data.json") in outcome.lines[-1]
+    assert_same_tensors(saved_tensors(TRANSLATION.run), tensors)
+
+
+def test_another_book_is_refused(script):
+    train(script, BYTES)
+    Path("text.txt").write_text(TEXT.replace("cat", "cow"), encoding="utf-8")
+    outcome = script(BYTES.script, "--resume", BYTES.run)
+    assert outcome.code == 2 and "training data" in outcome.lines[0]
+
+
+def test_run_that_is_in_training_is_refused(script):
+    train(script, COPY)
+    with locked(COPY.run):
+        outcome = script(COPY.script, "--resume", COPY.run)
+    assert_refused(outcome, [(str(COPY.run), "pid", os.getpid())])
+
+
+def test_run_goes_on_without_its_history(script):
+    train(script, COPY)
+    (COPY.run / "metrics.csv").unlink()
+    assert script(COPY.script, "--resume", COPY.run).code == 0
+
+
+def test_state_with_another_note_is_refused(script):
+    train(script, COPY)
+    path = COPY.run / "checkpoints/last/state.safetensors"
+    tensors, note = load_tensors(path)
+    del note["meter"]
+    for changes in ({}, {"optimizer": None}, {"monitor": 3}, {"meter": {"loss": "x"}}):
+        save_tensors(path, tensors, note | changes)
+        assert_refused(script(COPY.script, "--resume", COPY.run), [(str(path), "state")])
+
+
+def test_model_of_bytes_with_a_tokenizer_is_refused(script):
+    train(script, BYTES)
+    path = BYTES.run / "checkpoints/best/tokenizer.json"
+    path.write_text("garbage")
+    outcome = script("lm_generate", "--checkpoint", BYTES.run, "--prompt", "a", "--length", 20)
+    assert_refused(outcome, [("data.tokenizer", path)])
 
 
 # Two batches an update, saved and evaluated at steps that do not coincide, dropout, rates that change

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from tiny_scripts import (
 
 from dl_proj.experiments.copy.objective import CopyObjective
 from dl_proj.experiments.sweep_settings import SweepConfig, nested
+from my_custom_ai.custom_train.running import locked
 
 OUT = Path("out")
 PACE = {"max_steps": 8, "batch_size": 8, "eval_every": 4, "save_every": 2, "log_every": 2, "device": "cpu"}
@@ -85,10 +87,15 @@ def calls(monkeypatch):
     return found
 
 
+def test_second_sweep_of_a_folder_is_refused(script):
+    with locked(OUT):
+        assert_refused(swept(script), [(str(OUT), "pid", os.getpid())])
+
+
 def test_every_variant_is_a_run_with_its_settings(script):
     outcome = swept(script)
     assert outcome.code == 0, outcome.lines
-    assert {path.name for path in OUT.iterdir()} == {*VARIANTS, "sweep.csv", "sweep.png", "sweep_time.png"}
+    assert {path.name for path in OUT.iterdir()} == {*VARIANTS, ".lock", "sweep.csv", "sweep.png", "sweep_time.png"}
     expected = yaml.safe_load(Path("base.yaml").read_text())
     for name, changes in {
         "plain": {},

@@ -1,3 +1,4 @@
+import logging
 import pickle
 import random
 from pathlib import Path
@@ -23,6 +24,7 @@ from my_custom_ai.custom_train.checkpoint import (
     weights,
     without_prefix,
 )
+from my_custom_ai.custom_train.checksums import write_sums
 
 
 class Odd(nn.Module):
@@ -53,7 +55,7 @@ def error_of(call, *arguments):
 def test_weights_come_back_bit_for_bit(tmp_path):
     path, model, other = tmp_path / "m.safetensors", Odd(1), Odd(2)
     with torch.no_grad():
-        model.brief.weight[0, 0], model.scale[...] = torch.nan, -0.0
+        model.brief.weight[0, 0], model.scale[...] = 2.0**-133, -0.0
     note = {"step": 7, "val/loss": 0.1 + 0.2, "text": "ä"}
     save_weights(path, model, note)
     expected = {name: value.clone() for name, value in model.state_dict().items()}
@@ -68,6 +70,53 @@ def test_weights_come_back_bit_for_bit(tmp_path):
         ), name
     assert other.out.weight is other.embedding.weight
     assert not torch.equal(other.table, model.table)
+
+
+def test_each_flipped_bit_is_refused(tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_weights(path, Odd(1), {"step": 7})
+    whole, draws = path.read_bytes(), random.Random(0)
+    header = 8 + int.from_bytes(whole[:8], "little")
+    places = [draws.randrange(*bounds) for bounds in ((8, header), (header, len(whole))) for _ in range(60)]
+    for bit in (8 * place + draws.randrange(8) for place in places):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        error_of(load_weights, path, Odd(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.complex64])
+def test_weights_of_another_kind_of_number_are_refused(dtype, tmp_path):
+    path, tensors = tmp_path / "m.safetensors", weights(Odd(1))
+    save_tensors(path, tensors | {"strided": tensors["strided"].to(dtype)})
+    assert "strided" in (message := error_of(load_weights, path, Odd(2))) and str(dtype).split(".")[1] in message
+    save_tensors(path, tensors | {"strided": tensors["strided"].double()})
+    load_weights(path, Odd(2))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_no_numbers_are_refused(value, tmp_path):
+    path, model = tmp_path / "m.safetensors", Odd(1)
+    with torch.no_grad():
+        model.out.weight[1, 1] = value
+    save_weights(path, model)
+    assert "embedding.weight" in error_of(load_weights, path, Odd(2))
+
+
+def test_file_of_others_is_read_and_said_once_unless_a_checksum_lies_beside_it(tmp_path, caplog):
+    path = tmp_path / "m.safetensors"
+    save_file({"a": torch.ones(2)}, path, metadata={"format": "pt"})
+    with caplog.at_level(logging.WARNING):
+        assert load_tensors(path)[0]["a"].tolist() == load_tensors(path)[0]["a"].tolist() == [1, 1]
+        assert [str(path) in record.getMessage() for record in caplog.records] == [True]
+        other = tmp_path / "beside" / "m.safetensors"
+        other.parent.mkdir()
+        path.rename(other)
+        write_sums(other.parent, [other.name])
+        load_tensors(other)
+        assert len(caplog.records) == 1
+    save_file({"a": torch.zeros(2)}, other, metadata={"format": "pt"})
+    assert "SHA256SUMS" in error_of(load_tensors, other)
 
 
 def test_what_agrees_is_filled_and_the_rest_is_listed():

@@ -80,6 +80,9 @@ def test_both_tokenizers_are_saved_with_the_run(hand_over):
     one, other = (learn_sentences(["a b"], size) for size in (256, 257))
     run = hand_over([1], tokenizer=PairTokenizers(one, other), epochs=1)["run"]
     for folder in (run.path, run.best):
-        assert {path.name for path in folder.glob("*.json")} == {"source_tokenizer.json", "target_tokenizer.json"}
+        assert {path.name for path in folder.glob("*tokenizer.json")} == {
+            "source_tokenizer.json",
+            "target_tokenizer.json",
+        }
     run = hand_over([1], tokenizer=PairTokenizers(one, one), epochs=1)["run"]
     assert (run.best / "tokenizer.json").is_file() and not (run.best / "source_tokenizer.json").exists()

@@ -264,11 +264,12 @@ def test_a_kill_between_the_first_files(script):
 
 @pytest.mark.parametrize("changes", [{}, SEPARATE], ids=["joint", "separate"])
 def test_a_resumed_run_keeps_its_subwords(changes, script):
-    """Those in the run's folder, whatever the pairs say now."""
+    """Those in the run's folder, whatever the pairs say now; the record of its data would refuse that."""
     run_of(script, changes)
     saved = {path.name: path.read_bytes() for path in RUN.glob("*tokenizer.json")}
     assert saved
     write_pairs(pairs=[(source.upper(), target.upper()) for source, target in PAIRS])
+    (RUN / "data.json").unlink()
     assert script("translation_train", "--config", "c.yaml", "--resume", "last").code == 0
     assert {path.name: path.read_bytes() for path in RUN.glob("*tokenizer.json")} == saved
 

@@ -1,0 +1,63 @@
+"""What a run was made of, so that it goes on with the same."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from dl_proj.settings.errors import ConfigError
+from my_custom_ai.custom_train import RunDirectory
+from my_custom_ai.custom_train.data import length_of
+from my_custom_ai.utils.files import write_text
+
+if TYPE_CHECKING:
+    from dl_proj.experiments.experiment import Experiment
+
+RECORD = "data.json"
+_PARTS = ("training data", "validation data", "test data")
+
+
+def check_record(experiment: "Experiment", run: RunDirectory) -> None:
+    """Make sure that a run which goes on has the classes, tokens and examples that it began with.
+
+    Raises:
+        ConfigError: a line for each that differs.
+    """
+    path = run.path / RECORD
+    if not path.is_file():
+        return
+    try:
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError):
+        raise ConfigError(f"{path}: damaged: not the record of a run's data") from None
+    lines = [
+        f"{path}: {key}: the run has {_words(before.get(key))}, now there is {_words(value)}"
+        for key, value in _record(experiment).items()
+        if before.get(key) != value
+    ]
+    if lines:
+        advice = "put the old data back, or start a new run, perhaps with --init_from"
+        raise ConfigError(*(f"--resume: {line}; {advice}" for line in lines))
+
+
+def write_record(experiment: "Experiment", run: RunDirectory) -> None:
+    """Leave in a run's folder what it is made of, beside its settings."""
+    write_text(run.path / RECORD, json.dumps(_record(experiment), indent=2) + "\n")
+
+
+def _record(experiment: "Experiment") -> dict[str, Any]:
+    parts = (experiment.train_data, experiment.val_data, experiment.test_data)
+    record: dict[str, Any] = {
+        title: {"examples": length_of(data, title), "digest": getattr(data, "digest", None)}
+        for title, data in zip(_PARTS, parts, strict=True)
+    }
+    if experiment.classes:
+        record["classes"] = list(experiment.classes)
+    if experiment.tokenizer is not None:
+        record["tokenizer"] = experiment.tokenizer.digest
+    return record
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value.get('examples')} examples of digest {str(value.get('digest'))[-12:]}"
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
