@@ -22,7 +22,7 @@ from benchmarks.gpu.experiments import EXPERIMENTS, Experiment, Settings
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.stage import Deadline, arguments
 from benchmarks.gpu.training_tables import tables
-from dl_proj.settings.load import read_yaml
+from dl_proj.settings.read_yaml import read_yaml
 from dl_proj.tables import markdown
 from my_custom_ai.custom_train import RunDirectory
 

@@ -16,7 +16,8 @@ from dl_proj.experiments.sweep_settings import Settings, SweepConfig, nested
 from dl_proj.pictures import save_figure
 from dl_proj.run_changes import other_settings
 from dl_proj.settings.errors import ConfigError
-from dl_proj.settings.load import file_or_preset, load_config, merge, read_yaml
+from dl_proj.settings.load import file_or_preset, load_config, merge
+from dl_proj.settings.read_yaml import read_yaml
 from dl_proj.tables import csv_text, markdown
 from my_custom_ai.custom_train import NonFiniteLoss, RunDirectory
 from my_custom_ai.custom_train.checkpoint import load_tensors

@@ -33,7 +33,8 @@ from dl_proj.experiments.sweep_settings import SweepConfig, nested
 from dl_proj.experiments.translation.settings import TranslateConfig, TranslationEvaluateConfig, TranslationTrainConfig
 from dl_proj.experiments.translation.train import build_configured as build_translator
 from dl_proj.models.build import Places, build_mechanisms
-from dl_proj.settings.load import load_config, merge, read_yaml
+from dl_proj.settings.load import load_config, merge
+from dl_proj.settings.read_yaml import read_yaml
 from dl_proj.studies.settings import PerformanceConfig, Study
 from dl_proj.text.tokenizers import Tokenizer
 
