@@ -132,6 +132,13 @@ COMMANDS = {
         "dl_proj.experiments.sweep:sweep",
         "sweep_lm_books.yaml",
     ),
+    "compare_runs": Command(
+        "Compare runs on one HTML page",
+        "dl_proj.experiments.compare_runs_settings:CompareRunsConfig",
+        "dl_proj.experiments.compare_runs:compare_runs",
+        "compare_runs.yaml",
+        words="RUN",
+    ),
     "shift_test": Command(
         "Measure classifiers on images moved sideways",
         "dl_proj.experiments.images.classification.shift_settings:ShiftConfig",

@@ -1,12 +1,20 @@
 """Pictures that several experiments draw; always to a file, never to a screen."""
 
 import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from my_custom_ai.utils.files import whole_file
+
+# Okabe and Ito's colours, which the colour-blind tell apart too, with grey for yellow, which paper swallows.
+_COLOURS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7", "#8c8c8c")
+_STYLES = tuple(zip(_COLOURS, ("-", "--", "-", "--", "-", "--", "-", "--"), "osD^vPX*", strict=True))
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -14,6 +22,34 @@ def save_figure(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
     with whole_file(path) as part:
         figure.savefig(part, format=path.suffix[1:], dpi=150, bbox_inches="tight")
+
+
+@dataclass(frozen=True)
+class Band:
+    """A curve, and the standard deviation of its repetitions at each point; 0 where there are none."""
+
+    x: Sequence[float]
+    mean: Sequence[float]
+    deviation: Sequence[float]
+
+
+def draw_bands(curves: Mapping[str, Band], *, xlabel: str, ylabel: str, path: Path) -> None:
+    """Many curves that stay apart: at most eight a panel, the legend beside it, all panels with the same axes."""
+    groups = [group.tolist() for group in np.array_split([*curves], math.ceil(len(curves) / len(_STYLES)))]
+    figure = Figure(figsize=(5.5, 2.8 * len(groups)), layout="constrained")
+    panels = figure.subplots(len(groups), sharex=True, sharey=True, squeeze=False)[:, 0]
+    for panel, names in zip(panels, groups, strict=True):
+        for name, (colour, dashes, marker) in zip(names, _STYLES, strict=False):
+            band = curves[name]
+            panel.plot(band.x, band.mean, color=colour, linestyle=dashes, marker=marker, markersize=3.5, label=name)
+            if any(band.deviation):
+                mean, deviation = np.array(band.mean), np.array(band.deviation)
+                panel.fill_between(band.x, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
+        panel.set(ylabel=ylabel)
+        panel.grid(alpha=0.3)
+        panel.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, fontsize="small")
+    panels[-1].set(xlabel=xlabel)
+    save_figure(figure, path)
 
 
 def side_by_side(n_panels: int) -> tuple[int, int]:
@@ -35,5 +71,5 @@ def draw_curves(metrics: Path, picture: Path) -> None:
             points = [(int(r["step"]), float(r[f"{split}/{name}"])) for r in rows if r.get(f"{split}/{name}")]
             panel.plot(*zip(*points, strict=True), label=split) if points else None
         panel.set(xlabel="step", title=name)
-        panel.legend()
+        panel.legend(fontsize="small")
     save_figure(figure, picture)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,26 @@ def _short(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.0f}" if value >= 100 else f"{value:.4f}"
     return "" if value is None else str(value)
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """As in 0.9550 ± 0.0060, the standard deviation of the sample; of a single value that alone."""
+    mean = statistics.fmean(values)
+    digits = 0 if abs(mean) >= 100 else 2 if abs(mean) >= 10 else 4
+    return f"{mean:.{digits}f}" + (f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else "")
+
+
+def with_intervals(row: Mapping[str, object]) -> Row:
+    """One column "<name> 95 %" for each pair of "<name>_low" and "<name>_high", the ends of an interval."""
+    found: Row = {}
+    for name, value in row.items():
+        whole = name.removesuffix("_low").removesuffix("_high")
+        low, high = row.get(f"{whole}_low"), row.get(f"{whole}_high")
+        if whole == name or low is None or high is None:
+            found[name] = value
+        else:
+            found[f"{whole} 95 %"] = f"{_short(low)} to {_short(high)}"
+    return found
 
 
 def csv_text(rows: Sequence[Mapping[str, object]], *, quoted: bool = False) -> str:

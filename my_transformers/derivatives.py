@@ -1,4 +1,4 @@
-"""Backward functions whose results cannot be differentiated once more, and say so."""
+"""Derivatives beyond the first backward: which functions have them, and an error where they would be wrong."""
 
 import functools
 from collections.abc import Callable
@@ -6,8 +6,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 Gradients = tuple[Tensor | None, ...]
+
+
+def transformed() -> bool:
+    """Whether torch.func (grad, vmap, jvp, ...) or forward-mode differentiation follows what is computed.
+
+    Both need to see each operation. A function with a backward of its own, which recomputes what forward did not keep,
+    then takes another form that leaves it to PyTorch and saves no memory.
+    """
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def traced() -> bool:
+    """:func:`transformed`, or under torch.compile, whose partitioner chooses what to keep and what to compute again."""
+    return torch.compiler.is_compiling() or transformed()
 
 
 def first_derivatives_only(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
@@ -41,6 +56,6 @@ class _Once(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         raise RuntimeError(
             "second derivatives are not supported here: this backward recomputes what forward did not keep, and cannot "
-            "be differentiated (create_graph=True); FullAttention in an EncoderStack has them under "
+            "be differentiated (create_graph=True); torch.func.grad has them, with FullAttention only under "
             "torch.nn.attention.sdpa_kernel(SDPBackend.MATH)"
         )

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from my_transformers.cache import Cache, check_causal
+from my_transformers.checks import check_heads
 from my_transformers.dropout import check_dropout
 from my_transformers.full_settings import FullSettings, SharedQKSettings
 from my_transformers.lsh.bucketed import unit
-from my_transformers.masks import causal_mask, newest_see
+from my_transformers.masks import boolean_mask, causal_mask, newest_see
 from my_transformers.mechanism import Mechanism
 
 
@@ -40,6 +41,8 @@ class FullAttention(Mechanism, settings=FullSettings):
 
         A padded query's output is finite and of no meaning.
         """
+        check_heads(q, k, v)
+        mask = boolean_mask(mask, k)
         if self.causal and q.shape[2] != k.shape[2]:
             raise ValueError(
                 f"causal attention needs as many keys as queries, got {q.shape[2]} queries and {k.shape[2]} keys"
@@ -104,7 +107,8 @@ class SharedQKAttention(Mechanism, settings=SharedQKSettings):
 
     def forward(self, qk: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Qk (b, h, n, d), v (b, h, n, e), mask (b, n) True where a token is real -> (b, h, n, e)."""
-        n = qk.shape[2]
+        check_heads(qk, qk, v)
+        mask, n = boolean_mask(mask, qk), qk.shape[2]
         itself = torch.eye(n, dtype=torch.bool, device=qk.device)
         visible = ~itself if not self.causal else causal_mask(n, qk.device) & ~itself
         if mask is not None:

@@ -9,6 +9,7 @@ from typing import Generic, Literal, TypeVar, cast
 from torch import Tensor, nn
 
 from my_transformers.cache import Cache, rows_of
+from my_transformers.checks import check_tokens
 from my_transformers.sublayers import Context, FeedForward, MultiHeadAttention
 
 Branch = Callable[[Tensor], Tensor]
@@ -55,6 +56,7 @@ class Layer(nn.Module, abc.ABC, Generic[CacheT]):
         return self.dropout(self.feed_forward(self._before(x, self.norm_feed_forward)))
 
     def _before(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        check_tokens(x, norm.normalized_shape[0])
         return norm(x) if self.norm == "pre" else x
 
     def _through(self, x: Tensor, branches: list[Branch]) -> Tensor:

@@ -7,9 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from my_transformers.cache import Cache, check_causal
+from my_transformers.checks import check_heads
+from my_transformers.derivatives import transformed
 from my_transformers.full import FullAttention
 from my_transformers.kernels import use_triton
 from my_transformers.local_settings import LocalSettings
+from my_transformers.masks import boolean_mask
 from my_transformers.mechanism import Mechanism
 from my_transformers.reference import local_attention, visible_keys
 
@@ -89,7 +92,8 @@ class LocalAttention(Mechanism, settings=LocalSettings):
         Raises:
             ValueError: not as many keys as queries.
         """
-        n, c = q.shape[2], self.chunk_size
+        check_heads(q, k, v)
+        mask, n, c = boolean_mask(mask, k), q.shape[2], self.chunk_size
         if n != k.shape[2]:
             raise ValueError(
                 f"local attention needs as many keys as queries, got {n} queries and {k.shape[2]} keys; for a context "
@@ -110,7 +114,9 @@ class LocalAttention(Mechanism, settings=LocalSettings):
 
     def _fused(self, *qkv: Tensor) -> bool:
         """Whether FlexAttention takes these; it has no backward on a CPU."""
-        return use_triton(*qkv, largest_dim=_FUSED_DIM) and qkv[0].device.type == "cuda" and self.circle is None
+        if self.circle is not None or torch.compiler.is_exporting() or transformed() or not qkv[0].is_cuda:
+            return False
+        return use_triton(*qkv, largest_dim=_FUSED_DIM)
 
     def _as_defined(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """For torch.export with any length, whose number of chunks a graph cannot know; O(n^2)."""

@@ -1,7 +1,32 @@
-"""Masks of causal attention."""
+"""Masks: of padding, as they are given, and of causal attention."""
 
 import torch
 from torch import Tensor
+
+
+def boolean_mask(mask: Tensor | None, tokens: Tensor) -> Tensor | None:
+    """The mask of ``tokens`` as every mechanism uses it: boolean, (batch, length), True where a token is real.
+
+    A mask of integers, as tokenizers return it, is True where it is not 0. That they are 0 and 1 is not checked: a GPU
+    would have to finish its work first.
+
+    Args:
+        mask: boolean or integers, (batch, length), or (1, length) for all samples; None: all are real.
+        tokens: (batch, ..., length, any).
+
+    Raises:
+        ValueError: a mask of another shape, or of floating-point numbers.
+    """
+    if mask is None:
+        return None
+    batch, length = tokens.shape[0], tokens.shape[-2]
+    fits = mask.dim() == 2 and mask.shape[1] == length and (mask.shape[0] == batch or mask.shape[0] == 1)
+    if not fits or mask.is_floating_point() or mask.is_complex():
+        raise ValueError(
+            f"mask is {mask.dtype} of shape {tuple(mask.shape)}, must be boolean or integer, of shape "
+            f"({batch}, {length}) or (1, {length}), True or 1 where a token is real"
+        )
+    return (mask if mask.dtype == torch.bool else mask != 0).expand(batch, -1)
 
 
 def causal_mask(n: int, device: torch.device) -> Tensor:

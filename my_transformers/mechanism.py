@@ -14,7 +14,9 @@ class Mechanism(nn.Module):
 
     Subclasses define ``forward(q, k, v, *, mask=None)``, or ``forward(qk, v, *, mask=None)`` if they share queries and
     keys, on (batch, heads, length, head_dim). Those with ``steps`` also define ``new_cache(like, max_len)`` and
-    ``step(q, k, v, cache)``, which takes one or more tokens. CONTRIBUTING.md lists the rules that all of them keep.
+    ``step(q, k, v, cache)``, which takes one or more tokens. CONTRIBUTING.md lists the rules that all of them keep,
+    docs/modules.md what inputs they take. ``forward`` begins with :func:`~my_transformers.checks.check_heads` and
+    :func:`~my_transformers.masks.boolean_mask`.
 
     ``class X(Mechanism, settings=XSettings)`` can do what its settings declare, see
     :class:`~my_transformers.settings.MechanismSettings`; a class without settings declares it itself.

@@ -4,7 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from my_transformers.checks import check_heads
 from my_transformers.dropout import check_dropout, drop_values
+from my_transformers.masks import boolean_mask
 from my_transformers.mechanism import Mechanism
 from my_transformers.nystrom_settings import NystromSettings
 
@@ -87,11 +89,15 @@ class NystromAttention(Mechanism, settings=NystromSettings):
         Raises:
             ValueError: not as many keys as queries.
         """
+        check_heads(q, k, v, heads=None if self.convolution is None else len(self.convolution))
+        mask = boolean_mask(mask, k)
         if q.shape[2] != k.shape[2]:
             raise ValueError(
                 f"nystrom attention needs as many keys as queries, got {q.shape[2]} queries and {k.shape[2]} keys; for "
                 "a context use FullAttention, LinformerAttention or PerformerAttention"
             )
+        if q.shape[2] == 0:
+            return v
         dtype = v.dtype
         mask = q.new_ones(1, q.shape[2], dtype=torch.bool) if mask is None else mask | ~mask.any(1, keepdim=True)
         v = drop_values(v, self.dropout if self.training else 0.0)

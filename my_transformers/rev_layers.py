@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from my_transformers.cache import Cache
-from my_transformers.derivatives import first_derivatives_only
+from my_transformers.derivatives import first_derivatives_only, transformed
 from my_transformers.eager import eager
 from my_transformers.layers import Branch, CacheT, DecoderCache, DecoderLayer, EncoderLayer, Layer
 from my_transformers.replay import Recording
@@ -57,8 +57,20 @@ class _TwoStreams(nn.Module, Generic[CacheT]):
         return self.final_norm((x1 + x2) / 2 if self.streams == "mean" else torch.cat((x1, x2), dim=-1))
 
     def _through(self, x: Tensor, context: Tensor | None, branches_of: _BranchesOf, *masks: Tensor | None) -> Tensor:
+        if not torch.is_grad_enabled() or torch.compiler.is_exporting() or transformed():
+            return self._plainly(x, context, branches_of)  # no backward, or one that sees each operation
+        return self._reversibly(x, context, branches_of, *masks)
+
+    @eager  # generator states and recomputation are for eager autograd
+    def _reversibly(self, x: Tensor, context: Tensor | None, branches_of: _BranchesOf, *masks: Tensor | None) -> Tensor:
         layers = list(self.layers)
-        x1, x2 = _Reversible.apply(layers, branches_of, masks, x, context, *_trainable(layers))
+        return self._join(*_Reversible.apply(layers, branches_of, masks, x, context, *_trainable(layers)))
+
+    def _plainly(self, x: Tensor, context: Tensor | None, branches_of: _BranchesOf) -> Tensor:
+        x1, x2 = x, x
+        for layer in self.layers:
+            for branch in branches_of(layer, context):
+                x1, x2 = x2, x1 + branch(x2)
         return self._join(x1, x2)
 
     def step(self, x: Tensor, caches: list[CacheT]) -> Tensor:
@@ -76,7 +88,8 @@ class ReversibleStack(_TwoStreams[Cache]):
     Dropout, LSH buckets and autocast are replayed exactly (replay.py), which keeps one int32 per token, head and round
     for each LSH layer and nothing else that grows with depth. Parameters' gradients are returned to autograd rather
     than written, so hooks on them work: DistributedDataParallel, torch.autograd.grad, gradient accumulation.
-    First derivatives only. Use autocast around the whole model, not inside it.
+    First derivatives only. Use autocast around the whole model, not inside it. Without gradients, and under
+    torch.export and torch.func, it computes the same plainly; torch.compile leaves training to Python, a graph break.
 
     The stack calls a layer's sublayers, not the layer: forward hooks on a layer do not run, those on its ``attention``
     and ``feed_forward`` do, once more when backward recomputes them.
@@ -95,7 +108,6 @@ class ReversibleStack(_TwoStreams[Cache]):
 
     layers: Sequence[EncoderLayer]
 
-    @eager  # generator states and recomputation are for eager autograd
     def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """X (b, n, dim), mask (b, n) True where a token is real -> (b, n, out_dim)."""
         return self._through(x, None, lambda layer, _: layer.branches(mask=mask), mask)
@@ -120,7 +132,6 @@ class ReversibleDecoderStack(_TwoStreams[DecoderCache]):
 
     layers: Sequence[DecoderLayer]
 
-    @eager
     def forward(
         self, x: Tensor, context: Tensor, *, mask: Tensor | None = None, context_mask: Tensor | None = None
     ) -> Tensor:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from my_transformers.cache import Cache
+from my_transformers.checks import check_tokens
 from my_transformers.mechanism import Mechanism
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
@@ -73,8 +74,10 @@ class MultiHeadAttention(nn.Module):
             (b, n, dim).
 
         Raises:
-            ValueError: a context for a mechanism that cannot attend to one, or a mask beside keys and values.
+            ValueError: inputs of other shapes, a context for a mechanism that cannot attend to one, or a mask beside
+                keys and values.
         """
+        self._check(x)
         if isinstance(context, Context):
             if mask is not None:
                 raise ValueError("keys and values have a mask of their own: give it to keys_and_values")
@@ -84,15 +87,17 @@ class MultiHeadAttention(nn.Module):
         if context is None:
             return self._merge(self.mechanism(*self._project(x, 0, self.n_projections), mask=mask))
         self._check_can_cross()
+        self._check(context)
         return self._merge(self.mechanism(*self._project(x, 0, 1), *self._project(context, 1, 3), mask=mask))
 
     def keys_and_values(self, context: Tensor, mask: Tensor | None = None) -> Context:
         """Those of a context (b, m, dim), its mask (b, m): once for many calls with the same context.
 
         Raises:
-            ValueError: the mechanism cannot attend to a context.
+            ValueError: the mechanism cannot attend to a context, or this or its mask is of another shape.
         """
         self._check_can_cross()
+        self._check(context)
         if self._shortens:
             return Context(*self.mechanism.shorten(context, self._linear, mask))
         keys, values = self._project(context, 1, 3)
@@ -140,6 +145,9 @@ class MultiHeadAttention(nn.Module):
     @property
     def _shortens(self) -> bool:
         return hasattr(self.mechanism, "shorten")
+
+    def _check(self, x: Tensor) -> None:
+        check_tokens(x, self.to_heads.in_features)
 
     def _check_can_cross(self) -> None:
         if self.mechanism.shared_query_key:

@@ -17,6 +17,7 @@ from dl_proj.commands import COMMANDS
 from my_custom_ai.custom_train import RunDirectory
 from my_custom_ai.custom_train.checkpoint import load_tensors
 
+COSTS = {"seconds", "examples_per_second", "tokens_per_second", "peak_memory_mib"}
 pytestmark = pytest.mark.slow
 
 CONFIG = """
@@ -115,7 +116,7 @@ def history(run):
 
 
 def figures(run):
-    return {k: v for k, v in json.loads((run.path / "metrics.json").read_text()).items() if k != "seconds"}
+    return {k: v for k, v in json.loads((run.path / "metrics.json").read_text()).items() if k not in COSTS}
 
 
 def steps_of(run, column):

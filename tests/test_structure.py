@@ -57,6 +57,7 @@ def test_there_is_something_to_look_at():
         "sweep",
         "attention_maps",
         "export",
+        "compare_runs",
     }
 
 

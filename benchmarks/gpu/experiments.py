@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from dl_proj.cli import CONFIGS
-from dl_proj.experiments.images.sources import IMAGE_SETS
 from my_custom_ai.utils.files import write_text
 
 GPU_CONFIGS = CONFIGS / "gpu"
@@ -48,7 +47,6 @@ class Experiment:
         seconds: expected for each variant on an H100, with its test; guesses until a card has measured them. The order
             is that of their worth.
         data: settings that say where the data is, from its folder and one for files that are made of it.
-        example_tokens: tokens per training example, from the "data" settings of a run; None: they differ.
         tiny_variant: the one that a rehearsal trains.
         tiny: settings that make it small, over those of the preset.
         tiny_data: makes small data in a folder, and returns the settings that say so.
@@ -59,7 +57,6 @@ class Experiment:
     sweep: Path
     seconds: dict[str, float]
     data: Callable[[Path, Path], Settings]
-    example_tokens: Callable[[Settings], int | None]
     tiny_variant: str
     tiny: Settings
     tiny_data: Callable[[Path], Settings] = field(default=lambda folder: {})
@@ -127,7 +124,6 @@ _COPY = Experiment(
     sweep=GPU_CONFIGS / "sweep_synth.yaml",
     seconds={"full": 140, "lsh-4": 140, "lsh-2": 140, "lsh-1": 140},
     data=lambda root, made: {},
-    example_tokens=lambda data: data["length"],
     tiny_variant="lsh-2",
     tiny=_tiny_model()
     | {"data.vocab_size": 16, "data.length": 132, "data.n_train": 64, "data.n_val": 8, "data.n_test": 8}
@@ -144,7 +140,6 @@ _MNIST = Experiment(
     sweep=GPU_CONFIGS / "sweep_mnist28.yaml",
     seconds={"relative": 460, "performer": 460},
     data=lambda root, made: {"data.root": str(root)},
-    example_tokens=lambda data: IMAGE_SETS[data["dataset"]].side ** 2 + 1,  # pixels, and the class token
     tiny_variant="relative",
     tiny=_tiny_model() | {"data.dataset": "digits", "train.epochs": None, "train.batch_size": 8},
     follow_up=FollowUp(
@@ -168,7 +163,6 @@ _BOOKS = Experiment(
         "lsh-8": 400,
     },
     data=lambda root, made: {"data.path": str(root / "books"), "data.root": str(made)},
-    example_tokens=lambda data: data["window"],
     tiny_variant="lsh-2",
     tiny=_tiny_model()
     | {"data.window": 128, "train.batch_size": 4, "train.eval_batch_size": 16}
@@ -180,7 +174,6 @@ _MULTI30K = Experiment(
     sweep=GPU_CONFIGS / "sweep_translation_multi30k.yaml",
     seconds={"vanilla": 340, "linformer-k32": 340, "reversible": 380},
     data=lambda root, made: {"data.corpus.folder": str(root / "multi30k"), "data.root": str(made)},
-    example_tokens=lambda data: None,
     tiny_variant="vanilla",
     tiny=_tiny_model("model.encoder_depth")
     | {"model.decoder_depth": 1, "data.tokenizer.vocab_size": 290, "data.max_length": 40, "train.batch_tokens": 200},

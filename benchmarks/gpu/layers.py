@@ -87,21 +87,26 @@ def _library(make: Callable[..., nn.Module], **settings: object) -> Contender:
 
 _LOCAL = Contender(layers.local, 1, than=FLASH, steps=True)
 
+_PERFORMER = Contender(partial(layers.performer, causal=True), 0, than=FLASH, steps=True, slope=8)
+_BIDIRECTIONAL_PERFORMER = Contender(partial(layers.performer, causal=False), 1, than=FLASH_BIDIRECTIONAL)
+
 CONTENDERS = {
     FLASH: _sdpa(0, SDPBackend.FLASH_ATTENTION),
     "LSH-2": _lsh(2),
     "LSH-4": _lsh(4),
-    **{f"LSH-{r}, Triton": _fused(_lsh(r), seconds=3) for r in (2, 4)},
-    "Performer": Contender(partial(layers.performer, causal=True), 0, than=FLASH, steps=True, slope=8),
+    **{f"LSH-{r}, Triton": _fused(_lsh(r), seconds=2) for r in (2, 4)},
+    "Performer": _PERFORMER,
+    "Performer, Triton": _fused(_PERFORMER._replace(slope=0.5), seconds=2),
     "cuDNN": _sdpa(1, SDPBackend.CUDNN_ATTENTION, cuda_only=True),
     "LSH-1": _lsh(1),
     "LSH-8": _lsh(8),
     "local": _LOCAL,
-    "local, FlexAttention": _fused(_LOCAL, seconds=10),
+    "local, FlexAttention": _fused(_LOCAL._replace(lengths=FEW), seconds=5),
     "full": Contender(partial(layers.full, causal=True), 1, steps=True),
     "flash-linear-attention": Contender(layers.fla_performer, 1, seconds=6),  # compiles and tunes in the first case
     FLASH_BIDIRECTIONAL: _sdpa(1, SDPBackend.FLASH_ATTENTION, causal=False),
-    "Performer, bidirectional": Contender(partial(layers.performer, causal=False), 1, than=FLASH_BIDIRECTIONAL),
+    "Performer, bidirectional": _BIDIRECTIONAL_PERFORMER,
+    "Performer, bidirectional, Triton": _fused(_BIDIRECTIONAL_PERFORMER._replace(lengths=FEW), seconds=2),
     "Linformer, k = 256": Contender(
         lambda length, sizes: layers.linformer(length, sizes, rank=_rank(length)), 1, than=FLASH_BIDIRECTIONAL
     ),

@@ -47,7 +47,7 @@ def _training(experiment: str, seconds: float, about: str) -> Stage:
 PLAN = (
     Stage("sanity", "sanity", (), 20, 20, 90, "the device, and how fast it multiplies and copies"),
     Stage("tests", "tests", (), 150, 60, 420, "the tests that take a CUDA device"),
-    Stage("layers", "layers", (), 560, 120, 1700, "attention layers by length beside other libraries'"),
+    Stage("layers", "layers", (), 720, 120, 1700, "attention layers by length beside other libraries'"),
     Stage("models", "models", (), 340, 60, 1000, "training steps of 12-layer models by length"),
     _training("copy", 1680, "Reformer's copy task at length 1,024: table 2"),
     _training("mnist", 2760, "Horn et al.'s MNIST, absolute and relative, with the shift test"),

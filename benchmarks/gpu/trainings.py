@@ -5,8 +5,6 @@ is cut, by --seconds or by a kill, is continued from its last saved state by the
 """
 
 import argparse
-import csv
-import itertools
 import json
 import os
 import re
@@ -22,7 +20,7 @@ from benchmarks.gpu.experiments import EXPERIMENTS, Experiment, Settings
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.stage import Deadline, arguments
 from benchmarks.gpu.training_tables import tables
-from dl_proj.settings.read_yaml import read_yaml
+from dl_proj.experiments.history import read_history, seconds_in_all, seconds_per_update
 from dl_proj.tables import markdown
 from my_custom_ai.custom_train import RunDirectory
 
@@ -47,6 +45,11 @@ class Case(NamedTuple):
     def key(self) -> str:
         """Its name among the results."""
         return f"{self.experiment.name}/{self.variant}/seed-{self.seed}"
+
+    @property
+    def run_name(self) -> str:
+        """As sweep.py has it."""
+        return f"{self.variant}-seed{self.seed}"
 
 
 class Place(NamedTuple):
@@ -160,15 +163,16 @@ def run_case(case: Case, results: Results, place: Place, deadline: Deadline) -> 
 
 
 def _training_command(case: Case, place: Place) -> list[str]:
-    """sweep.py for one variant; it continues a run that it finds."""
+    """sweep.py for one variant and seed; it continues a run that it finds."""
     made = place.folder / "data"
     experiment = case.experiment
-    settings = {"seed": case.seed, "train.device": place.device, "train.trackers": []}
+    settings: Settings = {"train.device": place.device, "train.trackers": []}
     settings |= experiment.tiny | experiment.tiny_data(made) if place.tiny else experiment.data(place.data_root, made)
     return [
         "sweep",
         *("--config", str(experiment.sweep)),
-        *("--only", json.dumps([case.variant])),
+        *("--seeds", json.dumps(_SEEDS)),
+        *("--only", json.dumps([case.run_name])),
         *("--common", json.dumps(settings)),
         *("--output_dir", str(_case_folder(case, place).parent)),
     ]
@@ -176,13 +180,13 @@ def _training_command(case: Case, place: Place) -> list[str]:
 
 def _case_folder(case: Case, place: Place) -> Path:
     """Where sweep.py puts the runs of a variant."""
-    return place.folder / case.experiment.name / f"seed-{case.seed}" / case.variant
+    return place.folder / case.experiment.name / case.run_name
 
 
 def _run_folder(case: Case, place: Place) -> Path:
     """The run that a call of sweep.py continues or begins; a kill may have left numbers without a configuration."""
     folder = _case_folder(case, place)
-    run = RunDirectory.newest(folder.parent, case.variant)
+    run = RunDirectory.newest(folder.parent, case.run_name)
     return run.path if run else folder / f"version_{len([*folder.glob('version_*')])}"
 
 
@@ -229,34 +233,19 @@ def _names(case: Case) -> Settings:
 
 
 def _values(case: Case, run: RunDirectory) -> Settings:
-    """A finished run's figures, and its speed between evaluations."""
+    """A finished run's figures, and its speed between evaluations; where examples differ in length without tokens."""
     figures = json.loads((run.path / "metrics.json").read_text(encoding="utf-8"))
-    speed: Settings = {"seconds_per_update": seconds_per_update(run.metrics), "tokens_per_second": None}
-    config = read_yaml(run.config)
-    tokens = case.experiment.example_tokens(config["data"])
-    if tokens is not None:
-        per_update = tokens * config["train"]["batch_size"] * config["train"]["accumulate"]
-        speed["tokens_per_second"] = per_update / speed["seconds_per_update"]
+    speed = {
+        "seconds_per_update": seconds_per_update(read_history(run.metrics)),
+        "tokens_per_second": figures.get("tokens_per_second"),
+    }
     return _names(case) | {"figures": figures} | speed
-
-
-def seconds_per_update(history: Path) -> float:
-    """The median over a run's rows of training figures; few of them hold an evaluation or a saved state."""
-    rows = [(0, 0.0), *_timed(history)]
-    return statistics.median(row[1] / (row[0] - before[0]) for before, row in itertools.pairwise(rows))
 
 
 def _spent(run: Path) -> float:
     """Seconds that a run has been trained, as far as it has saved them; 0 if it has not begun."""
-    return sum(seconds for _, seconds in _timed(RunDirectory(run).metrics))
-
-
-def _timed(history: Path) -> list[tuple[int, float]]:
-    """Step and seconds of each row of training figures."""
-    if not history.is_file():
-        return []
-    with history.open(newline="", encoding="utf-8") as file:
-        return [(int(row["step"]), float(row["seconds"])) for row in csv.DictReader(file) if row.get("seconds")]
+    history = RunDirectory(run).metrics
+    return seconds_in_all(read_history(history)) if history.is_file() else 0.0
 
 
 if __name__ == "__main__":

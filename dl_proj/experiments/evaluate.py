@@ -9,13 +9,14 @@ from tqdm import tqdm
 
 from dl_proj.checkpoint_folder import SHIPPED, config_path, find_checkpoints, read_config
 from dl_proj.experiments.evaluate_settings import EvaluateConfig
+from dl_proj.experiments.experiment import WITH_INTERVALS
 from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
 from dl_proj.experiments.images.classification.train import leave_confusion
 from dl_proj.experiments.registry import ExperimentType, experiment_type
 from dl_proj.settings.errors import ConfigError
 from dl_proj.settings.help import models_in
 from dl_proj.settings.read_yaml import read_yaml
-from dl_proj.tables import Row, csv_text, markdown
+from dl_proj.tables import Row, csv_text, markdown, with_intervals
 from my_custom_ai.custom_train import CheckpointError, evaluate, load_weights, start
 from my_custom_ai.custom_train.checkpoint import count_parameters
 from my_custom_ai.custom_train.data import evaluation_batches
@@ -23,7 +24,7 @@ from my_custom_ai.utils.files import write_text
 
 
 def evaluate_checkpoints(config: EvaluateConfig) -> None:
-    """Measure one model, or all below a folder; print a table and write evaluation.csv.
+    """Measure one model, or all below a folder; print a table for each task and write evaluation.csv.
 
     Raises:
         ConfigError: after all others are measured, if some could not be: a line or more for each of those.
@@ -48,7 +49,8 @@ def evaluate_checkpoints(config: EvaluateConfig) -> None:
     if rows:
         path = config.output_dir / "evaluation.csv"
         write_text(path, csv_text(rows))
-        print(markdown(rows))
+        for task in dict.fromkeys(row.get("task") for row in rows):
+            print(markdown([with_intervals(row) for row in rows if row.get("task") == task]), end="\n\n")
         print(f"written: {path}")
     if mistakes:
         raise ConfigError(*dict.fromkeys(mistakes))  # data that several models lack are said once
@@ -72,7 +74,7 @@ def _measure(name: str, folder: Path, trained: Any, config: EvaluateConfig, acce
     load_weights(folder / "model.safetensors", experiment.model)
     model = experiment.model.to(accelerator.device)
     batches = evaluation_batches(experiment.test_data, batch_size=config.batch_size)
-    figures = evaluate(model, experiment.objective, batches, accelerator)
+    figures = evaluate(model, experiment.objective, batches, accelerator, intervals=WITH_INTERVALS)
     if isinstance(trained, ClassifierTrainConfig):
         figures |= leave_confusion(
             experiment, config.output_dir / name.lstrip("./"), batch_size=config.batch_size, device=accelerator.device

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from dl_proj.checkpoint_folder import CLASSES, TOKENIZER
+from dl_proj.experiments.history import read_history, seconds_per_update
 from dl_proj.experiments.settings import (
     ConstantConfig,
     ExperimentConfig,
@@ -40,7 +41,10 @@ from my_custom_ai.custom_train.checkpoint import count_parameters, load_note
 from my_custom_ai.custom_train.data import TrainingBatches, length_of
 from my_custom_ai.custom_train.schedules import Schedule
 from my_custom_ai.utils.files import write_text
-from my_custom_ai.utils.measure import machine
+from my_custom_ai.utils.measure import machine, peak_since_restart, restart_peak
+
+WITH_INTERVALS = ("accuracy", "bleu")
+"""Figures of a test set that come with a bootstrap interval, where test examples are independent."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
             goes_on = f", goes on after step {trainer.step:,}" if trainer.step else ""
             print(f"{trainer.run.path}{goes_on}\n{overview(config, experiment, trainer)}", flush=True)
 
+    restart_peak(accelerator.device)
     try:
         trainer.fit(begin=say_what_begins)
     except KeyboardInterrupt:
@@ -88,18 +93,36 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
     if trainer.monitor.why_stopped and trainer.step < trainer.pace.total_steps and accelerator.is_main_process:
         print(f"ended after step {trainer.step} of {trainer.pace.total_steps}: {trainer.monitor.why_stopped}")
     trainer.load_best()
-    figures = {
-        "parameters": count_parameters(experiment.model),
-        "steps": trainer.step,
-        "seconds": round(trainer.seconds, 3),
-    }
-    figures_of_test = trainer.evaluate(experiment.test_data, title=f"{config.experiment_name}: test")
+    figures = {"parameters": count_parameters(experiment.model), "steps": trainer.step} | _costs(
+        config, experiment, trainer
+    )
+    title = f"{config.experiment_name}: test"
+    figures_of_test = trainer.evaluate(experiment.test_data, title=title, intervals=WITH_INTERVALS)
     figures |= {f"test/{name}": value for name, value in figures_of_test.items()}
     if accelerator.is_main_process:
         trainer.run.write_figures(figures)
         draw_curves(trainer.run.metrics, trainer.run.path / "curves.png")
         print(f"{trainer.run.path}: " + ", ".join(f"{name} {_short(value)}" for name, value in figures.items()))
     return trainer
+
+
+def _costs(config: ExperimentConfig, experiment: Experiment, trainer: Trainer) -> dict[str, float]:
+    """Seconds with evaluations, speed without, and the main process's peak memory since it was started or resumed."""
+    found: dict[str, float] = {"seconds": round(trainer.seconds, 3)}
+    if seconds := seconds_per_update(read_history(trainer.run.metrics)):
+        examples = _examples_per_update(config, experiment.train_data, trainer.accelerator.num_processes)
+        found["examples_per_second"] = round(examples / seconds, 3)
+        if config.tokens_per_example is not None:
+            found["tokens_per_second"] = round(config.tokens_per_example * examples / seconds, 1)
+    peak = peak_since_restart(trainer.accelerator.device)
+    return found if peak is None else found | {"peak_memory_mib": round(peak / 2**20, 1)}
+
+
+def _examples_per_update(config: ExperimentConfig, data: Dataset[Any], processes: int) -> float:
+    """Of all processes; a mean where tokens bound the batches."""
+    size = config.train.model_dump().get("batch_size")
+    batch = size * processes if size else length_of(data, "training data") / _batches_an_epoch(config, data, processes)
+    return config.train.accumulate * float(batch)
 
 
 def build_trainer(
@@ -169,7 +192,7 @@ def _start_from(config: ExperimentConfig, experiment: Experiment, is_main_proces
 
 def _keep_changes(config: ExperimentConfig, run: RunDirectory) -> None:
     """Write into the run's config.yaml what is changed from now on, and say it."""
-    if changes := changes_of(run, config):
+    if run.config.is_file() and (changes := changes_of(run, config)):  # a dry run has none
         step = _done(run) or 0
         run.change_config(config.model_dump(mode="json"), step, {c.key: [c.old, c.new] for c in changes})
         print(f"{run.path}, changed after step {step}: {', '.join(map(str, changes))}")

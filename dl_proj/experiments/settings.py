@@ -208,6 +208,11 @@ class ExperimentConfig(Strict):
         return self.METRICS
 
     @property
+    def tokens_per_example(self) -> int | None:
+        """Length of the sequences that the model sees; None: they differ."""
+        return None
+
+    @property
     def default_name(self) -> str:
         """Says the task, the data and the attention."""
         raise NotImplementedError

@@ -16,11 +16,12 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 from dl_proj.settings.base import Strict
 from dl_proj.settings.errors import ConfigError, shown
 from dl_proj.settings.help import Nested, explain, is_of, models_in
-from dl_proj.settings.read_yaml import read_yaml
+from dl_proj.settings.mapping_flags import with_whole_mappings
+from dl_proj.settings.read_yaml import parse_yaml, read_yaml
 
 Config = TypeVar("Config", bound=BaseModel)
 
-_WORDS = "one or more, after -- also such that look like flags; none: standard input, one a line"
+_WORDS = "one or more, after -- also such that look like flags"
 
 
 def load_config(schema: type[Config], path: Path, overrides: Nested | None = None, *, origin: str = "flags") -> Config:
@@ -113,6 +114,7 @@ def parse_flags(
     Raises:
         ConfigError: a flag that does not exist, or that lacks its value.
     """
+    argv = with_whole_mappings(schema, argv, parse_yaml)
     own = _OneLineParser(add_help=False, allow_abbrev=False)
     own.add_argument("--config", type=Path, metavar="FILE.yaml", help=f"settings to start from (default: {default})")
     if is_training(schema):
@@ -134,7 +136,7 @@ def parse_flags(
     )
     end = argv.index("--") if words is not None and "--" in argv else len(argv)
     options, rest = own.parse_known_args(argv[:end])
-    _refuse_twice(argv[:end])
+    _refuse_twice(schema, argv[:end])
     settings = type(schema.__name__, (schema, BaseSettings), {})
     source: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(settings, root_parser=parser)
     if {"-h", "--help"} & {*rest}:
@@ -160,10 +162,11 @@ def parse_flags(
         raise ConfigError(*(found or [f"flags: {error}"])) from None
 
 
-def _refuse_twice(argv: list[str]) -> None:
-    """Or the second value would silently win, and two lists would become one."""
+def _refuse_twice(schema: type[BaseModel], argv: list[str]) -> None:
+    """Or the second value would silently win, and two lists would become one; mappings may come key by key."""
+    mappings = {f"--{name}" for name, field in schema.model_fields.items() if get_origin(field.annotation) is dict}
     counts = Counter(word.partition("=")[0] for word in argv if word.startswith("--"))
-    if twice := [flag for flag, times in counts.items() if times > 1]:
+    if twice := [flag for flag, times in counts.items() if times > 1 and flag not in mappings]:
         raise ConfigError(*(f"flags: {flag}: was given {counts[flag]} times, must be given once" for flag in twice))
 
 

@@ -24,7 +24,7 @@ def read_yaml(path: Path) -> Nested:
         ConfigError: no such file, not YAML, not a mapping, a key twice, or values that are too many or too deep.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {reason(error)}") from None
     except UnicodeDecodeError:
@@ -41,6 +41,17 @@ def read_yaml(path: Path) -> Nested:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: must hold 'key: value' lines (got {shown(values)})")
     return values
+
+
+def parse_yaml(text: str) -> Any:
+    """What a text in YAML says.
+
+    Raises:
+        YAMLError: it is not valid, or has values of odd types, too many or too deep.
+        ValueError: no date, or a number out of bounds.
+        RecursionError: brackets nested thousands deep.
+    """
+    return yaml.load(text, Loader=_PlainLoader)
 
 
 class _PlainLoader(yaml.SafeLoader):

@@ -75,6 +75,20 @@ def _gradient_buckets() -> DistributedDataParallelKwargs:
     return DistributedDataParallelKwargs(find_unused_parameters=int(os.environ.get("WORLD_SIZE", 1)) > 2)
 
 
+def shares_of_devices(places: int) -> list[str | None]:
+    """The CUDA device for each of so many processes side by side, all in turns; None where there is only one."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+    return [names[place % len(names)] if len(names) > 1 else None for place in range(places)]
+
+
+def use_share(device: str | None, places: int) -> None:
+    """Let this new process, one of ``places``, use one CUDA device alone, and its part of the CPU's threads."""
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device  # which CUDA reads when it is first used
+    torch.set_num_threads(max(1, torch.get_num_threads() // places))
+
+
 def _check_names(precision: str, matmul_precision: str) -> None:
     for name, value, allowed in (
         ("precision", precision, Precision),

@@ -1,9 +1,10 @@
 """An objective's metrics over all examples, and a try on two of them before a training begins."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -11,30 +12,61 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from my_custom_ai.custom_train.data import evaluation_batches, to_device
-from my_custom_ai.custom_train.objective import Objective, all_figures, measured
+from my_custom_ai.custom_train.objective import Objective, all_figures, by_example, measured
+from my_custom_ai.utils.bootstrap import bootstrap_intervals
 from my_custom_ai.utils.meters import Meter
 from my_custom_ai.utils.seeding import generator_states, set_generator_states
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, objective: Objective, batches: Iterable[Any], accelerator: Accelerator
+    model: nn.Module,
+    objective: Objective,
+    batches: Iterable[Any],
+    accelerator: Accelerator,
+    *,
+    intervals: Collection[str] = (),
 ) -> dict[str, float]:
     """Each of the objective's metrics over all batches; sums and counts are added before dividing, and over processes.
 
-    With what the objective derives from them.
+    With what the objective derives from them. For names in ``intervals``, if the objective measures them by example or
+    derives them from such, also the ends of a 95 % bootstrap interval, ``<name>_low`` and ``<name>_high``.
 
     Raises:
         ValueError: the objective does not return what :class:`~my_custom_ai.custom_train.objective.Objective` says.
     """
-    meter = _measure_all(model, objective, batches, accelerator)
-    if accelerator.num_processes == 1:
-        return all_figures(objective, meter.means())
-    everyones: list[dict[str, list[float]]] = gather_object([{k: v.tolist() for k, v in meter.sums().items()}])
-    names = dict.fromkeys(name for sums in everyones for name in sums)
-    totals = {n: [sum(sums[n][i] for sums in everyones if n in sums) for i in (0, 1)] for n in names}
-    means = {name: total / count if count else math.nan for name, (total, count) in totals.items()}
-    return all_figures(objective, means)
+    kept: dict[str, list[torch.Tensor]] = {}
+    meter = _measure_all(model, objective, batches, accelerator, kept if intervals else None)
+    sums = {name: pair.tolist() for name, pair in meter.sums().items()}
+    examples = {name: torch.cat(parts).cpu().double().numpy() for name, parts in kept.items()}
+    if accelerator.num_processes > 1:
+        sums, examples = _of_all_processes(sums, examples)
+    means = {name: total / count if count else math.nan for name, (total, count) in sums.items()}
+    figures = all_figures(objective, means)
+    return figures | _intervals(objective, means, examples, [name for name in intervals if name in figures])
+
+
+def _of_all_processes(
+    sums: dict[str, list[float]], examples: dict[str, np.ndarray]
+) -> tuple[dict[str, list[float]], dict[str, np.ndarray]]:
+    everyones: list[tuple[dict[str, list[float]], dict[str, np.ndarray]]] = gather_object([(sums, examples)])
+    names = dict.fromkeys(name for one, _ in everyones for name in one)
+    totals = {name: [sum(one[name][i] for one, _ in everyones if name in one) for i in (0, 1)] for name in names}
+    kept = dict.fromkeys(name for _, one in everyones for name in one)
+    return totals, {name: np.concatenate([one[name] for _, one in everyones if name in one]) for name in kept}
+
+
+def _intervals(
+    objective: Objective, means: dict[str, float], examples: dict[str, np.ndarray], names: Collection[str]
+) -> dict[str, float]:
+    derived = set(names) - means.keys()
+    wanted = [name for name in names if name in examples or name in derived]
+    if not examples or not wanted:
+        return {}
+    found = bootstrap_intervals(
+        examples, lambda drawn: {name: all_figures(objective, means | drawn)[name] for name in wanted}
+    )
+    return {f"{name}_{end}": value for name in wanted for end, value in zip(("low", "high"), found[name], strict=True)}
 
 
 @torch.no_grad()
@@ -55,11 +87,23 @@ def metrics_of_first_examples(
     return all_figures(objective, meter.means())
 
 
-def _measure_all(model: nn.Module, objective: Objective, batches: Iterable[Any], accelerator: Accelerator) -> Meter:
+def _measure_all(
+    model: nn.Module,
+    objective: Objective,
+    batches: Iterable[Any],
+    accelerator: Accelerator,
+    keep: dict[str, list[torch.Tensor]] | None = None,
+) -> Meter:
+    """The sums; ``keep`` gets, by batch, the (b, 2) totals and counts of what is measured by example."""
     was_training = model.training
     model.eval()
     meter = Meter()
     for batch in batches:
-        meter.add(measured(objective, model, to_device(batch, accelerator.device)))
+        ratios = measured(objective, model, to_device(batch, accelerator.device))
+        meter.add(ratios)
+        for name, ratio in ratios.items() if keep is not None else ():
+            if by_example(ratio):
+                assert keep is not None and isinstance(ratio.count, torch.Tensor)
+                keep.setdefault(name, []).append(torch.stack((ratio.total, ratio.count.to(ratio.total)), 1))
     model.train(was_training)
     return meter

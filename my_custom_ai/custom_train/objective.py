@@ -22,6 +22,9 @@ class Objective(Protocol):
         in evaluation over all batches, in training over all batches of one update. It is the gradient of the loss's
         mean over these that an update follows, however they are split into batches and over processes.
 
+        A metric's total and count may also be vectors of an entry for each example of the batch, (b,) both: they are
+        added up, and an evaluation can tell how far the metric would move with other examples; never the loss's.
+
         In training every batch must return the same names in the same order; processes add up their values by place.
         """
         ...
@@ -42,6 +45,8 @@ def measured(objective: Objective, model: nn.Module, batch: Any) -> dict[str, Ra
             raise ValueError(f"{name} returned {_a(ratio)} as {key!r}, must be a Ratio(total, count)")
         total: Any = ratio.total
         count: Any = ratio.count
+        if key != "loss" and by_example(ratio):
+            continue
         if not isinstance(total, Tensor) or total.ndim:
             raise ValueError(f"{name}: the total of {key!r} is {_a(total)}, must be a tensor of shape ()")
         if not isinstance(count, int | float) and (not isinstance(count, Tensor) or count.ndim):
@@ -49,6 +54,12 @@ def measured(objective: Objective, model: nn.Module, batch: Any) -> dict[str, Ra
     if "loss" not in ratios:
         raise ValueError(f"{name} returned no 'loss', only {', '.join(map(repr, ratios)) or 'an empty dict'}")
     return ratios
+
+
+def by_example(ratio: Ratio) -> bool:
+    """Whether it has a total and a count for each example."""
+    parts: tuple[Any, ...] = (ratio.total, ratio.count)
+    return all(isinstance(part, Tensor) and part.ndim == 1 for part in parts) and len(parts[0]) == len(parts[1])
 
 
 def _a(value: Any) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -144,7 +144,12 @@ class Trainer:
             yield self._update(stream)
 
     def evaluate(
-        self, data: Dataset[Any], *, title: str | None = None, max_batches: int | None = None
+        self,
+        data: Dataset[Any],
+        *,
+        title: str | None = None,
+        max_batches: int | None = None,
+        intervals: Collection[str] = (),
     ) -> dict[str, float]:
         """Each metric's mean over every example of ``data``, once each, on all processes together.
 
@@ -152,6 +157,7 @@ class Trainer:
             data: with a length.
             title: what the progress bar is called; None shows none.
             max_batches: the first so many of each process alone; None: those that the pace allows.
+            intervals: see :func:`~my_custom_ai.custom_train.evaluation.evaluate`.
         """
         model = self.accelerator.unwrap_model(self.model)  # it keeps autocast and leaves out DDP's synchronising
         batches = evaluation_batches(
@@ -165,7 +171,7 @@ class Trainer:
         count = min(len(batches), max_batches or self.pace.max_eval_batches or len(batches))
         hidden = title is None or not self.accelerator.is_main_process
         some = tqdm(islice(batches, count), title, count, unit="batch", dynamic_ncols=True, disable=hidden)
-        return evaluate(model, self.objective, some, self.accelerator)
+        return evaluate(model, self.objective, some, self.accelerator, intervals=intervals)
 
     def load_best(self) -> None:
         """Give the model the best weights of the run.

@@ -1,5 +1,6 @@
 """What a call costs: its time, the memory it allocates, and what the process needs for it."""
 
+import contextlib
 import itertools
 import json
 import multiprocessing.context
@@ -173,6 +174,26 @@ def process_peak(call: Callable[[], Any]) -> int | None:
     before = _status("VmRSS")
     call()
     return _status("VmHWM") - before
+
+
+def restart_peak(device: torch.device) -> None:
+    """Let :func:`peak_since_restart` start anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _CLEAR_REFS.exists():
+        with contextlib.suppress(OSError):  # some containers forbid it; the peak is then since the process started
+            _CLEAR_REFS.write_text("5")
+
+
+def peak_since_restart(device: torch.device) -> int | None:
+    """Bytes at the worst instant since :func:`restart_peak`.
+
+    On CUDA what torch had allocated there; else the whole resident memory of this process, libraries included. None
+    where the system does not tell: it is not Linux, or the device has memory of its own and is not CUDA.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return _status("VmHWM") if device.type == "cpu" and _STATUS.exists() else None
 
 
 def _status(name: str) -> int:

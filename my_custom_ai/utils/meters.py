@@ -7,7 +7,11 @@ from torch import Tensor
 
 
 class Ratio(NamedTuple):
-    """A sum over a batch and what it is divided by: tokens for a token loss, examples for an accuracy."""
+    """A sum over a batch and what it is divided by: tokens for a token loss, examples for an accuracy.
+
+    Both may be vectors, an entry an example, which are added up; see
+    :class:`~my_custom_ai.custom_train.objective.Objective`.
+    """
 
     total: Tensor
     count: Tensor | int  # type: ignore[assignment]  # tuples have a method of this name, of no use here
@@ -15,7 +19,8 @@ class Ratio(NamedTuple):
     @property
     def value(self) -> Tensor:
         """The batch's own mean, differentiable if total is; 0 where there was nothing to count."""
-        return self.total / (self.count.clamp_min(1) if isinstance(self.count, Tensor) else max(self.count, 1))
+        count = self.count.sum().clamp_min(1) if isinstance(self.count, Tensor) else max(self.count, 1)
+        return self.total.sum() / count
 
 
 class Meter:
@@ -29,7 +34,7 @@ class Meter:
         for name, (total, count) in ratios.items():
             total = total.detach().to(_widest(total.device))
             count = count.to(total) if isinstance(count, Tensor) else total.new_full((), count)  # no copy from the host
-            pair = torch.stack((total, count))
+            pair = torch.stack((total.sum(), count.sum())) if total.ndim else torch.stack((total, count))
             self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
     def sums(self) -> dict[str, Tensor]:

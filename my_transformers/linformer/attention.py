@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from my_transformers.cache import Cache
+from my_transformers.checks import check_heads
 from my_transformers.dropout import check_dropout
 from my_transformers.full import FullAttention
 from my_transformers.linformer.projection import LengthProjection
 from my_transformers.linformer.settings import CausalLinformerSettings, LinformerSettings
-from my_transformers.masks import causal_mask
+from my_transformers.masks import boolean_mask, causal_mask
 from my_transformers.mechanism import Mechanism
 
 
@@ -71,6 +72,8 @@ class LinformerAttention(Mechanism, settings=LinformerSettings):
         Raises:
             ValueError: m is more than the projections' max_len.
         """
+        check_heads(q, k, v)
+        mask = boolean_mask(mask, k)
         keys, real = self.project_keys(k, mask)
         values, _ = (self.project_values or self.project_keys)(v, mask)
         return self.attend(q, keys, values, mask=real)
@@ -95,6 +98,7 @@ class LinformerAttention(Mechanism, settings=LinformerSettings):
         Raises:
             ValueError: m is more than the projections' max_len.
         """
+        mask = boolean_mask(mask, x)
         keys, real = _linear_and_short(x, partial(linear, number=1), self.project_keys, mask)
         values, _ = _linear_and_short(x, partial(linear, number=2), self.project_values or self.project_keys, mask)
         return keys, values, real
@@ -169,9 +173,12 @@ class BlockCausalLinformerAttention(Mechanism, settings=CausalLinformerSettings)
         Raises:
             ValueError: not as many keys as queries.
         """
-        n = q.shape[2]
+        check_heads(q, k, v)
+        mask, n = boolean_mask(mask, k), q.shape[2]
         if n != k.shape[2]:
             raise ValueError(f"causal attention needs as many keys as queries, got {n} queries and {k.shape[2]} keys")
+        if n == 0:
+            return v
         mask = torch.ones(q.shape[0], n, dtype=torch.bool, device=q.device) if mask is None else mask
         none = k[:, :, :0], v[:, :, :0]
         return self._in_blocks(q, k, v, mask, none, self.dropout if self.training else 0.0)[0]

@@ -25,6 +25,10 @@ class LengthProjection(nn.Module, abc.ABC):
         ValueError: rank is not in [1, max_len].
     """
 
+    heads: int | None = None
+    """that it was made for; None: any"""
+    head_dim: int | None = None
+    """likewise"""
     commutes = False
     """Every number of a token is treated alike, and linearly, so linear maps of tokens may come before or after."""
     weighs_tokens = True
@@ -47,10 +51,15 @@ class LengthProjection(nn.Module, abc.ABC):
         The second is None if all are.
 
         Raises:
-            ValueError: more than max_len tokens.
+            ValueError: more than max_len tokens, or other heads than it was made for.
         """
         if x.shape[2] > self.max_len:
             raise ValueError(f"{x.shape[2]} tokens, but the projection was made for max_len={self.max_len}")
+        if self.heads not in (None, x.shape[1]) or self.head_dim not in (None, x.shape[3]):
+            raise ValueError(
+                f"{x.shape[1]} heads of {x.shape[3]} numbers, but the projection was made for heads={self.heads}, "
+                f"head_dim={self.head_dim}"
+            )
         return self.project(x, mask)
 
     @abc.abstractmethod
@@ -82,7 +91,7 @@ class LearnedProjection(LengthProjection):
         else:
             first = torch.eye(rank).repeat(heads or 1, 1, math.ceil(max_len / rank))[:, :, :max_len]
         self.weight = nn.Parameter(first.contiguous())
-        self.commutes = heads is None
+        self.heads, self.commutes = heads, heads is None
 
     def project(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """See :meth:`LengthProjection.forward`; every output is real, since each mixes all tokens."""
@@ -164,6 +173,7 @@ class ConvolutionProjection(_WindowProjection):
 
     def __init__(self, max_len: int, rank: int, *, head_dim: int, heads: int | None = None) -> None:
         super().__init__(max_len, rank)
+        self.heads, self.head_dim = heads, head_dim
         kernel = torch.randn(heads or 1, self.window, head_dim, head_dim) * (self.window * head_dim) ** -0.5
         self.weight = nn.Parameter(kernel)
 

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from my_transformers.checks import check_heads
+from my_transformers.derivatives import transformed
 from my_transformers.lsh.bucketed import bucketed_attention, unit
 from my_transformers.lsh.cache import LSHCache, earlier_in_bucket, rows_of_table
 from my_transformers.lsh.hashing import (
@@ -27,6 +29,7 @@ from my_transformers.lsh.hashing import (
 )
 from my_transformers.lsh.layout import BlockLayout, VisiblePlaces
 from my_transformers.lsh.settings import LSHSettings
+from my_transformers.masks import boolean_mask
 from my_transformers.mechanism import Mechanism
 from my_transformers.reference import attention_over_rounds, bucket_rule, chunk_rule, visible_keys
 from my_transformers.replay import decide
@@ -129,6 +132,10 @@ class LSHAttention(Mechanism, settings=LSHSettings):
 
     def forward(self, qk: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Qk (b, h, n, d), v (b, h, n, e), mask (b, n) True where a token is real -> (b, h, n, e)."""
+        check_heads(qk, qk, v)
+        mask = boolean_mask(mask, qk)
+        if qk.shape[2] == 0:
+            return v
         buckets, n_buckets = self._hash(qk, mask)
         return self._attend(qk, v, buckets, n_buckets, self.dropout if self.training else 0.0)
 
@@ -144,7 +151,7 @@ class LSHAttention(Mechanism, settings=LSHSettings):
         return buckets if mask is None else buckets.masked_fill(~mask[:, None, None, :], n_buckets), n_buckets
 
     def _attend(self, qk: Tensor, v: Tensor, buckets: Tensor, n_buckets: int, dropout: float) -> Tensor:
-        attend = attend_as_defined if torch.compiler.is_exporting() else attend_in_buckets
+        attend = attend_as_defined if torch.compiler.is_exporting() or transformed() else attend_in_buckets
         return attend(
             qk,
             v,
@@ -171,7 +178,7 @@ class LSHAttention(Mechanism, settings=LSHSettings):
             return draw_rotations(heads, self.n_rounds, head_dim, n_buckets, like=qk)
         n_rounds = self.n_rounds if self.training else self.eval_rounds
         nested = self._fixed_n_buckets is None
-        return seeded_rotations(qk, heads, n_rounds, head_dim, n_buckets, self.seed, nested)
+        return seeded_rotations(qk.detach(), heads, n_rounds, head_dim, n_buckets, self.seed, nested)
 
     def new_cache(self, like: Tensor, max_len: int) -> LSHCache:
         """An empty cache for decoding up to ``max_len`` tokens.
@@ -303,15 +310,15 @@ def attend_as_defined(
     deduplicate: bool = True,
     dropout: float = 0.0,
 ) -> Tensor:
-    """:func:`attend_in_buckets` by its definition, for torch.export: PyTorch's own operators, for any batch and length.
+    """:func:`attend_in_buckets` by its definition, for torch.export and torch.func: PyTorch's own operators.
 
     O(n^2) time and memory: an exported graph cannot cut its work into pieces whose number follows from the input.
 
     Raises:
-        ValueError: dropout: export the model in eval mode.
+        ValueError: dropout.
     """
     if dropout > 0:
-        raise ValueError(f"dropout is {dropout}: call eval() before you export")
+        raise ValueError(f"dropout is {dropout}: under torch.export and torch.func there is none, call eval() before")
     mask = buckets[:, 0, 0] < n_buckets
     keys = buckets.long() * qk.shape[2] + torch.arange(qk.shape[2], device=qk.device)  # (bucket, position)
     places = keys.argsort(dim=-1).argsort(dim=-1)

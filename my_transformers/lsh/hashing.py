@@ -101,6 +101,11 @@ def _(
     return like.new_empty(heads, n_rounds, head_dim, n_buckets // 2)
 
 
+@seeded_rotations.register_vmap
+def _(info: object, in_dims: object, like: Tensor, *sizes: int) -> tuple[Tensor, None]:
+    return seeded_rotations(like, *sizes), None  # the same for all samples
+
+
 @torch.no_grad()
 def bucket_of(qk: Tensor, rotations: Tensor, n_directions: Tensor | None = None) -> Tensor:
     """Angular LSH bucket of every vector in every round: argmax [xR; -xR] (section 2, "Locality sensitive hashing").
@@ -119,27 +124,29 @@ def bucket_of(qk: Tensor, rotations: Tensor, n_directions: Tensor | None = None)
         from my_transformers.lsh import triton_hashing  # Triton may be missing, and takes time to import
 
         return triton_hashing.bucket_of(qk, rotations.to(qk.dtype).contiguous(), n_directions)
+    if half == 0:
+        return torch.zeros((batch, heads, n_rounds, length), dtype=torch.int32, device=qk.device)
     rows = qk.transpose(0, 1).flatten(1, 2)  # (h, b * n, d)
-    buckets = torch.zeros((heads, n_rounds, batch * length), dtype=torch.int32, device=qk.device)
-    if half:
-        directions = rotations.to(qk.dtype).transpose(1, 2).flatten(2)  # (h, d, r * half)
-        in_work = at_once(qk.device, _PROJECTIONS_IN_WORK, _PROJECTIONS_ON_DEVICE)
-        tokens = max(1, in_work // (heads * n_rounds * half))
-        limits = None
-        if n_directions is not None:
-            limits = n_directions.repeat_interleave(length, output_size=batch * length).view(-1, 1, 1)
-        pieces = [slice(None)]  # torch.export's graph has no number of pieces that follows from the batch
-        if not torch.compiler.is_exporting():
-            pieces = [slice(first, first + tokens) for first in range(0, batch * length, tokens)]
-        for piece in pieces:
-            projected = torch.bmm(rows[:, piece], directions).unflatten(-1, (n_rounds, half))
-            sizes = projected.abs()
-            used = half if limits is None else limits[piece]
-            if limits is not None:
-                sizes.masked_fill_(torch.arange(half, device=qk.device) >= used, -1)
-            at_largest = sizes.argmax(dim=-1, keepdim=True)
-            opposite = projected.gather(-1, at_largest) < 0
-            buckets[:, :, piece] = (at_largest + used * opposite).squeeze(-1).mT
+    directions = rotations.to(qk.dtype).transpose(1, 2).flatten(2)  # (h, d, r * half)
+    limits = None
+    if n_directions is not None:
+        limits = n_directions.unsqueeze(-1).expand(-1, length).reshape(-1, 1, 1)
+    in_work = at_once(qk.device, _PROJECTIONS_IN_WORK, _PROJECTIONS_ON_DEVICE)
+    tokens = max(1, in_work // (heads * n_rounds * half))
+    pieces = [slice(None)]  # torch.export's graph has no number of pieces that follows from the batch
+    if not torch.compiler.is_exporting():
+        pieces = [slice(first, first + tokens) for first in range(0, max(1, batch * length), tokens)]
+    found = []
+    for piece in pieces:
+        projected = torch.bmm(rows[:, piece], directions).unflatten(-1, (n_rounds, half))
+        sizes = projected.abs()
+        used = half if limits is None else limits[piece]
+        if limits is not None:
+            sizes.masked_fill_(torch.arange(half, device=qk.device) >= used, -1)
+        at_largest = sizes.argmax(dim=-1, keepdim=True)
+        opposite = projected.gather(-1, at_largest) < 0
+        found.append((at_largest + used * opposite).squeeze(-1).mT.int())
+    buckets = found[0] if len(found) == 1 else torch.cat(found, dim=-1)  # (h, r, b * n)
     return buckets.unflatten(-1, (batch, length)).permute(2, 0, 1, 3)
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from my_transformers.cache import Cache
+from my_transformers.checks import check_heads
 from my_transformers.dropout import check_dropout
 from my_transformers.lsh.hashing import (
     bucket_of,
@@ -17,6 +18,7 @@ from my_transformers.lsh.hashing import (
     undo_sort,
 )
 from my_transformers.lsh.settings import TransformersLSHSettings
+from my_transformers.masks import boolean_mask
 from my_transformers.mechanism import Mechanism
 from my_transformers.replay import decide
 
@@ -128,6 +130,10 @@ class TransformersLSHAttention(Mechanism, settings=TransformersLSHSettings):
 
     def forward(self, qk: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Qk (b, h, n, d), v (b, h, n, e), mask (b, n) True where a token is real -> (b, h, n, e)."""
+        check_heads(qk, qk, v, heads=None if self.rotations is None else len(self.rotations))
+        mask = boolean_mask(mask, qk)
+        if qk.shape[2] == 0:
+            return v
         factors = self._fixed_factors or (choose_n_buckets(qk.shape[2], max(1, self.chunk_size // 2)),)
         n_buckets = math.prod(factors)
         rotations = self._rotations(qk, sum(factors))  # two buckets a direction, in each factor
@@ -157,7 +163,7 @@ class TransformersLSHAttention(Mechanism, settings=TransformersLSHSettings):
         heads, head_dim = qk.shape[1], qk.shape[3]
         if self.training:
             return draw_rotations(heads, self.n_rounds, head_dim, n_buckets, like=qk)
-        return seeded_rotations(qk, heads, self.n_rounds, head_dim, n_buckets, self.seed)
+        return seeded_rotations(qk.detach(), heads, self.n_rounds, head_dim, n_buckets, self.seed)
 
     def new_cache(self, like: Tensor, max_len: int) -> Cache:
         """There is none.

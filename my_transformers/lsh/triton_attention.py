@@ -5,7 +5,6 @@ several rounds ``invert``, and ``attend`` once per round; backward is similar. d
 bytes and launches.
 """
 
-import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,12 +13,13 @@ import torch
 import triton
 from torch import Tensor
 
+from my_transformers import triton_launch
 from my_transformers.derivatives import first_derivatives_only
 from my_transformers.lsh import triton_backward, triton_kernels
 from my_transformers.memory import empty_heads
+from my_transformers.triton_launch import ROWS, padded, precision
 
 _LOG2_E = math.log2(math.e)
-_ROWS = 64  # per program, in kernels that read each row once
 _PLACES = 1024  # per program of ``invert``
 
 
@@ -48,16 +48,6 @@ def _tile(head_dim: int, value_dim: int, dtype: torch.dtype, *, backward: bool) 
     tiles = _FLOAT_TILES if dtype == torch.float32 else _HALF_TILES
     largest = min(dim for dim in tiles if dim >= max(head_dim, value_dim))
     return tiles[largest][backward]
-
-
-def _launch(kernel: Any, programs: int, arguments: tuple[Any, ...], constants: dict[str, Any], warps: int) -> None:
-    """Launch a kernel on the device of its first argument.
-
-    num_stages=1: loops of two or three steps gain nothing from software pipelining.
-    """
-    device = arguments[0].device
-    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-        kernel[(programs,)](*arguments, **constants, num_warps=warps, num_stages=1)
 
 
 class _Call(NamedTuple):
@@ -91,7 +81,7 @@ class _Call(NamedTuple):
 
     def dims(self) -> dict[str, int]:
         dim, value_dim = self.qk.shape[-1], self.v.shape[-1]
-        return {"DIM": dim, "PADDED_DIM": _padded(dim), "VALUE_DIM": value_dim, "PADDED_VALUE_DIM": _padded(value_dim)}
+        return {"DIM": dim, "PADDED_DIM": padded(dim), "VALUE_DIM": value_dim, "PADDED_VALUE_DIM": padded(value_dim)}
 
     def prepare(self, key_scale: Tensor, real: Tensor | None, causal: bool) -> Tensor:
         """Write ``key_scale``; returns (b, h), the first position whose output must be NaN, n where there is none."""
@@ -101,18 +91,12 @@ class _Call(NamedTuple):
         self._each_token(triton_kernels.prepare, arguments, constants)
         return nan_from.amin(-1)
 
-    def row_products(self, grad: Tensor, out: Tensor) -> Tensor:
-        """(b, h, n), gradient of the output times output."""
-        products = out.new_empty(out.shape[:3], dtype=torch.float32)
-        arguments = (grad, *grad.stride(), out, *out.stride()[:3], products)
-        dims = {name: size for name, size in self.dims().items() if "VALUE" in name}
-        self._each_token(triton_backward.row_products, arguments, dims)
-        return products
-
     def _each_token(self, kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:
         heads, n = self.qk.shape[1:3]
-        blocks = triton.cdiv(n, _ROWS)
-        _launch(kernel, blocks * self.sequences, (*arguments, heads, n, blocks), constants | {"BLOCK": _ROWS}, 4)
+        blocks = triton.cdiv(n, ROWS)
+        triton_launch.launch(
+            kernel, blocks * self.sequences, (*arguments, heads, n, blocks), constants | {"BLOCK": ROWS}, 4
+        )
 
     def places(self) -> tuple[Tensor, ...]:
         """Order, first, last, and the place of each token: int32 (r, b, h, L)."""
@@ -120,7 +104,9 @@ class _Call(NamedTuple):
             return self.order, self.first, self.last, self.order  # nothing reads the fourth
         place, blocks = torch.empty_like(self.order), triton.cdiv(self.length, _PLACES)
         arguments = (self.order, place, self.length, blocks)
-        _launch(triton_kernels.invert, blocks * self.rounds * self.sequences, arguments, {"BLOCK": _PLACES}, 4)
+        triton_launch.launch(
+            triton_kernels.invert, blocks * self.rounds * self.sequences, arguments, {"BLOCK": _PLACES}, 4
+        )
         return self.order, self.first, self.last, place
 
     def each_round(self, kernel: Any, tensors: tuple[Any, ...], *, backward: bool = False) -> None:
@@ -135,24 +121,14 @@ class _Call(NamedTuple):
             "DROPOUT": self.dropout > 0,
             "BLOCK": sizes.block,
             "STEP": sizes.step,
-            "PRECISION": _precision(),
+            "PRECISION": precision(),
         }
         for turn in range(self.rounds):
             earlier = turn if self.deduplicate else 0
             numbers = (heads, n, self.length, n_blocks, stride, turn, self.rounds, earlier, threshold, keep_scale)
             arguments = (*tensors, *numbers, log2_scale, *only_backward)
             constants["DEDUPLICATE"] = earlier > 0
-            _launch(kernel, n_blocks * self.sequences, arguments, constants, sizes.warps)
-
-
-def _padded(dim: int) -> int:
-    """A power of two, as Triton's blocks must be, and at least 16, as tl.dot needs."""
-    return max(16, triton.next_power_of_2(dim))
-
-
-def _precision() -> str:
-    """Of float32 products: three tensor core products, nearly as exact as float32, or one with 10 bits."""
-    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+            triton_launch.launch(kernel, n_blocks * self.sequences, arguments, constants, sizes.warps)
 
 
 def _room_for_sums(result: Tensor, rounds: int) -> Tensor:
@@ -217,7 +193,7 @@ def _attention_backward(
     call = _Call(qk, v, order, first, last, seeds, layout, deduplicate, dropout)
     grad_qk, grad_v = empty_heads(qk), empty_heads(v)
     if out.numel():
-        products = call.row_products(grad, out)
+        products = triton_launch.row_products(grad, out)
         ruin = (products * 0).sum(-1)  # (b, h): 0, or NaN if one of the sequence is not finite
         tensors = (
             *call.rows(), grad, *grad.stride(),

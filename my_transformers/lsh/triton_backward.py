@@ -10,24 +10,10 @@ in a fixed order and without atomics, at the price of computing each pair's scor
 import triton
 import triton.language as tl
 
-from my_transformers.lsh.triton_kernels import SIZES, _hide, _kept, _queries, _rows, _store_rows, _tokens, _where
+from my_transformers.lsh.triton_kernels import SIZES, _hide, _kept, _queries, _tokens
+from my_transformers.triton_rows import load_rows, locate, store_rows
 
 _SEARCHED = tl.constexpr(256)  # places that are searched together for queries of a block of keys
-
-
-@triton.jit(do_not_specialize=SIZES)
-def row_products(
-    grad, grad_b, grad_h, grad_n, grad_d, out, out_b, out_h, out_n, products, heads, n, blocks,
-    BLOCK: tl.constexpr, VALUE_DIM: tl.constexpr, PADDED_VALUE_DIM: tl.constexpr,
-):  # fmt: skip
-    """grad_i . out_i of every token i, which equals the sum over keys of p_ij dp_ij."""
-    block, sample, head, sequence = _where(tl.program_id(0), blocks, heads)
-    tokens = block * BLOCK + tl.arange(0, BLOCK)
-    present = tokens < n
-    grads = _rows(grad + sample * grad_b + head * grad_h, tokens, present, grad_n, grad_d, VALUE_DIM, PADDED_VALUE_DIM)
-    outs = _rows(out + sample * out_b + head * out_h, tokens, present, out_n, 1, VALUE_DIM, PADDED_VALUE_DIM)
-    product = tl.sum(grads.to(tl.float32) * outs.to(tl.float32), 1)
-    tl.store(products + sequence * n + tokens, product, mask=present)
 
 
 @triton.jit
@@ -65,8 +51,8 @@ def _as_queries(
         k_place = k_start + tl.arange(0, STEP)
         k_token, k_present = _tokens(order, k_place, end_place, n)
         k_scale = tl.load(key_scale + k_token, mask=k_present, other=-1.0)
-        keys = _rows(qk, k_token, k_scale >= 0, qk_n, qk_d, DIM, PADDED_DIM)
-        values = _rows(v, k_token, k_scale >= 0, v_n, v_d, VALUE_DIM, PADDED_VALUE_DIM)
+        keys = load_rows(qk, k_token, k_scale >= 0, qk_n, qk_d, DIM, PADDED_DIM)
+        values = load_rows(v, k_token, k_scale >= 0, v_n, v_d, VALUE_DIM, PADDED_VALUE_DIM)
         scores = tl.dot(own, tl.trans(keys), input_precision=PRECISION) * (k_scale * log2_scale)[None, :]
         scores = _hide(
             scores - own_total[:, None], token[:, None], own_place[:, None], start[:, None], count[:, None],
@@ -101,8 +87,8 @@ def _as_keys(
         q_finite = tl.load(key_scale + q_token, mask=q_present, other=-1.0) >= 0
         q_total = tl.load(totals + q_token, mask=q_present, other=0.0)
         q_product = tl.load(products + q_token, mask=q_present, other=0.0)
-        queries = _rows(qk, q_token, q_finite, qk_n, qk_d, DIM, PADDED_DIM)
-        grads = _rows(grad, q_token, q_present, grad_n, grad_d, VALUE_DIM, PADDED_VALUE_DIM)
+        queries = load_rows(qk, q_token, q_finite, qk_n, qk_d, DIM, PADDED_DIM)
+        grads = load_rows(grad, q_token, q_present, grad_n, grad_d, VALUE_DIM, PADDED_VALUE_DIM)
         scores = tl.dot(own, tl.trans(queries), input_precision=PRECISION) * (own_scale * log2_scale)[:, None]
         scores = _hide(
             scores - q_total[None, :], q_token[None, :], q_place[None, :], start[None, :], count[None, :],
@@ -137,7 +123,7 @@ def attend_backward(
     Between rounds they are kept in ``qk_so_far`` and ``v_so_far``; the last round writes ``grad_qk`` and ``grad_v``.
     ``ruin`` (b, h) is 0, or NaN if a sequence's gradient or output is not finite.
     """
-    block, sample, head, sequence = _where(tl.program_id(0), blocks, heads)
+    block, sample, head, sequence = locate(tl.program_id(0), blocks, heads)
     qk += sample * qk_b + head * qk_h
     v += sample * v_b + head * v_h
     grad += sample * grad_b + head * grad_h
@@ -159,8 +145,8 @@ def attend_backward(
     own_place = own_from + tl.arange(0, BLOCK)
     token, present, start, count = _queries(order, first + in_round, last + in_round, own_place, length, n, length)
     own_scale = tl.load(key_scale + token, mask=present, other=-1.0)
-    own = _rows(qk, token, own_scale >= 0, qk_n, qk_d, DIM, PADDED_DIM)
-    own_grad = _rows(grad, token, present, grad_n, grad_d, VALUE_DIM, PADDED_VALUE_DIM)
+    own = load_rows(qk, token, own_scale >= 0, qk_n, qk_d, DIM, PADDED_DIM)
+    own_grad = load_rows(grad, token, present, grad_n, grad_d, VALUE_DIM, PADDED_VALUE_DIM)
     own_total = tl.load(totals + token, mask=present, other=0.0)
     own_product = tl.load(products + token, mask=present, other=0.0)
     of_queries = _as_queries(
@@ -173,7 +159,7 @@ def attend_backward(
         order, first + in_round, last + in_round, own_from, tl.minimum(own_from + BLOCK, length), n, length,
         block_size, blocks_before, blocks_after,
     )  # fmt: skip
-    own_values = _rows(v, token, own_scale >= 0, v_n, v_d, VALUE_DIM, PADDED_VALUE_DIM)
+    own_values = load_rows(v, token, own_scale >= 0, v_n, v_d, VALUE_DIM, PADDED_VALUE_DIM)
     of_keys, of_values = _as_keys(
         own, token, own_place, own_scale, own_values, seen_from, seen_end, totals, products, grad, grad_n, grad_d,
         qk, qk_n, qk_d, key_scale, order, first, last, place, seeds,
@@ -186,14 +172,14 @@ def attend_backward(
     along = tl.sum(of_keys * unit, 1)[:, None]
     of_qk = (of_queries + (of_keys - along * unit) * inverse_norm) * scale  # through k = q / ||q||
     continued = present & (turn > 0)
-    of_qk += _rows(qk_so_far, token, continued, gq_n, 1, DIM, PADDED_DIM).to(tl.float32)
-    of_values += _rows(v_so_far, token, continued, gv_n, 1, VALUE_DIM, PADDED_VALUE_DIM).to(tl.float32)
+    of_qk += load_rows(qk_so_far, token, continued, gq_n, 1, DIM, PADDED_DIM).to(tl.float32)
+    of_values += load_rows(v_so_far, token, continued, gv_n, 1, VALUE_DIM, PADDED_VALUE_DIM).to(tl.float32)
     if turn < rounds - 1:
-        _store_rows(qk_so_far, of_qk, token, present, gq_n, DIM, PADDED_DIM)
-        _store_rows(v_so_far, of_values, token, present, gv_n, VALUE_DIM, PADDED_VALUE_DIM)
+        store_rows(qk_so_far, of_qk, token, present, gq_n, DIM, PADDED_DIM)
+        store_rows(v_so_far, of_values, token, present, gv_n, VALUE_DIM, PADDED_VALUE_DIM)
     else:
         alone = present & (own_total == float("-inf"))  # its output is its own value
-        of_values += _rows(grad, token, alone, grad_n, grad_d, VALUE_DIM, PADDED_VALUE_DIM).to(tl.float32)
+        of_values += load_rows(grad, token, alone, grad_n, grad_d, VALUE_DIM, PADDED_VALUE_DIM).to(tl.float32)
         ruined = tl.load(ruin + sequence)
-        _store_rows(grad_qk, of_qk + ruined, token, present, gq_n, DIM, PADDED_DIM)
-        _store_rows(grad_v, of_values + ruined, token, present, gv_n, VALUE_DIM, PADDED_VALUE_DIM)
+        store_rows(grad_qk, of_qk + ruined, token, present, gq_n, DIM, PADDED_DIM)
+        store_rows(grad_v, of_values + ruined, token, present, gv_n, VALUE_DIM, PADDED_VALUE_DIM)

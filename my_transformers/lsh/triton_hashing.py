@@ -12,8 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from my_transformers.lsh.triton_attention import _launch, _padded, _precision
-from my_transformers.lsh.triton_kernels import SIZES, _rows, _where
+from my_transformers import triton_launch
+from my_transformers.lsh.triton_kernels import SIZES
+from my_transformers.triton_launch import padded, precision
+from my_transformers.triton_rows import load_rows, locate
 
 _WIDE_ROW = 512  # bytes; longer rows are worked on in smaller blocks, so that they fit into any GPU's shared memory
 
@@ -26,10 +28,10 @@ def hash_tokens(
 ):  # fmt: skip
     """Buckets (b, h, r, n) by rotations (h, r, d, half), contiguous; sample i uses the first n_directions[i]."""
     r = tl.program_id(0) % rounds
-    block, sample, head, sequence = _where(tl.program_id(0) // rounds, blocks, heads)
+    block, sample, head, sequence = locate(tl.program_id(0) // rounds, blocks, heads)
     tokens = block * BLOCK + tl.arange(0, BLOCK)
     present = tokens < n
-    q = _rows(qk + sample * qk_b + head * qk_h, tokens, present, qk_n, qk_d, DIM, PADDED_DIM)
+    q = load_rows(qk + sample * qk_b + head * qk_h, tokens, present, qk_n, qk_d, DIM, PADDED_DIM)
     rotations += (head * rounds + r) * DIM * half
     used = half
     if BY_LENGTH:
@@ -58,19 +60,19 @@ def bucket_of(qk: Tensor, rotations: Tensor, n_directions: Tensor | None) -> Ten
     """my_transformers.lsh.hashing.bucket_of for at least one rotation, in the dtype of qk."""
     (batch, heads, n, dim), (_, rounds, _, half) = qk.shape, rotations.shape
     buckets = qk.new_empty((batch, heads, rounds, n), dtype=torch.int32)
-    tokens, directions = (64, 32) if _padded(dim) * qk.element_size() <= _WIDE_ROW else (32, 16)
+    tokens, directions = (64, 32) if padded(dim) * qk.element_size() <= _WIDE_ROW else (32, 16)
     blocks = triton.cdiv(n, tokens)
     limits = buckets if n_directions is None else n_directions
     arguments = (qk, *qk.stride(), rotations, buckets, limits, heads, n, blocks, rounds, half)
     constants = {
         "BY_LENGTH": n_directions is not None,
-        "PRECISION": _precision(),
+        "PRECISION": precision(),
         "BLOCK": tokens,
         "STEP": directions,
     }
     if buckets.numel():
-        dims = {"DIM": dim, "PADDED_DIM": _padded(dim)}
-        _launch(hash_tokens, blocks * batch * heads * rounds, arguments, constants | dims, 4)
+        dims = {"DIM": dim, "PADDED_DIM": padded(dim)}
+        triton_launch.launch(hash_tokens, blocks * batch * heads * rounds, arguments, constants | dims, 4)
     return buckets
 
 

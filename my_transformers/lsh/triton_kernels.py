@@ -25,32 +25,11 @@ Argument names, the same in all kernels:
 import triton
 import triton.language as tl
 
-# Not compiled anew where one of these is 1 or a multiple of 16: that would not make any access to memory faster.
-SIZES = ["heads", "n", "length", "blocks", "stride", "turn", "rounds", "earlier", "threshold"]
+from my_transformers import triton_rows
+from my_transformers.triton_rows import load_rows, locate, store_rows
+
+SIZES = [*triton_rows.SIZES, "length", "stride", "turn", "rounds", "earlier", "threshold"]
 SIZES += ["block_size", "blocks_before", "blocks_after"]
-
-
-@triton.jit
-def _rows(x, tokens, present, stride_n, stride_d, DIM: tl.constexpr, PADDED: tl.constexpr):
-    """Load rows (block, PADDED): zeros for tokens that are not present, and beyond DIM."""
-    columns = tl.arange(0, PADDED)
-    offsets = tokens.to(tl.int64)[:, None] * stride_n + columns.to(tl.int64)[None, :] * stride_d
-    return tl.load(x + offsets, mask=present[:, None] & (columns < DIM)[None, :], other=0.0)
-
-
-@triton.jit
-def _store_rows(x, rows, tokens, present, stride_n, DIM: tl.constexpr, PADDED: tl.constexpr):
-    """Store rows whose numbers are adjacent in memory."""
-    columns = tl.arange(0, PADDED)
-    offsets = tokens.to(tl.int64)[:, None] * stride_n + columns[None, :]
-    tl.store(x + offsets, rows.to(x.dtype.element_ty), mask=present[:, None] & (columns < DIM)[None, :])
-
-
-@triton.jit
-def _where(program, blocks, heads):
-    """Block, sample, head and sequence of a program; 64 bits for what is multiplied by strides."""
-    sequence = (program // blocks).to(tl.int64)
-    return program % blocks, sequence // heads, sequence % heads, sequence
 
 
 @triton.jit
@@ -119,11 +98,11 @@ def prepare(
     DIM: tl.constexpr, PADDED_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, PADDED_VALUE_DIM: tl.constexpr,
 ):  # fmt: skip
     """Write each token's ``key_scale``, and from which position on it makes outputs NaN (n if it does not)."""
-    block, sample, head, sequence = _where(tl.program_id(0), blocks, heads)
+    block, sample, head, sequence = locate(tl.program_id(0), blocks, heads)
     tokens = block * BLOCK + tl.arange(0, BLOCK)
     present = tokens < n
-    q = _rows(qk + sample * qk_b + head * qk_h, tokens, present, qk_n, qk_d, DIM, PADDED_DIM).to(tl.float32)
-    values = _rows(v + sample * v_b + head * v_h, tokens, present, v_n, v_d, VALUE_DIM, PADDED_VALUE_DIM)
+    q = load_rows(qk + sample * qk_b + head * qk_h, tokens, present, qk_n, qk_d, DIM, PADDED_DIM).to(tl.float32)
+    values = load_rows(v + sample * v_b + head * v_h, tokens, present, v_n, v_d, VALUE_DIM, PADDED_VALUE_DIM)
     infinity = float("inf")
     finite = (tl.abs(tl.sum(q, 1)) < infinity) & (tl.abs(tl.sum(values.to(tl.float32), 1)) < infinity)
     inverse_norm = tl.rsqrt(tl.maximum(tl.sum(q * q, 1), 1e-12))
@@ -158,7 +137,7 @@ def attend(
     What earlier rounds left, a mean of values with log-sum-exp z, enters like one key with score z. It is kept in
     ``so_far`` between rounds; the last round writes ``out``.
     """
-    block, sample, head, sequence = _where(tl.program_id(0), blocks, heads)
+    block, sample, head, sequence = locate(tl.program_id(0), blocks, heads)
     qk += sample * qk_b + head * qk_h
     v += sample * v_b + head * v_h
     at_out = sample * out_b + head * out_h
@@ -174,19 +153,19 @@ def attend(
     q_place = block * BLOCK + tl.arange(0, BLOCK)
     q_token, present, start, count = _queries(order, first + in_round, last + in_round, q_place, length, n, length)
     finite = tl.load(key_scale + q_token, mask=present, other=-1.0) >= 0
-    q = _rows(qk, q_token, finite, qk_n, qk_d, DIM, PADDED_DIM)
+    q = load_rows(qk, q_token, finite, qk_n, qk_d, DIM, PADDED_DIM)
 
     continued = present & (turn > 0)
     highest = tl.load(totals + q_token, mask=continued, other=float("-inf"))
     mass = tl.where(highest == float("-inf"), 0.0, 1.0)
-    mean = _rows(so_far + at_out, q_token, continued, out_n, 1, VALUE_DIM, PADDED_VALUE_DIM).to(tl.float32)
+    mean = load_rows(so_far + at_out, q_token, continued, out_n, 1, VALUE_DIM, PADDED_VALUE_DIM).to(tl.float32)
     lowest_place = tl.min(tl.where(count > 0, start, length))
     end_place = tl.max(tl.where(count > 0, start + count, 0))
     for k_start in range(lowest_place, end_place, STEP):
         k_place = k_start + tl.arange(0, STEP)
         k_token, k_present = _tokens(order, k_place, end_place, n)
         k_scale = tl.load(key_scale + k_token, mask=k_present, other=-1.0)
-        keys = _rows(qk, k_token, k_scale >= 0, qk_n, qk_d, DIM, PADDED_DIM)
+        keys = load_rows(qk, k_token, k_scale >= 0, qk_n, qk_d, DIM, PADDED_DIM)
         scores = tl.dot(q, tl.trans(keys), input_precision=PRECISION) * (k_scale * log2_scale)[None, :]
         scores = _hide(
             scores, q_token[:, None], q_place[:, None], start[:, None], count[:, None],
@@ -200,7 +179,7 @@ def attend(
         if DROPOUT:
             kept = _kept(seeds, q_token[:, None], k_token[None, :], stride, threshold)
             weights = tl.where(kept, weights * keep_scale, 0.0)
-        values = _rows(v, k_token, k_scale >= 0, v_n, v_d, VALUE_DIM, PADDED_VALUE_DIM)
+        values = load_rows(v, k_token, k_scale >= 0, v_n, v_d, VALUE_DIM, PADDED_VALUE_DIM)
         mean = tl.dot(weights.to(values.dtype), values, mean * shrink[:, None], input_precision=PRECISION)
         highest = above
 
@@ -209,10 +188,10 @@ def attend(
     total = tl.where(alone, float("-inf"), highest + tl.log2(tl.where(alone, 1.0, mass)))
     tl.store(totals + q_token, total, mask=present)
     if turn < rounds - 1:
-        _store_rows(so_far + at_out, mean, q_token, present, out_n, VALUE_DIM, PADDED_VALUE_DIM)
+        store_rows(so_far + at_out, mean, q_token, present, out_n, VALUE_DIM, PADDED_VALUE_DIM)
     else:
-        own = _rows(v, q_token, present & alone, v_n, v_d, VALUE_DIM, PADDED_VALUE_DIM).to(tl.float32)
+        own = load_rows(v, q_token, present & alone, v_n, v_d, VALUE_DIM, PADDED_VALUE_DIM).to(tl.float32)
         # a padded token's own NaN must not make its sequence's gradient NaN
         found = tl.where(finite[:, None], tl.where(alone[:, None], own, mean), 0.0)
         found = tl.where((q_token >= tl.load(nan_from + sequence))[:, None], float("nan"), found)
-        _store_rows(out + at_out, found, q_token, present, out_n, VALUE_DIM, PADDED_VALUE_DIM)
+        store_rows(out + at_out, found, q_token, present, out_n, VALUE_DIM, PADDED_VALUE_DIM)

@@ -8,4 +8,5 @@ In the order in which to read it, after the definition (performer_attention in m
     bidirectional.py  attention to all keys: two sums
     causal.py         attention to earlier keys: prefix sums from chunk to chunk
     recompute.py      what these two share
+    triton_*.py       both of them in a few kernels, on a GPU, for exponential features
 """

@@ -1,13 +1,11 @@
 """Performer: attention by random features, linear in the length (Choromanski et al. 2021, FAVOR+)."""
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
 from my_transformers.eager import eager
 from my_transformers.performer.base import KernelAttention
-from my_transformers.performer.features import draw_projection, log_features
+from my_transformers.performer.features import FeatureMap, draw_projection
 from my_transformers.performer.recompute import LogFeatures
 from my_transformers.performer.settings import KERNELS, Kernel, PerformerSettings
 from my_transformers.replay import decide
@@ -39,7 +37,8 @@ class PerformerAttention(KernelAttention, settings=PerformerSettings):
             may be another function's.
         causal: a token attends only to itself and earlier tokens; see
             :func:`~my_transformers.performer.causal.causal_kernel_attention`.
-        chunk_size: of the causal form: tokens whose weights are computed one by one.
+        chunk_size: of the causal form: tokens whose weights are computed one by one. It changes no result, and Triton
+            kernels have their own.
         dropout: probability of dropping a value in training, for all queries of a head at once: single weights are
             never computed.
         seed: of the directions; give each layer its own.
@@ -137,8 +136,8 @@ class PerformerAttention(KernelAttention, settings=PerformerSettings):
     def feature_maps(self, *, training: bool) -> tuple[LogFeatures, LogFeatures]:
         """See the base class; training forwards are counted, for ``redraw_every``."""
         projection = self._current_projection() if training else self.projection
-        of_keys = partial(log_features, projection=projection, kernel=self.kernel, epsilon=self.epsilon)
-        return partial(of_keys, up_to_a_factor=True), of_keys
+        shared = projection, self.kernel, self.epsilon
+        return FeatureMap(*shared, up_to_a_factor=True), FeatureMap(*shared)
 
     def number_of_features(self, head_dim: int) -> int:
         """See the base class."""

@@ -7,10 +7,15 @@ import torch
 from torch import Tensor
 
 from my_transformers.cache import Cache, check_causal
+from my_transformers.checks import check_heads
+from my_transformers.derivatives import transformed
 from my_transformers.dropout import check_dropout, drop_values
+from my_transformers.kernels import use_triton
+from my_transformers.masks import boolean_mask
 from my_transformers.mechanism import Mechanism
 from my_transformers.performer.bidirectional import bidirectional_kernel_attention, masses_and_means, mixture_of_means
 from my_transformers.performer.causal import PrefixSum, causal_kernel_attention, divide_by_weights
+from my_transformers.performer.features import FeatureMap
 from my_transformers.performer.recompute import LogFeatures
 
 
@@ -63,12 +68,22 @@ class KernelAttention(Mechanism, abc.ABC):
         Raises:
             ValueError: causal, and not as many keys as queries.
         """
+        check_heads(q, k, v, head_dim=self.key_width(self.number_of_features(q.shape[-1])))
+        mask = boolean_mask(mask, k)
         if self.causal and q.shape[2] != k.shape[2]:
             raise ValueError(
                 f"causal attention needs as many keys as queries, got {q.shape[2]} queries and {k.shape[2]} keys"
             )
+        if q.shape[2] == 0:
+            return v[:, :, :0]
         phi_q, phi_k = self.feature_maps(training=self.training)
         v = drop_values(v, self.dropout if self.training else 0.0)
+        directions = phi_k.directions() if isinstance(phi_k, FeatureMap) else None
+        plain = torch.compiler.is_exporting() or transformed()  # what Triton's operators cannot take part in
+        if directions is not None and not plain and use_triton(q, k, v, largest_dim=256):
+            from my_transformers.performer import triton_attention  # Triton may be missing, and takes time to import
+
+            return triton_attention.exponential_attention(q, k, v, directions, causal=self.causal, mask=mask)
         with torch.autocast(q.device.type, enabled=False):
             q, k, exact = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v))
             if self.causal:
@@ -98,6 +113,7 @@ class KernelAttention(Mechanism, abc.ABC):
         v = drop_values(v, self.dropout if self.training else 0.0)
         with torch.autocast(k.device.type, enabled=False):
             k, v = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (k, v))
+            mask = boolean_mask(mask, k)
             return masses_and_means(self.feature_maps(training=False)[1](k), v, mask)
 
     def attend(self, q: Tensor, keys: Tensor, values: Tensor, *, mask: None = None) -> Tensor:

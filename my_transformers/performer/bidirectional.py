@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from my_transformers.derivatives import first_derivatives_only
+from my_transformers.derivatives import first_derivatives_only, traced
 from my_transformers.memory import Scratch, at_once, empty_heads
 from my_transformers.performer.recompute import LogFeatures, hide_padding, with_graph, without_autocast
 
@@ -47,9 +47,9 @@ def bidirectional_kernel_attention(
     Returns:
         (b, h, n, e).
     """
-    if torch.compiler.is_compiling():  # its own partitioner chooses what to keep and what to compute again
+    if traced():
         return mixture_of_means(log_phi_q(q), *masses_and_means(log_phi_k(k), v, mask))
-    return _Bidirectional.apply(q, k, v, log_phi_q, log_phi_k, _all_if_none(mask))
+    return _Bidirectional.apply(q, k, v, log_phi_q, log_phi_k, all_if_none(mask))
 
 
 def masses_and_means(log_k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -63,7 +63,7 @@ def masses_and_means(log_k: Tensor, v: Tensor, mask: Tensor | None = None) -> tu
     Returns:
         (b, h, 1, f) and (b, h, f, e).
     """
-    log_k = hide_padding(log_k, _all_if_none(mask))
+    log_k = hide_padding(log_k, all_if_none(mask))
     largest = log_k.detach().amax(dim=-2, keepdim=True)
     features = (log_k - largest).exp()
     mass = features.sum(dim=-2, keepdim=True)
@@ -75,7 +75,7 @@ def mixture_of_means(log_q: Tensor, log_mass: Tensor, means: Tensor) -> Tensor:
     return (log_q + log_mass).softmax(dim=-1) @ means
 
 
-def _all_if_none(mask: Tensor | None) -> Tensor | None:
+def all_if_none(mask: Tensor | None) -> Tensor | None:
     """The mask (b, m), but True for all keys of a sample without real ones: sums of nothing have no mean."""
     return None if mask is None else mask | ~mask.any(dim=1, keepdim=True)
 

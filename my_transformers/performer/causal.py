@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from my_transformers.derivatives import first_derivatives_only
+from my_transformers.derivatives import first_derivatives_only, traced
 from my_transformers.performer.recompute import LogFeatures, hide_padding, with_graph, without_autocast
 
 
@@ -50,7 +50,7 @@ def causal_kernel_attention(
     Returns:
         (b, h, n, e).
     """
-    if torch.compiler.is_compiling():  # its own partitioner chooses what to keep and what to compute again
+    if traced():
         return _chunk_by_chunk(q, k, v, log_phi_q, log_phi_k, mask, chunk_size)[0]
     return _Causal.apply(q, k, v, log_phi_q, log_phi_k, mask, chunk_size)
 

@@ -9,6 +9,7 @@ Read next: bidirectional.py.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -114,13 +115,39 @@ def log_features(
     if kernel in _GENERALISED:
         return (_GENERALISED[kernel](x @ projection.mT) + epsilon).log()
     if kernel == "hyperbolic":
-        projection = torch.cat((projection, -projection), dim=-2)
+        projection = _both_ways(projection)
     if up_to_a_factor:
         return _raised(x @ projection.mT, epsilon)
     # omega . x' - (|x'|^2 + log m) / 2 as one product of vectors that are longer by one number
     constant = (x.square().sum(-1, keepdim=True) * scale**2 + math.log(projection.shape[-2])) / -2
     longer = torch.cat((projection, torch.ones_like(projection[..., :1])), dim=-1)
     return _raised(torch.cat((x, constant), dim=-1) @ longer.mT, epsilon)
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """:func:`log_features` with its settings."""
+
+    projection: Tensor | None
+    kernel: Kernel
+    epsilon: float
+    up_to_a_factor: bool = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Log phi(x)."""
+        return log_features(
+            x, self.projection, kernel=self.kernel, epsilon=self.epsilon, up_to_a_factor=self.up_to_a_factor
+        )
+
+    def directions(self) -> Tensor | None:
+        """Omega (m, d) where phi_r = exp(omega_r . x' - |x'|^2 / 2) / sqrt(m), the maps that Triton kernels compute."""
+        if self.projection is None or self.kernel in _GENERALISED or self.epsilon:
+            return None
+        return _both_ways(self.projection) if self.kernel == "hyperbolic" else self.projection
+
+
+def _both_ways(projection: Tensor) -> Tensor:
+    return torch.cat((projection, -projection), dim=-2)
 
 
 def _raised(logs: Tensor, epsilon: float) -> Tensor:

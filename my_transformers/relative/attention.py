@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from my_transformers.cache import Cache
+from my_transformers.checks import check_heads
 from my_transformers.mechanism import Mechanism
 from my_transformers.relative.grid import check_grid, places
 from my_transformers.relative.settings import RelativeSettings
@@ -83,6 +84,7 @@ class RelativeAttention(Mechanism, settings=RelativeSettings):
         Raises:
             ValueError: not as many keys as queries.
         """
+        check_heads(q, k, v, heads=len(self.coefficients), head_dim=self.head_dim)
         if q.shape[2] != k.shape[2]:
             raise ValueError(
                 f"relative positions need keys at the queries' places, got {q.shape[2]} queries and {k.shape[2]} keys"

@@ -8,7 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from my_transformers.cache import Cache, check_causal
+from my_transformers.checks import check_heads
+from my_transformers.derivatives import transformed
 from my_transformers.dropout import check_dropout, drop_values
+from my_transformers.masks import boolean_mask
 from my_transformers.mechanism import Mechanism
 from my_transformers.relative.grid import check_grid, places
 from my_transformers.relative.settings import ClippedRelativeSettings
@@ -86,6 +89,8 @@ class ClippedRelativeAttention(Mechanism, settings=ClippedRelativeSettings):
         Raises:
             ValueError: not as many keys as queries.
         """
+        check_heads(q, k, v, heads=self.content_heads + len(self.gate), head_dim=self.gate.shape[1])
+        mask = boolean_mask(mask, k)
         if q.shape[2] != k.shape[2]:
             raise ValueError(
                 f"relative positions need keys at the queries' places, got {q.shape[2]} queries and {k.shape[2]} keys"
@@ -242,12 +247,20 @@ class _Regions:
         """Sums over the displacements, weighed by weights (b, h, C, places) -> (b, h, e + 1, places)."""
         weights = weights.flatten(0, 1).unflatten(-1, (self._rows, self._columns))
         weights = F.pad(weights, (0, self._width - self._columns)).flatten(-2)
-        grid = _WeightedSlices.apply(weights, self._sums, self._slices).unflatten(-1, (self._rows, self._width))
+        of_slices = _weighted_slices if transformed() else _WeightedSlices.apply
+        grid = of_slices(weights, self._sums, self._slices).unflatten(-1, (self._rows, self._width))
         return grid[..., : self._columns].flatten(-2).unflatten(0, self._batch)
 
 
+def _weighted_slices(weights: Tensor, sums: Tensor, slices: list[tuple[int, int]]) -> Tensor:
+    """sum_c weights[:, c] * (slice c of sums)."""
+    length = weights.shape[-1]
+    seen = torch.stack([sums[which, :, :, start : start + length] for which, start in slices], dim=1)
+    return (weights.unsqueeze(2) * seen).sum(1)
+
+
 class _WeightedSlices(torch.autograd.Function):
-    """sum_c weights[:, c] * (slice c of sums), one class at a time, so that nothing of all classes' size arises."""
+    """:func:`_weighted_slices` that keeps nothing of all classes' size for backward."""
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor, sums: Tensor, slices: list[tuple[int, int]]) -> Tensor:

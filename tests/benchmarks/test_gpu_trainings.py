@@ -62,13 +62,15 @@ def test_a_call_trains_the_presets_variant_with_its_seed_and_data(experiment, tm
     for variant in experiment.seconds:
         _, *flags = trainings._training_command(Case(experiment, variant, 3), place)
         sweep = config_from(SweepConfig, flags, preset="sweep_lm_books.yaml")
-        assert sweep.only == (variant,)
-        found = {each.name: each.config for each in sweeping._variants(sweep, sweeping._type(sweep))}
-        assert set(found) == set(experiment.seconds), "each variant of the preset, and no other"
-        assert found[variant].seed == 3
-        assert found[variant].train.device == "cpu"
-        assert found[variant].runs_dir == tmp_path / "trainings" / experiment.name / "seed-3"
-    data = json.loads(found[variant].data.model_dump_json())
+        assert sweep.only == (f"{variant}-seed3",)
+        found = {each.trial.run_name: each.config for each in sweeping._trainings(sweep)}
+        every = {f"{name}-seed{seed}" for name in experiment.seconds for seed in (1, 2, 3)}
+        assert set(found) == every, "each variant of the preset, and no other"
+        (chosen,) = (found[name] for name in sweep.only)
+        assert chosen.seed == 3
+        assert chosen.train.device == "cpu"
+        assert chosen.runs_dir == tmp_path / "trainings" / experiment.name
+    data = json.loads(chosen.data.model_dump_json())
     where = {
         "copy": None,
         "mnist": data.get("root"),
@@ -97,7 +99,7 @@ def test_a_rehearsal_trains_tests_and_keeps_each_and_a_second_call_nothing(calle
     copy, mnist, books, multi30k = kept.values()
     assert list(copy["test"]) == ["full", "LSH-8", "LSH-4", "LSH-2", "LSH-1"]
     assert list(mnist["test"]) == ["-1", "0", "1"]
-    shifts = rows(tmp_path / "trainings/mnist/seed-1/relative/test/shifts.csv")
+    shifts = rows(tmp_path / "trainings/mnist/relative-seed1/test/shifts.csv")
     assert mnist["test"]["1"] == pytest.approx(100 * float(shifts[2]["accuracy"]))
     assert 0 < books["figures"]["test/bits_per_byte"] < 16
     assert {"BLEU", "chrF", "perplexity"} <= set(multi30k["test"])
@@ -105,7 +107,7 @@ def test_a_rehearsal_trains_tests_and_keeps_each_and_a_second_call_nothing(calle
     per_update = {"copy": 8 * 132, "mnist": 8 * 65, "books": 4 * 128}
     for values in (copy, mnist, books):
         tokens = values["tokens_per_second"] * values["seconds_per_update"]
-        assert tokens == pytest.approx(per_update[values["experiment"]])
+        assert tokens == pytest.approx(per_update[values["experiment"]], rel=1e-3)
     assert len(tables(json.loads(results.path.read_text()))) == 4
     train_missing(all_cases(tiny=True), results_in(tmp_path), place, NEVER)
     assert len(called_here) == 4
@@ -127,7 +129,7 @@ def test_a_training_that_is_cut_goes_on_from_its_saved_state(tmp_path, capsys):
     experiment = EXPERIMENTS["books"]
     results, place = results_in(tmp_path), place_in(tmp_path)
     case = Case(replace(experiment, tiny=experiment.tiny | pace), "full", 1)
-    run = RunDirectory(tmp_path / "trainings/books/seed-1/full/version_0")
+    run = RunDirectory(tmp_path / "trainings/books/full-seed1/version_0")
     assert run_case(case, results, place, UntilSaved(run)) == "cut"
     assert not results.has(case.key) and not results.path.exists()
     before = [(row["step"], row["seconds"]) for row in rows(run.metrics)]
@@ -150,7 +152,7 @@ def test_scripts_end_with_who_started_them():
 
 
 def begun(case, place, seconds):
-    run = RunDirectory.create(trainings._case_folder(case, place).parent, case.variant, {})
+    run = RunDirectory.create(trainings._case_folder(case, place).parent, case.run_name, {})
     run.metrics.write_text(f"step,seconds,val/loss\n1,{seconds},\n1,,2.0\n")
 
 
@@ -202,12 +204,6 @@ def test_a_failure_is_kept_and_tried_again_unless_it_would_come_again(log, error
     assert results.found["cases"][case.key]["error"] == error
     assert results.has(case.key) == lasting
     assert tables(results.found) == {"Trainings that failed": [{"training": case.key, "error": error}]}
-
-
-def test_the_speed_is_that_between_evaluations(tmp_path):
-    history = tmp_path / "metrics.csv"
-    history.write_text("step,seconds,val/loss\n10,9.0,\n20,2.0,\n20,,1.5\n30,7.0,\n40,2.0,\n45,1.0,\n")
-    assert trainings.seconds_per_update(history) == pytest.approx(0.2)
 
 
 def done(experiment, variant, seed, figures, test, tokens=1000.4):

@@ -1,9 +1,10 @@
-"""Counts what LSH attention launches on a GPU, and the bytes of it, in both forms; runs on fake tensors, without a GPU.
+"""Counts what LSH attention and the Performer launch on a GPU, and the bytes of it, in both forms, without a GPU.
 
     PYTHONPATH=.:tests/contract python tests/contract/count_launches.py
 
-Each operator of PyTorch that computes counts as one launch, also a sort or a product, which launch more. It counts the
-bytes of its arguments and results once; a Triton kernel is listed by its name, without bytes.
+Runs on fake tensors. Each operator of PyTorch that computes counts as one launch, also a sort or a product, which
+launch more, and the bytes of its arguments and results count once. A Triton kernel is listed by its name, without
+bytes.
 """
 
 import collections
@@ -14,8 +15,7 @@ from fake_cuda import FakeCuda, fake_cuda, gradients, on_cuda
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from my_transformers import LSHAttention, kernels
-from my_transformers.lsh import triton_attention, triton_hashing
+from my_transformers import LocalAttention, LSHAttention, Mechanism, PerformerAttention, kernels, triton_launch
 
 _FREE = (
     "view",
@@ -32,7 +32,7 @@ _FREE = (
 )
 
 
-def count(form: str, n: int, heads: int, dim: int, rounds: int) -> dict[str, collections.Counter]:
+def count(form: str, mechanism: Mechanism, n: int, heads: int = 8, dim: int = 64) -> dict[str, collections.Counter]:
     """Of forward and backward: launches by name, and bytes."""
     os.environ[kernels.VARIABLE] = form
     found: dict[str, collections.Counter] = {"forward": collections.Counter(), "backward": collections.Counter()}
@@ -46,23 +46,33 @@ def count(form: str, n: int, heads: int, dim: int, rounds: int) -> dict[str, col
             current["MiB"] += sum(x.numel() * x.element_size() for x in tensors) / 2**20
 
     FakeCuda._check = check
-    attention = LSHAttention(n_rounds=rounds, causal=True, max_len=n)
     with fake_cuda():
-        for module in (triton_attention, triton_hashing):
-            module._launch = lambda kernel, *_: current.update([kernel.fn.__name__])
-        on_cuda(attention)
-        qk, v = (
+        triton_launch.launch = lambda kernel, *_, **__: current.update([kernel.fn.__name__])
+        on_cuda(mechanism)
+        inputs = [
             torch.empty(1, n, heads, dim, dtype=torch.bfloat16, device="cuda").transpose(1, 2).requires_grad_()
-            for _ in range(2)
-        )
-        out = attention(qk, v)
+            for _ in range(2 if mechanism.shared_query_key else 3)
+        ]
+        out = mechanism(*inputs)
         current = found["backward"]
-        gradients(out, (qk, v), torch.empty_like(out))
+        gradients(out, inputs, torch.empty_like(out))
     return found
 
 
+MECHANISMS = {
+    "LSH-2": lambda n: LSHAttention(n_rounds=2, causal=True, max_len=n),
+    "LSH-4": lambda n: LSHAttention(n_rounds=4, causal=True, max_len=n),
+    "causal Performer": lambda _: PerformerAttention(64, causal=True),
+    "bidirectional Performer": lambda _: PerformerAttention(64),
+    "causal local": lambda _: LocalAttention(causal=True),
+}
+_ON_PAPER = {("causal local", "triton")}  # FlexAttention's own kernel, which only a GPU can compile
+
+
 if __name__ == "__main__":
-    for rounds in (2, 4):
+    for name, build in MECHANISMS.items():
         for form in ("torch", "triton"):
-            for part, counted in count(form, 65_536, heads=8, dim=64, rounds=rounds).items():
-                print(rounds, "rounds,", form, part, {name: round(value) for name, value in counted.items()})
+            if (name, form) in _ON_PAPER:
+                continue
+            for part, counted in count(form, build(65_536), 65_536).items():
+                print(f"{name}, {form} {part}: { ({what: round(value) for what, value in counted.items()}) }")

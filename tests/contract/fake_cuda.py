@@ -24,13 +24,17 @@ from my_transformers.lsh.backward import attend_backward
 from my_transformers.lsh.forward import attend_forward
 
 try:
+    from my_transformers import triton_launch
     from my_transformers.lsh import triton_attention, triton_hashing
+    from my_transformers.performer import triton_attention as performer
 except ImportError:  # Triton is not installed
-    triton_attention = triton_hashing = None
+    triton_launch = None
 
 _OPERATORS = [attend_forward, attend_backward]
-if triton_attention:
+if triton_launch:
     _OPERATORS += [triton_attention._attention, triton_attention._attention_backward, triton_hashing.bucket_of]
+    _OPERATORS += [performer._causal, performer._causal_backward]
+    _OPERATORS += [performer._bidirectional, performer._bidirectional_backward]
 _BODIES = {op._opoverload: op._init_fn for op in _OPERATORS}
 _COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 
@@ -74,9 +78,8 @@ def fake_cuda() -> Iterator[None]:
         patch.setattr(torch.autograd, "grad", gradients)
         patch.setattr(replay, "_generator_states", lambda _: cpu_state)
         patch.setattr(replay, "_set_generator_states", lambda *_: None)
-        if triton_attention:
-            for module in (triton_attention, triton_hashing):
-                patch.setattr(module, "_launch", lambda *_: None)
+        if triton_launch:
+            patch.setattr(triton_launch, "launch", lambda *_, **__: None)
         with FakeTensorMode(), FakeCuda():
             yield
 

@@ -28,6 +28,10 @@ from dl_proj.cli import CONFIGS
 from dl_proj.commands import COMMANDS, main
 from dl_proj.settings.load import file_or_preset, is_training, load_config, parse_flags
 
+pytestmark = pytest.mark.filterwarnings(  # of runpy, if another test imported the module before
+    r"ignore:.*found in sys\.modules after import of package:RuntimeWarning"
+)
+
 CANNOT_RUN = {  # the beginnings of commands, and why
     r"make ": "sets up an environment from a package index",
     r"(python -m )?pip ": "installs from a package index",

@@ -71,6 +71,12 @@ PAIRS = [
     for one, other in itertools.permutations(NOUNS, 2)
 ]
 PAIRS = [PAIRS[37 * i % len(PAIRS)] for i in range(60)]  # well mixed
+COSTS = {
+    "seconds",
+    "examples_per_second",
+    "tokens_per_second",
+    "peak_memory_mib",
+}  # of metrics.json, never twice the same
 GONE = object()  # as a value: leave this key out
 
 

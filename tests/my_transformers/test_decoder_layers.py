@@ -18,7 +18,7 @@ from my_transformers import (
     ReversibleDecoderStack,
     SharedQKAttention,
 )
-from my_transformers.performer import attention as performer
+from my_transformers.performer import features as performer_features
 
 norms = pytest.mark.parametrize("norm", ["pre", "post"])
 pairs = pytest.mark.parametrize(("own", "across"), list(product(OWN, ACROSS)))
@@ -165,8 +165,13 @@ def test_a_step_does_not_project_the_context_again(monkeypatch: pytest.MonkeyPat
 def test_a_performer_across_computes_features_of_the_context_once(monkeypatch: pytest.MonkeyPatch) -> None:
     (layer,) = decoder_layers(1, across="performer")
     x, context, _ = target_and_context(n=3, m=7)
-    lengths, features = [], performer.log_features
-    monkeypatch.setattr(performer, "log_features", lambda y, **rest: lengths.append(y.shape[2]) or features(y, **rest))
+    lengths, features = [], performer_features.log_features
+
+    def counted(y: torch.Tensor, *rest: object, **settings: object) -> torch.Tensor:
+        lengths.append(y.shape[2])
+        return features(y, *rest, **settings)
+
+    monkeypatch.setattr(performer_features, "log_features", counted)
     cache = layer.new_cache(2, 3, context)
     assert lengths == [7]
     for place in range(3):

@@ -1,5 +1,6 @@
 """The copy task: loss and accuracy on the second word only."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -23,8 +24,8 @@ class CopyObjective:
         logits = model(batch[:, :-1])[:, self.second_start :]
         word = batch[:, self.second_start + 1 :]
         loss = F.cross_entropy(logits.transpose(1, 2), word, reduction="sum")
-        right = (logits.argmax(-1) == word).sum()
-        return {"loss": Ratio(loss, word.numel()), "accuracy": Ratio(right, word.numel())}
+        right = (logits.argmax(-1) == word).sum(1)
+        return {"loss": Ratio(loss, word.numel()), "accuracy": Ratio(right, torch.full_like(right, word.shape[1]))}
 
     def generated_accuracy(self, model: AutoregressiveModel, batch: Tensor) -> float:
         """Share of right symbols when the model continues ``SOS w SOS`` by itself, fed with its own output."""

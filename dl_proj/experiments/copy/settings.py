@@ -65,6 +65,11 @@ class SynthTrainConfig(ExperimentConfig):
     """the pace of training"""
 
     @property
+    def tokens_per_example(self) -> int:
+        """See ExperimentConfig."""
+        return self.data.length
+
+    @property
     def default_name(self) -> str:
         """See ExperimentConfig."""
         return f"synth-gen-{self.model.attention_slug}"

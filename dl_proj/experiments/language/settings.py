@@ -60,6 +60,11 @@ class LanguageTrainConfig(ExperimentConfig):
         return self.METRICS | ({"val/bits_per_byte": "min"} if self.causal else {})
 
     @property
+    def tokens_per_example(self) -> int:
+        """See ExperimentConfig."""
+        return self.data.window
+
+    @property
     def default_name(self) -> str:
         """See ExperimentConfig."""
         return f"{'lm' if self.causal else 'mlm'}-{self.data.slug}-{self.model.attention_slug}"

@@ -101,7 +101,7 @@ class TranslationObjective(PairObjective):
         return figures
 
     def _translated(self, model: nn.Module, batch: PairBatch) -> dict[str, Ratio]:
-        """What BLEU counts: n-grams that the reference has too, and lengths, in words."""
+        """What BLEU counts in each sentence: n-grams that the reference has too, and lengths, in words."""
         source, source_mask, target, target_mask = batch
         max_len = longest_targets(source_mask, self._max_length)
         assert isinstance(model, EncoderDecoderModel)  # an evaluation is given the model itself, not wrapped
@@ -110,12 +110,11 @@ class TranslationObjective(PairObjective):
         references = [
             self._tokenizer.decode(row[real][1:-1].tolist()) for row, real in zip(target, target_mask, strict=True)
         ]
-        score = self._bleu.corpus_score(hypotheses, [references])
-        figures = {f"precision_{n}": (score.counts[n - 1], score.totals[n - 1]) for n in _ORDERS}
-        figures["length_ratio"] = (score.sys_len, score.ref_len)
-        return {
-            name: Ratio(torch.tensor(total, device=source.device), count) for name, (total, count) in figures.items()
-        }
+        pairs = zip(hypotheses, references, strict=True)
+        scores = [self._bleu.corpus_score([hypothesis], [[reference]]) for hypothesis, reference in pairs]
+        figures = {f"precision_{n}": [(one.counts[n - 1], one.totals[n - 1]) for one in scores] for n in _ORDERS}
+        figures["length_ratio"] = [(one.sys_len, one.ref_len) for one in scores]
+        return {name: Ratio(*torch.tensor(some, device=source.device).T) for name, some in figures.items()}
 
 
 def _bleu(precisions: list[float], length_ratio: float) -> float:

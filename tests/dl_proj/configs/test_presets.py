@@ -15,6 +15,7 @@ from tiny_scripts import tiny, tiny_classifier, tiny_generator, tiny_language, t
 from dl_proj.checkpoint_folder import SHIPPED
 from dl_proj.cli import CONFIGS, training_config
 from dl_proj.commands import COMMANDS
+from dl_proj.experiments.compare_runs_settings import CompareRunsConfig
 from dl_proj.experiments.copy.settings import SynthComparisonConfig, SynthTrainConfig
 from dl_proj.experiments.copy.train import build_copy_model, copy_dataset
 from dl_proj.experiments.evaluate import evaluate_checkpoints
@@ -32,6 +33,8 @@ from dl_proj.experiments.language.train import build_configured
 from dl_proj.experiments.sweep_settings import SweepConfig, nested
 from dl_proj.experiments.translation.settings import TranslateConfig, TranslationEvaluateConfig, TranslationTrainConfig
 from dl_proj.experiments.translation.train import build_configured as build_translator
+from dl_proj.exporting.settings import ExportConfig
+from dl_proj.looking.settings import AttentionMapsConfig
 from dl_proj.models.build import Places, build_mechanisms
 from dl_proj.settings.load import load_config, merge
 from dl_proj.settings.read_yaml import read_yaml
@@ -45,6 +48,8 @@ SCHEMAS = {  # by the beginning of a file's name; the first that fits
     "cls_": ClassifierTrainConfig,
     "gen_": GeneratorTrainConfig,
     "evaluate": EvaluateConfig,
+    "attention_maps": AttentionMapsConfig,
+    "export": ExportConfig,
     "mnist_generator": DrawConfig,
     "shift_test": ShiftConfig,
     "predict": PredictConfig,
@@ -53,6 +58,7 @@ SCHEMAS = {  # by the beginning of a file's name; the first that fits
     "lm_": LanguageTrainConfig,
     "mlm_": LanguageTrainConfig,
     "sweep_": SweepConfig,
+    "compare_runs": CompareRunsConfig,
     "import_": ImportReformerConfig,
     "translation_evaluate": TranslationEvaluateConfig,
     "translation_": TranslationTrainConfig,
@@ -304,7 +310,7 @@ def test_a_training_builds_its_model(path):
 @pytest.mark.parametrize("path", of(SweepConfig), ids=name_of)
 def test_a_sweep_builds_the_models_that_its_variants_say(path):
     sweep = load_config(SweepConfig, path)
-    base = read_yaml(CONFIGS / sweep.base)
+    base = merge(read_yaml(CONFIGS / sweep.base), nested(sweep.common))
     schema = next(schema for schema in TRAININGS if schema.model_fields["task"].default == base["task"])
     models = []
     for changes in sweep.all_variants.values():

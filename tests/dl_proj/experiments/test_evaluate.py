@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_scripts import (
+    COSTS,
     TEXT,
     as_yaml,
     assert_states,
@@ -75,8 +76,10 @@ def rows_of(path=TABLE):
 def recorded(run):
     """The training's own test figures, as a row of the table names them."""
     figures = json.loads((run / "metrics.json").read_text())
-    figures["training seconds"] = figures.pop("seconds")
-    return {name.removeprefix("test/"): value for name, value in figures.items() if name != "steps"}
+    left_out = COSTS | {"steps"}
+    return {"training seconds": figures["seconds"]} | {
+        name.removeprefix("test/"): value for name, value in figures.items() if name not in left_out
+    }
 
 
 def numbers(row):
@@ -111,19 +114,35 @@ def test_a_folder_of_runs_gives_each_runs_own_figures(runs, script):
     assert outcome.out.splitlines()[-1] == f"written: {TABLE}"
 
 
-def test_the_printed_table(runs, script):
+def test_a_table_is_printed_for_each_task(runs, script):
+    shutil.copytree(runs / GENERATOR, runs / "again/version_0")
     out = script("evaluate", "--checkpoint", runs, "--device", "cpu").out
-    header, rule, *lines = [line for line in out.splitlines() if line.startswith("|")]
-    columns = ["checkpoint", "task", "attention", "parameters", "training seconds", "loss", "accuracy", "bits_per_dim"]
-    assert cells(header) == columns, "what belongs to one class stands in the CSV alone"
-    assert set(rule) == set("|- ")
-    assert len({len(line) for line in (header, rule, *lines)}) == 1, "aligned"
-    found = rows_of()
-    for line in lines:
-        name, *values = cells(line)
-        for column, value in zip(columns[1:], values, strict=True):
-            there = found[name].get(column, "")
-            assert value == there if column in columns[:4] or not there else float(value) == round(float(there), 4)
+    common = ["checkpoint", "task", "attention", "parameters", "training seconds", "loss"]
+    tables = [part.splitlines() for part in out.split("\n\n") if part.startswith("|")]
+    found, figures = rows_of(), {}
+    for header, rule, *lines in tables:
+        assert set(rule) == set("|- ")
+        assert len({len(line) for line in (header, rule, *lines)}) == 1, "aligned"
+        columns = cells(header)
+        for line in lines:
+            name, *values = cells(line)
+            figures[name] = columns[len(common) :]
+            row = found[name]
+            for column, value in zip(columns[1:], values, strict=True):
+                if column == "accuracy 95 %":
+                    assert value == f"{float(row['accuracy_low']):.4f} to {float(row['accuracy_high']):.4f}"
+                else:
+                    assert (
+                        value == row[column] if column in common[:4] else float(value) == round(float(row[column]), 4)
+                    )
+        assert columns[: len(common)] == common
+    assert [len(lines) - 2 for lines in tables] == [2, 1, 1]
+    assert figures == {
+        COPY: ["accuracy", "accuracy 95 %"],
+        CLASSIFIER: ["accuracy", "accuracy 95 %"],
+        GENERATOR: ["bits_per_dim"],
+        "again/version_0": ["bits_per_dim"],
+    }, "what belongs to one class stands in the CSV alone"
 
 
 def test_long_figures_are_cut_and_missing_ones_left_empty():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from tiny_scripts import (
+    COSTS,
     TEXT,
     as_yaml,
     changed,
@@ -93,7 +94,7 @@ def train(script, training, changes=None):
 
 
 def without_seconds(values):
-    return {name: value for name, value in values.items() if name != "seconds"}
+    return {name: value for name, value in values.items() if name not in COSTS}
 
 
 def figures_and_history(training):

@@ -4,11 +4,14 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from matplotlib.figure import Figure
 from tiny_scripts import (
+    COSTS,
+    GONE,
     TEXT,
     as_yaml,
     assert_refused,
@@ -34,6 +37,9 @@ SWEEP = {
         "wide": {"model.dim": 24, "optimizer.lr": 0.02},
     },
 }
+
+
+VARIANTS = ("plain", "hashed", "wide")
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +88,7 @@ def calls(monkeypatch):
 def test_every_variant_is_a_run_with_its_settings(script):
     outcome = swept(script)
     assert outcome.code == 0, outcome.lines
-    assert {path.name for path in OUT.iterdir()} == {"plain", "hashed", "wide", "sweep.csv", "sweep.png"}
+    assert {path.name for path in OUT.iterdir()} == {*VARIANTS, "sweep.csv", "sweep.png", "sweep_time.png"}
     expected = yaml.safe_load(Path("base.yaml").read_text())
     for name, changes in {
         "plain": {},
@@ -127,17 +133,23 @@ def test_the_table_has_each_runs_figures(script):
         cells = dict(zip(columns, (cell.strip() for cell in line.strip("|").split("|")), strict=True))
         assert cells["variant"] == name
         assert float(cells["test loss"]) == round(float(row["test/loss"]), 4)
-    assert outcome.out.splitlines()[-1] == "written: out/sweep.csv, out/sweep.png"
+    assert outcome.out.splitlines()[-1] == "written: out/sweep.csv, out/sweep.png, out/sweep_time.png"
 
 
-def test_the_picture_has_a_curve_a_variant(script, monkeypatch):
-    drawn = {}
+@pytest.fixture
+def drawn(monkeypatch):
+    """Figures by the names of their files."""
+    found = {}
 
     def keep(figure, path, **settings):
-        drawn[Path(path).name.removesuffix(".part")] = figure
+        found[Path(path).name.removesuffix(".part")] = figure
         Path(path).touch()
 
     monkeypatch.setattr(Figure, "savefig", keep)
+    return found
+
+
+def test_the_pictures_have_a_curve_a_variant(script, drawn):
     assert swept(script, {"metric": "val/accuracy"}).code == 0
     (panel,) = drawn["sweep.png"].axes
     assert panel.get_ylabel() == "val/accuracy"
@@ -146,6 +158,90 @@ def test_the_picture_has_a_curve_a_variant(script, monkeypatch):
     for name, points in curves.items():
         values = [(int(r["step"]), float(r["val/accuracy"])) for r in history_of(name) if r["val/accuracy"]]
         assert points == values and len(points) == 2
+    (panel,) = drawn["sweep_time.png"].axes
+    for line in panel.lines:
+        with (OUT / line.get_label() / "version_0/metrics.csv").open(newline="") as file:
+            timed = [(int(row["step"]), float(row["seconds"])) for row in csv.DictReader(file) if row["seconds"]]
+        expected = [sum(seconds for at, seconds in timed if at <= step) for step in (4, 8)]
+        assert list(line.get_xdata()) == pytest.approx(expected)
+        assert list(line.get_ydata()) == [value for _, value in curves[line.get_label()]]
+
+
+SEEDS = {"seeds": [3, 1], "metric": "val/loss"}
+
+
+def test_seeds_give_means_and_deviations(script, drawn):
+    outcome = swept(script, SEEDS | {"variants": {"plain": {}, "wide": {"model.dim": 24}}})
+    assert outcome.code == 0, outcome.lines
+    for variant, row in table().items():
+        runs = [f"{variant}-seed{seed}" for seed in (3, 1)]
+        assert [config_of(run)["seed"] for run in runs] == [3, 1]
+        assert row["seeds"] == "2"
+        for name in ("test/loss", "test/accuracy", "examples_per_second", "peak_memory_mib"):
+            values = [figures_of(run)[name] for run in runs]
+            assert float(row[name]) == pytest.approx(np.mean(values)), name
+            assert float(row[f"{name} std"]) == pytest.approx(np.std(values, ddof=1)), name
+        losses = [figures_of(run)["test/loss"] for run in runs]
+        assert losses[0] != losses[1]
+        shown = f"{np.mean(losses):.4f} ± {np.std(losses, ddof=1):.4f}"
+        (line,) = (line for line in outcome.out.splitlines() if line.startswith(f"| {variant} "))
+        assert shown in line
+    with (OUT / "runs.csv").open(newline="") as file:
+        rows = [(row["variant"], row["seed"], float(row["test/loss"])) for row in csv.DictReader(file)]
+    assert rows == [(v, str(s), figures_of(f"{v}-seed{s}")["test/loss"]) for v in ("plain", "wide") for s in (3, 1)]
+    (panel,) = drawn["sweep.png"].axes
+    for line, band in zip(panel.lines, panel.collections, strict=True):
+        values = np.array(
+            [
+                [float(row["val/loss"]) for row in history_of(f"{line.get_label()}-seed{seed}") if row["val/loss"]]
+                for seed in (3, 1)
+            ]
+        )
+        assert list(line.get_ydata()) == pytest.approx(values.mean(0))
+        low, high = values.mean(0) - values.std(0, ddof=1), values.mean(0) + values.std(0, ddof=1)
+        outline = band.get_paths()[0].vertices[:, 1]
+        assert {*np.round([*low, *high], 6)} <= {*np.round(outline, 6)}
+
+
+def test_what_a_sweep_with_seeds_lacks_is_trained_and_the_rest_left(script, calls):
+    two = {"variants": {"plain": {}, "wide": {"model.dim": 24}}}
+    assert swept(script, two | SEEDS, "--only", "wide").code == 0
+    assert {path.name for path in OUT.iterdir() if path.is_dir()} == {"wide-seed3", "wide-seed1"}
+    assert swept(script, two | SEEDS, "--only", "plain-seed1").code == 0
+    assert calls.count(16) == 8
+    assert swept(script, two | {"seeds": [3, 1, 2]}).code == 0
+    assert (calls.count(24), calls.count(16)) == (24, 24)
+    assert [row["seeds"] for row in table().values()] == ["3", "3"]
+
+
+def test_many_curves_are_shared_out_among_panels(script, drawn):
+    values = {"optimizer.lr": [round(0.001 * n, 3) for n in range(1, 10)]}
+    assert swept(script, {"variants": GONE, "values": values, "common": {"train.max_steps": 1}}).code == 0
+    panels = drawn["sweep.png"].axes
+    drawn_lines = [[(line.get_label(), line.get_color()) for line in panel.lines] for panel in panels]
+    assert sorted(map(len, drawn_lines)) == [4, 5]
+    assert [label for lines in drawn_lines for label, _ in lines] == list(table())
+    for panel, lines in zip(panels, drawn_lines, strict=True):
+        assert len({colour for _, colour in lines}) == len(lines)
+        drawn["sweep.png"].canvas.draw()
+        assert panel.get_legend().get_window_extent().x0 >= panel.get_window_extent().x1, "beside the axes"
+    assert len({(panel.get_xlim(), panel.get_ylim()) for panel in panels}) == 1
+
+
+@pytest.mark.slow
+def test_side_by_side_leads_to_the_same(script):
+    assert swept(script).code == 0
+    tensors = {name: tensors_of(name) for name in VARIANTS}
+    OUT.rename("in_turn")
+    outcome = swept(script, {"variants.broken": {"optimizer.lr": 1e30, "train.clip_norm": 0}}, "--jobs", "2")
+    assert outcome.code == 1
+    assert outcome.lines[-1].startswith("stopped: broken: exit code 1: the ")
+    assert "out/broken/log.txt" in outcome.lines[-1]
+    assert list(table()) == list(VARIANTS)
+    for name in VARIANTS:
+        again = tensors_of(name)
+        assert [key for key in again if not torch.allclose(again[key], tensors[name][key], rtol=1e-4)] == []
+        assert "100%" in (OUT / name / "log.txt").read_text()
 
 
 def test_what_is_finished_is_not_trained_again(script, calls):
@@ -190,7 +286,7 @@ def tensors_of(name):
 
 
 def without_seconds(row):
-    return {key: value for key, value in row.items() if key != "seconds"}
+    return {key: value for key, value in row.items() if key not in COSTS}
 
 
 def test_a_kill_before_the_last_file_does_not_count_as_finished(script, calls):
@@ -308,6 +404,13 @@ MISTAKES = {
         ["--only", "plain,narrow"],
         [("sweep.yaml and flags: only", "'narrow'", "plain", "hashed", "wide")],
     ),
+    "a seed beside seeds": (
+        {"seeds": [1, 2], "common": {"seed": 3}},
+        [],
+        [("sweep.yaml: common: seed", "seeds")],
+    ),
+    "a seed twice": ({"seeds": [1, 1]}, [], [("sweep.yaml: seeds", 1)]),
+    "no jobs": ({"jobs": 0}, [], [("sweep.yaml: jobs", 0, 1)]),
     "an unknown metric": (
         {"metric": "val/bits_per_byte"},
         [],
@@ -333,10 +436,40 @@ def test_mistakes_are_found_before_anything_is_trained(case, script):
     assert files_below(".") == {"base.yaml", "sweep.yaml"}
 
 
-def test_a_base_without_a_task(script):
-    as_yaml("base.yaml", tiny())
+def test_a_base_without_a_task_is_of_the_only_one_that_it_fits(script):
+    as_yaml("base.yaml", tiny({"model.width": 3}))
     assert_refused(swept(script), [("base.yaml: task", "copy", None, "common")])
-    assert swept(script, {"common": {"task": "copy"}}, "--only", "plain").code == 0
+    as_yaml("base.yaml", tiny())
+    assert swept(script, None, "--only", "plain").code == 0
+    assert config_of("plain")["task"] == "copy"
+
+
+TWO = ("--values", "model.dim=[16,24]", "--common", "train.max_steps=1")
+BESIDE = {  # flags of a sweep of base.yaml by width, whatever else a file says, and its folder
+    "a base beside the default preset": (("--base", "base.yaml", *TWO), "runs/sweep_base"),
+    "a training's file": (("--config", "base.yaml", *TWO), "runs/sweep_base"),
+    "a sweep's file with variants": (("--config", "sweep.yaml", *TWO), "out"),
+    "and without them": (("--config", "sweep.yaml", "--variants", "null", *TWO), "out"),
+    "JSON": (("--config", "sweep.yaml", "--values", '{"model.dim": [16, 24]}', *TWO[2:]), "out"),
+}
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_values_can_be_given_as_flags_alone(case, script):
+    flags, folder = BESIDE[case]
+    as_yaml("sweep.yaml", SWEEP)
+    outcome = script("sweep", *flags)
+    assert outcome.code == 0, outcome.lines
+    names = {path.name: path for path in Path(folder).iterdir() if path.is_dir()}
+    assert {*names} == {"dim-16", "dim-24"}
+    config = yaml.safe_load((names["dim-24"] / "version_0/config.yaml").read_text())
+    assert (config["model"]["dim"], config["train"]["max_steps"]) == (24, 1)
+
+
+def test_words_in_a_list_need_no_quotes(script):
+    flags = ("--values", "model.attention.kind=[full, shared_qk]", "--common", "train.max_steps=1")
+    assert script("sweep", "--base", "base.yaml", *flags).code == 0
+    assert {path.name for path in Path("runs/sweep_base").iterdir() if path.is_dir()} == {"kind-full", "kind-shared-qk"}
 
 
 def test_a_run_of_other_settings_is_not_mixed_in(script):

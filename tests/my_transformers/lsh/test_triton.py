@@ -187,7 +187,7 @@ def test_two_runs_are_equal_bit_for_bit(triton_form) -> None:
 @pytest.mark.slow
 def test_kernels_compile_for_a_gpu() -> None:
     """For sm_90 without a GPU: what the interpreter takes may still be wrong for the compiler."""
-    script = Path(__file__).parents[1] / "compile_lsh_kernels.py"
+    script = Path(__file__).parents[1] / "compile_kernels.py"
     environment = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

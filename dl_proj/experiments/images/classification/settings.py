@@ -57,6 +57,11 @@ class ClassifierTrainConfig(ImageTrainConfig):
     """the model"""
 
     @property
+    def tokens_per_example(self) -> int:
+        """See ExperimentConfig."""
+        return self.model.length(self.data)
+
+    @property
     def default_name(self) -> str:
         """See ExperimentConfig."""
         return f"{self.data.slug}-cls-{self.model.attention_slug}"

@@ -59,6 +59,11 @@ class GeneratorTrainConfig(ImageTrainConfig):
     """images a label that the trained model draws into samples.png; 0: no picture"""
 
     @property
+    def tokens_per_example(self) -> int:
+        """See ExperimentConfig."""
+        return self.data.max_len
+
+    @property
     def default_name(self) -> str:
         """See ExperimentConfig; with the pixels, where images do not keep their size."""
         name = f"{self.data.slug}-gen-{self.model.attention_slug}"

@@ -12,7 +12,7 @@ import yaml
 from matplotlib.image import imread
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_scripts import GONE, tiny, tiny_yaml
+from tiny_scripts import COSTS, GONE, tiny, tiny_yaml
 
 from dl_proj.experiments.copy.settings import SynthTrainConfig
 from dl_proj.experiments.copy.train import build_copy_model, copy_dataset
@@ -70,9 +70,9 @@ def test_the_figures(script):
     assert set(figures) == {
         "parameters",
         "steps",
-        "seconds",
+        *COSTS,
         "test/loss",
-        "test/accuracy",
+        *("test/accuracy", "test/accuracy_low", "test/accuracy_high"),
         "test/generated_accuracy",
     }
     config = SynthTrainConfig.model_validate(tiny())

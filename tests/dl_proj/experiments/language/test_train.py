@@ -10,7 +10,7 @@ import tokenizers
 import torch
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
-from tiny_scripts import TEXT, as_yaml, tiny_language
+from tiny_scripts import COSTS, TEXT, as_yaml, tiny_language
 
 from dl_proj.experiments.language.settings import LanguageTrainConfig
 from dl_proj.experiments.language.train import build_configured, language_experiment
@@ -48,7 +48,7 @@ def rows_of(run=RUN):
 
 
 def without_seconds(values):
-    return {name: value for name, value in values.items() if name != "seconds"}
+    return {name: value for name, value in values.items() if name not in COSTS}
 
 
 def trained(changes=None, tokenizer=None, run=RUN):
@@ -87,7 +87,7 @@ def test_bytes_leave_no_tokenizer(script):
 
 def test_the_figures_of_a_model_of_bytes(script):
     figures = run_of(script, {"train.log_every": 1})
-    assert set(figures) == {"parameters", "steps", "seconds"} | {
+    assert set(figures) == {"parameters", "steps", *COSTS} | {
         f"test/{name}" for name in ("loss", "accuracy", "bits_per_byte", "perplexity")
     }
     nats = naive_nats(trained(), list(held_out()), WINDOW)
@@ -115,7 +115,7 @@ def test_bits_per_byte_of_subwords(script):
 def test_the_figures_of_a_masked_model(script):
     """Over what its own test data hides; no bits per byte."""
     figures = run_of(script, MASKED)
-    assert set(figures) == {"parameters", "steps", "seconds", "test/loss", "test/accuracy", "test/perplexity"}
+    assert set(figures) == {"parameters", "steps", *COSTS, "test/loss", "test/accuracy", "test/perplexity"}
     model, nats = trained(MASKED), []
     data = language_experiment(LanguageTrainConfig.model_validate(tiny_language(MASKED))).test_data
     for inputs, targets, chosen in (data[i] for i in range(len(data))):

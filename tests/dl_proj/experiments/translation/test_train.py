@@ -13,6 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
 from tiny_scripts import (
+    COSTS,
     PAIRS,
     as_yaml,
     call,
@@ -70,14 +71,20 @@ def rows_of(run=RUN):
 
 
 def without_seconds(values):
-    return {name: value for name, value in values.items() if name != "seconds"}
+    return {name: value for name, value in values.items() if name not in COSTS}
 
 
 def test_figures_of_all_splits_are_written(script):
     figures = run_of(script, {"train.log_every": 1})
     names = {"loss", "cross_entropy", "perplexity", "accuracy", "bits_per_byte"}
     translated = {"bleu", "length_ratio", *(f"precision_{n}" for n in range(1, 5))}
-    assert set(figures) == {"parameters", "steps", "seconds"} | {f"test/{name}" for name in names | translated}
+    assert set(figures) == {
+        "parameters",
+        "steps",
+        *COSTS - {"tokens_per_second"},
+        "test/bleu_low",
+        "test/bleu_high",
+    } | {f"test/{name}" for name in names | translated}
     measured = {f"val/{name}" for name in names | translated} | {f"train/{name}" for name in names}
     assert set(rows_of()[0]) == {"step", "lr", "seconds"} | measured
 
@@ -192,7 +199,7 @@ def test_evaluate_gives_the_same_figures_with_the_saved_tokenizers(learned, scri
         (row,) = csv.DictReader(file)
     assert (row["task"], row["attention"]) == ("translation", "full")
     figures = {name: value for name, value in figures_of(learned).items() if name.startswith("test/")}
-    assert len(figures) == 11
+    assert len(figures) == 13
     for name, value in figures.items():
         assert float(row[name.removeprefix("test/")]) == pytest.approx(value, rel=1e-5), name
 

@@ -84,7 +84,10 @@ def test_loss_and_accuracy():
     right = sum(rows[i][label] == max(rows[i]) for i, label in enumerate(labels.tolist()))
     assert 0 < right < 7
     assert figures["accuracy"].value.item() == pytest.approx(right / 7)
-    assert figures["loss"].count == figures["accuracy"].count == 7
+    assert figures["loss"].count == figures["accuracy"].count.sum() == 7
+    assert figures["accuracy"].total.tolist() == [
+        max(row) == row[label] for row, label in zip(rows, labels, strict=True)
+    ]
     assert model.images is images
     figures["loss"].value.backward()
     expected = (logits.softmax(-1) - F.one_hot(labels, 4)) / 7

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_scripts import as_yaml, tiny_classifier
+from tiny_scripts import COSTS, as_yaml, tiny_classifier
 
 import dl_proj.experiments.images.classification.train as classifier_training
 from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
@@ -68,7 +68,7 @@ def naive_counts(model, data, n_classes):
 
 
 def without_seconds(figures):
-    return {name: value for name, value in figures.items() if name != "seconds"}
+    return {name: value for name, value in figures.items() if name not in COSTS}
 
 
 def test_the_resolved_configuration_loads_as_the_one_that_ran(script, blank):
@@ -91,10 +91,14 @@ def test_the_figures_are_those_of_the_best_weights_on_the_test_images(script, bl
             "steps": 16,
             "test/loss": loss,
             "test/accuracy": counts.trace() / 360,
+            "test/accuracy_low": figures["test/accuracy_low"],
+            "test/accuracy_high": figures["test/accuracy_high"],
             **per_class,
         },
         rel=1e-5,
     )
+    deviation = (counts.trace() / 360 * (1 - counts.trace() / 360) / 360) ** 0.5
+    assert figures["test/accuracy_high"] - figures["test/accuracy_low"] == pytest.approx(2 * 1.96 * deviation, rel=0.15)
     assert json.loads((RUN / "checkpoints/best/metrics.json").read_text()) == figures
     with (RUN / "confusion.csv").open(newline="") as file:
         header, *rows = csv.reader(file)

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from safetensors.torch import load_file
-from tiny_scripts import as_yaml, files_below, tiny_generator
+from tiny_scripts import COSTS, as_yaml, files_below, tiny_generator
 
 import dl_proj.experiments.images.generation.train as generator_training
 from dl_proj.experiments.images.data import ImageSplits, LabelledImages, load_configured
@@ -75,7 +75,7 @@ def naive_log_probabilities(model, data):
 
 
 def without_seconds(figures):
-    return {name: value for name, value in figures.items() if name != "seconds"}
+    return {name: value for name, value in figures.items() if name not in COSTS}
 
 
 @pytest.mark.parametrize("loss", [{"kind": "cross_entropy"}, {"kind": "focal", "gamma": 1.5, "frequency_power": 0.5}])

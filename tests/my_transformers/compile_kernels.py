@@ -1,12 +1,14 @@
-"""Compiles each kernel that the Triton form of LSH attention launches for an H100, without a GPU, and prints its cost.
+"""Compiles each kernel that LSH attention and the Performer launch for an H100, without a GPU, and prints its cost.
 
-    PYTHONPATH=. python tests/my_transformers/compile_lsh_kernels.py            # what the test compiles
-    PYTHONPATH=. python tests/my_transformers/compile_lsh_kernels.py --all      # all head sizes and dtypes
+    PYTHONPATH=. python tests/my_transformers/compile_kernels.py            # what the test compiles
+    PYTHONPATH=. python tests/my_transformers/compile_kernels.py --all      # all head sizes and dtypes
+    PYTHONPATH=. python tests/my_transformers/compile_kernels.py --all --only performer
 
 The launch code runs on tensors without memory; a launch is replaced by a compilation with the same arguments.
 """
 
 import argparse
+import itertools
 import re
 import subprocess
 import tempfile
@@ -18,7 +20,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from my_transformers import triton_launch
 from my_transformers.lsh import triton_attention, triton_hashing
+from my_transformers.performer import triton_attention as performer
 
 POINTERS = {
     torch.bfloat16: "*bf16",
@@ -28,6 +32,7 @@ POINTERS = {
     torch.int64: "*i64",
     torch.bool: "*i1",
 }
+ALL = tuple(itertools.product((32, 64, 128, 256), (torch.bfloat16, torch.float16, torch.float32)))
 _compiled: set[str] = set()
 
 
@@ -49,18 +54,24 @@ def specialized(kernel: Any, arguments: tuple) -> tuple[dict[str, str], dict[str
     return types, constants, divisible
 
 
-def compile_launch(kernel: Any, programs: int, arguments: tuple, constants: dict[str, Any], warps: int) -> None:
-    """Takes the place of triton_attention._launch."""
+def compile_launch(
+    kernel: Any, programs: int, arguments: tuple, constants: dict[str, Any], warps: int, stages: int = 1
+) -> None:
+    """Takes the place of triton_launch.launch."""
     types, ones, divisible = specialized(kernel, arguments)
     constants = constants | ones
     source = ASTSource(kernel, types | dict.fromkeys(constants, "constexpr"), constants, divisible)
     if source.hash() in _compiled:
         return
     _compiled.add(source.hash())
-    options = {"num_warps": warps, "num_stages": 1}
+    options = {"num_warps": warps, "num_stages": stages}
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     about = " ".join(f"{name}={value}" for name, value in constants.items() if name.isupper())
-    print(f"{kernel.__name__} {types.get('qk', '')} {about}: {usage(compiled)}", flush=True)
+    rows = types.get("qk") or types.get("q") or types.get("k") or ""
+    print(
+        f"{kernel.__module__.split('.')[-2]} {kernel.__name__} {rows} {about}, {warps} warps: {usage(compiled)}",
+        flush=True,
+    )
 
 
 def usage(compiled: Any) -> str:
@@ -75,7 +86,7 @@ def usage(compiled: Any) -> str:
     return f"{spills}, {compiled.metadata.shared} B shared"
 
 
-def attend(
+def attend_in_buckets(
     sizes: tuple[int, int, int, int], dtype: torch.dtype, *, rounds: int = 2, dropout: float = 0.0, real: bool = True
 ) -> None:
     """Hash (b, h, n, d), one forward and one backward."""
@@ -93,18 +104,47 @@ def attend(
     triton_attention._attention_backward._init_fn(kept[0], *tensors, *kept, layout, *settings)
 
 
+def attend_by_features(
+    sizes: tuple[int, int, int, int], dtype: torch.dtype, *, n_features: int = 256, real: bool = True
+) -> None:
+    """One forward and one backward, to all and to earlier keys."""
+    batch, heads, n, dim = sizes
+    x = torch.empty(batch, n, heads, dim, dtype=dtype, device="meta").transpose(1, 2)
+    directions = torch.empty(n_features, dim, device="meta")
+    mask = torch.empty(batch, n, dtype=torch.bool, device="meta") if real else None
+    inputs = x, x, x, directions
+    kept = performer._bidirectional._init_fn(*inputs, mask)
+    performer._bidirectional_backward._init_fn(x, *inputs, mask, *kept)
+    kept = performer._causal._init_fn(*inputs, mask)
+    performer._causal_backward._init_fn(x, *inputs, *kept)
+
+
+def lsh(*, everything: bool) -> None:
+    """Head sizes, dtypes and dropout."""
+    attend_in_buckets((2, 8, 1024, 64), torch.bfloat16)
+    attend_in_buckets((1, 1, 1, 5), torch.float16, rounds=1, dropout=0.1, real=False)  # strides of 1 become constants
+    for dim, dtype in ALL if everything else ():
+        for dropout in (0.0, 0.1):
+            attend_in_buckets((2, 8, 1024, dim), dtype, dropout=dropout)
+
+
+def features(*, everything: bool) -> None:
+    """Head sizes and dtypes."""
+    attend_by_features((2, 8, 1024, 64), torch.bfloat16)
+    attend_by_features((1, 1, 1, 5), torch.float16, n_features=1, real=False)
+    for dim, dtype in ALL if everything else ():
+        attend_by_features((2, 8, 1024, dim), dtype)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", action="store_true")
-    compile_all = parser.parse_args().all
-    triton_attention._launch = triton_hashing._launch = compile_launch
-    attend((2, 8, 1024, 64), torch.bfloat16)
-    attend((1, 1, 1, 5), torch.float16, rounds=1, dropout=0.1, real=False)  # strides of 1 become constants
-    if compile_all:
-        for dim in (32, 64, 128, 256):
-            for dtype in (torch.bfloat16, torch.float16, torch.float32):
-                for dropout in (0.0, 0.1):
-                    attend((2, 8, 1024, dim), dtype, dropout=dropout)
+    parser.add_argument("--only", choices=("lsh", "performer"))
+    given = parser.parse_args()
+    triton_launch.launch = compile_launch
+    for name, kernels in {"lsh": lsh, "performer": features}.items():
+        if given.only in (None, name):
+            kernels(everything=given.all)
 
 
 if __name__ == "__main__":

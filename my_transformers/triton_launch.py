@@ -1,0 +1,45 @@
+"""How Triton kernels are launched, whatever the mechanism."""
+
+import contextlib
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from my_transformers import triton_rows
+
+ROWS = 64  # per program, in kernels that read each row once
+
+
+def launch(
+    kernel: Any, programs: int, arguments: tuple[Any, ...], constants: dict[str, Any], warps: int, stages: int = 1
+) -> None:
+    """Launch a kernel on the device of its first argument.
+
+    ``stages``: of the software pipeline. Loops of two or three steps gain nothing from one.
+    """
+    device = arguments[0].device
+    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        kernel[(programs,)](*arguments, **constants, num_warps=warps, num_stages=stages)
+
+
+def padded(dim: int) -> int:
+    """A power of two, as Triton's blocks must be, and at least 16, as tl.dot needs."""
+    return max(16, triton.next_power_of_2(dim))
+
+
+def precision() -> str:
+    """Of float32 products: three tensor core products, nearly as exact as float32, or one with 10 bits."""
+    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+def row_products(grad: Tensor, out: Tensor) -> Tensor:
+    """The output's gradient times the output, both (b, h, n, e), summed over e: (b, h, n), float32."""
+    products = out.new_empty(out.shape[:3], dtype=torch.float32)
+    batch, heads, n, dim = out.shape
+    blocks = triton.cdiv(n, ROWS)
+    arguments = (grad, *grad.stride(), out, *out.stride()[:3], products, heads, n, blocks)
+    constants = {"BLOCK": ROWS, "VALUE_DIM": dim, "PADDED_VALUE_DIM": padded(dim)}
+    launch(triton_rows.row_products, blocks * batch * heads, arguments, constants, warps=4)
+    return products
