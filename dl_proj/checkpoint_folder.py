@@ -6,9 +6,10 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from dl_proj.settings.base import expanded
-from dl_proj.settings.errors import ConfigError
+from dl_proj.settings.errors import ConfigError, shown
 from dl_proj.settings.help import Nested
-from dl_proj.settings.load import load_config, read_yaml, shown
+from dl_proj.settings.load import load_config
+from dl_proj.settings.read_yaml import read_yaml
 from my_custom_ai.custom_train.errors import CheckpointError
 
 Config = TypeVar("Config", bound=BaseModel)

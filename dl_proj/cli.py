@@ -14,19 +14,10 @@ from dl_proj.checkpoint_folder import check_task, config_path, find_checkpoint
 from dl_proj.commands import Command
 from dl_proj.run_changes import refused_changes
 from dl_proj.settings.base import expanded
-from dl_proj.settings.errors import ConfigError
+from dl_proj.settings.errors import ConfigError, complain, shown
 from dl_proj.settings.help import Nested
-from dl_proj.settings.load import (
-    complain,
-    differences,
-    file_or_preset,
-    is_training,
-    load_config,
-    merge,
-    parse_flags,
-    read_yaml,
-    shown,
-)
+from dl_proj.settings.load import differences, file_or_preset, is_training, load_config, merge, parse_flags
+from dl_proj.settings.read_yaml import read_yaml
 from my_custom_ai.custom_train.errors import (
     CheckpointError,
     LostProcess,

@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from dl_proj.settings.load import differences, load_config, shown
+from dl_proj.settings.errors import shown
+from dl_proj.settings.load import differences, load_config
 from my_custom_ai.custom_train.run_directory import RunDirectory
 
 _SAME_RESULT = {"train.save_minutes", "train.device", "train.num_workers", "train.trackers", "runs_dir"}

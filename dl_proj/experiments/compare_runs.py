@@ -17,7 +17,7 @@ from dl_proj.experiments.compare_runs_settings import CompareRunsConfig
 from dl_proj.experiments.history import Rows, curve, read_history, seconds_in_all
 from dl_proj.experiments.sweep_settings import Settings, flat
 from dl_proj.settings.errors import ConfigError
-from dl_proj.settings.load import read_yaml
+from dl_proj.settings.read_yaml import read_yaml
 from dl_proj.tables import mean_and_deviation
 from my_custom_ai.utils.files import write_text
 

@@ -14,7 +14,7 @@ from dl_proj.experiments.images.classification.train import leave_confusion
 from dl_proj.experiments.registry import ExperimentType, experiment_type
 from dl_proj.settings.errors import ConfigError
 from dl_proj.settings.help import models_in
-from dl_proj.settings.load import read_yaml
+from dl_proj.settings.read_yaml import read_yaml
 from dl_proj.tables import Row, csv_text, markdown, with_intervals
 from my_custom_ai.custom_train import CheckpointError, evaluate, load_weights, start
 from my_custom_ai.custom_train.checkpoint import count_parameters

@@ -108,7 +108,6 @@ def _train_and_test(config: ExperimentConfig, experiment: Experiment, trainer: T
     with saying_how_to_go_on(config, trainer):
         trainer.fit(begin=say_what_begins)
         _test(config, experiment, trainer)
-    return trainer
 
 
 def _test(config: ExperimentConfig, experiment: Experiment, trainer: Trainer) -> None:

@@ -7,7 +7,7 @@ from dl_proj.checkpoint_folder import config_path, find_checkpoint
 from dl_proj.experiments.registry import experiment_type
 from dl_proj.experiments.trained import Trained
 from dl_proj.settings.help import Nested
-from dl_proj.settings.load import read_yaml
+from dl_proj.settings.read_yaml import read_yaml
 from my_custom_ai.custom_train.names import DeviceName
 
 

@@ -23,8 +23,7 @@ from dl_proj.experiments.trained import Trained
 from dl_proj.experiments.translation.settings import TranslationTrainConfig
 from dl_proj.experiments.translation.train import train_translator, translation_experiment
 from dl_proj.experiments.translation.translator import load_translator
-from dl_proj.settings.errors import ConfigError
-from dl_proj.settings.load import shown
+from dl_proj.settings.errors import ConfigError, shown
 from my_custom_ai.custom_train import RunDirectory
 
 _Config = TypeVar("_Config", bound=ExperimentConfig)

@@ -16,7 +16,8 @@ from dl_proj.experiments.sweep_report import Trained, write_report
 from dl_proj.experiments.sweep_settings import Settings, SweepConfig, Trial, nested
 from dl_proj.run_changes import other_settings
 from dl_proj.settings.errors import ConfigError
-from dl_proj.settings.load import file_or_preset, load_config, merge, read_yaml
+from dl_proj.settings.load import file_or_preset, load_config, merge
+from dl_proj.settings.read_yaml import read_yaml
 from my_custom_ai.custom_train import NonFiniteLoss, RunDirectory
 from my_custom_ai.custom_train.running import locked
 from my_custom_ai.utils.files import write_text

@@ -3,7 +3,11 @@
 from pathlib import Path
 from typing import Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+_LARGEST = 2**40  # of whole numbers: more than any machine can count or hold
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes, of usual file systems
 
 
 class Strict(BaseModel):
@@ -27,6 +31,17 @@ class Strict(BaseModel):
         if found := self.mistakes():
             raise ValueError("\n".join(found))
         return self
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _within_bounds(cls, value: Any, info: ValidationInfo) -> Any:
+        """No machine counts further, and no file system has longer names."""
+        for item in value if isinstance(value, tuple) else [value]:
+            if isinstance(item, int) and abs(item) > _LARGEST:
+                raise PydanticCustomError("too_large", f"must be at most {_LARGEST} in size")
+            if isinstance(item, Path) or (info.field_name == "experiment_name" and isinstance(item, str)):
+                _check_path(str(item))
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -53,6 +68,16 @@ def expanded(path: Path | str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def _check_path(path: str) -> None:
+    if "\0" in path:
+        raise PydanticCustomError("null_in_path", "must be a path without a null character")
+    parts = [part.encode(errors="surrogateescape") for part in Path(path).parts]
+    if any(len(part) > _LONGEST_NAME for part in parts) or sum(len(part) + 1 for part in parts) > _LONGEST_PATH:
+        raise PydanticCustomError(
+            "long_path", f"must have names of at most {_LONGEST_NAME} bytes, {_LONGEST_PATH} in all"
+        )
 
 
 def null_is_none(value: Any) -> Any:

@@ -4,28 +4,24 @@ import argparse
 import difflib
 import itertools
 import json
-import re
-import sys
-from collections.abc import Callable, Hashable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
 from dl_proj.settings.base import Strict
-from dl_proj.settings.errors import ConfigError, reason
+from dl_proj.settings.errors import ConfigError, shown
 from dl_proj.settings.help import Nested, explain, is_of, models_in
 from dl_proj.settings.mapping_flags import with_whole_mappings
+from dl_proj.settings.read_yaml import parse_yaml, read_yaml
 
 Config = TypeVar("Config", bound=BaseModel)
 
 _WORDS = "one or more, after -- also such that look like flags"
-
-_WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
-_FRACTION = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?\.inf|\.nan", re.IGNORECASE)
 
 
 def load_config(schema: type[Config], path: Path, overrides: Nested | None = None, *, origin: str = "flags") -> Config:
@@ -66,32 +62,6 @@ def file_or_preset(given: Path, presets: Path) -> Path:
 def is_training(schema: type[BaseModel]) -> bool:
     """Whether it describes a training, which leaves a run that can be resumed."""
     return "train" in schema.model_fields
-
-
-def read_yaml(path: Path) -> Nested:
-    """The mapping in a YAML file.
-
-    Raises:
-        ConfigError: no such file, not YAML, not a mapping, or a key twice.
-    """
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except OSError as error:
-        raise ConfigError(f"{path}: {reason(error)}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not a text file in UTF-8") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else f"{path}"
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-        raise ConfigError(f"{where}: not valid YAML: {problem}") from None
-    except (ValueError, RecursionError) as error:  # a date with a 13th month, brackets without end
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
-    if values is None:
-        raise ConfigError(f"{path}: is empty, must hold 'key: value' lines")
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: must hold 'key: value' lines (got {shown(values)})")
-    return values
 
 
 def merge(values: Nested, overrides: Nested) -> Nested:
@@ -144,7 +114,7 @@ def parse_flags(
     Raises:
         ConfigError: a flag that does not exist, or that lacks its value.
     """
-    argv = with_whole_mappings(schema, argv, lambda text: yaml.load(text, Loader=_UniqueKeyLoader))
+    argv = with_whole_mappings(schema, argv, parse_yaml)
     own = _OneLineParser(add_help=False, allow_abbrev=False)
     own.add_argument("--config", type=Path, metavar="FILE.yaml", help=f"settings to start from (default: {default})")
     if is_training(schema):
@@ -166,13 +136,14 @@ def parse_flags(
     )
     end = argv.index("--") if words is not None and "--" in argv else len(argv)
     options, rest = own.parse_known_args(argv[:end])
+    _refuse_twice(schema, argv[:end])
     settings = type(schema.__name__, (schema, BaseSettings), {})
     source: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(settings, root_parser=parser)
     if {"-h", "--help"} & {*rest}:
         others = [word for word in rest if word not in ("-h", "--help")]
         try:
             overrides = source(parsed_args=parser.parse_args(others))()
-        except (ConfigError, SettingsError):  # help is shown even so
+        except (ConfigError, SettingsError, RecursionError):  # help is shown even so
             overrides = {}
         explain(parser, schema, *_values_for_help(schema, options.config, default, overrides))
     options.words = []
@@ -184,11 +155,19 @@ def parse_flags(
         options.words = vars(given).pop("words") + argv[end + 1 :]
     try:
         return options, source(parsed_args=given)()
-    except SettingsError as error:
+    except (SettingsError, RecursionError) as error:
         found = _flags_with_broken_json(rest) or _unreadable_flags(
             rest, lambda flags: source(parsed_args=parser.parse_args(flags))()
         )
         raise ConfigError(*(found or [f"flags: {error}"])) from None
+
+
+def _refuse_twice(schema: type[BaseModel], argv: list[str]) -> None:
+    """Or the second value would silently win, and two lists would become one; mappings may come key by key."""
+    mappings = {f"--{name}" for name, field in schema.model_fields.items() if get_origin(field.annotation) is dict}
+    counts = Counter(word.partition("=")[0] for word in argv if word.startswith("--"))
+    if twice := [flag for flag, times in counts.items() if times > 1 and flag not in mappings]:
+        raise ConfigError(*(f"flags: {flag}: was given {counts[flag]} times, must be given once" for flag in twice))
 
 
 def _values_for_help(
@@ -214,7 +193,7 @@ def _unreadable_flags(argv: list[str], read: Callable[[list[str]], Any]) -> list
     for flag, value in itertools.pairwise(words):
         try:
             read([flag, value])
-        except SettingsError:
+        except (SettingsError, RecursionError):
             found.append(f"flags: {flag}: must be a list of plain numbers, as in 1,0.5 (got {shown(value)})")
         except ConfigError:  # a value and the next flag
             continue
@@ -233,7 +212,7 @@ def _flags_with_broken_json(argv: list[str]) -> list[str]:
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter of brackets nested thousands deep
         return False
     return True
 
@@ -251,40 +230,12 @@ class _OneLineParser(argparse.ArgumentParser):
         raise ConfigError(*(f"flags: {flag}: no such flag{_did_you_mean(flag, known)}; see --help" for flag in flags))
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML without the rule that the second of two equal keys silently wins, and with decimal numbers alone.
-
-    By YAML 1.1, 010 is 8 and 1:30 is 90. Here what is no plain decimal number stays the word that was written, which
-    the schema takes or refuses as it does a flag's.
-    """
-
-    def construct_plain_int(self, node: yaml.ScalarNode) -> int | str:
-        text = self.construct_scalar(node)
-        return int(text) if _WHOLE_NUMBER.fullmatch(text) else text
-
-    def construct_plain_float(self, node: yaml.ScalarNode) -> float | str:
-        text = self.construct_scalar(node)
-        return self.construct_yaml_float(node) if _FRACTION.fullmatch(text) else text
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key.start_mark)
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is there twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_UniqueKeyLoader.add_constructor("tag:yaml.org,2002:int", _UniqueKeyLoader.construct_plain_int)
-_UniqueKeyLoader.add_constructor("tag:yaml.org,2002:float", _UniqueKeyLoader.construct_plain_float)
-
 _PLAIN = {  # pydantic's words where they mean nothing to who writes a file
     "model_type": "must be a mapping of settings",
     "model_attributes_type": "must be a mapping of settings",
     "path_type": "must be a path",
     "string_unicode": "must be UTF-8",
+    "int_parsing_size": "must be a whole number of fewer digits",
     "tuple_type": "must be a list",
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
     **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
@@ -378,14 +329,3 @@ def differences(one: Nested, other: Nested, prefix: str = "") -> Iterator[tuple[
             yield from differences(a, b, f"{prefix}{key}.")
         elif a != b:
             yield f"{prefix}{key}", a, b
-
-
-def shown(value: Any) -> str:
-    """A value that came, cut to a line."""
-    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def complain(lines: tuple[str, ...]) -> None:
-    """Print mistakes where they belong."""
-    print(*lines, sep="\n", file=sys.stderr)

@@ -357,8 +357,6 @@ class Trainer:
             disable=not self.accelerator.is_main_process,
         )
 
-    # -- the state of a training, in one file, so that it is whole or not there --
-
     def _save_state(self) -> None:
         own = generator_states(self.accelerator.device)
         generators = gather_object([own])  # every process draws its own random numbers

@@ -168,7 +168,7 @@ WRONG_FILES = {
     "a list as a key": ("seed: 1\n? [a, b]\n: 2\n", "c.yaml:2: ", "YAML"),
     "an alias of nothing": ("seed: *other\n", "c.yaml:1: ", "other"),
     "an object": ("seed: !!python/object/apply:os.getpid []\n", "c.yaml:1: ", "YAML", "python"),
-    "a month that is none": ("experiment_name: 2024-13-01\n", FILE, "YAML", "month"),
+    "a month that is none": ("experiment_name: 2024-13-01\n", "c.yaml:1: ", "experiment_name", "timestamp"),
     "two documents": ("seed: 1\n---\nseed: 2\n", "c.yaml:2: ", "document"),
     "brackets without end": ("seed: " + 2000 * "[", FILE, "YAML"),
     "not text": (b"\xff\xfe\x00\x80", FILE, "UTF-8"),

@@ -21,7 +21,8 @@ from dl_proj.experiments.registry import EXPERIMENT_TYPES
 from dl_proj.experiments.translation.train import build_configured as build_translator
 from dl_proj.experiments.translation.train import saved_beside
 from dl_proj.settings.errors import ConfigError
-from dl_proj.settings.load import differences, load_config, read_yaml
+from dl_proj.settings.load import differences, load_config
+from dl_proj.settings.read_yaml import read_yaml
 from dl_proj.text.tokenizers import Tokenizer
 from my_custom_ai.custom_train import load_weights
 

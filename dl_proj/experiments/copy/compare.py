@@ -17,7 +17,7 @@ from dl_proj.models.attention_settings import AttentionConfig, AttentionSchema
 from dl_proj.models.generation import AutoregressiveModel
 from dl_proj.pictures import save_figure
 from dl_proj.settings.errors import ConfigError
-from dl_proj.settings.load import read_yaml
+from dl_proj.settings.read_yaml import read_yaml
 from dl_proj.tables import Row
 from my_custom_ai.custom_train import CheckpointError, evaluate, load_weights, start
 from my_custom_ai.custom_train.data import evaluation_batches

@@ -5,8 +5,7 @@ import sys
 from dl_proj.checkpoint_folder import find_checkpoint
 from dl_proj.experiments.language.settings import ContinueTextConfig
 from dl_proj.experiments.language.text_model import TextGenerator, load_text_model
-from dl_proj.settings.errors import ConfigError
-from dl_proj.settings.load import complain
+from dl_proj.settings.errors import ConfigError, complain
 from dl_proj.text.encodings import MARK, OtherEncoding, check_utf8
 
 

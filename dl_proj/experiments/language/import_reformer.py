@@ -22,8 +22,7 @@ from dl_proj.experiments.language.data_settings import BytesConfig
 from dl_proj.experiments.language.import_settings import ImportReformerConfig
 from dl_proj.experiments.language.settings import LanguageTrainConfig
 from dl_proj.experiments.language.train import build_configured
-from dl_proj.settings.errors import ConfigError
-from dl_proj.settings.load import shown
+from dl_proj.settings.errors import ConfigError, shown
 from dl_proj.text.tokenizers import Tokenizer, load_tokenizer
 from my_custom_ai.custom_train.checkpoint import save_weights, unwrapped
 from my_custom_ai.utils.files import write_text

@@ -6,6 +6,9 @@ import hashlib
 import itertools
 import json
 import logging
+import lzma
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
 _ROWS = 1000  # that are held at once
 _UNPACKED = (".gz", ".bz2", ".xz", ".zip", ".zst")  # by pandas
+_UNREADABLE = (OSError, EOFError, ImportError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)  # what unpacking raises
 _HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -147,6 +151,8 @@ def csv_pairs(where: str, path: Path, languages: tuple[str, str], folder: Path) 
         with _quiet():
             escaped, cache = glob.escape(str(path)), str(folder / f"{path.stem}-{key}")
             rows = datasets.Dataset.from_csv(escaped, features=features, cache_dir=cache, **options)
+    except _UNREADABLE as error:
+        raise ConfigError(f"{where}: {path} cannot be unpacked ({_first_line(error)})") from None
     except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
         cause = error.__cause__ or error
         if isinstance(cause, UnicodeDecodeError):
@@ -205,7 +211,7 @@ def _from_rows(
         rows = rows.rename_columns({column: column.removeprefix("translation.") for column in rows.column_names})
     _must_have(where, source, rows.column_names, languages)
     for language in languages:
-        kind = str(rows.features[language].dtype)
+        kind = str(getattr(rows.features[language], "dtype", "a list or a mapping"))
         if kind not in ("string", "large_string"):
             raise ConfigError(f"{where}: {source}: column {language!r} holds {kind}, must hold text")
     return RawPairs(rows, languages, name, key)
@@ -266,10 +272,10 @@ def _must_be_there(where: str, path: Path) -> None:
 
 
 def _must_have(where: str, source: object, columns: Iterable[str], languages: tuple[str, str]) -> None:
-    columns = list(columns)
+    columns = list(map(str, columns))
     if missing := [language for language in languages if language not in columns]:
         raise ConfigError(
-            f"{where}: {source} has no column {' and no '.join(missing)}; there are: {', '.join(map(str, columns))}"
+            f"{where}: {source} has no column {' and no '.join(missing)}; there are: {', '.join(columns)[:200]}"
         )
 
 

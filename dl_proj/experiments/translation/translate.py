@@ -10,9 +10,8 @@ from tqdm import tqdm
 from dl_proj.checkpoint_folder import find_checkpoint
 from dl_proj.experiments.translation.settings import TranslateConfig, TranslatingConfig
 from dl_proj.experiments.translation.translator import Translation, Translator, load_translator
-from dl_proj.settings.errors import ConfigError, reason
+from dl_proj.settings.errors import ConfigError, complain, reason
 from dl_proj.settings.help import Nested
-from dl_proj.settings.load import complain
 from dl_proj.text.encodings import MARK, OtherEncoding, check_utf8
 from my_custom_ai.utils.files import whole_file
 

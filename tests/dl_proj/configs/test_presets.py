@@ -36,7 +36,8 @@ from dl_proj.experiments.translation.train import build_configured as build_tran
 from dl_proj.exporting.settings import ExportConfig
 from dl_proj.looking.settings import AttentionMapsConfig
 from dl_proj.models.build import Places, build_mechanisms
-from dl_proj.settings.load import load_config, merge, read_yaml
+from dl_proj.settings.load import load_config, merge
+from dl_proj.settings.read_yaml import read_yaml
 from dl_proj.studies.settings import PerformanceConfig, Study
 from dl_proj.text.tokenizers import Tokenizer
 

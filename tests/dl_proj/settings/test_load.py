@@ -16,7 +16,8 @@ from dl_proj.experiments.translation.settings import TranslateConfig
 from dl_proj.models.attention_settings import SCHEMAS
 from dl_proj.models.settings import AxialPositionsConfig, LearnedPositionsConfig
 from dl_proj.settings.errors import ConfigError
-from dl_proj.settings.load import differences, load_config, merge, parse_flags, read_yaml
+from dl_proj.settings.load import differences, load_config, merge, parse_flags
+from dl_proj.settings.read_yaml import read_yaml
 
 FullConfig, LocalConfig, LSHConfig, SharedQKConfig = (SCHEMAS[kind] for kind in ("full", "local", "lsh", "shared_qk"))
 
@@ -34,7 +35,6 @@ LSH = {"model.attention": {"kind": "lsh", "bucket_size": 4, "n_rounds": 3, "wind
 FLAGS = {
     "a number": (["--model.dim", "24"], {"model.dim": 24}),
     "with =": (["--model.dim=24"], {"model.dim": 24}),
-    "the second of two": (["--seed", "1", "--seed", "2"], {"seed": 2}),
     "a fraction": (["--optimizer.lr", "1e-4"], {"optimizer.lr": 1e-4}),
     "no": (["--data.fresh", "false"], {"data.fresh": False}),
     "yes": (["--model.reversible", "true"], {"model.reversible": True}),
@@ -43,7 +43,6 @@ FLAGS = {
     "text that looks like a number": (["--experiment_name", "7"], {"experiment_name": "7"}),
     "a pair with a comma": (["--optimizer.betas", "0.5,0.75"], {"optimizer.betas": (0.5, 0.75)}),
     "a pair as JSON": (["--optimizer.betas", "[0.5, 0.75]"], {"optimizer.betas": (0.5, 0.75)}),
-    "a pair in two": (["--optimizer.betas", "0.5", "--optimizer.betas", "0.75"], {"optimizer.betas": (0.5, 0.75)}),
     "an empty list": (["--train.trackers", "[]"], {"train.trackers": ()}),
     "the word no": (["--train.precision", "no"], {"train.precision": "no"}),
     "a section as JSON": (
@@ -368,3 +367,41 @@ def test_words_where_there_are_none_and_flags_that_are_none():
             parse_flags(TranslateConfig, argv, Path("p.yaml"), words=words)
         assert len(refused.value.lines) == 1
     assert parse_flags(TranslateConfig, [], Path("p.yaml"))[0].words == []
+
+
+@pytest.mark.parametrize(
+    "argv", [["--seed", "1", "--seed=2"], ["--optimizer.betas", "[0.5]", "--optimizer.betas", "[0.7]"]]
+)
+def test_the_same_flag_twice_is_refused(argv):
+    with pytest.raises(ConfigError) as refused:
+        parse_flags(SynthTrainConfig, argv, Path("p.yaml"))
+    assert [line.startswith(f"flags: {argv[0]}: ") for line in refused.value.lines] == [True]
+
+
+ODD_VALUES = {  # what stands for the value of seed or experiment_name, and the key that the message names
+    "experiment_name: {x: !!bool maybe}": "experiment_name.x",
+    "seed: !!python/object/apply:os.system ['touch ran']": "seed",
+    "seed: !!timestamp foo": "seed",
+    "experiment_name: !!bool ''": "experiment_name",
+    "experiment_name: " + "x" * 300: "experiment_name",
+    "runs_dir: " + "x" * 300: "runs_dir",
+    'runs_dir: "a\\0b"': "runs_dir",
+    "train: {max_steps: 1" + "0" * 400 + ", log_every: 1}": "train.max_steps",
+    "seed: 0x" + "f" * 5000: "seed",
+    "seed: " + "9" * 5000: "seed",
+    "seed: " + "[" * 60 + "]" * 60: "seed.0.0",
+    "seed: &a [*a]": "seed",
+    "seed:\n" + "".join(f"- &a{i} [{', '.join([f'*a{i - 1}' if i else 'x'] * 9)}]\n" for i in range(10)): "seed.5",
+}
+
+
+@pytest.mark.parametrize("text", ODD_VALUES, ids=lambda text: text[:30])
+def test_odd_values_are_refused_with_their_key(text):
+    """Aliases that explode too, before anything is made of them."""
+    config = tiny({text.partition(":")[0]: GONE} if text.partition(":")[0] in tiny() else {})
+    as_yaml("c.yaml", config)
+    Path("c.yaml").write_text(Path("c.yaml").read_text() + text + "\n")
+    with pytest.raises(ConfigError) as refused:
+        load_config(SynthTrainConfig, Path("c.yaml"))
+    assert any(f": {ODD_VALUES[text]}" in line and len(line) < 300 for line in refused.value.lines)
+    assert not Path("ran").exists()

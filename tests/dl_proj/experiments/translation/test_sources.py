@@ -1,8 +1,10 @@
 """Pairs as they are in their source: every text untouched, in order, and clear words about what cannot be read."""
 
+import contextlib
 import logging
 import os
 import socket
+import zipfile
 from pathlib import Path
 
 import datasets
@@ -397,3 +399,26 @@ def test_wmt14_is_read_whole(real_data):
     configured = config(kind="csv", train=str(path), val="x", test="y", source_language="de", target_language="en")
     assert len(expected) == 3003
     assert pairs_of(configured) == expected
+
+
+@pytest.mark.parametrize("suffix", ["zip", "gz", "bz2", "xz"])
+def test_what_is_no_archive_is_refused(suffix):
+    path = write(f"t.csv.{suffix}", "no archive at all\n")
+    (line,) = refusal(config(kind="csv", train=path))
+    assert line.startswith(f"data.corpus.train: {path} ")
+
+
+def test_an_archive_writes_nothing_beside_the_cache():
+    """Its member's name leads out of every folder."""
+    with zipfile.ZipFile("t.csv.zip", "w") as archive:
+        archive.writestr("../escaped.csv", "en,de\na dog,ein Hund\n")
+    before = set(Path("..").iterdir())
+    with contextlib.suppress(ConfigError):  # that it refuses the archive would be right, too
+        pairs_of(config(kind="csv", train="t.csv.zip", root="root"), "train")
+    assert set(Path("..").iterdir()) == before
+
+
+def test_lists_in_parquet_are_refused():
+    pq.write_table(pa.table({"en": [["a"], ["b"]], "de": ["x", "y"]}), "t.parquet")
+    (line,) = refusal(config(kind="parquet", train="t.parquet"))
+    assert line.startswith("data.corpus.train: t.parquet") and "'en'" in line
