@@ -27,6 +27,7 @@ from dl_proj.settings.load import (
     read_yaml,
     shown,
 )
+from dl_proj.settings.outputs import check_outputs, refusal_of
 from my_custom_ai.custom_train.errors import CheckpointError, NonFinite, SetupError
 from my_custom_ai.custom_train.run_directory import RunDirectory
 
@@ -83,7 +84,12 @@ def call(command: Command, argv: list[str], prog: str | None = None) -> None:
         arguments = config_and_words(schema, argv, command.preset, words=command.words, prog=prog)
     else:
         arguments = (config_from(schema, argv, command.preset, prog=prog),)
-    resolve_name(command.run)(*arguments)
+    check_outputs(arguments[0])
+    work = resolve_name(command.run)
+    try:
+        work(*arguments)
+    except OSError as error:
+        raise refusal_of(arguments[0], error) or error from None
 
 
 def _preset(name: str) -> Path:

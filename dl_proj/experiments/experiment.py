@@ -96,9 +96,9 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
     figures_of_test = trainer.evaluate(experiment.test_data, title=f"{config.experiment_name}: test")
     figures |= {f"test/{name}": value for name, value in figures_of_test.items()}
     if accelerator.is_main_process:
+        print(f"{trainer.run.path}: " + ", ".join(f"{name} {_short(value)}" for name, value in figures.items()))
         trainer.run.write_figures(figures)
         draw_curves(trainer.run.metrics, trainer.run.path / "curves.png")
-        print(f"{trainer.run.path}: " + ", ".join(f"{name} {_short(value)}" for name, value in figures.items()))
     return trainer
 
 

@@ -123,9 +123,9 @@ def _compare(config: SweepConfig, variants: list[Variant]) -> None:
     rows = [_row(variant, run, settings) for variant, run in done]
     if rows:
         table, picture = config.output_dir / "sweep.csv", config.output_dir / "sweep.png"
+        print(markdown([{k.replace("/", " ", 1): v for k, v in row.items() if k not in settings} for row in rows]))
         write_text(table, csv_text(rows))
         _draw({variant.name: _history(run, config.metric) for variant, run in done}, config.metric, picture)
-        print(markdown([{k.replace("/", " ", 1): v for k, v in row.items() if k not in settings} for row in rows]))
         print(f"written: {table}, {picture}")
     if left := [variant.name for variant in variants if variant.finished is None]:
         print(f"not trained yet: {', '.join(left)}")
