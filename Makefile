@@ -2,11 +2,12 @@
 # make gpu    sets up .venv, tests, measures and trains on a GPU, see docs/gpu.md; ARGS="--minutes 9" limits the time
 # make test   sets up .venv, lints, checks types, runs all tests
 # make test-fast   the same without the slow tests: those that start processes, compile or train for seconds
+# make test-torture   kills, full disks, flipped bits, signals: docs/reliability.md
 VENV ?= .venv
 PYTHON ?= python3
 RUN := $(VENV)/bin/python
 
-.PHONY: setup setup-dev demo gpu test test-fast lint format
+.PHONY: setup setup-dev demo gpu test test-fast test-torture lint format
 
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
@@ -47,3 +48,6 @@ test: lint
 
 test-fast: lint
 	$(RUN) -m pytest --numprocesses auto --dist worksteal -m "not slow"
+
+test-torture: setup-dev
+	$(RUN) -m pytest --numprocesses auto --dist worksteal -m torture tests/torture

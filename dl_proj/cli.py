@@ -17,6 +17,7 @@ from dl_proj.settings.base import expanded
 from dl_proj.settings.errors import ConfigError, complain, shown
 from dl_proj.settings.help import Nested
 from dl_proj.settings.load import differences, file_or_preset, is_training, load_config, merge, parse_flags
+from dl_proj.settings.outputs import check_outputs, refusal_of
 from dl_proj.settings.read_yaml import read_yaml
 from my_custom_ai.custom_train.errors import (
     CheckpointError,
@@ -95,9 +96,13 @@ def call(command: Command, argv: list[str], prog: str | None = None) -> None:
         arguments = config_and_words(schema, argv, command.preset, words=command.words, prog=prog)
     else:
         arguments = (config_from(schema, argv, command.preset, prog=prog),)
+    check_outputs(arguments[0])
     run = resolve_name(command.run)
-    with FirstSignal(raise_stopped):
-        run(*arguments)
+    try:
+        with FirstSignal(raise_stopped):
+            run(*arguments)
+    except OSError as error:
+        raise refusal_of(arguments[0], error) or error from None
 
 
 def _preset(name: str) -> Path:

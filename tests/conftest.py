@@ -19,8 +19,15 @@ def pytest_configure(config):
         torch.set_num_threads(1)
 
 
-def pytest_collection_modifyitems(items):
-    """Slow tests first: one that began last would keep a single process busy while the others have nothing to do."""
+def pytest_collection_modifyitems(config, items):
+    """Slow tests first: one that began last would keep a single process busy while the others have nothing to do.
+
+    Those of ``make test-torture`` only where they are asked for.
+    """
+    if "torture" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("torture")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

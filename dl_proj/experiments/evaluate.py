@@ -34,23 +34,25 @@ def evaluate_checkpoints(config: EvaluateConfig) -> None:
     rows: list[Row] = []
     mistakes: list[str] = []
     changes, known = config.data.given, set[str]()
-    for name, folder in tqdm(folders.items(), unit="model", desc="evaluation", disable=len(folders) == 1):
-        try:
-            of_type = _type(folder)
-            own = {key: value for key, value in changes.items() if key in _data_settings(of_type)}
-            known |= own.keys()
-            trained = read_config(of_type.schema, folder, own)
-            rows.append({"checkpoint": name} | _measure(name, folder, trained, config, accelerator))
-        except (ConfigError, CheckpointError) as error:
-            mistakes += str(error).splitlines()
+    try:
+        for name, folder in tqdm(folders.items(), unit="model", desc="evaluation", disable=len(folders) == 1):
+            try:
+                of_type = _type(folder)
+                own = {key: value for key, value in changes.items() if key in _data_settings(of_type)}
+                known |= own.keys()
+                trained = read_config(of_type.schema, folder, own)
+                rows.append({"checkpoint": name} | _measure(name, folder, trained, config, accelerator))
+            except (ConfigError, CheckpointError) as error:
+                mistakes += str(error).splitlines()
+    finally:  # a full disk or an interrupt does not take along what is measured
+        for task in dict.fromkeys(row.get("task") for row in rows):
+            print(markdown([with_intervals(row) for row in rows if row.get("task") == task]), end="\n\n")
     mistakes += [
         f"data.{key}: the data of {config.checkpoint or SHIPPED} has no such setting" for key in changes.keys() - known
     ]
     if rows:
         path = config.output_dir / "evaluation.csv"
         write_text(path, csv_text(rows))
-        for task in dict.fromkeys(row.get("task") for row in rows):
-            print(markdown([with_intervals(row) for row in rows if row.get("task") == task]), end="\n\n")
         print(f"written: {path}")
     if mistakes:
         raise ConfigError(*dict.fromkeys(mistakes))  # data that several models lack are said once

@@ -123,9 +123,9 @@ def _test(config: ExperimentConfig, experiment: Experiment, trainer: Trainer) ->
     figures_of_test = trainer.evaluate(experiment.test_data, title=title, intervals=WITH_INTERVALS)
     figures |= {f"test/{name}": value for name, value in figures_of_test.items()}
     if accelerator.is_main_process:
+        print(f"{trainer.run.path}: " + ", ".join(f"{name} {_short(value)}" for name, value in figures.items()))
         trainer.run.write_figures(figures)
         draw_curves(trainer.run.metrics, trainer.run.path / "curves.png")
-        print(f"{trainer.run.path}: " + ", ".join(f"{name} {_short(value)}" for name, value in figures.items()))
 
 
 def _costs(config: ExperimentConfig, experiment: Experiment, trainer: Trainer) -> dict[str, float]:

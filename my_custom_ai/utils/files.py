@@ -1,12 +1,32 @@
 """Files that are whole at any instant: written beside their name, then renamed."""
 
 import contextlib
+import errno
 import hashlib
 import os
+import re
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock
+
+_WRITING = {  # errors of a disk or folder, not of what is read, such as a connection; Windows has no quotas
+    getattr(errno, name, errno.EIO)
+    for name in (
+        "ENOSPC",
+        "EDQUOT",
+        "EFBIG",
+        "EIO",
+        "EROFS",
+        "EACCES",
+        "EPERM",
+        "ENOENT",
+        "EISDIR",
+        "ENOTDIR",
+        "EEXIST",
+    )
+}
 
 
 @contextlib.contextmanager
@@ -14,11 +34,14 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     """Give a path to write to; on success it takes ``path``'s place at once, on failure it is removed.
 
     A kill in between leaves the old file, or none, and perhaps a ``.part`` beside it, which the next write replaces.
+
+    Raises:
+        OSError: it cannot be written, whichever library found that out; the error names ``path``.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         part.touch()
         mode = part.stat().st_mode  # as the umask has it; safetensors would leave a file that only its owner can read
         yield part
@@ -26,8 +49,34 @@ def whole_file(path: Path | str) -> Iterator[Path]:
         with part.open("rb+") as written:  # Windows refuses to sync a file opened for reading
             os.fsync(written.fileno())  # or a power cut could leave a renamed file without its content
         part.replace(path)
+    except Exception as error:
+        number = _why_not_written(error, part)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # in a folder that is gone or read-only there is nothing to remove
+            part.unlink(missing_ok=True)
+
+
+def _why_not_written(error: Exception, part: Path) -> int | None:
+    """The system's error number; None: the error is not of writing ``part``."""
+    if isinstance(error, OSError) and error.errno is not None:
+        names_another = error.filename is not None and not part.is_relative_to(os.fsdecode(error.filename))
+        return None if names_another or error.errno not in _WRITING else error.errno
+    by_rust = re.search(r"\(os error (\d+)\)", str(error))  # safetensors and tokenizers have no OSError
+    return int(by_rust[1]) if by_rust else None
+
+
+def check_writable(folder: Path) -> None:
+    """Make a nameless file in a folder, or where the folder would be made, to see whether that can be done.
+
+    Raises:
+        OSError: it cannot.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    with tempfile.TemporaryFile(dir=there) as file:
+        file.write(b".")
 
 
 def write_text(path: Path, text: str) -> None:

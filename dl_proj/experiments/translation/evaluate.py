@@ -48,11 +48,11 @@ def score_translations(config: TranslationEvaluateConfig) -> None:
         {"data": config.data.given} if config.data.given else {}
     )
     rows = _rows(test, translations, config.bleu_tokenizer)
-    write_text(config.output_dir / "translations.csv", csv_text(rows, quoted=True))
-    write_text(config.output_dir / "scores.json", json.dumps(settings | scores, indent=2) + "\n")
     for row in rows[: config.examples]:
         print("\n".join(f"{name:>10}: {row[name]}" for name in ("source", "reference", "hypothesis")), end="\n\n")
     print(markdown([{"figure": name, "value": value} for name, value in scores.items()]))
+    write_text(config.output_dir / "translations.csv", csv_text(rows, quoted=True))
+    write_text(config.output_dir / "scores.json", json.dumps(settings | scores, indent=2) + "\n")
     print(f"written: {config.output_dir / 'translations.csv'}, {config.output_dir / 'scores.json'}")
 
 

@@ -505,3 +505,13 @@ def test_a_compiled_models_files_are_the_bare_models(tmp_path):
         tensors = [load_tensors(tmp_path / name / "checkpoints" / path)[0] for name in ("one", "other")]
         assert_same_tensors(*tensors)
     tiny_trainer(tmp_path / "one", total_steps=8).fit()
+
+
+def test_tensorboard_failing_is_a_warning_and_training_goes_on(tmp_path, capfd):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "tensorboard").write_text("no folder")
+    trainer = tiny_trainer(tmp_path / "run", trackers=("tensorboard",))
+    trainer.fit()
+    said = [line for line in capfd.readouterr().err.splitlines() if "warning:" in line]
+    assert len(said) == 1 and str(tmp_path / "run" / "tensorboard") in said[0]
+    assert len(rows_of(trainer.run, "train")) == 12

@@ -1,6 +1,7 @@
 import errno
 import fcntl
 import os
+import resource
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -113,3 +114,27 @@ def test_what_failed_is_written_by_the_next(tmp_path):
         write_once(path, fail)
     assert not path.exists()
     assert write_once(path, lambda part: part.write_text("whole")).read_text() == "whole"
+
+
+def test_what_safetensors_cannot_write_is_an_error_of_the_file(tmp_path):
+    import torch
+
+    path = tmp_path / "state.safetensors"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            save_tensors(path, {"a": torch.zeros(1000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_of_what_is_read_stay_as_they_are(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, whole_file(tmp_path / "copy"):
+        (tmp_path / "source").read_text()
+    assert caught.value.filename == str(tmp_path / "source")
+    with pytest.raises(ConnectionResetError) as caught, whole_file(tmp_path / "copy"):
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+    assert caught.value.filename is None

@@ -1,4 +1,9 @@
 import csv
+import errno
+import os
+import resource
+
+import pytest
 
 from my_custom_ai.utils.trackers import MetricsFile
 
@@ -43,3 +48,60 @@ def test_starting_anew_forgets_all_and_continuing_needs_no_file(tmp_path):
     old.add(1, {"a": 1})
     old.write()
     assert MetricsFile(path).rows == []
+
+
+def test_a_row_is_appended_unless_it_brings_a_column(tmp_path):
+    path = tmp_path / "metrics.csv"
+    history = MetricsFile(path)
+    files = []
+    for step, values in enumerate([{"a": 1}, {"a": 2}, {"a": 3, "b": 1}, {"b": 2}], start=1):
+        history.add(step, values)
+        history.write()
+        files.append(path.stat().st_ino)
+        assert [row["step"] for row in read(path)] == [str(n) for n in range(1, step + 1)]
+    assert files[0] == files[1] != files[2] == files[3]
+    assert history.rows == read(path)
+    assert read(path)[1] == {"step": "2", "a": "2", "b": ""}
+
+
+def test_a_row_cut_by_a_kill_is_left_out(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,a\n9,1\n1", newline="")  # of step 12, killed while it was appended
+    resumed = MetricsFile(path, last_step=9)
+    assert [row["step"] for row in resumed.rows] == ["9"]
+    resumed.add(10, {"a": 2})
+    resumed.write()
+    assert path.read_text() == "step,a\n9,1\n10,2\n"
+
+
+def test_a_full_disk_leaves_no_part_of_a_row(tmp_path):
+    path = tmp_path / "metrics.csv"
+    history = MetricsFile(path)
+    history.add(1, {"a": 1})
+    history.write()
+    old = path.read_text()
+    history.add(2, {"a": 0.123456})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(old) + 3, limits[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            history.write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
+    assert path.read_text() == old
+    history.write()  # there is room again
+    assert [row["step"] for row in read(path)] == ["1", "2"]
+
+
+def test_a_folder_that_is_gone_is_not_made_anew(tmp_path):
+    path = tmp_path / "run" / "metrics.csv"
+    history = MetricsFile(path)
+    history.add(1, {"a": 1})
+    history.write()
+    os.remove(path)
+    path.parent.rmdir()
+    history.add(2, {"a": 2})
+    with pytest.raises(FileNotFoundError):
+        history.write()
+    assert not path.parent.exists()

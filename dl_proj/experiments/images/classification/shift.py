@@ -51,9 +51,9 @@ def measure_shifts(config: ShiftConfig) -> None:
                     }
                 )
                 bar.update()
+    print(markdown(_one_row_a_model(rows)))
     write_text(config.output_dir / "shifts.csv", csv_text(rows))
     _draw(rows, config.output_dir / "shifts.png")
-    print(markdown(_one_row_a_model(rows)))
     print(f"written: {config.output_dir / 'shifts.csv'}, {config.output_dir / 'shifts.png'}")
 
 

@@ -49,13 +49,13 @@ def draw_digits(config: DrawConfig) -> None:
         pairs = torch.stack((pixels, drawn), dim=1)
         rows = pairs.unflatten(0, (len(classes), config.per_label)).flatten(1, 2)
     columns = () if real is None else ("real", "finished") * config.per_label
+    if judge is not None:
+        right = judge.count_right(drawn, classes, config.per_label)
+        print(f"{config.judge} reads {right} of {len(drawn)} images as their label ({right / len(drawn):.1%})")
     draw_grid(rows, classes, config.output_dir / "grid.png", columns)
     print(f"written: {config.output_dir / 'grid.png'}")
     if config.single_files:
         _write_single_files(drawn, classes, config)
-    if judge is not None:
-        right = judge.count_right(drawn, classes, config.per_label)
-        print(f"{config.judge} reads {right} of {len(drawn)} images as their label ({right / len(drawn):.1%})")
 
 
 def _real_images(generator: Generator, classes: tuple[str, ...], per_label: int) -> Tensor:
