@@ -160,6 +160,12 @@ def call(name, *flags, captured=None):
     return Outcome(code, out, err.splitlines())
 
 
+def over(defaults, flags):
+    """Flags with those defaults, ``--name value`` each, that they lack: no flag may be given twice."""
+    pairs = zip(defaults[::2], defaults[1::2], strict=True)
+    return [word for pair in pairs if pair[0] not in flags for word in pair] + list(flags)
+
+
 def assert_refused(outcome, expected):
     """Exit code 2 and one line for each mistake, in order. The wording is free, what it states is not.
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 from safetensors.torch import load_file
-from tiny_scripts import assert_refused, files_below, tiny, tiny_yaml
+from tiny_scripts import assert_refused, files_below, over, tiny, tiny_yaml
 
 import dl_proj.experiments.copy.compare as comparison
 from dl_proj.cli import config_from
@@ -29,9 +29,8 @@ def compared(script, trained):
     def compare(*flags, names=("shared_qk", "lsh")):
         checkpoints = ",".join(str(trained[name]) for name in names)
         own = ["--checkpoints", checkpoints, "--eval_rounds", ",".join(map(str, ROUNDS)), "--lsh.bucket_size", "3"]
-        outcome = script(
-            "synth_models_comparison", *own, "--n_test", 12, "--output_dir", "out", "--device", "cpu", *flags
-        )
+        own += ["--n_test", 12, "--output_dir", "out", "--device", "cpu"]
+        outcome = script("synth_models_comparison", *over(own, flags))
         assert outcome.code == 0, outcome.lines
         with TABLE.open(newline="") as file:
             rows = list(csv.DictReader(file))

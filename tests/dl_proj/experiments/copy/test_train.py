@@ -210,9 +210,7 @@ def test_a_loss_that_turns_nan_ends_the_run(script):
     tiny_yaml("c.yaml", {"optimizer.lr": 1e30, "train.clip_norm": 0, "train.max_steps": 20, "train.eval_every": 1})
     outcome = script("synth_train", "--config", "c.yaml")
     assert outcome.code == 1
-    assert re.match(
-        r"stopped: the .* became (nan|inf|-inf) at step \d+; last good checkpoint: runs/tiny", outcome.lines[-1]
-    )
+    assert re.match(r"stopped: the .* became (nan|inf|-inf) at step \d+; last good state: runs/tiny", outcome.lines[-1])
     assert "learning rate" in outcome.lines[-1]
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_scripts import as_yaml, assert_states, call, files_below, one_thread, tiny_classifier, tiny_generator
+from tiny_scripts import as_yaml, assert_states, call, files_below, one_thread, over, tiny_classifier, tiny_generator
 
 import dl_proj.checkpoint_folder
 import dl_proj.experiments.images.generation.generate as digit_drawing
@@ -73,7 +73,8 @@ def grids(monkeypatch):
 
 def draw(script, checkpoint, *flags):
     """Call the script, expect success."""
-    outcome = script("mnist_generator", "--checkpoint", checkpoint, "--device", "cpu", "--per_label", "2", *flags)
+    own = ["--checkpoint", checkpoint, "--device", "cpu", "--per_label", "2"]
+    outcome = script("mnist_generator", *over(own, flags))
     assert outcome.code == 0, outcome.lines
     return outcome
 
@@ -226,7 +227,7 @@ def test_more_than_there_are(models, script, grids):
 
 
 def verdict(outcome):
-    line = outcome.out.splitlines()[-1]
+    (line,) = [line for line in outcome.out.splitlines() if "images as their label" in line]
     found = re.fullmatch(r"(.*) reads (\d+) of (\d+) images as their label \((.*)%\)", line)
     right, count = int(found[2]), int(found[3])
     assert float(found[4]) == pytest.approx(100 * right / count, abs=0.051)
