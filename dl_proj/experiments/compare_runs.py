@@ -181,7 +181,7 @@ def _task(name: str, runs: list[Run], page: Path) -> dict[str, Any]:
 
 
 def _cells(runs: list[Run], common: list[str], figures: list[str], own: list[str]) -> list[str]:
-    """Of a row of repeated runs; those that have not ended count only where none has."""
+    """The cells of one table row: means over the finished runs of a group, or over all of them if none is finished."""
     settings = runs[0].settings
     ended = [run for run in runs if run.figures] or runs
     found = [_shown(settings[key]) for key in common]
@@ -194,7 +194,7 @@ def _cells(runs: list[Run], common: list[str], figures: list[str], own: list[str
 
 
 def _cells_of_one(run: Run, common: list[str], figures: list[str], own: list[str]) -> list[str]:
-    """Of one of them; its settings stand above it."""
+    """The cells of a single run of a group, whose settings are in the group's own row."""
     return [""] * len(common) + [_spread(figure, [run]) for figure in figures] + [""] * bool(own)
 
 

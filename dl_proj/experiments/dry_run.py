@@ -23,13 +23,13 @@ from my_custom_ai.utils.measure import allocated_peak, flops_of, seconds_of, sec
 
 @dataclass(frozen=True)
 class Costs:
-    """Of one step on one process, and of one batch in evaluation.
+    """What one training step on one process costs, and one evaluation batch.
 
     Args:
         flops: of matrix products, convolutions and torch's attention, forward and backward.
-        peak_bytes: weights, the optimiser's state and what a step allocates; None where torch does not tell.
+        peak_bytes: weights, the optimiser's state and what a step allocates; None if torch cannot measure it here.
         seconds: of a step, with loading its batches.
-        evaluation_seconds: of a batch in evaluation.
+        evaluation_seconds: of an evaluation batch.
     """
 
     flops: int
@@ -116,7 +116,7 @@ def _title(modules: list[nn.Module]) -> str:
 
 
 def report(costs: Costs, trainer: Trainer, experiment: Experiment) -> str:
-    """Costs of a step and of the whole, a line each."""
+    """The report: one line for each cost of a step and of the whole training."""
     pace, processes = trainer.pace, trainer.accelerator.num_processes
     val, test = (_batches(pace, data, processes) for data in (experiment.val_data, experiment.test_data))
     n_evaluations = -(-pace.total_steps // pace.eval_every)
@@ -125,9 +125,9 @@ def report(costs: Costs, trainer: Trainer, experiment: Experiment) -> str:
     peak = "unknown on this device" if costs.peak_bytes is None else f"{costs.peak_bytes / 1e6:,.0f} MB"
     stops = ", if it does not stop early" if trainer.monitor.patience or trainer.monitor.target is not None else ""
     lines = {
-        "FLOPs": f"{costs.flops / 1e9:,.3g} billion a step (matrix products and attention, forward and backward)",
+        "FLOPs": f"{costs.flops / 1e9:,.3g} billion per step (matrix products and attention, forward and backward)",
         "memory": f"{peak} at the peak of a step",
-        "time": f"{costs.seconds:.3g} s a step, {costs.evaluation_seconds:.3g} s a batch in evaluation",
+        "time": f"{costs.seconds:.3g} s per step, {costs.evaluation_seconds:.3g} s per evaluation batch",
         "training": f"{_duration(training)} for {pace.total_steps:,} steps",
         "evaluation": f"{_duration(evaluating)} for {n_evaluations:,} x {val:,} batches, and {test:,} of the test",
         "in all": f"about {_duration(training + evaluating)}{stops}",

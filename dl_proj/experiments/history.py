@@ -22,7 +22,7 @@ class Point(NamedTuple):
 
 
 def read_history(path: Path) -> Rows:
-    """The rows of a metrics.csv.
+    """The rows of a metrics.csv, without a last row that a kill cut off while it was written.
 
     Raises:
         ValueError: it is none.
@@ -30,7 +30,7 @@ def read_history(path: Path) -> Rows:
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(line for line in file if line.endswith("\n"))
             rows = list(reader)
         if "step" not in (reader.fieldnames or ()):
             raise KeyError("step")
@@ -38,7 +38,7 @@ def read_history(path: Path) -> Rows:
             int(row["step"])
             [float(value) for name, value in row.items() if name != "step" and value]
     except (KeyError, TypeError, ValueError, csv.Error):
-        raise ValueError(f"{path}: not a history with a step in each row and numbers") from None
+        raise ValueError(f"{path} is no metrics.csv: it needs a column step, and numbers in every row") from None
     return rows
 
 

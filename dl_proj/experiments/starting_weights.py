@@ -101,7 +101,7 @@ def _cut_positions(config: ExperimentConfig, tensors: dict[str, Tensor], model: 
 
 
 def _position_tables(model: nn.Module) -> Iterator[tuple[str, int]]:
-    """Names of the parameters that have a row for each position, or for each row of axial ones; and how many."""
+    """Position tables: each parameter's name and its number of rows, one per position or per row of an axial grid."""
     for name, module in model.named_modules():
         if isinstance(module, LearnedPositionalEncoding):
             yield f"{name}.weight", len(module.weight)

@@ -30,13 +30,15 @@ class Trained(NamedTuple):
 
 
 def write_report(done: Sequence[Trained], metric: str, folder: Path) -> None:
-    """Write sweep.csv, sweep.png and sweep_time.png, with several seeds runs.csv; print the table."""
+    """Print the table, then write sweep.csv, sweep.png, sweep_time.png and, if there are seeds, runs.csv."""
     settings = list(dict.fromkeys(key for one in done for key in flat(one.trial.changes)))
     runs: dict[str, list[Row]] = {}
     histories: dict[str, list[list[Point]]] = {}
     for trial, run in done:
         runs.setdefault(trial.variant, []).append(_row(trial, run, settings))
         histories.setdefault(trial.variant, []).append(curve(read_history(run.metrics), metric))
+    # before anything is written: a full disk must not hide the results
+    print(markdown([_printed(rows, settings) for rows in runs.values()]))
     table, picture, by_time = (folder / name for name in ("sweep.csv", "sweep.png", "sweep_time.png"))
     write_text(table, csv_text([_means(rows) for rows in runs.values()]))
     written = [table, picture, by_time]
@@ -44,7 +46,6 @@ def write_report(done: Sequence[Trained], metric: str, folder: Path) -> None:
         written.append(folder / "runs.csv")
         write_text(written[-1], csv_text([row for rows in runs.values() for row in rows]))
     _draw(histories, metric, picture, by_time)
-    print(markdown([_printed(rows, settings) for rows in runs.values()]))
     print(f"written: {', '.join(map(str, written))}")
 
 

@@ -70,7 +70,7 @@ class _PlainLoader(yaml.SafeLoader):
         return node
 
     def _check_tags(self, node: yaml.Node, keys: tuple[str, ...], seen: set[yaml.Node] | None = None) -> None:
-        """Name the key of a value whose type YAML, or this program, does not have, or that is none of its type."""
+        """Refuse, by key, values with an unknown tag and scalars that their tag cannot represent (``!!bool maybe``)."""
         seen = set() if seen is None else seen
         if node in seen:
             return

@@ -41,7 +41,7 @@ class Panel:
 
 
 def curves(*panels: Panel) -> Figure:
-    """Panels, two a row, with one legend."""
+    """A figure with two panels per row and one shared legend."""
     columns, lines = side_by_side(len(panels))
     alone = len(panels) == 1
     figure = Figure(figsize=(6.5, 4) if alone else (4.5 * columns, 3.3 * lines + 1), layout="constrained")

@@ -394,6 +394,6 @@ class Trainer:
         try:
             self._history = MetricsFile(self.run.metrics, last_step=self.step)
         except (KeyError, TypeError, ValueError):
-            raise CheckpointError(f"{self.run.metrics}: not a history with a step in each row") from None
+            raise CheckpointError(f"{self.run.metrics} is no metrics.csv: it needs a step in every row") from None
         own = checkpoint.without_prefix(f"generator.{self.accelerator.process_index}", tensors)
         set_generator_states(own, self.accelerator.device)

@@ -143,7 +143,7 @@ def test_the_whole_is_its_steps_and_evaluations():
         Costs(flops=3_000_000_000, peak_bytes=2_000_000, seconds=0.5, evaluation_seconds=2.0), trainer, experiment
     )
     lines = {line[2:12].strip(): line[13:] for line in text.splitlines()}
-    assert lines["FLOPs"].startswith("3 billion a step")
+    assert lines["FLOPs"].startswith("3 billion per step")
     assert lines["memory"].startswith("2 MB")
     assert lines["training"] == "8 min for 1,000 steps"
     assert lines["evaluation"] == "46 s for 4 x 3 batches, and 11 of the test", "of each process"

@@ -33,7 +33,12 @@ def test_an_evaluation_in_a_row_does_not_count_as_slow_updates():
     assert seconds_per_update(rows("step\n")) is None
 
 
-@pytest.mark.parametrize("text", ["loss\n1\n", "step,loss\nx,1\n", "step,loss\n1,red\n", "step\n1,2\n", "\0"])
+@pytest.mark.parametrize("cut", ["8", "8,1.2", "8,1.25,1.0"])
+def test_a_row_that_a_kill_cut_off_is_left_out(cut):
+    assert rows(HISTORY + cut) == rows()
+
+
+@pytest.mark.parametrize("text", ["loss\n1\n", "step,loss\nx,1\n", "step,loss\n1,red\n", "step\n1,2\n", "\0\n"])
 def test_what_is_no_history_is_refused_by_name(text):
     with pytest.raises(ValueError, match=r"metrics\.csv"):
         rows(text)
