@@ -55,7 +55,8 @@ def fused_mask(visible: Tensor, q: Tensor) -> Tensor:
     """
     if q.device.type != "cuda":
         return visible
-    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else q.dtype
+    there = q.device.type
+    dtype = torch.get_autocast_dtype(there) if torch.is_autocast_enabled(there) else q.dtype
     if dtype != torch.bfloat16:
         return visible
     return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, HIDDEN)
