@@ -431,8 +431,10 @@ def as_format(name):
 def damaged_tiff(path):
     """Of which libtiff tells standard error by itself."""
     Image.fromarray(random(16, 16)).save(path, compression="tiff_adobe_deflate")
+    with Image.open(path) as file:
+        (start,) = file.tag_v2[273]
     whole = bytearray(path.read_bytes())
-    whole[30:60] = bytes(30)
+    whole[start + 20 : start + 50] = bytes(30)
     path.write_bytes(whole)
 
 
