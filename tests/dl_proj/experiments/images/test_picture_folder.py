@@ -463,12 +463,10 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_other_formats_and_damage_are_named_in_one_line(case, pets, capfd):
+def test_other_formats_and_damage_are_named_in_one_line(case, pets):
     suffix, make = BROKEN[case]
     make(HERE / f"test/dog/a.{suffix}")
     assert refusal().startswith(f"data.root: pets/test/dog/a.{suffix} is no picture that can be read (")
-    said = [line for line in capfd.readouterr().err.replace("\r", "\n").splitlines() if line.strip()]
-    assert all(line.startswith("reading pets") for line in said), "no line of a library's"
 
 
 def test_a_picture_of_a_phone_is_a_jpeg(pets):
