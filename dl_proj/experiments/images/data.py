@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,11 +42,13 @@ class LabelledImages(Dataset[Labelled]):
     Args:
         levels: (n, channels, side, side) uint8, each in [0, vocab_size).
         labels: (n,) int64, numbers of the chosen classes.
+        skipped: paths of the pictures that could not be read and were left out.
     """
 
-    def __init__(self, levels: Tensor, labels: Tensor) -> None:
+    def __init__(self, levels: Tensor, labels: Tensor, skipped: tuple[str, ...] = ()) -> None:
         self.levels = levels
         self.labels = labels
+        self.skipped = skipped
 
     def __len__(self) -> int:
         """Images."""
@@ -53,8 +56,10 @@ class LabelledImages(Dataset[Labelled]):
 
     @property
     def digest(self) -> str:
-        """Another one as soon as an image or a label is."""
+        """Another one as soon as an image or a label is, or which pictures were left out."""
         digest = hashlib.sha256(str(tuple(self.levels.shape)).encode())
+        for name in self.skipped:
+            digest.update(os.fsencode(name) + b"\0")
         for part in (self.levels, self.labels):
             digest.update(part.contiguous().numpy().data)
         return digest.hexdigest()
@@ -84,6 +89,7 @@ def load_images(
     labels: tuple[int | str, ...] | None,
     val_share: float,
     min_classes: int = 1,
+    skip_broken: bool = False,
 ) -> ImageSplits:
     """Load a dataset into memory, downloading it to ``root`` if it is not there.
 
@@ -99,24 +105,27 @@ def load_images(
         labels: classes to keep, by name or number, renumbered in this order; None keeps all.
         val_share: share of the training images to hold out, unless an image folder has its own.
         min_classes: fewer are refused.
+        skip_broken: go on without pictures of an image folder that cannot be read, and say how many on standard error.
 
     Raises:
         ConfigError: files that are neither there nor can be downloaded, or are none that can be read; a label that
             there is not; too few classes.
     """
-    everything, classes = _known_and_chosen(dataset, root, labels)
+    everything, classes = _known_and_chosen(dataset, root, labels, skip_broken)
+    broken: list[str] | None = [] if skip_broken else None
     if len(classes) < min_classes:
         raise ConfigError(
             f"data.root: {root / 'train'} has {len(classes)} class, {classes[0]}; must be {min_classes} at least"
         )
     if dataset == "image_folder":
-        parts = read_folder(root, everything, classes, side=side, greyscale=greyscale)
+        parts = read_folder(root, everything, classes, side=side, greyscale=greyscale, broken=broken)
     else:
         parts = {name: _resized(part, side, greyscale) for name, part in _READERS[dataset](root).items()}
     if "val" not in parts:
         parts["val"], parts["train"] = _divided(parts["train"], round(val_share * len(parts["train"][1])))
     numbers = _numbers(everything, classes)
-    split = {name: _chosen(part, numbers, vocab_size) for name, part in parts.items()}
+    skipped = {name: tuple(path for path in broken or () if Path(path).parts[0] == name) for name in parts}
+    split = {name: _chosen(part, numbers, vocab_size, skipped[name]) for name, part in parts.items()}
     if empty := [name for name, part in split.items() if len(part) == 0]:
         raise ConfigError(f"data: {dataset} has no images for {', '.join(empty)} with these labels and val_share")
     return ImageSplits(**split, classes=classes)
@@ -133,6 +142,7 @@ def load_configured(data: ClassifierDataConfig | GeneratorDataConfig) -> ImageSp
         labels=data.labels,
         val_share=data.val_share,
         min_classes=2 if isinstance(data, ClassifierDataConfig) else 1,  # of one, every classifier is right
+        skip_broken=data.skip_broken,
     )
 
 
@@ -145,9 +155,10 @@ def load_test_pixels(data: ClassifierDataConfig) -> tuple[Tensor, Tensor, tuple[
     Raises:
         ConfigError: as :func:`load_images`.
     """
-    everything, classes = _known_and_chosen(data.dataset, data.root, data.labels)
+    everything, classes = _known_and_chosen(data.dataset, data.root, data.labels, data.skip_broken)
     if data.dataset == "image_folder":
-        parts = read_folder(data.root, everything, classes, side=data.side, greyscale=data.greyscale)
+        broken: list[str] | None = [] if data.skip_broken else None
+        parts = read_folder(data.root, everything, classes, side=data.side, greyscale=data.greyscale, broken=broken)
         images, labels = parts["test"]
     else:
         images, labels = _READERS[data.dataset](data.root)["test"]
@@ -164,7 +175,7 @@ def prepared(pixels: Tensor, data: ClassifierDataConfig) -> Tensor:
 def known_classes(data: ImageDataConfig) -> tuple[str, ...]:
     """Names of the classes of a configuration, without reading its images."""
     try:
-        return chosen_classes(classes_of(data.dataset, data.root), data.labels)
+        return chosen_classes(classes_of(data.dataset, data.root, skip_broken=data.skip_broken), data.labels)
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"data.root: {error}, to name the model's classes") from None
 
@@ -215,11 +226,11 @@ def to_pixels(levels: Tensor, vocab_size: int) -> Tensor:
 
 
 def _known_and_chosen(
-    dataset: ImageSetName, root: Path, labels: tuple[int | str, ...] | None
+    dataset: ImageSetName, root: Path, labels: tuple[int | str, ...] | None, skip_broken: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of all classes, and of those that ``labels`` chooses."""
     try:
-        everything = classes_of(dataset, root)
+        everything = classes_of(dataset, root, skip_broken=skip_broken)
         return everything, chosen_classes(everything, labels)
     except FileNotFoundError as error:
         raise ConfigError(f"data.root: {error}") from None
@@ -234,11 +245,11 @@ def _numbers(everything: tuple[str, ...], classes: tuple[str, ...]) -> Tensor:
     return numbers
 
 
-def _chosen(part: Labelled, numbers: Tensor, vocab_size: int) -> LabelledImages:
+def _chosen(part: Labelled, numbers: Tensor, vocab_size: int, skipped: tuple[str, ...]) -> LabelledImages:
     """The images of the chosen classes, renumbered and quantised."""
     images, labels = part
     kept = numbers[labels] >= 0
-    return LabelledImages(quantised(images[kept], vocab_size), numbers[labels[kept]])
+    return LabelledImages(quantised(images[kept], vocab_size), numbers[labels[kept]], skipped)
 
 
 def _divided(part: Labelled, first: int) -> tuple[Labelled, Labelled]:

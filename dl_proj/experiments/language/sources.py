@@ -93,8 +93,10 @@ def files_corpus(path: Path, *, val_share: float, test_share: float) -> Corpus:
             raise ConfigError(f"data.path: the folder {path} holds no *.txt files{there}")
         if others and os.environ.get("RANK", "0") == "0":  # torchrun's; no accelerator has begun yet
             print(f"data.path: {path}: skipped {others}; texts end in .txt", file=sys.stderr)
-    elif path.exists():
+    elif path.is_file():
         files = [path]
+    elif path.exists():  # a text is read several times, and an open pipe waits for who writes into it
+        raise ConfigError(f"data.path: {path} is a pipe or a device; must be a file, or a folder with *.txt files")
     else:
         raise ConfigError(f"data.path: {path} is not there; must be a file, or a folder with *.txt files")
     corpus: Corpus = {split: [] for split in _SPLITS}

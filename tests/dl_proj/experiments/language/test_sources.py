@@ -6,6 +6,7 @@ import hashlib
 import io
 import logging
 import lzma
+import os
 import zipfile
 from itertools import pairwise
 from pathlib import Path
@@ -132,6 +133,14 @@ def test_what_is_no_text():
     )
     assert refusal(files_corpus, Path("empty"), **SHARES) == ("data.path: the folder empty holds no *.txt files",)
     assert refusal(files_corpus, Path("nothing"), **SHARES) == ("data.path: nothing is empty",)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_is_no_text():
+    """To open it would wait for who writes into it."""
+    os.mkfifo("text.txt")
+    with pytest.raises(ConfigError, match=r"data\.path: text\.txt is a pipe or a device; must be a file"):
+        files_corpus(Path("text.txt"), val_share=0.1, test_share=0.1)
 
 
 def test_a_mark_is_no_part_of_a_text():
