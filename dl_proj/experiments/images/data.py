@@ -23,6 +23,7 @@ from dl_proj.experiments.images.settings import ClassifierDataConfig, GeneratorD
 from dl_proj.experiments.images.sources import IMAGE_SETS, ImageSetName, chosen_classes, classes_of
 from dl_proj.settings.errors import ConfigError
 from my_custom_ai.custom_train import CheckpointError
+from my_custom_ai.custom_train.checksums import agrees_with_sums
 from my_custom_ai.utils.files import content_digest
 
 _SPLIT_SEED = 0  # of what is held out: the same images in every run, whatever its own seed
@@ -178,12 +179,13 @@ def classes_of_model(folder: Path, data: ImageDataConfig) -> tuple[str, ...]:
     """Names of a model's classes, which its training left in the checkpoint's folder; or else those of its data.
 
     Raises:
-        CheckpointError: the file holds something else.
+        CheckpointError: the file holds something else, or the SHA256SUMS beside it has another checksum.
         ConfigError: an image folder, that would name them, is not there.
     """
     path = folder / CLASSES
     if not path.is_file():
         return known_classes(data)
+    agrees_with_sums(path)
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
