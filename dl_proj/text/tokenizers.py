@@ -14,6 +14,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from dl_proj.text.encodings import text_lines
+from my_custom_ai.custom_train.checksums import agrees_with_sums
 from my_custom_ai.utils.files import write_text
 
 _MASK = b"[MASK]"
@@ -160,9 +161,11 @@ def load_tokenizer(path: Path) -> SubwordTokenizer:
     Raises:
         ValueError: not a tokenizer that was saved here.
         OSError: no such file.
+        CheckpointError: the SHA256SUMS beside it has another checksum.
     """
     if path.exists() and not path.is_file():
         raise ValueError("it is no file")
+    agrees_with_sums(path)
     text = path.read_text(encoding="utf-8")
     try:
         subwords = tokenizers.Tokenizer.from_str(text)

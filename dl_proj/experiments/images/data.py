@@ -1,11 +1,13 @@
 """Labelled images as quantised pixel levels, in a fixed split for training, validation and test."""
 
 import contextlib
+import gzip
 import hashlib
 import io
 import json
 import os
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from dl_proj.experiments.images.settings import ClassifierDataConfig, GeneratorD
 from dl_proj.experiments.images.sources import IMAGE_SETS, ImageSetName, chosen_classes, classes_of
 from dl_proj.settings.errors import ConfigError
 from my_custom_ai.custom_train import CheckpointError
+from my_custom_ai.custom_train.checksums import agrees_with_sums
 from my_custom_ai.utils.files import content_digest
 
 _SPLIT_SEED = 0  # of what is held out: the same images in every run, whatever its own seed
@@ -32,6 +35,9 @@ _MNIST_MD5 = {  # of the unpacked files by their sizes; torchvision checks only 
     7_840_016: ("t10k-images-idx3-ubyte", "2646ac647ad5339dbf082846283269ea"),
     10_008: ("t10k-labels-idx1-ubyte", "27ae3e4e09519cfbb04c329615203637"),
 }
+
+_NOT_WHOLE = (RuntimeError, ValueError, TypeError, LookupError, AssertionError, EOFError)  # as torchvision finds files
+_NOT_READ = (OSError, tarfile.TarError, *_NOT_WHOLE)
 
 Labelled = tuple[Tensor, Tensor]  # images (n, channels, height, width) uint8, labels (n,) int64
 
@@ -184,12 +190,13 @@ def classes_of_model(folder: Path, data: ImageDataConfig) -> tuple[str, ...]:
     """Names of a model's classes, which its training left in the checkpoint's folder; or else those of its data.
 
     Raises:
-        CheckpointError: the file holds something else.
+        CheckpointError: the file holds something else, or the SHA256SUMS beside it has another checksum.
         ConfigError: an image folder, that would name them, is not there.
     """
     path = folder / CLASSES
     if not path.is_file():
         return known_classes(data)
+    agrees_with_sums(path)
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
@@ -283,6 +290,7 @@ def _read_mnist(kind: type[datasets.MNIST], folder: str) -> Callable[[Path], dic
         parts = _there_or_downloaded(kind, root, root / folder / "raw")
         if kind is datasets.MNIST:
             _check_mnist(root / folder / "raw")
+        _check_unpacked(kind, root / folder / "raw")
         return {name: (part.data.unsqueeze(1), part.targets.long()) for name, part in parts.items()}
 
     return read
@@ -294,6 +302,17 @@ def _check_mnist(folder: Path) -> None:
         path = folder / name
         if path.stat().st_size == size and content_digest(path, "md5") != md5:
             raise ConfigError(f"data.root: {path} is damaged: its MD5 is not MNIST's {md5}; remove it, or copy it anew")
+
+
+def _check_unpacked(kind: type[datasets.MNIST], folder: Path) -> None:
+    """Refuse a file that is as large as what an archive beside it holds, but another."""
+    for name, md5 in kind.resources:
+        archive, path = folder / name, folder / name.removesuffix(".gz")
+        if archive.is_file() and path.stat().st_size in _MNIST_MD5 and content_digest(archive, "md5") == md5:
+            with gzip.open(archive) as packed:
+                whole = hashlib.file_digest(packed, "sha256").hexdigest() == content_digest(path)
+            if not whole:
+                raise ConfigError(f"data.root: {path} is damaged: it is not what {archive} holds; remove it")
 
 
 def _read_cifar10(root: Path) -> dict[str, Labelled]:
@@ -314,17 +333,33 @@ _READERS: dict[str, Callable[[Path], dict[str, Labelled]]] = {
 
 def _there_or_downloaded(kind: type, root: Path, files: Path) -> dict[str, datasets.VisionDataset]:
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # where torchvision tells of every mirror that it tries
+        # torchvision tells on standard output of every mirror that it tries
+        with _unpacking_safely(), contextlib.redirect_stdout(io.StringIO()):
             parts = {name: kind(root, train=name == "train", download=True) for name in ("train", "test")}
         if any(len(part.data) != len(part.targets) for part in parts.values()):
             raise ValueError("not as many labels as images")
         if any(max(part.targets) >= len(part.classes) for part in parts.values()):
             raise ValueError("labels that are no class")
         return parts
-    except (OSError, RuntimeError, ValueError, TypeError, LookupError, AssertionError, EOFError) as error:
+    except _NOT_READ as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(":")
         raise ConfigError(
             f"data.root: {kind.__name__} is not in {files}, or not whole, and cannot be downloaded ({reason})",
             "data.dataset: without a network take digits, which needs no files, or image_folder for pictures of your "
             f"own; or copy the files of {kind.__name__} to {files}",
         ) from None
+
+
+@contextlib.contextmanager
+def _unpacking_safely() -> Iterator[None]:
+    """Whatever a tar archive holds, torchvision unpacks no link or path that leads out of its folder, and no device.
+
+    It does so only after it has checked the archive's MD5, on which alone Python before 3.11.4 has to rely.
+    """
+    before = getattr(tarfile.TarFile, "extraction_filter", None)
+    safe = getattr(tarfile, "data_filter", None)
+    tarfile.TarFile.extraction_filter = None if safe is None else staticmethod(safe)
+    try:
+        yield
+    finally:
+        tarfile.TarFile.extraction_filter = None if before is None else staticmethod(before)

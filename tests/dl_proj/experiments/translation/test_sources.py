@@ -7,6 +7,7 @@ import io
 import logging
 import lzma
 import os
+import re
 import socket
 import zipfile
 from pathlib import Path
@@ -147,7 +148,7 @@ def test_lines_that_were_converted_with_their_mark_are_converted_anew(monkeypatc
     schema = pa.schema([("en", pa.string()), ("de", pa.string())])
     old = Path(f"root/pairs/train-en-de-{pair_sources.file_key(files)}.arrow")
     old.parent.mkdir(parents=True)
-    pair_sources.write_arrow(old, schema, [(["\ufeffdog"], ["Hund"])])
+    pair_sources.write_arrow_once(old, schema, [(["\ufeffdog"], ["Hund"])])
     assert pairs_of(configured) == [("dog", "Hund")]
 
 
@@ -295,14 +296,30 @@ def test_what_is_no_parquet_is_refused(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_converted_pairs_that_were_damaged_are_converted_anew():
+    """Whichever byte it is, the last ones too, or none are left."""
+    configured = lines("a dog\na cat\n", "ein Hund\neine Katze\n")
+    expected = pairs_of(configured)
+    (path,) = Path("root/pairs").glob("*.arrow")
+    whole = path.read_bytes()
+    assert whole.count(b"Hund") == 1
+    for place in (0, whole.index(b"Hund"), len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        assert pairs_of(configured) == expected and path.read_bytes() == whole
+    for rest in (b"", whole[:20], whole[:-32]):
+        path.write_bytes(rest)
+        assert pairs_of(configured) == expected and path.read_bytes() == whole
+
+
 # -- the hub --
 
 
 def test_the_hub_gives_its_own_splits(monkeypatch):
-    asked = []
+    asked, revisions = [], []
 
-    def load(name, subset, *, split, cache_dir):
+    def load(name, subset, *, split, revision, cache_dir):
         asked.append((name, subset, split, cache_dir))
+        revisions.append(revision)
         pq.write_table(pa.table({"translation": [{"de": f"{split} Hund", "en": f"{split} dog"}]}), f"{split}.parquet")
         return datasets.Dataset.from_parquet(f"{split}.parquet", cache_dir="cache")
 
@@ -312,12 +329,16 @@ def test_the_hub_gives_its_own_splits(monkeypatch):
     for part, split in expected.items():
         assert pairs_of(configured, part) == [(f"{split} Hund", f"{split} dog")]
     assert asked == [("wmt/wmt14", "de-fr", split, "root/pairs") for split in expected.values()]
+    assert all(re.fullmatch("[0-9a-f]{40}", revision) for revision in revisions), "a commit"
+    pairs_of(configured.model_copy(update={"corpus": configured.corpus.model_copy(update={"revision": "v2"})}), "val")
+    assert revisions[-1] == "v2"
 
 
 def test_the_hub_gives_columns_too(monkeypatch):
     """A column a language, and others that are not asked for."""
 
-    def load(name, subset, *, split, cache_dir):
+    def load(name, subset, *, split, revision, cache_dir):
+        assert revision is None, "the newest"
         pq.write_table(pa.table({"fr": ["chien"], "en": [f"{split} dog"], "de": ["Hund"]}), f"{split}.parquet")
         return datasets.Dataset.from_parquet(f"{split}.parquet", cache_dir="cache")
 
