@@ -19,7 +19,7 @@ import pyarrow as pa
 from dl_proj.experiments.language.sources import Split
 from dl_proj.settings.errors import ConfigError
 from dl_proj.text.encodings import OtherEncoding, text_start
-from my_custom_ai.utils.files import content_digest, write_once
+from my_custom_ai.utils.files import content_digest, made_once
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -77,7 +77,7 @@ def line_pairs(where: str, files: tuple[Path, Path], languages: tuple[str, str],
     name, key = files[0].stem, file_key(files, *(["without marks"] if any(starts) else []))
     path = folder / f"{name}-{'-'.join(languages)}-{key}.arrow"
     schema = pa.schema([(language, pa.string()) for language in languages])
-    write_once(path, lambda part: write_arrow(part, schema, _line_batches(where, *files)))
+    made_once(path, lambda part: write_arrow(part, schema, _line_batches(where, *files)))
     return RawPairs(open_arrow(path), languages, name, key)
 
 
