@@ -264,6 +264,7 @@ def _lines(path: Path, overrides: Nested, origin: str, schema: type[BaseModel], 
     if kind == "extra_forbidden":
         known = list(parent.model_fields)
         message = f"no such setting{_did_you_mean(steps[-1], known)}; there are: {', '.join(known)}"
+        return [f"{place}: {message} (got {shown(got)})"]
     return [f"{place}: {in_plain_words(kind, message)} (got {shown(got)})"]
 
 

@@ -1,19 +1,26 @@
-"""A line of figures for each kind of torture at the end, with several processes as well."""
+"""A line of counts for each kind of torture at the end, of all processes that share out the tests."""
+
+from collections import Counter, defaultdict
 
 import pytest
 
-_FIGURES = "torture"
+_COUNTS = "torture"
 
 
 @pytest.fixture
 def report(record_property):
-    """Call it with a kind and what was done: the end of ``make test-torture`` tells it."""
-    return lambda kind, line: record_property(_FIGURES, f"{kind}: {line}")
+    """Call it with a kind of torture and what was counted, by name; the end of ``make test-torture`` tells the sums."""
+    return lambda kind, counts: record_property(_COUNTS, [kind, counts])
 
 
 def pytest_terminal_summary(terminalreporter):
-    ended = [*terminalreporter.stats.get("passed", []), *terminalreporter.stats.get("failed", [])]
-    lines = sorted(line for one in ended for name, line in one.user_properties if name == _FIGURES)
-    if lines:
+    kinds = defaultdict(Counter)
+    for ended in (*terminalreporter.stats.get("passed", []), *terminalreporter.stats.get("failed", [])):
+        for name, value in ended.user_properties:
+            if name == _COUNTS:
+                kind, counts = value
+                kinds[kind].update(counts)
+    if kinds:
         terminalreporter.section("torture")
-        terminalreporter.write("".join(f"{line}\n" for line in lines))
+    for kind in sorted(kinds):
+        terminalreporter.line(f"{kind}: " + ", ".join(f"{count:,} {name}" for name, count in kinds[kind].items()))

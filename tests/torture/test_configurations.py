@@ -276,6 +276,8 @@ def test_an_odd_configuration_is_read_or_refused_in_short(part, tmp_path, monkey
             (tmp_path / "again.yaml").write_text(kept, encoding="utf-8")  # as in the run's folder
             if load_config(type(works_with[0]), tmp_path / "again.yaml") != works_with[0]:
                 found.append((number, name, "its config.yaml says something else"))
-    done = f"{len(codes)} mutated, {codes.count(2)} refused, {codes.count(0)} accepted, {len(found)} badly"
-    report("configurations", done)
+    report(
+        "mutated configurations",
+        {"read": N // PARTS, "refused": codes.count(2), "accepted": codes.count(0), "ended badly": len(found)},
+    )
     assert found == [], "\n".join(map(str, found))

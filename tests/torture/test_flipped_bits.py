@@ -44,7 +44,7 @@ def test_250_flipped_bits_are_refused(run, tmp_path, name, report):
             continue
         assert all(isinstance(tensor, torch.Tensor) for tensor in tensors.values())
         accepted.append(place)
-    report("flipped bits", f"250 of {name}, {len(accepted)} accepted")
+    report("flipped bits", {"in weights and states": 250, "of them accepted": len(accepted)})
     assert accepted == []
 
 
@@ -77,5 +77,5 @@ def test_100_flipped_bits_of_tokens_are_made_good(name, tmp_path, monkeypatch, r
         path.write_bytes(flipped)
         DATA[name]()
         used += [(path.name, place) for path in kept if path.read_bytes() != kept[path]]
-    report("flipped bits", f"100 of the tokens of {name}, {len(used)} accepted")
+    report("flipped bits in token files", {"made": 100, "used": len(used)})
     assert used == []
