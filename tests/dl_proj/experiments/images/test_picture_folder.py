@@ -431,7 +431,7 @@ def as_format(name):
 def damaged_tiff(path):
     """Of which libtiff tells standard error by itself."""
     Image.fromarray(random(16, 16)).save(path, compression="tiff_adobe_deflate")
-    with Image.open(path) as file:
+    with Image.open(path, formats=["TIFF"]) as file:
         (start,) = file.tag_v2[273]
     whole = bytearray(path.read_bytes())
     whole[start + 20 : start + 50] = bytes(30)
