@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from my_custom_ai.custom_train import checkpoint
+import my_custom_ai.custom_train.checkpoint as checkpoint  # "from" would ask the package, which imports the trainer
 from my_custom_ai.custom_train.errors import CheckpointError
 from my_custom_ai.utils.files import whole_file
 

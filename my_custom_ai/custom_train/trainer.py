@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from my_custom_ai.custom_train import checkpoint
+import my_custom_ai.custom_train.checkpoint as checkpoint  # "from" would ask the package, which imports the trainer
 from my_custom_ai.custom_train.beginning import check_arguments, check_gradient, new_run
 from my_custom_ai.custom_train.data import TrainingBatches, evaluation_batches, to_device
 from my_custom_ai.custom_train.devices import check_installed, start

@@ -67,3 +67,17 @@ def test_every_exported_name_is_there_and_importing_the_package_imports_no_torch
         _ = my_custom_ai.Trainr
     code = "import sys, my_custom_ai; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_every_module_can_be_the_first_that_is_imported():
+    folder = ROOT / "my_custom_ai"
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sorted(folder.rglob("*.py"))]
+    program = f"""
+import sys
+from importlib import import_module
+for name in {[name.removesuffix(".__init__") for name in names]}:
+    for known in [known for known in sys.modules if known.startswith("my_custom_ai")]:
+        del sys.modules[known]
+    import_module(name)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
