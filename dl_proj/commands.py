@@ -90,6 +90,12 @@ COMMANDS = {
         "dl_proj.experiments.language.import_reformer:import_reformer",
         "import_reformer.yaml",
     ),
+    "lra_train": Command(
+        "Train on a task of the Long Range Arena",
+        "dl_proj.experiments.long_range.settings:LongRangeTrainConfig",
+        "dl_proj.experiments.long_range.train:train_long_range",
+        "lra_listops.yaml",
+    ),
     "translation_train": Command(
         "Train a translation model",
         "dl_proj.experiments.translation.settings:TranslationTrainConfig",

@@ -65,8 +65,8 @@ def _type(folder: Path) -> ExperimentType[Any]:
 
 def _data_settings(of_type: ExperimentType[Any]) -> set[str]:
     """Names of the settings that the data of such models has."""
-    (data,) = models_in(of_type.schema.model_fields["data"].annotation)
-    return set(data.model_fields)
+    kinds = models_in(of_type.schema.model_fields["data"].annotation)
+    return {name for kind in kinds for name in kind.model_fields}
 
 
 def _measure(name: str, folder: Path, trained: Any, config: EvaluateConfig, accelerator: Accelerator) -> Row:

@@ -22,6 +22,7 @@ from dl_proj.experiments.settings import (
     OneCycleConfig,
     ScheduleConfig,
     WarmupCosineConfig,
+    WarmupLinearConfig,
 )
 from dl_proj.experiments.starting_weights import load_starting_weights
 from dl_proj.experiments.translation.sentences import PairTokenizers
@@ -272,6 +273,8 @@ def build_schedule(config: ScheduleConfig, steps: int, dim: int) -> Schedule:
             return schedules.constant(config.warmup_steps)
         case WarmupCosineConfig():
             return schedules.warmup_cosine(steps, config.warmup_steps, config.final_factor)
+        case WarmupLinearConfig():
+            return schedules.warmup_linear(steps, config.warmup_steps, config.final_factor)
         case OneCycleConfig():
             return schedules.one_cycle(steps, config.warmup_share, config.start_divisor, config.final_divisor)
         case NoamConfig():

@@ -50,6 +50,17 @@ class WarmupCosineConfig(Strict):
     """warmup_cosine: share of the rate that is left at the end"""
 
 
+class WarmupLinearConfig(Strict):
+    """Linear up, linear down."""
+
+    kind: Literal["warmup_linear"] = "warmup_linear"
+    """learning-rate schedule"""
+    warmup_steps: int = Field(0, ge=0)
+    """updates of linear warm-up"""
+    final_factor: float = Field(0.0, ge=0, le=1)
+    """warmup_linear: share of the rate that is left at the end"""
+
+
 class OneCycleConfig(Strict):
     """Half a cosine up, half a cosine down to almost nothing."""
 
@@ -73,7 +84,8 @@ class NoamConfig(Strict):
 
 
 ScheduleConfig = Annotated[
-    ConstantConfig | WarmupCosineConfig | OneCycleConfig | NoamConfig, Field(discriminator="kind")
+    ConstantConfig | WarmupCosineConfig | WarmupLinearConfig | OneCycleConfig | NoamConfig,
+    Field(discriminator="kind"),
 ]
 
 
