@@ -96,6 +96,12 @@ COMMANDS = {
         "dl_proj.experiments.long_range.train:train_long_range",
         "lra_listops.yaml",
     ),
+    "lra_examples": Command(
+        "Show examples of a task of the Long Range Arena",
+        "dl_proj.experiments.long_range.examples_settings:ExamplesConfig",
+        "dl_proj.experiments.long_range.examples:show_examples",
+        "lra_examples.yaml",
+    ),
     "translation_train": Command(
         "Train a translation model",
         "dl_proj.experiments.translation.settings:TranslationTrainConfig",

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from dl_proj.models.settings import EncoderDecoderConfig, StackConfig
 from dl_proj.settings.base import Strict
+from dl_proj.tables import Row
 from my_custom_ai.custom_train.names import DeviceName, MatmulPrecision, OptimizerName, Precision
 
 _Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -225,6 +226,11 @@ class ExperimentConfig(Strict):
     def tokens_per_example(self) -> int | None:
         """Length of the sequences that the model sees; None: they differ."""
         return None
+
+    @property
+    def published(self) -> list[Row]:
+        """What papers report for this training, to be printed beside its results."""
+        return []
 
     @property
     def default_name(self) -> str:

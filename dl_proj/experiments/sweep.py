@@ -18,6 +18,7 @@ from dl_proj.run_changes import other_settings
 from dl_proj.settings.errors import ConfigError
 from dl_proj.settings.load import file_or_preset, load_config, merge
 from dl_proj.settings.read_yaml import read_yaml
+from dl_proj.tables import markdown
 from my_custom_ai.custom_train import NonFiniteLoss, RunDirectory
 from my_custom_ai.custom_train.running import locked
 from my_custom_ai.utils.files import write_text
@@ -181,5 +182,13 @@ def _compare(config: SweepConfig, trainings: list[Training]) -> None:
     if done:
         metric = config.metric or trainings[0].config.train.monitor.metric
         write_report(done, metric, config.output_dir)
+        _print_published([one.config for one in trainings])
     if left := [one.trial.run_name for one in trainings if one.finished is None]:
         print(f"not trained yet: {', '.join(left)}")
+
+
+def _print_published(configs: list[ExperimentConfig]) -> None:
+    """What papers report for what was trained, if it is known."""
+    rows = [row for config in configs for row in config.published]
+    if rows:
+        print(f"\n{markdown([row for number, row in enumerate(rows) if row not in rows[:number]])}")

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from dl_proj.experiments.images.settings import ImageDataConfig
 from dl_proj.experiments.images.sources import ImageSetName
+from dl_proj.experiments.settings import as_name
 from dl_proj.settings.base import Strict
 
 Examples = Annotated[int, Field(ge=2)]
@@ -55,6 +56,46 @@ class ListOpsConfig(Strict):
         return []
 
 
+class PathfinderConfig(Strict):
+    """Pictures of dashed contours with two dots: are they the ends of one contour?"""
+
+    PER_EXAMPLE: ClassVar[int] = 1
+
+    kind: Literal["pathfinder"] = "pathfinder"
+    """which task"""
+    root: Path = Path("data")
+    """folder of files that are made or read"""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """of the examples that are made, the same for all trainings unless it is changed"""
+    side: int = Field(32, ge=16, le=256)
+    """pathfinder: height and width of the pictures in pixels; their square is the number of tokens"""
+    dashes: int = Field(14, ge=4, le=16)
+    """pathfinder: of each of the two long contours; others have a third as many"""
+    distractors: int = Field(6, ge=0, le=20)
+    """pathfinder: shorter contours at most, as far as there is room for them"""
+    n_train: Examples = 160_000
+    """listops, pathfinder: training examples"""
+    n_val: Examples = 20_000
+    """listops, pathfinder: validation examples"""
+    n_test: Examples = 20_000
+    """listops, pathfinder: test examples"""
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a sequence."""
+        return self.side**2
+
+    @property
+    def vocab_size(self) -> int:
+        """Grey levels."""
+        return 256
+
+    @property
+    def slug(self) -> str:
+        """A short name for folders and files."""
+        return f"pathfinder{self.side}"
+
+
 class ImageSequenceConfig(ImageDataConfig):
     """Grey images, one token a pixel, row by row."""
 
@@ -78,4 +119,79 @@ class ImageSequenceConfig(ImageDataConfig):
         return f"{super().slug}{self.image_size}"
 
 
-LongRangeDataConfig = Annotated[ListOpsConfig | ImageSequenceConfig, Field(discriminator="kind")]
+class ReviewsConfig(Strict):
+    """Texts as bytes, and whether each speaks well of its subject."""
+
+    PER_EXAMPLE: ClassVar[int] = 1
+
+    kind: Literal["text"] = "text"
+    """which task"""
+    source: Literal["imdb", "folder"] = "imdb"
+    """text: imdb is downloaded; folder: files at path"""
+    path: Path | None = None
+    """text: a folder with train/ and test/, each with pos/ and neg/, of *.txt files; retrieval: see there"""
+    root: Path = Path("data")
+    """folder of files that are made or read"""
+    max_length: int = Field(4000, ge=1)
+    """tokens of a sequence at most; listops draws none that are longer, text and retrieval cut longer ones off"""
+    val_share: float = Field(0.1, gt=0, lt=1)
+    """text: share of the training texts that is held out for validation, always the same ones"""
+
+    @property
+    def vocab_size(self) -> int:
+        """Bytes."""
+        return 256
+
+    @property
+    def n_train(self) -> int | None:
+        """Training texts, if that can be told without reading them."""
+        return 25_000 - round(25_000 * self.val_share) if self.source == "imdb" else None
+
+    @property
+    def slug(self) -> str:
+        """A short name for folders and files."""
+        return f"text-{as_name(self.source if self.path is None else self.path.stem)}"
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        if self.source == "folder" and self.path is None:
+            return ["path is needed for source: folder"]
+        if self.source == "imdb" and self.path is not None:
+            return [f"path {self.path} has no effect with source: imdb; give source: folder"]
+        return []
+
+
+class RetrievalConfig(Strict):
+    """Pairs of documents as bytes, and whether one cites the other."""
+
+    PER_EXAMPLE: ClassVar[int] = 2
+
+    kind: Literal["retrieval"] = "retrieval"
+    """which task"""
+    path: Path = Path("data/lra_release/lra_release/tsv_data")
+    """retrieval: the folder of the benchmark's new_aan_pairs.train.tsv, .eval.tsv and .test.tsv"""
+    root: Path = Path("data")
+    """folder of files that are made or read"""
+    max_length: int = Field(4000, ge=1)
+    """tokens of a sequence at most; listops draws none that are longer, text and retrieval cut longer ones off"""
+
+    @property
+    def vocab_size(self) -> int:
+        """Bytes."""
+        return 256
+
+    @property
+    def n_train(self) -> None:
+        """It takes reading the files to know."""
+        return
+
+    @property
+    def slug(self) -> str:
+        """A short name for folders and files."""
+        return "retrieval"
+
+
+LongRangeDataConfig = Annotated[
+    ListOpsConfig | PathfinderConfig | ImageSequenceConfig | ReviewsConfig | RetrievalConfig,
+    Field(discriminator="kind"),
+]

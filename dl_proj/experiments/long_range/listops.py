@@ -1,6 +1,6 @@
 """ListOps (Nangia and Bowman 2018): nested lists of digits whose operators must be carried out, as in the benchmark."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, takewhile
@@ -9,8 +9,13 @@ from statistics import median
 
 from dl_proj.experiments.long_range.parallel import bar, in_order
 
-OPERATORS = {"[MIN": min, "[MAX": max, "[MED": lambda values: int(median(values)), "[SM": lambda values: sum(values) % 10}
-"""By their symbols: smallest, largest, median (of an even number the mean of the middle two, rounded down), sum mod 10."""
+OPERATORS: dict[str, Callable[[list[int]], int]] = {
+    "[MIN": min,
+    "[MAX": max,
+    "[MED": lambda values: int(median(values)),
+    "[SM": lambda values: sum(values) % 10,
+}
+"""By their symbols; of an even number of arguments the median is the mean of the middle two, rounded down."""
 
 SYMBOLS = (*"0123456789", *OPERATORS, "]")
 """Tokens are places in this list, so a digit is its own token."""

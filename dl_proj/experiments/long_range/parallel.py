@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from tqdm import tqdm
 
@@ -32,6 +32,6 @@ def _leave_interrupts_to_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends its processes by another signal
 
 
-def bar(what: str, total: int) -> "tqdm[None]":
+def bar(what: str, total: int) -> "tqdm[NoReturn]":
     """How many examples are made; to be updated, in a ``with`` block."""
     return tqdm(desc=what, total=total, unit=" examples", delay=1, dynamic_ncols=True, leave=False)

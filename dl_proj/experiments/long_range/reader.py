@@ -19,6 +19,8 @@ from dl_proj.settings.help import Nested
 from my_custom_ai.custom_train import CheckpointError
 from my_custom_ai.custom_train.names import DeviceName
 
+Example = str | bytes | tuple[str | bytes, str | bytes]
+
 
 @dataclass(frozen=True)
 class SequenceReader(Trained[LongRangeTrainConfig, SequenceClassifier]):
@@ -30,19 +32,20 @@ class SequenceReader(Trained[LongRangeTrainConfig, SequenceClassifier]):
 
     classes: tuple[str, ...]
 
-    def predict(self, examples: Sequence[str | bytes], *, batch_size: int = 32) -> list[dict[str, float]]:
+    def predict(self, examples: Sequence[Example], *, batch_size: int = 32) -> list[dict[str, float]]:
         """How probable each class is for each example, the likeliest class first.
 
         Args:
-            examples: expressions such as "[MAX 2 9 [MIN 4 7 ] 0 ]", or sequences as tokens.
+            examples: expressions of ListOps such as "[MAX 2 9 [MIN 4 7 ] 0 ]", texts, pairs of texts, or sequences as
+                tokens, such as the grey levels of a picture; texts are cut to the model's length, as in training.
             batch_size: examples that go through the model together.
 
         Raises:
-            ValueError: another symbol, or an empty or too long sequence.
+            ValueError: another symbol, not as many texts as the model takes, or an empty or too long sequence.
         """
         found: list[dict[str, float]] = []
         for first in range(0, len(examples), batch_size):
-            some = [(self._sequence(example),) for example in examples[first : first + batch_size]]
+            some = [self._sequences(example) for example in examples[first : first + batch_size]]
             for row in self.probabilities(*padded(some)):
                 order = row.argsort(descending=True, stable=True).tolist()
                 found.append({self.classes[i]: row[i].item() for i in order})
@@ -53,13 +56,22 @@ class SequenceReader(Trained[LongRangeTrainConfig, SequenceClassifier]):
         """Tokens and mask as a dataset's ``collate`` makes them -> (n, classes), on the CPU."""
         return self.model(tokens.to(self.device), mask.to(self.device)).softmax(-1).cpu()
 
-    def _sequence(self, example: str | bytes) -> Tensor:
-        tokens = to_tokens(example) if isinstance(example, str) else example
-        if not 1 <= len(tokens) <= self.config.data.max_length:
-            raise ValueError(f"a sequence of {len(tokens)} tokens; must be 1 to {self.config.data.max_length}")
-        if max(tokens) >= self.config.data.vocab_size:
-            raise ValueError(f"token {max(tokens)} must be less than {self.config.data.vocab_size}")
-        return torch.tensor(list(tokens))
+    def _sequences(self, example: Example) -> tuple[Tensor, ...]:
+        together = self.config.data.PER_EXAMPLE
+        given = (example,) if isinstance(example, str | bytes) else tuple(example)
+        if len(given) != together:
+            raise ValueError(f"an example of {len(given)} sequences; must be {together}")
+        return tuple(self._sequence(one) for one in given)
+
+    def _sequence(self, given: str | bytes) -> Tensor:
+        data = self.config.data
+        if isinstance(given, str):
+            given = to_tokens(given) if data.kind == "listops" else given.encode()[: data.max_length]
+        if not 1 <= len(given) <= data.max_length:
+            raise ValueError(f"a sequence of {len(given)} tokens; must be 1 to {data.max_length}")
+        if max(given) >= data.vocab_size:
+            raise ValueError(f"token {max(given)} must be less than {data.vocab_size}")
+        return torch.tensor(list(given))
 
 
 def load_reader(folder: Path, *, device: DeviceName = "auto", data: Nested | None = None) -> SequenceReader:

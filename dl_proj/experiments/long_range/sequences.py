@@ -38,7 +38,9 @@ def write_sequences(path: Path, parts: Iterable[Iterable[Example]]) -> Path:
 
 
 def _write(path: Path, parts: Iterable[Iterable[Example]]) -> None:
-    digest, labels, bounds, counts, together = hashlib.sha256(), [], [0], [], 1
+    digest, together = hashlib.sha256(), 1
+    labels: list[int] = []
+    bounds, counts = [0], list[int]()
     with path.open("wb") as file:
         file.write(bytes(_DIGEST_BYTES))
         for examples in parts:

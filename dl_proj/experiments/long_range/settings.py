@@ -5,8 +5,10 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from dl_proj.experiments.long_range.data_settings import LongRangeDataConfig
+from dl_proj.experiments.long_range.published import published_rows
 from dl_proj.experiments.settings import ExperimentConfig, MonitorMode, TrainConfig
 from dl_proj.models.settings import StackConfig
+from dl_proj.tables import Row
 
 
 class SequenceClassifierConfig(StackConfig):
@@ -41,6 +43,11 @@ class LongRangeTrainConfig(ExperimentConfig):
     def tokens_per_example(self) -> int | None:
         """See ExperimentConfig."""
         return self.model.length(self.data) if self.data.kind in ("image", "pathfinder") else None
+
+    @property
+    def published(self) -> list[Row]:
+        """See ExperimentConfig."""
+        return published_rows(self.data.kind, (attention.kind for attention in self.model.mechanisms))
 
     @property
     def default_name(self) -> str:

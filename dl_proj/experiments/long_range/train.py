@@ -8,6 +8,7 @@ from dl_proj.experiments.long_range.data import load_task
 from dl_proj.experiments.long_range.settings import LongRangeTrainConfig
 from dl_proj.models.build import build_positions, build_stack
 from dl_proj.models.classification import SequenceClassifier
+from dl_proj.tables import markdown
 from my_custom_ai.custom_train import RunDirectory
 from my_transformers.settings import Places
 
@@ -44,5 +45,9 @@ def long_range_experiment(config: LongRangeTrainConfig) -> Experiment:
 
 
 def train_long_range(config: LongRangeTrainConfig, resume: RunDirectory | None = None) -> None:
-    """Train and test."""
-    train_and_test(config, long_range_experiment(config), config.model.dim, resume)
+    """Train, test, and print what papers report for the same."""
+    trainer = train_and_test(config, long_range_experiment(config), config.model.dim, resume)
+    if trainer.accelerator.is_main_process:
+        ours = {"source": str(trainer.run.path), "attention": config.model.attention_title}
+        accuracy = trainer.run.figures()["test/accuracy"]
+        print(f"\n{markdown([ours | {'test accuracy': accuracy}, *config.published])}")
