@@ -25,7 +25,14 @@ else:
         TextDataConfig,
         PairsConfig,
         *models_in(LongRangeDataConfig),
-        without=("n_train", "fresh", "random_shift", "sampling", "tokenizer"),  # of training, or a part of the model
+        without=(
+            "kind",
+            "n_train",
+            "fresh",
+            "random_shift",
+            "sampling",
+            "tokenizer",
+        ),  # of training, or a part of the model
     )
 
 

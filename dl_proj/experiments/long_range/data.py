@@ -81,8 +81,8 @@ def _first(examples: Iterator[Example], number: int, name: str, data: ListOpsCon
         example = next(examples, None)
         if example is None:
             raise ConfigError(
-                f"data.{name}: {number} expressions of {data.min_length} to {data.max_length} tokens are wanted, "
-                f"{count} more different ones were found; widen data.min_length and data.max_length, or raise "
+                f"data.{name}: {number} are wanted, but only {count} different expressions of {data.min_length} to "
+                f"{data.max_length} tokens were found for them; widen data.min_length and data.max_length, or raise "
                 f"data.max_depth {data.max_depth} or data.max_arguments {data.max_arguments}"
             )
         yield example

@@ -28,7 +28,7 @@ _ATTEMPTS = 20  # for a contour
 _NEAREST, _TOLERANCE = 6.0, 1.5  # between two dots; between the distances that either answer would have
 _CELLS = 4  # of the map of what is taken, in a unit
 _FINER = 4  # each pixel is the mean of so many by so many
-_DRAWN_TOGETHER = 50  # pairs of pictures
+_DRAWN_TOGETHER = 20  # pairs of pictures
 
 Point = tuple[float, float]
 
