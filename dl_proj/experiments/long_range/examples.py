@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -32,9 +33,12 @@ def show_examples(config: ExamplesConfig) -> None:
     if isinstance(config.data, PathfinderConfig | ImageSequenceConfig):
         _draw([(pixels, task.classes[label]) for (pixels,), label in examples], config)
         print(f"written: {config.output}")
-        return
-    for sequences, label in examples:
-        print(f"{task.classes[label]}: {' | '.join(_as_text(config.data, sequence) for sequence in sequences)}")
+    else:
+        for sequences, label in examples:
+            print(f"{task.classes[label]}: {' | '.join(_as_text(config.data, sequence) for sequence in sequences)}")
+    counts = Counter(task.classes[label] for _, label in examples)
+    shares = ", ".join(f"{name} {counts[name] / number:.1%}" for name in task.classes)
+    print(f"classes of {number} test examples: {shares}")
 
 
 def _first(data: LongRangeDataConfig, number: int, folder: Path) -> Splits:

@@ -10,11 +10,11 @@ from dl_proj.settings.base import Strict
 
 
 class ExamplesConfig(Strict):
-    """Show the first test examples of a task: pictures on a page, other sequences as text."""
+    """Show the first test examples of a task, pictures on a page and other sequences as text, and the classes' shares."""
 
     data: LongRangeDataConfig
     """the task, chosen by kind"""
-    number: int = Field(24, ge=2, le=400)
+    number: int = Field(24, ge=2, le=2000)
     """examples"""
     output: Path = Path("runs/lra_examples.png")
     """the page, if they are pictures"""

@@ -41,16 +41,15 @@ def model_of(changes=None, n_classes=10):
 @pytest.mark.parametrize("pooling", ["mean", "class_token"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_is_invisible_and_every_token_counts(kind, pooling):
-    """Whatever stands at a place that is not real, and, but for Linformer, whether there is such a place."""
+    """Whatever stands at a place that is not real, and whether there is such a place."""
     model = model_of({"model.attention": KINDS[kind], "model.pooling": pooling, "model.depth": 2})
     tokens = torch.randint(15, (3, 1, 18))
     mask = torch.arange(18) < torch.tensor([18, 11, 5]).view(3, 1, 1)
     logits = model(tokens, mask)
     torch.testing.assert_close(model(torch.where(mask, tokens, (tokens + 1) % 15), mask), logits)
     torch.testing.assert_close(model(tokens, mask.new_ones(3, 1, 18))[0], model(tokens)[0])
-    if kind in ("full", "local", "linear", "performer"):
-        for row, n in enumerate((18, 11, 5)):
-            torch.testing.assert_close(model(tokens[row : row + 1, :, :n]), logits[row : row + 1])
+    for row, n in enumerate((18, 11, 5)):
+        torch.testing.assert_close(model(tokens[row : row + 1, :, :n]), logits[row : row + 1])
     other = tokens.clone()
     other[1, 0, 10] = (tokens[1, 0, 10] + 1) % 15
     moved = (model(other, mask) - logits).abs().amax(1)
@@ -125,7 +124,7 @@ def test_a_trained_model_is_loaded_evaluated_and_asked(trained, script):
             loaded.predict([wrong])
     outcome = script("evaluate", "--checkpoint", RUN, "--device", "cpu", "--data.n_val", "4")
     assert outcome.code == 0, outcome.lines
-    assert f"| {figures['test/accuracy']:.4f} |" in outcome.out
+    assert f"| {figures['test/accuracy']:.4f} " in outcome.out
 
 
 def test_an_interrupted_training_goes_on_to_the_same_weights(trained, script):
@@ -158,11 +157,13 @@ def test_a_sweep_prints_what_is_published_once(script):
 
 
 def test_examples_are_drawn_or_printed(script):
-    assert script("lra_examples", "--data.side", "16", "--number", "4", "--output", "page.png").code == 0
+    outcome = script("lra_examples", "--data.side", "16", "--number", "4", "--output", "page.png")
+    assert outcome.code == 0, outcome.lines
+    assert outcome.out.splitlines()[-1].endswith(": apart 50.0%, joined 50.0%")
     with Image.open("page.png") as page:
         assert min(page.size) > 200
     outcome = script("lra_examples", "--config", as_yaml("c.yaml", TINY_LONG_RANGE), "--number", "3")
-    assert re.fullmatch(r"(\d: \[\w+ .* \]\n){3}", outcome.out), outcome.out
+    assert re.fullmatch(r"(\d: \[\w+ .* \]\n){3}.*: 0 \d.*\n", outcome.out), outcome.out
     assert not Path("data").exists()
 
 
