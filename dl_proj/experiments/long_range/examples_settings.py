@@ -10,7 +10,7 @@ from dl_proj.settings.base import Strict
 
 
 class ExamplesConfig(Strict):
-    """Show the first test examples of a task, pictures on a page and other sequences as text, and the classes' shares."""
+    """Show the first test examples of a task, pictures on a page, others as text, and the classes' shares."""
 
     data: LongRangeDataConfig
     """the task, chosen by kind"""
