@@ -94,7 +94,7 @@ def cut(name: str, flags: list[str]) -> list[str]:
     training = is_training(resolve_name(command.schema))
     shorter = (A_TRAINING if training else {}) | BY_SCRIPT.get(name, {})
     if name in ("lra_train", "lra_examples"):
-        shorter |= few_made(configured(name, flags).data.kind)
+        shorter = shorter | few_made(configured(name, flags).data.kind)
     if training and "--resume" in flags and {"--train.max_steps", "--train.epochs"} & {*flags}:
         shorter |= {"train.max_steps": "4"}  # it goes on
     if name == "sweep":
@@ -116,7 +116,7 @@ def cut_sweep(flags: list[str]) -> tuple[list[str], dict[str, str]]:
     base = file_or_preset(config.base, CONFIGS).read_text(encoding="utf-8")
     own = PAIRS if "task: translation" in base else A_BATCH
     if kind := re.search(r"^  kind: (listops|pathfinder)$", base, flags=re.MULTILINE):
-        own |= few_made(kind[1])
+        own = own | few_made(kind[1])
     common = dict(config.common) | {key: json.loads(value) for key, value in (A_TRAINING | own).items()}
     return flags, {"only": json.dumps([*config.all_variants][:2]), "common": json.dumps(common)}
 

@@ -268,6 +268,7 @@ INTERRUPTED = {
             "model.reversible": True,
         },
     ),
+    "long range, lsh": (LONG_RANGE, ClassificationObjective, WARMED | {"model.attention": LSH | {"dropout": 0.1}}),
     "language, reversible lsh": (
         BYTES,
         CausalObjective,
