@@ -22,7 +22,15 @@ from dl_proj.tables import mean_and_deviation
 from my_custom_ai.utils.files import write_text
 
 _NOT_COMPARED = {"task", "seed", "experiment_name", "runs_dir", "train.device", "train.num_workers", "train.trackers"}
-_COSTS = ("parameters", "steps", "seconds", "examples_per_second", "tokens_per_second", "peak_memory_mib")
+_COSTS = (
+    "parameters",
+    "steps",
+    "seconds",
+    "examples_per_second",
+    "tokens_per_second",
+    "peak_memory_mib",
+    "state_bytes",
+)
 _INTERVAL = ", 95 %"  # at the end of a column's name
 _MOST_POINTS = 400  # of a curve; a page is half as wide
 
@@ -47,6 +55,11 @@ class Run:
     def name(self) -> str:
         """Of the experiment."""
         return str(self.settings.get("experiment_name", self.path.name))
+
+    @property
+    def table(self) -> str:
+        """Its task, or the part of it whose figures mean the same."""
+        return str(self.settings.get("data.task", self.settings["task"]))
 
     @property
     def variant(self) -> tuple[tuple[str, str], ...]:
@@ -78,7 +91,7 @@ def compare_runs(config: CompareRunsConfig, folders: Sequence[str]) -> None:
         raise ConfigError(*left_out or [f"{' '.join(folders) or 'runs'}: there is no run in it (with a config.yaml)"])
     tasks: dict[str, list[Run]] = {}
     for run in runs:
-        tasks.setdefault(run.settings["task"], []).append(run)
+        tasks.setdefault(run.table, []).append(run)
     data = {
         "about": f"{len(runs)} runs. Bold: those that differ in their seed alone, as mean ± standard deviation.",
         "left_out": left_out,

@@ -215,6 +215,11 @@ class ExperimentConfig(Strict):
         return None
 
     @property
+    def table(self) -> str:
+        """Which models it is compared with: those of its task, or of a part of it whose figures mean the same."""
+        return str(type(self).model_fields["task"].default)
+
+    @property
     def default_name(self) -> str:
         """Says the task, the data and the attention."""
         raise NotImplementedError

@@ -13,12 +13,13 @@ from my_custom_ai.custom_train import RunDirectory
 from my_custom_ai.custom_train.checkpoint import load_tensors
 from my_custom_ai.utils.files import write_text
 
-COSTS = ("parameters", "seconds", "steps", "examples_per_second", "tokens_per_second", "peak_memory_mib")
+COSTS = ("parameters", "seconds", "steps", "examples_per_second", "tokens_per_second", "peak_memory_mib", "state_bytes")
 """What metrics.json says besides the test's figures."""
 _TITLES = {
     "examples_per_second": "examples per s",
     "tokens_per_second": "tokens per s",
     "peak_memory_mib": "peak MiB",
+    "state_bytes": "state bytes",
 }
 
 

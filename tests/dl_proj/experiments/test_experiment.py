@@ -9,7 +9,7 @@ from tiny_scripts import GONE, call, tiny, tiny_yaml
 
 import dl_proj.experiments.copy.train as copy_training
 import dl_proj.experiments.experiment
-from dl_proj.experiments.copy.settings import CopyDataConfig, SynthTrainConfig
+from dl_proj.experiments.copy.settings import SynthDataConfig, SynthTrainConfig
 from dl_proj.experiments.experiment import build_schedule
 from dl_proj.experiments.settings import (
     ConstantConfig,
@@ -161,7 +161,7 @@ def test_each_setting_of_the_data_reaches_the_datasets(handed_over, monkeypatch)
         "n_test": 9,
         "corruption": 0.25,
     }
-    assert set(values) == set(CopyDataConfig.model_fields)
+    assert set(values) == set(SynthDataConfig.model_fields)
     handed = handed_over({f"data.{name}": value for name, value in values.items()})
     experiment = seen["experiment"]
     datasets = {"train": experiment.train_data, "val": experiment.val_data, "test": experiment.test_data}
