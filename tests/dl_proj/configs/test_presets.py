@@ -17,7 +17,7 @@ from dl_proj.cli import CONFIGS, training_config
 from dl_proj.commands import COMMANDS
 from dl_proj.experiments.compare_runs_settings import CompareRunsConfig
 from dl_proj.experiments.copy.settings import SynthComparisonConfig, SynthTrainConfig
-from dl_proj.experiments.copy.train import build_copy_model, copy_dataset
+from dl_proj.experiments.copy.train import build_copy_model
 from dl_proj.experiments.evaluate import evaluate_checkpoints
 from dl_proj.experiments.evaluate_settings import EvaluateConfig
 from dl_proj.experiments.images.classification.objective import ClassificationObjective
@@ -43,6 +43,7 @@ from dl_proj.text.tokenizers import Tokenizer
 
 SCHEMAS = {  # by the beginning of a file's name; the first that fits
     "synth_comparison": SynthComparisonConfig,
+    "synth_recall_comparison": SynthComparisonConfig,
     "synth": SynthTrainConfig,
     "demo": SynthTrainConfig,
     "cls_": ClassifierTrainConfig,
@@ -172,7 +173,7 @@ def length(config):
     data = config.data
     match config:
         case SynthTrainConfig():
-            return data.length - 1
+            return data.length - (data.task == "copy")
         case GeneratorTrainConfig():
             return data.max_len
         case ClassifierTrainConfig():
@@ -241,8 +242,8 @@ def check_output(config, model):
     with torch.no_grad():
         match config:
             case SynthTrainConfig():
-                batch = copy_dataset(data, "test", 1, config.seed)[0].unsqueeze(0)
-                logits, shape = model(batch[:, :-1]), (1, data.length - 1, data.vocab_size)
+                tokens = torch.randint(data.vocab_size, (1, length(config)))
+                logits, shape = model(tokens), (1, length(config), data.vocab_size)
             case GeneratorTrainConfig():
                 pixels, labels = torch.randint(data.vocab_size, (1, data.max_len)), torch.zeros(1, dtype=torch.int64)
                 logits, shape = model(pixels[:, :-1], labels=labels), (1, data.max_len, data.vocab_size)
