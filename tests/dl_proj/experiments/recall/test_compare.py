@@ -140,3 +140,17 @@ def test_answers_of_a_loaded_model(runs):
     for pairs, key, slot in (({1: 7}, 1, 0), ({1: 7, 6: 8}, 1, 0), (told, 2, 0), (told, 1, 6), (told, 1, -1)):
         with pytest.raises(ValueError, match=r"pairs|none of|reads"):
             model.answer(pairs, key, slot=slot)
+
+
+def test_other_scripts_take_its_models(runs, script):
+    """Each gets a sequence of the run's own data, or is told that it needs none."""
+    full = runs / "full-seed1" / "version_0"
+    assert script("attention_maps", "--checkpoint", full, "--output_dir", "maps", "--device", "cpu").code == 0
+    with np.load("maps/attention.npz") as weights:
+        assert [weights[name].shape for name in weights] == [(2, 16, 16)] * 2
+    assert_refused(script("attention_maps", "--checkpoint", full, "--input", "x"), [("input", "recall")])
+    outcome = script("evaluate", "--checkpoint", full, "--device", "cpu", "--data.n_test", 12)
+    assert outcome.code == 0, outcome.lines
+    (row,) = read("runs/evaluation/evaluation.csv")
+    assert row["task"] == "recall"
+    assert float(row["accuracy"]) == pytest.approx(accuracy_by_hand(full))
