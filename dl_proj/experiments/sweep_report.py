@@ -1,9 +1,10 @@
 """What a sweep ends in: a table of means and deviations over seeds, and pictures by step and by time."""
 
+import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dl_proj.experiments.history import Point, curve, read_history
 from dl_proj.experiments.sweep_settings import Trial, flat
@@ -53,11 +54,16 @@ def write_report(done: Sequence[Trained], metric: str, folder: Path) -> None:
 def _row(trial: Trial, run: RunDirectory, settings: list[str]) -> Row:
     """What it changes of those settings, what it cost, its best validation figures and those of the test."""
     own = flat(trial.changes)
-    changes = {key: own.get(key) for key in settings}
+    changes = {key: _as_cell(own.get(key)) for key in settings}
     figures = run.figures()
     cost = {name: figures.pop(name) for name in COSTS if name in figures}
     seed = {} if trial.seed is None else {"seed": trial.seed}
     return {"variant": trial.variant} | seed | changes | cost | _best(run) | figures
+
+
+def _as_cell(value: Any) -> Any:
+    """A setting in a table; one that is a list of sections, such as each layer's attention, as JSON."""
+    return json.dumps(value) if isinstance(value, list) else value
 
 
 def _best(run: RunDirectory) -> dict[str, float]:

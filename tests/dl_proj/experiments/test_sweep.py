@@ -210,6 +210,12 @@ def test_seeds_give_means_and_deviations(script, drawn):
         assert {*np.round([*low, *high], 6)} <= {*np.round(outline, 6)}
 
 
+def test_a_list_is_a_setting_of_one_cell(script):
+    outcome = swept(script, SEEDS | {"variants": {"moments": {"optimizer.betas": [0.8, 0.9]}, "plain": {}}})
+    assert outcome.code == 0, outcome.lines
+    assert [row["optimizer.betas"] for row in table().values()] == ["[0.8, 0.9]", ""]
+
+
 def test_what_a_sweep_with_seeds_lacks_is_trained_and_the_rest_left(script, calls):
     two = {"variants": {"plain": {}, "wide": {"model.dim": 24}}}
     assert swept(script, two | SEEDS, "--only", "wide").code == 0
