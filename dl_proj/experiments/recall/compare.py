@@ -160,6 +160,7 @@ def _row(title: str, some: Sequence[Measured]) -> Row:
         "parameters": some[0].parameters,
         "accuracy": statistics.fmean(accuracies),
         "accuracy std": statistics.stdev(accuracies) if len(some) > 1 else None,
+        "accuracy best": max(accuracies),
     }
 
 
@@ -171,6 +172,7 @@ def _printed(row: Row, some: Sequence[Measured]) -> Row:
         "state, bytes": state,
         "parameters": row["parameters"],
         "accuracy": mean_and_deviation([one.accuracy for one in some]),
+        "best seed": row["accuracy best"],
     }
 
 
@@ -185,29 +187,30 @@ def _of_run(title: str, one: Measured) -> Row:
 
 
 def _draw(groups: dict[str, list[Measured]], chance: float, path: Path) -> None:
-    """Means and deviations over seeds; one line joins what differs in a setting of one mechanism."""
+    """Means and deviations over seeds, hollow the best seed; a line joins what differs in settings of a mechanism."""
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     panel = figure.add_subplot()
-    drawn: dict[str, list[tuple[float, float, float]]] = {}
+    drawn: dict[str, list[tuple[float, float, float, float]]] = {}
     for some in groups.values():
         if (state := some[0].state) is not None:
             values = [100 * one.accuracy for one in some]
             deviation = statistics.stdev(values) if len(values) > 1 else 0.0
             title = some[0].config.model.attention_title
-            drawn.setdefault(title, []).append((state / 1024, statistics.fmean(values), deviation))
+            drawn.setdefault(title, []).append((state / 1024, statistics.fmean(values), deviation, max(values)))
     for number, (title, points) in enumerate(drawn.items()):
         colour, dashes, marker = style_of(number)
-        x, mean, deviations = zip(*points, strict=True)
+        x, mean, deviations, best = zip(*points, strict=True)
         panel.errorbar(
             x, mean, deviations, color=colour, linestyle=dashes, marker=marker, markersize=5, capsize=3, label=title
         )
+        panel.plot(x, best, color=colour, linestyle="", marker=marker, markersize=8, markerfacecolor="none")
     panel.axhline(100 * chance, color="0.5", linewidth=1, linestyle=":", label="a value of the sequence, guessed")
     panel.set_xscale("log", base=2)
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     seeds = max(map(len, groups.values()))
     panel.set(
         xlabel="state kept of a sequence in decoding, KiB",
-        ylabel="right answers, %" + (f"\nmean ± deviation of {seeds} seeds" if seeds > 1 else ""),
+        ylabel="right answers, %" + (f"\nmean ± deviation of {seeds} seeds; hollow: the best" if seeds > 1 else ""),
         ylim=(0, 104),
     )
     panel.grid(alpha=0.3)

@@ -93,6 +93,7 @@ def test_the_figures_and_the_files(compared, runs):
         assert int(row["seeds"]) == len(own) == 2
         assert float(row["accuracy"]) == pytest.approx(statistics.mean(own))
         assert float(row["accuracy std"]) == pytest.approx(statistics.stdev(own))
+        assert float(row["accuracy best"]) == max(own)
         assert row["attention"] in outcome.out
     assert "cannot decode" in outcome.out
     assert len(np.unique(imread("out/table.png"))) > 20, "not blank"
