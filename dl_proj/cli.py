@@ -25,6 +25,7 @@ from my_custom_ai.custom_train.errors import (
     NonFinite,
     OutOfMemory,
     SetupError,
+    is_lost_process,
     is_out_of_memory,
 )
 from my_custom_ai.custom_train.run_directory import RunDirectory
@@ -66,6 +67,9 @@ def exit_on_mistake(work: Callable[[], None]) -> None:
         _complain_once((f"stopped: {error}",))
         raise SystemExit(1) from None
     except (MemoryError, RuntimeError) as error:
+        if is_lost_process(error):
+            _complain_once(("stopped: another process has ended or does not answer",))
+            raise SystemExit(1) from None
         if not is_out_of_memory(error):
             raise
         _complain_once((f"stopped: {OutOfMemory.words(error)}; {_LESS_MEMORY}",))

@@ -24,7 +24,7 @@ from dl_proj.experiments.translation.sentences import (
     learn_sentences,
     load_tokenizers,
 )
-from dl_proj.experiments.translation.sources import RawPairs, open_arrow, write_arrow
+from dl_proj.experiments.translation.sources import RawPairs, open_arrow, write_arrow_once
 from dl_proj.settings.errors import ConfigError, reason
 from my_custom_ai.utils.files import write_once
 
@@ -207,7 +207,7 @@ def _token_file(config: PairsConfig, pairs: RawPairs, tokenizers: PairTokenizers
         for batch in _progress(f"tokens of {pairs.name}", pairs)
     )
     path = config.root / "tokens" / f"{pairs.name}-{'-'.join(pairs.columns)}-{digest}.arrow"
-    return write_once(path, lambda part: write_arrow(part, schema, batches))
+    return write_arrow_once(path, schema, batches)
 
 
 def _token_type(tokenizer: SentenceTokenizer) -> pa.DataType:

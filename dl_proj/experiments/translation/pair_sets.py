@@ -41,7 +41,7 @@ def _all_pairs(config: PairsConfig, split: Split) -> RawPairs:
     where = f"data.corpus.{split}"
     match corpus:
         case HubPairsConfig():
-            return hub_pairs(corpus.name, corpus.subset, split, languages, folder)
+            return hub_pairs(corpus, split, languages, folder)
         case LinePairsConfig():
             stem = getattr(corpus, split)
             source, target = (corpus.folder / f"{stem}.{language}" for language in languages)

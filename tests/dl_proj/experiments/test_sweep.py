@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -149,7 +150,7 @@ def drawn(monkeypatch):
     found = {}
 
     def keep(figure, path, **settings):
-        found[Path(path).name.removesuffix(".part")] = figure
+        found[re.sub(r"\.[^.]+\.part$", "", Path(path).name)] = figure
         Path(path).touch()
 
     monkeypatch.setattr(Figure, "savefig", keep)
