@@ -2,7 +2,7 @@
 # make gpu    sets up .venv, tests, measures and trains on a GPU, see docs/gpu.md; ARGS="--minutes 9" limits the time
 # make test   sets up .venv, lints, checks types, runs all tests
 # make test-fast   the same without the slow tests: those that start processes, compile or train for seconds
-# make test-torture   kills trainings, fills disks, flips 500 bits: four minutes
+# make test-torture   kills trainings, fills disks, flips bits, mutates configurations: minutes, see docs/reliability.md
 # make lock   locks the versions anew when requirements have changed; ARGS=--upgrade takes the newest of all
 # make setup, setup-dev   only .venv, with the locked versions; LOCK=no takes the newest within the requirements instead
 VENV ?= .venv

@@ -136,6 +136,23 @@ def write_once(path: Path, write: Callable[[Path], None], *, whole: Callable[[Pa
     return path
 
 
+def made_once(path: Path, make: Callable[[Path], None]) -> Path:
+    """As :func:`write_once`, for what can be made again: a file that is not what was written is.
+
+    Its SHA-256 stands beside it, in a file whose name ends with ``.sha256``.
+    """
+    beside = path.with_name(f"{path.name}.sha256")
+
+    def make_with_digest(part: Path) -> None:
+        make(part)
+        write_text(beside, content_digest(part) + "\n")
+
+    def whole(path: Path) -> bool:
+        return beside.is_file() and beside.read_bytes().strip() == content_digest(path).encode()
+
+    return write_once(path, make_with_digest, whole=whole)
+
+
 def content_digest(path: Path, algorithm: str = "sha256") -> str:
     """A file's content in short, as hexadecimal digits."""
     with path.open("rb") as file:

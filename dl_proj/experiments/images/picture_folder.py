@@ -1,11 +1,10 @@
 """Pictures of one's own, in a folder for each class: which files are read, and what becomes of their pixels."""
 
-import contextlib
 import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -247,7 +246,7 @@ def _opaque_8_bits(picture: str | Path | Image.Image) -> Image.Image:
     try:
         if not path.is_file():  # a pipe would wait for who writes into it
             raise OSError("it is no file")
-        with _quiet_decoders(path), Image.open(path, formats=FORMATS) as file:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as file:
             return _opaque(_in_8_bits(file))
     except UnidentifiedImageError:
         raise ValueError(
@@ -258,24 +257,6 @@ def _opaque_8_bits(picture: str | Path | Image.Image) -> Image.Image:
     except Exception as error:  # a damaged head may lead Pillow's decoders into any of Python's errors
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{path} is no picture that can be read ({reason})") from None
-
-
-@contextlib.contextmanager
-def _quiet_decoders(path: Path) -> Iterator[None]:
-    """Nothing but an exception tells of a damaged picture: no warning, and no line of libtiff's on standard error."""
-    with warnings.catch_warnings(action="ignore"):
-        if path.suffix.lower() not in (".tif", ".tiff"):
-            yield
-            return
-        sys.stderr.flush()
-        kept = os.dup(2)
-        try:
-            with open(os.devnull, "wb") as nowhere:
-                os.dup2(nowhere.fileno(), 2)
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 def _in_8_bits(file: Image.Image) -> Image.Image:

@@ -18,14 +18,12 @@ from dl_proj.experiments.translation.data_settings import HubPairsConfig
 from dl_proj.experiments.translation.text_files import check_texts, count_lines, table_rows, text_lines
 from dl_proj.settings.errors import ConfigError
 from dl_proj.text.encodings import OtherEncoding, text_start
-from my_custom_ai.utils.files import content_digest, write_once
+from my_custom_ai.utils.files import content_digest, made_once
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 _ROWS = 1000  # that are held at once
-_PIECE = 2**20  # bytes, likewise
-_DIGEST_BYTES = hashlib.sha256().digest_size
 _HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -76,7 +74,7 @@ def line_pairs(where: str, files: tuple[Path, Path], languages: tuple[str, str],
     name, key = files[0].stem, file_key(files, *(["without marks"] if any(starts) else []))
     path = folder / f"{name}-{'-'.join(languages)}-{key}.arrow"
     schema = pa.schema([(language, pa.string()) for language in languages])
-    write_arrow_once(path, schema, _line_batches(where, *files))
+    made_once(path, lambda part: write_arrow(part, schema, _line_batches(where, *files)))
     return RawPairs(open_arrow(path), languages, name, key)
 
 
@@ -112,7 +110,7 @@ def csv_pairs(where: str, path: Path, languages: tuple[str, str], folder: Path) 
     key = file_key([path])
     made = folder / f"{path.stem}-{'-'.join(languages)}-{key}.arrow"
     schema = pa.schema([(language, pa.string()) for language in languages])
-    write_arrow_once(made, schema, _csv_batches(where, path, languages))
+    made_once(made, lambda part: write_arrow(part, schema, _csv_batches(where, path, languages)))
     return RawPairs(open_arrow(made), languages, path.stem, key)
 
 
@@ -206,31 +204,12 @@ def file_key(paths: Iterable[Path], *others: str) -> str:
     return hashlib.sha256(json.dumps([parts, others]).encode()).hexdigest()[:12]
 
 
-def write_arrow_once(path: Path, schema: pa.Schema, batches: Iterable[tuple[list[Any], ...]]) -> Path:
-    """A file of columns, made if it is not there or not whole; a batch of it is held at a time."""
-    return write_once(path, lambda part: _write_arrow(part, schema, batches), whole=_has_its_digest)
-
-
-def _write_arrow(part: Path, schema: pa.Schema, batches: Iterable[tuple[list[Any], ...]]) -> None:
-    """The columns, then a SHA-256 of them, which Arrow's readers do not look at: they know where columns end."""
+def write_arrow(part: Path, schema: pa.Schema, batches: Iterable[tuple[list[Any], ...]]) -> None:
+    """A file of columns; a batch of it is held at a time."""
     with part.open("wb") as file, pa.ipc.new_stream(file, schema) as writer:
         for batch in batches:
             columns = [pa.array(column, field.type) for column, field in zip(batch, schema, strict=True)]
             writer.write_batch(pa.record_batch(columns, schema=schema))
-    digest = bytes.fromhex(content_digest(part))
-    with part.open("ab") as file:
-        file.write(digest)
-
-
-def _has_its_digest(path: Path) -> bool:
-    left = path.stat().st_size - _DIGEST_BYTES
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while left > 0:
-            piece = file.read(min(left, _PIECE))
-            digest.update(piece)
-            left -= len(piece)
-        return file.read() == digest.digest()
 
 
 def open_arrow(path: Path) -> "Dataset":

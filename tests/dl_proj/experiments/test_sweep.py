@@ -423,6 +423,11 @@ MISTAKES = {
         [],
         [("sweep.yaml: common: seed", "seeds")],
     ),
+    "more combinations than anyone waits for": (
+        {"variants": {}, "values": {f"model.key{i}": [*range(100)] for i in range(5)}, "seeds": [1, 2]},
+        [],
+        [("sweep.yaml: variants", 2 * 100**5, 10_000)],
+    ),
     "a seed twice": ({"seeds": [1, 1]}, [], [("sweep.yaml: seeds", 1)]),
     "no jobs": ({"jobs": 0}, [], [("sweep.yaml: jobs", 0, 1)]),
     "an unknown metric": (

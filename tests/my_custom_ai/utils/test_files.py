@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from my_custom_ai.custom_train.checkpoint import save_tensors
-from my_custom_ai.utils.files import whole_file, write_once, write_text
+from my_custom_ai.utils.files import made_once, whole_file, write_once, write_text
 
 
 def test_writes_and_replaces(tmp_path):
@@ -158,6 +158,25 @@ def test_what_failed_is_written_by_the_next(tmp_path):
         write_once(path, fail)
     assert not path.exists()
     assert write_once(path, lambda part: part.write_text("whole")).read_text() == "whole"
+
+
+@pytest.mark.parametrize("changed", ["file", "file.sha256"])
+@pytest.mark.parametrize("content", [b"whale", b"", None])
+def test_what_is_not_what_was_made_is_made_again(tmp_path, changed, content):
+    path, calls = tmp_path / "file", []
+
+    def make(part):
+        calls.append(part)
+        part.write_bytes(b"whole")
+
+    assert made_once(path, make) == made_once(path, make) == path
+    assert len(calls) == 1
+    (tmp_path / changed).unlink()
+    if content is not None:
+        (tmp_path / changed).write_bytes(content)
+    assert made_once(path, make).read_bytes() == b"whole"
+    made_once(path, make)
+    assert len(calls) == 2
 
 
 def test_what_safetensors_cannot_write_is_an_error_of_the_file(tmp_path):

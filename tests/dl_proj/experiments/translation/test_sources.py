@@ -24,6 +24,7 @@ from dl_proj.experiments.translation import text_files
 from dl_proj.experiments.translation.data_settings import PairsConfig
 from dl_proj.experiments.translation.pair_sets import raw_pairs
 from dl_proj.settings.errors import ConfigError
+from my_custom_ai.utils.files import made_once
 
 PARTS = ("train", "val", "test")
 
@@ -148,7 +149,7 @@ def test_lines_that_were_converted_with_their_mark_are_converted_anew(monkeypatc
     schema = pa.schema([("en", pa.string()), ("de", pa.string())])
     old = Path(f"root/pairs/train-en-de-{pair_sources.file_key(files)}.arrow")
     old.parent.mkdir(parents=True)
-    pair_sources.write_arrow_once(old, schema, [(["\ufeffdog"], ["Hund"])])
+    made_once(old, lambda part: pair_sources.write_arrow(part, schema, [(["\ufeffdog"], ["Hund"])]))
     assert pairs_of(configured) == [("dog", "Hund")]
 
 
