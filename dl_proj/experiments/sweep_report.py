@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dl_proj.experiments.history import Point, curve, read_history
+from dl_proj.experiments.noise import against_the_best, order_line
+from dl_proj.experiments.settings import MonitorMode
 from dl_proj.experiments.sweep_settings import Trial, flat
 from dl_proj.pictures import Band, draw_bands
 from dl_proj.tables import Row, csv_text, markdown, mean_and_deviation, with_intervals
@@ -13,8 +15,9 @@ from my_custom_ai.custom_train import RunDirectory
 from my_custom_ai.custom_train.checkpoint import load_tensors
 from my_custom_ai.utils.files import write_text
 
-COSTS = ("parameters", "seconds", "steps", "examples_per_second", "tokens_per_second", "peak_memory_mib")
+COSTS = ("parameters", "seconds", "steps", "examples_per_second", "tokens_per_second", "peak_memory_mib", "device")
 """What metrics.json says besides the test's figures."""
+_AGAINST = "against the best"
 _TITLES = {
     "examples_per_second": "examples per s",
     "tokens_per_second": "tokens per s",
@@ -29,19 +32,27 @@ class Trained(NamedTuple):
     run: RunDirectory
 
 
-def write_report(done: Sequence[Trained], metric: str, folder: Path) -> None:
-    """Print the table, then write sweep.csv, sweep.png, sweep_time.png and, if there are seeds, runs.csv."""
+def write_report(done: Sequence[Trained], metric: str, folder: Path, *, mode: MonitorMode) -> None:
+    """Print the table, then write sweep.csv, sweep.png, sweep_time.png and, if there are seeds, runs.csv.
+
+    ``metric`` of the validation data is drawn, and the test's of that name puts the variants in order, as far as they
+    can be told apart; ``mode`` says whether more or less of it is better.
+    """
     settings = list(dict.fromkeys(key for one in done for key in flat(one.trial.changes)))
     runs: dict[str, list[Row]] = {}
     histories: dict[str, list[list[Point]]] = {}
     for trial, run in done:
         runs.setdefault(trial.variant, []).append(_row(trial, run, settings))
         histories.setdefault(trial.variant, []).append(curve(read_history(run.metrics), metric))
+    figure = metric.replace("val/", "test/", 1)
+    against = against_the_best(runs, figure, mode)
+    table = [_means(rows) | ({_AGAINST: against[name]} if name in against else {}) for name, rows in runs.items()]
     # before anything is written: a full disk must not hide the results
-    print(markdown([_printed(rows, settings) for rows in runs.values()]))
-    table, picture, by_time = (folder / name for name in ("sweep.csv", "sweep.png", "sweep_time.png"))
-    write_text(table, csv_text([_means(rows) for rows in runs.values()]))
-    written = [table, picture, by_time]
+    print(markdown([_printed(row, runs[row["variant"]], settings) for row in table]))
+    print("".join(f"{line}\n" for line in (order_line(runs, figure, mode), _devices(runs)) if line), end="")
+    means, picture, by_time = (folder / name for name in ("sweep.csv", "sweep.png", "sweep_time.png"))
+    write_text(means, csv_text(table))
+    written = [means, picture, by_time]
     if any(trial.seed is not None for trial, _ in done):
         written.append(folder / "runs.csv")
         write_text(written[-1], csv_text([row for rows in runs.values() for row in rows]))
@@ -88,13 +99,19 @@ def _means(rows: list[Row]) -> Row:
     return found
 
 
-def _printed(rows: list[Row], settings: list[str]) -> Row:
-    """Without the settings, which the CSV has."""
+def _devices(runs: dict[str, list[Row]]) -> str:
+    """A line that names what the seconds were measured on; empty for runs that do not say it."""
+    names = dict.fromkeys(row["device"] for rows in runs.values() for row in rows if "device" in row)
+    return f"trained on: {'; '.join(names)}" if names else ""
+
+
+def _printed(means: Row, rows: list[Row], settings: list[str]) -> Row:
+    """Without the settings, which the CSV has, and the device, which stands below."""
     found: Row = {}
-    for name, value in with_intervals(_means(rows)).items():
+    for name, value in with_intervals(means).items():
         values = [row.get(name) for row in rows]
         vary = len({*values}) > 1 and _is_figure(name, rows)
-        if name not in settings and not name.endswith(" std"):
+        if name not in settings and name != "device" and not name.endswith(" std"):
             title = _TITLES.get(name, name.replace("/", " ", 1))
             found[title] = mean_and_deviation([row[name] for row in rows]) if vary else value
     return found

@@ -49,6 +49,8 @@ def draw_attention(config: AttentionMapsConfig) -> None:
             trained.model(**{name: value.to(trained.device) for name, value in subject.inputs.items()})
     except ValueError as error:
         raise ConfigError(f"checkpoint: {config.checkpoint}: {error}") from None
+    if not found:
+        raise ConfigError(f"checkpoint: {config.checkpoint}: this model has no attention that could be drawn")
     weights = {name: value[0].float().cpu() for name, value in found.items()}
     written = []
     for part, (stem, queries, keys) in _PARTS.items():

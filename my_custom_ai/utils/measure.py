@@ -241,6 +241,13 @@ def machine(device: torch.device) -> dict[str, str | int]:
     return found | ({"threads": torch.get_num_threads(), "cores": os.cpu_count() or 0} if device.type == "cpu" else {})
 
 
+def device_title(device: torch.device, processes: int = 1) -> str:
+    """The same in a few words, for tables: ``AMD EPYC, 2 threads`` or ``4 x NVIDIA H100``."""
+    found = machine(device)
+    threads = f", {found['threads']} thread{'s' if found['threads'] != 1 else ''}" if "threads" in found else ""
+    return f"{f'{processes} x ' if processes > 1 else ''}{found['device']}{threads}"
+
+
 def _processor() -> str:
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
