@@ -36,6 +36,6 @@ def test_what_has_no_baselines_is_refused(script):
 
 @pytest.mark.parametrize("flag", [("--common", "model.heads=2"), ("--common", "train.batch_size=0")])
 def test_a_wrong_setting_is_named(script, flag):
-    as_yaml("cls.yaml", tiny_classifier())
+    as_yaml("cls.yaml", {"task": "classification"} | tiny_classifier())
     outcome = script("baselines", "--config", "cls.yaml", *flag)
     assert outcome.code == 2 and any(flag[1].split("=")[0] in line for line in outcome.lines)

@@ -27,6 +27,7 @@ from tiny_scripts import (
 from dl_proj.experiments.copy.objective import CopyObjective
 from dl_proj.experiments.sweep_settings import SweepConfig, nested
 from my_custom_ai.custom_train.running import locked
+from my_custom_ai.utils.measure import device_title
 
 OUT = Path("out")
 PACE = {"max_steps": 8, "batch_size": 8, "eval_every": 4, "save_every": 2, "log_every": 2, "device": "cpu"}
@@ -122,7 +123,7 @@ def test_the_table_has_each_runs_figures(script):
     for name, row in rows.items():
         figures = figures_of(name)
         for key, value in figures.items():
-            assert float(row[key]) == pytest.approx(value), key
+            assert row[key] == value if key == "device" else float(row[key]) == pytest.approx(value), key
         evaluated = {int(r["step"]): r for r in history_of(name) if r["val/loss"]}
         best = min(evaluated, key=lambda step: float(evaluated[step]["val/loss"]))
         assert int(row["best step"]) == best
@@ -135,7 +136,8 @@ def test_the_table_has_each_runs_figures(script):
     header, _, *lines = [line for line in outcome.out.splitlines() if line.startswith("|")]
     columns = [cell.strip() for cell in header.strip("|").split("|")]
     assert columns[:4] == ["variant", "parameters", "seconds", "steps"]
-    assert "val loss" in columns and "test accuracy" in columns and "model.dim" not in columns
+    assert "val loss" in columns and "test accuracy" in columns and not {"model.dim", "device"} & {*columns}
+    assert f"trained on: {device_title(torch.device('cpu'))}" in outcome.out.splitlines()
     for line, (name, row) in zip(lines, rows.items(), strict=True):
         cells = dict(zip(columns, (cell.strip() for cell in line.strip("|").split("|")), strict=True))
         assert cells["variant"] == name
@@ -208,6 +210,21 @@ def test_seeds_give_means_and_deviations(script, drawn):
         low, high = values.mean(0) - values.std(0, ddof=1), values.mean(0) + values.std(0, ddof=1)
         outline = band.get_paths()[0].vertices[:, 1]
         assert {*np.round([*low, *high], 6)} <= {*np.round(outline, 6)}
+
+
+def test_the_report_says_what_is_within_the_noise(script, drawn):
+    """Two variants that hardly differ, and one that cannot learn."""
+    variants = {"plain": {}, "same": {"optimizer.eps": 2e-8}, "stuck": {"optimizer.lr": 1e-9}}
+    changes = SEEDS | {"variants": variants, "common": {"train.max_steps": 40, "train.eval_every": 40}}
+    outcome = swept(script, changes)
+    assert outcome.code == 0, outcome.lines
+    losses = {v: [figures_of(f"{v}-seed{s}")["test/loss"] for s in (3, 1)] for v in variants}
+    assert max(losses["plain"] + losses["same"]) < min(losses["stuck"])
+    (line,) = (line for line in outcome.out.splitlines() if line.startswith("best first by test loss: "))
+    best, second = sorted(("plain", "same"), key=lambda name: sum(losses[name]))
+    assert line.startswith(f"best first by test loss: {best} ~ {second}, stuck (")
+    against = {name: row["against the best"] for name, row in table().items()}
+    assert against == {best: "best", second: "within the noise", "stuck": "worse"}
 
 
 def test_what_a_sweep_with_seeds_lacks_is_trained_and_the_rest_left(script, calls):

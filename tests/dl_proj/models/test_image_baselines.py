@@ -38,10 +38,11 @@ def test_the_cnn_is_its_definition(side):
         convolution = block[0]
         windows = F.unfold(x, 3, padding=1)  # (b, channels * 9, pixels)
         x = convolution.weight.flatten(1) @ windows + convolution.bias[:, None]
-        x = x.clamp_min(0).unflatten(-1, images.shape[-2:] if block is model.features[0] else (rows, rows))
-        rows = -(-x.shape[-1] // 2)
-        padded = F.pad(x, (0, 2 * rows - x.shape[-1]) * 2)  # zeros never exceed a relu's output
+        x = x.clamp_min(0).unflatten(-1, (side, side))
+        rows = -(-side // 2)
+        padded = F.pad(x, (0, 2 * rows - side) * 2)  # zeros never exceed a relu's output
         x = padded.unflatten(-1, (rows, 2)).unflatten(-3, (rows, 2)).amax((-1, -3))
+        side = rows
     expected = x.flatten(1) @ model.to_logits.weight.T + model.to_logits.bias
     torch.testing.assert_close(model(images), expected)
 
