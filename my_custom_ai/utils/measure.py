@@ -236,7 +236,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def machine(device: torch.device) -> dict[str, str | int]:
     """What measurements were made on."""
-    name = _processor() if device.type == "cpu" else torch.get_device_module(device).get_device_name(device)
+    name = processor() if device.type == "cpu" else torch.get_device_module(device).get_device_name(device)
     found = {"device": name, "python": platform.python_version(), "torch": torch.__version__}
     return found | ({"threads": torch.get_num_threads(), "cores": os.cpu_count() or 0} if device.type == "cpu" else {})
 
@@ -248,7 +248,8 @@ def device_title(device: torch.device, processes: int = 1) -> str:
     return f"{f'{processes} x ' if processes > 1 else ''}{found['device']}{threads}"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The CPU's name."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -16,8 +16,7 @@ from dl_proj.experiments.language.settings import LanguageTrainConfig
 from dl_proj.experiments.language.sources import Split
 from dl_proj.settings.errors import ConfigError
 from dl_proj.tables import Row
-from my_custom_ai.custom_train.devices import device_called
-from my_custom_ai.utils.measure import device_title
+from my_custom_ai.utils.measure import processor
 
 _HELD_OUT: tuple[Split, ...] = ("val", "test")
 
@@ -66,7 +65,7 @@ def text_baselines(config: LanguageTrainConfig, max_order: int) -> list[Row]:
     texts = {split: b"".join(piece for span in spans for piece in span.pieces()) for split, spans in corpus.items()}
     if short := [split for split, text in texts.items() if len(text) < max(2, max_order)]:
         raise ConfigError(f"data: the text for {', '.join(short)} has fewer bytes than n-grams of {max_order}")
-    device = {"device": device_title(device_called("cpu"))}
+    device = {"device": f"{processor()}, 1 thread"}  # none of these computes with more
     with tqdm(total=len(COMPRESSORS) + 1, unit="baseline", delay=1, leave=False, dynamic_ncols=True) as bar:
         rows = []
         for name, compressor in COMPRESSORS.items():

@@ -11,6 +11,7 @@ from dl_proj.experiments.language.ngram import train_ngrams
 
 TRAIN = TEXT.encode()[:1500]
 HELD_OUT = TEXT.encode()[1500:1700] + b"\x00unseen"
+DRAWN = bytes(np.random.default_rng(0).zipf(1.4, 3000).clip(max=255).tolist())  # with n-grams of all small counts
 
 
 class Naive:
@@ -53,10 +54,12 @@ class Naive:
 
 @pytest.mark.parametrize("order", [1, 2, 3, 5])
 def test_probabilities_are_the_papers(order):
-    model, naive = train_ngrams(TRAIN, 5)[order - 1], Naive(TRAIN, order)
-    found = model.log2_probabilities(HELD_OUT)
-    expected = [math.log2(naive.p(HELD_OUT[max(0, i - order + 1) : i], w)) for i, w in enumerate(HELD_OUT)]
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    for train, held_out in ((TRAIN, HELD_OUT), (DRAWN[:2500], DRAWN[2500:])):
+        model, naive = train_ngrams(train, 5)[order - 1], Naive(train, order)
+        found = model.log2_probabilities(held_out)
+        expected = [math.log2(naive.p(held_out[max(0, i - order + 1) : i], w)) for i, w in enumerate(held_out)]
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert (0, 0.5, 1, 1.5) not in naive.discounts.values(), "of the drawn text, all are estimated"
 
 
 @pytest.mark.parametrize("order", [1, 3, 6])
