@@ -6,11 +6,17 @@ It measures nothing: python -m benchmarks.baseline_tables
 import argparse
 import csv
 import json
+import statistics
 from pathlib import Path
 
-from dl_proj.tables import Row, markdown
+from dl_proj.experiments.noise import against_the_best
+from dl_proj.tables import Row, markdown, mean_and_deviation
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
+_FIGURES = (
+    *("parameters", "seconds", "examples_per_second", "peak_memory_mib"),
+    *("test/accuracy", "test/accuracy_low", "test/accuracy_high"),
+)
 _TRANSLATORS = {
     "translation-multi30k": "full attention",
     "translation-multi30k-linformer": "Linformer, k = 32",
@@ -21,8 +27,8 @@ _TRANSLATORS = {
 def tables() -> dict[str, str]:
     """Each table by the name of its data."""
     return {
-        "digits": markdown(_trained("digits")),
-        "mnist14": markdown([*_trained("mnist14"), *_mnist14_models()]),
+        "digits": markdown(_trained("baselines/digits", "sweep_digits")),
+        "mnist14": markdown([*_trained("baselines/mnist14"), *_mnist14_models()]),
         "books": markdown(_books()),
         "multi30k": markdown(_multi30k()),
     }
@@ -33,25 +39,32 @@ def _read(path: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _trained(name: str) -> list[Row]:
-    """A sweep's variants, in its order."""
-    return [
-        {
-            "model": row["variant"],
-            "parameters": f"{int(row['parameters']):,}",
-            "test accuracy": f"{_percent(row['test/accuracy'])} ± {_percent(row['test/accuracy std'])} %",
-            "95 %": f"{_percent(row['test/accuracy_low'])} to {_percent(row['test/accuracy_high'])}",
-            "against the best": row["against the best"],
-            "seconds": f"{float(row['seconds']):.0f} ± {float(row['seconds std']):.0f}",
-            "examples per s": f"{float(row['examples_per_second']):,.0f}",
-            "peak MiB": f"{float(row['peak_memory_mib']):,.0f}",
-        }
-        for row in _read(f"baselines/{name}/sweep.csv")
-    ]
+def _trained(*sweeps: str) -> list[Row]:
+    """The variants of sweeps with the same images and seeds."""
+    runs: dict[str, list[Row]] = {}
+    for sweep in sweeps:
+        for row in _read(f"{sweep}/runs.csv"):
+            figures = {name: float(value) for name, value in row.items() if name in _FIGURES and value}
+            runs.setdefault(row["variant"], []).append(figures)
+    against = against_the_best(runs, "test/accuracy", "max")
+    return [_row(name, rows, against[name]) for name, rows in runs.items()]
 
 
-def _percent(share: str) -> str:
-    return f"{100 * float(share):.2f}"
+def _row(name: str, rows: list[Row], against: str) -> Row:
+    def percent(figure: str) -> str:
+        return mean_and_deviation([100 * row[figure] for row in rows])
+
+    low, high = (statistics.fmean(100 * row[f"test/accuracy_{end}"] for row in rows) for end in ("low", "high"))
+    return {
+        "model": name,
+        "parameters": f"{rows[0]['parameters']:,.0f}",
+        "test accuracy, %": percent("test/accuracy"),
+        "95 %": f"{low:.2f} to {high:.2f}",
+        "against the best": against,
+        "seconds": mean_and_deviation([row["seconds"] for row in rows]),
+        "examples per s": mean_and_deviation([row["examples_per_second"] for row in rows]),
+        "peak MiB": mean_and_deviation([row["peak_memory_mib"] for row in rows]),
+    }
 
 
 def _mnist14_models() -> list[Row]:
@@ -60,7 +73,7 @@ def _mnist14_models() -> list[Row]:
         {
             "model": f"`{row['checkpoint']}`, {row['attention']}",
             "parameters": f"{int(row['parameters']):,}",
-            "test accuracy": f"{_percent(row['accuracy'])} %",
+            "test accuracy, %": f"{100 * float(row['accuracy']):.2f}",
             "against the best": "one seed",
             "seconds": f"{float(row['training seconds']):.0f}",
         }

@@ -17,7 +17,7 @@ from my_custom_ai.utils.files import write_text
 
 COSTS = ("parameters", "seconds", "steps", "examples_per_second", "tokens_per_second", "peak_memory_mib", "device")
 """What metrics.json says besides the test's figures."""
-_AGAINST = "against the best"
+_AGAINST, _EQUAL = "against the best", "at equal time"
 _TITLES = {
     "examples_per_second": "examples per s",
     "tokens_per_second": "tokens per s",
@@ -46,10 +46,12 @@ def write_report(done: Sequence[Trained], metric: str, folder: Path, *, mode: Mo
         histories.setdefault(trial.variant, []).append(curve(read_history(run.metrics), metric))
     figure = metric.replace("val/", "test/", 1)
     against = against_the_best(runs, figure, mode)
-    table = [_means(rows) | ({_AGAINST: against[name]} if name in against else {}) for name, rows in runs.items()]
+    equal = at_equal_time(histories, mode)
+    table = [_means(rows) | _compared(name, metric, against, equal) for name, rows in runs.items()]
     # before anything is written: a full disk must not hide the results
     print(markdown([_printed(row, runs[row["variant"]], settings) for row in table]))
-    print("".join(f"{line}\n" for line in (order_line(runs, figure, mode), _devices(runs)) if line), end="")
+    lines = (order_line(runs, figure, mode), _about_equal_time(metric, equal), _devices(runs))
+    print("".join(f"{line}\n" for line in lines if line), end="")
     means, picture, by_time = (folder / name for name in ("sweep.csv", "sweep.png", "sweep_time.png"))
     write_text(means, csv_text(table))
     written = [means, picture, by_time]
@@ -58,6 +60,46 @@ def write_report(done: Sequence[Trained], metric: str, folder: Path, *, mode: Mo
         write_text(written[-1], csv_text([row for rows in runs.values() for row in rows]))
     _draw(histories, metric, picture, by_time)
     print(f"written: {', '.join(map(str, written))}")
+
+
+class EqualTime(NamedTuple):
+    """What each variant reached in the time that the fastest one took."""
+
+    seconds: float
+    values: dict[str, float]
+
+
+def at_equal_time(histories: dict[str, list[list[Point]]], mode: MonitorMode) -> EqualTime | None:
+    """The best value of each variant until the last evaluation of the fastest one, of its slowest seed.
+
+    Means over the seeds; variants of which a seed was not evaluated by then are left out. None: fewer than two
+    variants, or one that was never evaluated.
+    """
+    if len(histories) < 2 or not all(run for runs in histories.values() for run in runs):
+        return None
+    seconds = min(max(run[-1].seconds for run in runs) for runs in histories.values())
+    choose = max if mode == "max" else min
+    reached = {
+        name: [choose((p.value for p in run if p.seconds <= seconds), default=None) for run in runs]
+        for name, runs in histories.items()
+    }
+    values = {name: [v for v in some if v is not None] for name, some in reached.items()}
+    whole = {name: statistics.fmean(some) for name, some in values.items() if len(some) == len(reached[name])}
+    return EqualTime(seconds, whole)
+
+
+def _compared(name: str, metric: str, against: dict[str, str], equal: EqualTime | None) -> Row:
+    """The columns of a variant that say something of the others, too."""
+    found: Row = {_AGAINST: against[name]} if name in against else {}
+    if equal is not None:
+        found[f"{metric} {_EQUAL}"] = equal.values.get(name)
+    return found
+
+
+def _about_equal_time(metric: str, equal: EqualTime | None) -> str:
+    if equal is None:
+        return ""
+    return f"{_EQUAL}: best {metric.replace('/', ' ')} within {equal.seconds:.3g} s, after which the fastest ended"
 
 
 def _row(trial: Trial, run: RunDirectory, settings: list[str]) -> Row:

@@ -25,6 +25,8 @@ from tiny_scripts import (
 )
 
 from dl_proj.experiments.copy.objective import CopyObjective
+from dl_proj.experiments.history import Point
+from dl_proj.experiments.sweep_report import at_equal_time
 from dl_proj.experiments.sweep_settings import SweepConfig, nested
 from my_custom_ai.custom_train.running import locked
 from my_custom_ai.utils.measure import device_title
@@ -215,7 +217,7 @@ def test_seeds_give_means_and_deviations(script, drawn):
 def test_the_report_says_what_is_within_the_noise(script, drawn):
     """Two variants that hardly differ, and one that cannot learn."""
     variants = {"plain": {}, "same": {"optimizer.eps": 2e-8}, "stuck": {"optimizer.lr": 1e-9}}
-    changes = SEEDS | {"variants": variants, "common": {"train.max_steps": 40, "train.eval_every": 40}}
+    changes = SEEDS | {"variants": variants, "common": {"train.max_steps": 40, "train.eval_every": 4}}
     outcome = swept(script, changes)
     assert outcome.code == 0, outcome.lines
     losses = {v: [figures_of(f"{v}-seed{s}")["test/loss"] for s in (3, 1)] for v in variants}
@@ -223,8 +225,22 @@ def test_the_report_says_what_is_within_the_noise(script, drawn):
     (line,) = (line for line in outcome.out.splitlines() if line.startswith("best first by test loss: "))
     best, second = sorted(("plain", "same"), key=lambda name: sum(losses[name]))
     assert line.startswith(f"best first by test loss: {best} ~ {second}, stuck (")
+    assert all(row["val/loss at equal time"] for row in table().values()), "they take about as long"
+    assert any(line.startswith("at equal time: best val loss within ") for line in outcome.out.splitlines())
     against = {name: row["against the best"] for name, row in table().items()}
     assert against == {best: "best", second: "within the noise", "stuck": "worse"}
+
+
+def test_values_at_equal_time_are_the_best_until_the_fastest_ended():
+    fast = [[Point(1, 1.0, 0.2), Point(2, 2.0, 0.6)], [Point(1, 1.5, 0.4), Point(2, 3.0, 0.5)]]
+    slow = [[Point(1, 3.0, 0.9), Point(2, 6.0, 1.0)], [Point(1, 2.0, 0.7), Point(2, 2.5, 0.1), Point(3, 8.0, 1.0)]]
+    late = [[Point(1, 3.5, 0.9), Point(2, 4.0, 0.9)], [Point(1, 1.0, 0.9), Point(2, 9.0, 0.9)]]
+    seconds, values = at_equal_time({"slow": slow, "fast": fast, "late": late}, "max")
+    assert seconds == 3.0
+    assert values == {"slow": pytest.approx((0.9 + 0.7) / 2), "fast": pytest.approx((0.6 + 0.5) / 2)}
+    assert at_equal_time({"slow": slow, "fast": fast}, "min").values["slow"] == pytest.approx((0.9 + 0.1) / 2)
+    assert at_equal_time({"fast": fast}, "max") is None
+    assert at_equal_time({"fast": fast, "none": [[], []]}, "max") is None
 
 
 def test_what_a_sweep_with_seeds_lacks_is_trained_and_the_rest_left(script, calls):
