@@ -19,6 +19,8 @@ def test_the_nearest_is_the_one_that_shares_rare_words():
     train = [("a man sees a dog .", "1"), ("a rare word .", "2"), ("the man .", "3"), ("a rare word .", "4")]
     found = nearest_translations(train, ["a rare word .", "one rare thing", "the man .", "a dog"])
     assert found == ["2", "2", "3", "1"]
+    train = [*((f"a man in the w{i}", "common words") for i in range(30)), ("zebra here", "a rare word")]
+    assert nearest_translations(train, ["a man zebra"]) == ["a rare word"]
 
 
 def test_scores_are_those_of_the_test_set(script):
