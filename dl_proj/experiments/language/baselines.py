@@ -97,7 +97,8 @@ def _ngrams(texts: Mapping[Split, bytes], max_order: int) -> list[Row]:
     rows = []
     for order, model in enumerate(models, 1):
         since = time.perf_counter()
-        row: Row = {"baseline": f"{order}-gram", "looks back": f"{order - 1} byte{'' if order == 2 else 's'}", "n-grams": model.n_entries}
+        sees = f"{order - 1} byte{'' if order == 2 else 's'}"
+        row: Row = {"baseline": f"{order}-gram", "looks back": sees, "n-grams": model.n_entries}
         row |= {f"{split}/bits_per_byte": bits_per_byte(model, texts[split]) for split in _HELD_OUT}
         rows.append(row | {"seconds": round(counting / max_order + time.perf_counter() - since, 1)})
     return rows
