@@ -6,7 +6,6 @@ measures one needs no other.
 
 import contextlib
 import io
-import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -25,7 +24,6 @@ from my_transformers import (
     MultiHeadAttention,
     PerformerAttention,
     SharedQKAttention,
-    kernels,
 )
 from my_transformers.performer.features import draw_projection, log_features
 
@@ -61,20 +59,6 @@ def lsh(
         bucket_size=BUCKET, n_rounds=n_rounds, window=window, deduplicate=deduplicate, max_len=length, causal=True
     )
     return ours(mechanism, sizes)
-
-
-def fused(layer: nn.Module) -> nn.Module:
-    """The layer on its kernels for a GPU, whatever MY_TRANSFORMERS_KERNELS says."""
-
-    def call(x: Tensor) -> Tensor:
-        before = os.environ.get(kernels.VARIABLE, "torch")
-        os.environ[kernels.VARIABLE] = "triton"
-        try:
-            return layer(x)
-        finally:
-            os.environ[kernels.VARIABLE] = before
-
-    return Call(layer, call)
 
 
 def local(length: int, sizes: Sizes = SIZES) -> MultiHeadAttention:

@@ -30,13 +30,20 @@ def find_checkpoint(name: str) -> Path:
     """
     path = expanded(name)
     for folder in (SHIPPED / name, path, path / "checkpoints" / "best"):
-        if (folder / "model.safetensors").is_file():
+        if _has_weights(folder):
             return folder
     shipped = sorted(path.parent.name for path in SHIPPED.glob("*/model.safetensors"))
     raise CheckpointError(
         f"{name!r} is neither a folder with model.safetensors, nor a run, nor one of the shipped checkpoints: "
         f"{', '.join(shipped) or 'none'}"
     )
+
+
+def _has_weights(folder: Path) -> bool:
+    try:
+        return (folder / "model.safetensors").is_file()
+    except OSError:  # a name that is longer than any file's can be
+        return False
 
 
 def find_checkpoints(name: str) -> dict[str, Path]:

@@ -1,5 +1,6 @@
 """What every script does with its arguments and with its user's mistakes."""
 
+import errno
 import os
 import time
 import warnings
@@ -14,17 +15,19 @@ from dl_proj.checkpoint_folder import check_task, config_path, find_checkpoint
 from dl_proj.commands import Command
 from dl_proj.run_changes import refused_changes
 from dl_proj.settings.base import expanded
-from dl_proj.settings.errors import ConfigError, complain, shown
+from dl_proj.settings.errors import ConfigError, complain, reason, shown
 from dl_proj.settings.help import Nested
 from dl_proj.settings.load import differences, file_or_preset, is_training, load_config, merge, parse_flags
 from dl_proj.settings.outputs import check_outputs, refusal_of
 from dl_proj.settings.read_yaml import read_yaml
+from dl_proj.settings.sizes import sizes_in
 from my_custom_ai.custom_train.errors import (
     CheckpointError,
     LostProcess,
     NonFinite,
     OutOfMemory,
     SetupError,
+    is_lost_process,
     is_out_of_memory,
 )
 from my_custom_ai.custom_train.run_directory import RunDirectory
@@ -34,10 +37,6 @@ Config = TypeVar("Config", bound=BaseModel)
 
 CONFIGS = Path(__file__).parent / "configs"
 _TUNED = "-tuned"  # end of the names of runs that start from a checkpoint and its settings
-_LESS_MEMORY = (
-    "what takes less: a smaller model, a smaller batch_size (of a training with a larger train.accumulate) or "
-    "train.eval_batch_size; nothing was trained yet, so there is no state to go on from"
-)
 _PATIENCE = 20.0  # seconds within which the first process surely finds the same mistake
 
 
@@ -59,16 +58,22 @@ def exit_on_mistake(work: Callable[[], None]) -> None:
         name, encoding = error.object, error.encoding
         complain((f"stopped: {name!r} cannot be written in this locale's encoding, {encoding}; set PYTHONUTF8=1",))
         raise SystemExit(1) from None
-    except (NonFinite, OSError) as error:
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # of an argument: settings have bounds, and our own names are short
+            _complain_once((f"{error.filename}: {reason(error)}",))
+            raise SystemExit(2) from None
         _complain_once((f"stopped: {error}",))
         raise SystemExit(1) from None
-    except (OutOfMemory, LostProcess) as error:
+    except (NonFinite, OutOfMemory, LostProcess) as error:
         _complain_once((f"stopped: {error}",))
         raise SystemExit(1) from None
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+    except (MemoryError, ImportError, RuntimeError) as error:
+        if is_lost_process(error):
+            _complain_once(("stopped: another process has ended or does not answer",))
+            raise SystemExit(1) from None
+        if not is_out_of_memory(error):  # where there are no settings yet that could be smaller
             raise
-        _complain_once((f"stopped: {OutOfMemory.words(error)}; {_LESS_MEMORY}",))
+        _complain_once((f"stopped: {OutOfMemory.words(error)}, before the work began",))
         raise SystemExit(1) from None
     except KeyboardInterrupt as error:
         if os.environ.get("RANK", "0") == "0":  # of torchrun's processes, which all have the signal
@@ -90,19 +95,29 @@ def call(command: Command, argv: list[str], prog: str | None = None) -> None:
     if is_training(schema):
         arguments = training_config(schema, argv, command.preset, prog=prog)
         if "--dry_run" in argv:
-            resolve_name("dl_proj.experiments.dry_run:dry_run")(arguments[0])
+            _run(resolve_name("dl_proj.experiments.dry_run:dry_run"), arguments[0])
             return
     elif command.words:
         arguments = config_and_words(schema, argv, command.preset, words=command.words, prog=prog)
     else:
         arguments = (config_from(schema, argv, command.preset, prog=prog),)
     check_outputs(arguments[0])
-    run = resolve_name(command.run)
+    _run(resolve_name(command.run), *arguments)
+
+
+def _run(work: Callable[..., None], config: Any, *others: object) -> None:
+    """Do a command's work; what its settings are to blame for is said with their names."""
     try:
         with FirstSignal(raise_stopped):
-            run(*arguments)
+            work(config, *others)
     except OSError as error:
-        raise refusal_of(arguments[0], error) or error from None
+        raise refusal_of(config, error) or error from None
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        nothing = "; nothing was trained yet, so there is no state to go on from" if is_training(type(config)) else ""
+        less = f"smaller ones of these take less: {sizes_in(config)}"
+        raise OutOfMemory(f"{OutOfMemory.words(error)}; {less}{nothing}") from error
 
 
 def _preset(name: str) -> Path:

@@ -17,11 +17,13 @@ from dl_proj.experiments.load import load
 from dl_proj.experiments.trained import Trained
 from my_custom_ai.custom_train import save_weights
 from my_custom_ai.custom_train.checkpoint import count_parameters
+from my_custom_ai.custom_train.checksums import SUMS, write_sums
 from my_custom_ai.custom_train.names import DeviceName
+from my_custom_ai.custom_train.run_directory import read_figures
 from my_custom_ai.utils.files import write_text
 
 _FIGURES = "metrics.json"
-_FILES = ("config.yaml", "model.safetensors", f"*{TOKENIZER}", CLASSES, _FIGURES)
+_FILES = ("config.yaml", "model.safetensors", f"*{TOKENIZER}", CLASSES, _FIGURES, SUMS)
 _KINDS = {
     "copy": ("a model of the copy task", "trained.generate(list(range(1, trained.word_length + 1)))"),
     "classification": ("an image classifier", 'trained.predict("picture.png")'),
@@ -65,6 +67,8 @@ class HubModel(nn.Module, ModelHubMixin, library_name="dl-proj", tags=["efficien
             tokenizer.save(save_directory / TOKENIZER)
         if (classes := getattr(self.trained, "classes", None)) is not None:
             write_text(save_directory / CLASSES, json.dumps(classes) + "\n")
+        summed = ("model.safetensors", TOKENIZER, *(f"{side}_{TOKENIZER}" for side in ("source", "target")), CLASSES)
+        write_sums(save_directory, [name for name in summed if (save_directory / name).is_file()])
         if (figures := config_path(folder).with_name(_FIGURES)).is_file():
             shutil.copy(figures, save_directory / _FIGURES)
 
@@ -125,6 +129,6 @@ class HubModel(nn.Module, ModelHubMixin, library_name="dl-proj", tags=["efficien
         path = config_path(self.trained.folder).with_name(_FIGURES)
         if not path.is_file():
             return []
-        figures = json.loads(path.read_text(encoding="utf-8"))
-        rows = [f"| {name} | {value:.6g} |" for name, value in figures.items() if name.startswith("test/")]
+        tested = {name: value for name, value in read_figures(path).items() if name.startswith("test/")}
+        rows = [f"| {name} | {value:.6g} |" for name, value in tested.items() if isinstance(value, int | float)]
         return ["\n".join(["| figure | value |", "|---|---|", *rows])] if rows else []

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from my_custom_ai.utils.files import whole_file
 
 # Okabe and Ito's colours, which the colour-blind tell apart too, with grey for yellow, which paper swallows.
 _COLOURS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7", "#8c8c8c")
+_LONGEST_LABEL = 48  # characters; more would leave a picture no room
 _STYLES = tuple(zip(_COLOURS, ("-", "--", "-", "--", "-", "--", "-", "--"), "osD^vPX*", strict=True))
 
 
@@ -22,6 +23,22 @@ def save_figure(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
     with whole_file(path) as part:
         figure.savefig(part, format=path.suffix[1:], dpi=150, bbox_inches="tight")
+
+
+def plain(text: str) -> str:
+    """Words that are not ours, such as a class's name, as a label: no formula, not hidden, on one line, of one length.
+
+    Matplotlib would typeset what is between dollars, and leave a label that begins with ``_`` out of a legend.
+    """
+    shown = "".join(character if character.isprintable() else " " for character in text)
+    if len(shown) > _LONGEST_LABEL:
+        shown = f"{shown[: _LONGEST_LABEL - 3]}..."
+    return (" " if shown.startswith("_") else "") + shown.replace("$", r"\$")
+
+
+def room_for(labels: Iterable[str]) -> float:
+    """Inches that labels need beyond the one that a picture leaves for short ones."""
+    return max(0.0, 0.09 * max(map(len, labels), default=0) - 1)
 
 
 @dataclass(frozen=True)
@@ -41,7 +58,9 @@ def draw_bands(curves: Mapping[str, Band], *, xlabel: str, ylabel: str, path: Pa
     for panel, names in zip(panels, groups, strict=True):
         for name, (colour, dashes, marker) in zip(names, _STYLES, strict=False):
             band = curves[name]
-            panel.plot(band.x, band.mean, color=colour, linestyle=dashes, marker=marker, markersize=3.5, label=name)
+            panel.plot(
+                band.x, band.mean, color=colour, linestyle=dashes, marker=marker, markersize=3.5, label=plain(name)
+            )
             if any(band.deviation):
                 mean, deviation = np.array(band.mean), np.array(band.deviation)
                 panel.fill_between(band.x, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
@@ -70,6 +89,6 @@ def draw_curves(metrics: Path, picture: Path) -> None:
         for split in ("train", "val"):
             points = [(int(r["step"]), float(r[f"{split}/{name}"])) for r in rows if r.get(f"{split}/{name}")]
             panel.plot(*zip(*points, strict=True), label=split) if points else None
-        panel.set(xlabel="step", title=name)
+        panel.set(xlabel="step", title=plain(name))
         panel.legend(fontsize="small")
     save_figure(figure, picture)

@@ -8,7 +8,10 @@ from dl_proj.settings.errors import shown
 from dl_proj.settings.load import differences, load_config
 from my_custom_ai.custom_train.run_directory import RunDirectory
 
-_SAME_RESULT = {"train.save_minutes", "train.device", "train.num_workers", "train.trackers", "runs_dir"}
+_SAME_RESULT = {
+    *("train.save_minutes", "train.wait_minutes", "train.device", "train.num_workers", "train.trackers"),
+    "runs_dir",
+}
 _OTHER_RESULT = {  # of the same model on the same batches
     *("optimizer.lr", "optimizer.weight_decay"),
     *("train.max_steps", "train.epochs", "train.eval_every", "train.save_every", "train.log_every"),

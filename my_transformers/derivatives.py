@@ -1,4 +1,7 @@
-"""Derivatives beyond the first backward: which functions have them, and an error where they would be wrong."""
+"""What follows a computation besides autograd: torch.func, torch.export, derivatives of derivatives.
+
+Which of them need another form of a function, and an error where a second derivative would be wrong.
+"""
 
 import functools
 from collections.abc import Callable
@@ -18,6 +21,14 @@ def transformed() -> bool:
     then takes another form that leaves it to PyTorch and saves no memory.
     """
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def exporting() -> bool:
+    """Whether torch.export makes a graph of what is computed.
+
+    As ``torch.compiler.is_exporting()``, which torch.compile of torch 2.11 takes for True, though nothing is exported.
+    """
+    return torch.compiler._is_exporting_flag
 
 
 def traced() -> bool:

@@ -12,7 +12,7 @@ from my_transformers.checks import check_heads
 from my_transformers.dropout import check_dropout
 from my_transformers.full_settings import FullSettings, SharedQKSettings
 from my_transformers.lsh.bucketed import unit
-from my_transformers.masks import boolean_mask, causal_mask, newest_see
+from my_transformers.masks import boolean_mask, causal_mask, fused_mask, newest_see
 from my_transformers.mechanism import Mechanism
 
 
@@ -56,7 +56,7 @@ class FullAttention(Mechanism, settings=FullSettings):
             visible = (visible & causal_mask(q.shape[2], q.device)) | itself
         else:
             visible = visible | ~visible.any(dim=-1, keepdim=True)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=dropout)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=fused_mask(visible, q), dropout_p=dropout)
 
     def new_cache(self, like: Tensor, max_len: int) -> "KeyValueCache":
         """An empty cache for decoding up to ``max_len`` tokens: 2 * max_len * d numbers per head; a step costs O(n d).
@@ -78,8 +78,10 @@ class FullAttention(Mechanism, settings=FullSettings):
         cache.append(q, k, v)
         if cache.length == new:  # no mask needed
             return F.scaled_dot_product_attention(q, *cache.so_far(), is_causal=new > 1)
-        visible = None if new == 1 else newest_see(new, cache.length, q.device)
-        return F.scaled_dot_product_attention(q, *cache.so_far(), attn_mask=visible)
+        if new == 1:
+            return F.scaled_dot_product_attention(q, *cache.so_far())
+        visible = newest_see(new, cache.length, q.device)
+        return F.scaled_dot_product_attention(q, *cache.so_far(), attn_mask=fused_mask(visible, q))
 
 
 class SharedQKAttention(Mechanism, settings=SharedQKSettings):
@@ -115,7 +117,7 @@ class SharedQKAttention(Mechanism, settings=SharedQKSettings):
             visible = visible & mask[:, None, None, :]
         visible = visible | (itself & ~visible.any(dim=-1, keepdim=True))
         dropout = self.dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(qk, unit(qk), v, attn_mask=visible, dropout_p=dropout)
+        return F.scaled_dot_product_attention(qk, unit(qk), v, attn_mask=fused_mask(visible, qk), dropout_p=dropout)
 
     def new_cache(self, like: Tensor, max_len: int) -> "KeyValueCache":
         """As :meth:`FullAttention.new_cache`."""
@@ -135,7 +137,7 @@ class SharedQKAttention(Mechanism, settings=SharedQKSettings):
             return v if first else F.scaled_dot_product_attention(qk, keys[:, :, :-1], values[:, :, :-1])
         visible = newest_see(new, cache.length, qk.device, itself=False)
         visible[0, 0] |= first  # the very first token has nothing else to attend to
-        return F.scaled_dot_product_attention(qk, keys, values, attn_mask=visible)
+        return F.scaled_dot_product_attention(qk, keys, values, attn_mask=fused_mask(visible, qk))
 
 
 @dataclass

@@ -1,13 +1,14 @@
 """Which form of an operation runs: PyTorch's own operators, or a Triton kernel, ours or that of FlexAttention.
 
-The environment variable ``MY_TRANSFORMERS_KERNELS`` decides, at every call. ``torch``, the default, never runs a Triton
-kernel, since none has been run on a GPU yet. ``auto`` runs one on a GPU where there is one for the inputs, and
-``triton`` raises an error where it cannot run. On a CPU they run only with ``triton`` and Triton's interpreter
-(``TRITON_INTERPRET=1`` before Triton is imported), which is for tests.
+The environment variable ``MY_TRANSFORMERS_KERNELS`` decides, at every call. ``auto``, the default, runs a Triton kernel
+on a GPU with as much shared memory as an A100 (the kernels have run on an H200), where there is one for the inputs.
+``torch`` never runs one, and ``triton`` raises an error where it cannot run. On a CPU they run only with ``triton`` and
+Triton's interpreter (``TRITON_INTERPRET=1`` before Triton is imported), which is for tests.
 """
 
 import importlib.util
 import os
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from torch import Tensor
 VARIABLE = "MY_TRANSFORMERS_KERNELS"
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_SHARED_MEMORY = 162 * 1024
+"""Bytes per block; heads of more than 128 numbers in float32 need that much, smaller GPUs have 100 KiB."""
 
 
 def use_triton(*tensors: Tensor, largest_dim: int) -> bool:
@@ -27,10 +30,11 @@ def use_triton(*tensors: Tensor, largest_dim: int) -> bool:
     Raises:
         ValueError: the environment variable has another value, or asks for Triton where it cannot run.
     """
-    choice = os.environ.get(VARIABLE, "torch")
+    choice = os.environ.get(VARIABLE, "auto")
     if choice not in ("auto", "torch", "triton"):
         raise ValueError(f"{VARIABLE} is {choice!r}, must be 'torch', 'auto' or 'triton'")
-    if choice == "torch" or (choice == "auto" and tensors[0].device.type != "cuda"):
+    device = tensors[0].device
+    if choice == "torch" or (choice == "auto" and (device.type != "cuda" or not _large_enough(device.index))):
         return False
     obstacle = _obstacle(tensors, largest_dim)
     if choice == "triton":
@@ -38,6 +42,15 @@ def use_triton(*tensors: Tensor, largest_dim: int) -> bool:
             raise ValueError(f"{VARIABLE} is 'triton', but {obstacle}")
         return True
     return not obstacle
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _large_enough(index: int | None) -> bool:
+    """Whether a GPU holds the largest of the kernels' blocks."""
+    if not torch.cuda.is_available():  # a tensor without numbers, as torch.compile makes them
+        return True
+    properties: Any = torch.cuda.get_device_properties(index)  # whose stub lacks this one
+    return bool(properties.shared_memory_per_block_optin >= _SHARED_MEMORY)
 
 
 def _obstacle(tensors: tuple[Tensor, ...], largest_dim: int) -> str:

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from my_transformers.cache import Cache, check_causal
 from my_transformers.checks import check_heads
-from my_transformers.derivatives import transformed
+from my_transformers.derivatives import exporting, transformed
 from my_transformers.full import FullAttention
 from my_transformers.kernels import use_triton
 from my_transformers.local_settings import LocalSettings
-from my_transformers.masks import boolean_mask
+from my_transformers.masks import boolean_mask, fused_mask
 from my_transformers.mechanism import Mechanism
 from my_transformers.reference import local_attention, visible_keys
 
@@ -99,7 +99,7 @@ class LocalAttention(Mechanism, settings=LocalSettings):
                 f"local attention needs as many keys as queries, got {n} queries and {k.shape[2]} keys; for a context "
                 "use FullAttention, LinformerAttention or PerformerAttention"
             )
-        if torch.compiler.is_exporting() and isinstance(n, torch.SymInt) and self.circle is None:
+        if exporting() and isinstance(n, torch.SymInt) and self.circle is None:
             return self._as_defined(q, k, v, mask)
         if n <= c:
             return self.in_one_chunk(q, k, v, mask=mask)
@@ -114,7 +114,7 @@ class LocalAttention(Mechanism, settings=LocalSettings):
 
     def _fused(self, *qkv: Tensor) -> bool:
         """Whether FlexAttention takes these; it has no backward on a CPU."""
-        if self.circle is not None or torch.compiler.is_exporting() or transformed() or not qkv[0].is_cuda:
+        if self.circle is not None or exporting() or transformed() or not qkv[0].is_cuda:
             return False
         return use_triton(*qkv, largest_dim=_FUSED_DIM)
 
@@ -135,7 +135,8 @@ class LocalAttention(Mechanism, settings=LocalSettings):
         # each chunk is a sample of its own: (b * chunks, h, c or span, ·)
         q = q.unflatten(1, (-1, c)).flatten(0, 1).transpose(1, 2)
         k, v = (self._near(x, back, ahead).mT.flatten(0, 1) for x in (k, v))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self._visible(real, back * c), dropout_p=dropout)
+        visible = fused_mask(self._visible(real, back * c), q)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, dropout_p=dropout)
         return out.transpose(1, 2).unflatten(0, (-1, chunks)).flatten(1, 2)[:, :n].transpose(1, 2)
 
     def _near(self, x: Tensor, back: int, ahead: int) -> Tensor:
@@ -190,7 +191,7 @@ class LocalAttention(Mechanism, settings=LocalSettings):
         end = (slot // self.chunk_size + 1) * self.chunk_size
         slots = torch.arange(size, device=q.device)
         visible = ((slots <= slot) | (slots >= end)).expand(1, 1, 1, -1)
-        return F.scaled_dot_product_attention(q, cache.keys, cache.values, attn_mask=visible)
+        return F.scaled_dot_product_attention(q, cache.keys, cache.values, attn_mask=fused_mask(visible, q))
 
     def _several_steps(self, q: Tensor, k: Tensor, v: Tensor, cache: "NearCache") -> Tensor:
         """The parallel form over the new tokens and the cached ones that they see, which begin with a whole chunk."""

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+HIDDEN = -1e38
+"""A score of no weight in float32 and bfloat16, far enough from infinity to be added to another."""
+
 
 def boolean_mask(mask: Tensor | None, tokens: Tensor) -> Tensor | None:
     """The mask of ``tokens`` as every mechanism uses it: boolean, (batch, length), True where a token is real.
@@ -41,3 +44,19 @@ def newest_see(new: int, length: int, device: torch.device, *, itself: bool = Tr
     """
     last_seen = length - new - (not itself)
     return torch.ones(new, length, dtype=torch.bool, device=device).tril(last_seen)
+
+
+def fused_mask(visible: Tensor, q: Tensor) -> Tensor:
+    """``visible`` (..., n, m), True where a query sees a key, as ``F.scaled_dot_product_attention`` must get it.
+
+    For queries ``q`` in bfloat16 on a GPU, PyTorch may take cuDNN, and then adds -65504 to the scores of hidden keys
+    (``convert_boolean_attn_mask_cudnn``): they would weigh something where the visible ones score lower still. Given as
+    numbers, ``HIDDEN`` hides a key from any score. In float16, which has no such number, the limit of 65504 stays.
+    """
+    if q.device.type != "cuda":
+        return visible
+    there = q.device.type
+    dtype = torch.get_autocast_dtype(there) if torch.is_autocast_enabled(there) else q.dtype
+    if dtype != torch.bfloat16:
+        return visible
+    return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, HIDDEN)

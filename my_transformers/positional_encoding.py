@@ -6,6 +6,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from my_transformers.derivatives import exporting
 from my_transformers.relative.grid import check_grid, places
 
 
@@ -155,7 +156,7 @@ class AxialPositionalEncoding(PositionalEncoding):
         """As in PositionalEncoding, without the rest of a table that may be large."""
         width = self.columns.shape[1]
         above, below = first // width, -(-last // width)
-        if torch.compiler.is_exporting():  # all: a graph for any length cannot count rows
+        if exporting():  # all: a graph for any length cannot count rows
             above, below = 0, len(self.rows)
         rows = self.rows[above:below]
         both = torch.cat((rows.expand(-1, width, -1), self.columns.expand(len(rows), -1, -1)), dim=-1)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from my_transformers.cache import Cache
-from my_transformers.derivatives import first_derivatives_only, transformed
+from my_transformers.derivatives import exporting, first_derivatives_only, transformed
 from my_transformers.eager import eager
 from my_transformers.layers import Branch, CacheT, DecoderCache, DecoderLayer, EncoderLayer, Layer
 from my_transformers.replay import Recording
@@ -57,7 +57,7 @@ class _TwoStreams(nn.Module, Generic[CacheT]):
         return self.final_norm((x1 + x2) / 2 if self.streams == "mean" else torch.cat((x1, x2), dim=-1))
 
     def _through(self, x: Tensor, context: Tensor | None, branches_of: _BranchesOf, *masks: Tensor | None) -> Tensor:
-        if not torch.is_grad_enabled() or torch.compiler.is_exporting() or transformed():
+        if not torch.is_grad_enabled() or exporting() or transformed():
             return self._plainly(x, context, branches_of)  # no backward, or one that sees each operation
         return self._reversibly(x, context, branches_of, *masks)
 

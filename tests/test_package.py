@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from dl_proj import commands
 
@@ -26,6 +28,70 @@ def test_make_installs_what_pip_does():
     extras = PROJECT["optional-dependencies"]
     assert requirements("requirements.txt") == {*PROJECT["dependencies"], *extras["experiments"]}
     assert requirements("requirements-dev.txt") == {*extras["dev"]} - {"dl-proj[experiments]"}
+
+
+def locked(name):
+    """Versions in a lock file by the packages' names; one that differs between platforms has several."""
+    versions = {}
+    for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith(("#", " ")):
+            package, version = re.match(r"([a-z0-9-]+)==([^\s;]+)", line).groups()
+            versions.setdefault(package, set()).add(version)
+    return versions
+
+
+@pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
+def test_what_is_locked_is_what_the_requirements_allow(name):
+    """All of them, and no other version of what both lock."""
+    versions = locked(f"{name}.lock")
+    wanted = requirements("requirements.txt") | requirements(f"{name}.txt")
+    for requirement in map(Requirement, wanted):
+        found = versions.get(canonicalize_name(requirement.name), set())
+        assert found, f"{requirement.name} is not locked: make lock"
+        assert all(requirement.specifier.contains(version) for version in found), f"{requirement}, {found}: make lock"
+    for package, found in locked("requirements.lock").items():
+        assert versions[package] == found, package
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+def test_a_lock_holds_versions_and_hashes_alone(name):
+    """No place to download from, no local build; each file's hash, as pip demands of all or of none."""
+    entries = re.split(r"\n(?=\S)", "\n" + (ROOT / name).read_text(encoding="utf-8").strip())
+    entries = [entry for entry in entries if entry and not entry.startswith("#")]
+    for entry in entries:
+        head, *hashes = entry.split(" \\\n")
+        assert re.fullmatch(r"[a-z0-9-]+==[0-9a-z.]+( ; [^/@]+)?", head), entry
+        assert hashes and all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}", line) for line in hashes), head
+
+
+def test_torch_and_torchvision_are_of_one_release():
+    """As torchvision demands: 0.N belongs to torch 2.(N - 15)."""
+    versions = locked("requirements.lock")
+    (torch,), (torchvision,) = versions["torch"], versions["torchvision"]
+    assert int(torchvision.split(".")[1]) == int(torch.split(".")[1]) + 15
+
+
+@pytest.mark.parametrize(
+    ("words", "good", "asked"),
+    [([], "lock", ["lock"]), ([], "txt", ["lock", "txt"]), (["LOCK=no"], "txt", ["txt"])],
+    ids=["locked", "not to be had", "not wanted"],
+)
+@pytest.mark.parametrize(("target", "name"), [("setup", "requirements"), ("setup-dev", "requirements-dev")])
+def test_make_installs_what_is_locked_or_says_that_it_cannot(target, name, words, good, asked, tmp_path):
+    """With a pip that only notes what it is asked for, and knows one kind of file."""
+    for file in [ROOT / "Makefile", *ROOT.glob("requirements*")]:
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "v/bin").mkdir(parents=True)
+    (tmp_path / "v/bin/python").touch()
+    (tmp_path / "pip").write_text(f'echo "$2" >> asked; case "$2" in *.{good});; *) echo no >&2; exit 1;; esac\n')
+    command = ["make", "--silent", target, "VENV=v", "PIP=sh pip", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "asked").read_text().split() == [f"{name}.{kind}" for kind in asked]
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(asked) - 1
+    assert not lines or (f"{name}.lock" in lines[0] and (tmp_path / f"v/{name}.log").read_text() == "no\n")
+    assert (tmp_path / "v/.installed").exists(), "nor is it asked for again"
 
 
 def test_the_libraries_import_what_is_required_and_no_more():

@@ -9,7 +9,6 @@ import argparse
 import json
 import re
 import shutil
-import signal
 import sys
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from benchmarks.gpu.plan import NAMES, PLAN, ROOT, Stage, run_plan
 from benchmarks.gpu.report import report
 from benchmarks.gpu.results import check, forget_failures
 from dl_proj.tables import markdown
+from my_custom_ai.utils.signals import FirstSignal, Stopped, exit_code, raise_stopped
 
 COMMITTED = ROOT / "benchmarks" / "results"
 
@@ -35,13 +35,15 @@ def main(words: list[str] | None = None) -> None:
     mistake = _mistake(arguments, stages)
     if mistake is not None:
         parser.error(mistake)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the stage in work is ended too
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(arguments.output_dir / ".lock", timeout=0):
+        with FirstSignal(raise_stopped), FileLock(arguments.output_dir / ".lock", timeout=0):
             complete = _run(arguments, stages)
     except Timeout:
         parser.error(f"argument --output_dir: another plan is at work in {arguments.output_dir}")
+    except Stopped as stopped:  # the stage in work was ended too
+        print(f"{stopped}; the same command goes on", file=sys.stderr)
+        sys.exit(exit_code(stopped))
     sys.exit(0 if complete else 1)
 
 

@@ -1,10 +1,14 @@
 """Cases that have a name, a length and a kind, and their tables: a row for each name, a column for each length."""
 
+import contextlib
 import gc
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
+
+from my_transformers import kernels
 
 Found = dict[tuple[str, int, str], dict[str, Any]]
 """(name, length, kind) -> a case of the results."""
@@ -22,6 +26,20 @@ def parsed(cases: dict[str, dict[str, Any]]) -> Found:
         name, length, kind = key.rsplit(" / ", 2)
         found[name, int(length), kind] = case
     return found
+
+
+@contextlib.contextmanager
+def in_form(form: str) -> Iterator[None]:
+    """Compute our mechanisms on PyTorch's operators ("torch") or on their "triton" kernels; also a decorator."""
+    before = os.environ.get(kernels.VARIABLE)
+    os.environ[kernels.VARIABLE] = form
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[kernels.VARIABLE]
+        else:
+            os.environ[kernels.VARIABLE] = before
 
 
 def free(device: torch.device) -> None:

@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend
 
 from benchmarks import layers
 from benchmarks.gpu import stage
-from benchmarks.gpu.by_length import Found, free, key_of, parsed, rows_by_length
+from benchmarks.gpu.by_length import Found, free, in_form, key_of, parsed, rows_by_length
 from benchmarks.gpu.results import Results
 from benchmarks.layers import Sizes
 from my_custom_ai.utils.measure import allocated_peak, seconds_within
@@ -48,6 +48,7 @@ class Contender(NamedTuple):
     than: str | None = None  # ours: what it should overtake
     steps: bool = False
     cuda_only: bool = False
+    form: str = "torch"  # of our mechanisms: MY_TRANSFORMERS_KERNELS
     seconds: float = 0.3  # that a case takes on an H100, at length 0
     slope: float = 0.5  # and more at 65,536
 
@@ -64,12 +65,8 @@ def _lsh(n_rounds: int, *, deduplicate: bool = True) -> Contender:
 
 
 def _fused(contender: Contender, *, seconds: float) -> Contender:
-    """On its kernels for a GPU, which are compiled in the first case of a kind."""
-
-    def make(length: int, sizes: Sizes) -> nn.Module:
-        return layers.fused(contender.make(length, sizes))
-
-    return contender._replace(make=make, steps=False, cuda_only=True, seconds=seconds)
+    """On its kernels for a GPU, which are compiled in the first case of a kind; steps have no kernel."""
+    return contender._replace(form="triton", steps=False, cuda_only=True, seconds=seconds)
 
 
 def _sdpa(worth: int, backend: SDPBackend, *, causal: bool = True, cuda_only: bool = False) -> Contender:
@@ -144,7 +141,7 @@ def cases(scale: Scale, device: torch.device) -> list[stage.Case]:
             continue
         for kind in (BOTH, STEP, FORWARD) if contender.steps else (BOTH, FORWARD):
             for place, length in enumerate(scale.lengths or contender.lengths):
-                call = partial(measure, contender.make, length, kind, scale, device)
+                call = in_form(contender.form)(partial(measure, contender.make, length, kind, scale, device))
                 seconds = contender.seconds + contender.slope * length / TOKENS
                 rank = contender.worth, kind == FORWARD, place
                 ranked.append((rank, stage.Case(key_of(name, length, kind), call, seconds)))

@@ -2,8 +2,9 @@
 
 12 layers, width 512, 8 heads, a vocabulary of bytes, plain and reversible; 65,536 tokens a batch, in sequences of 2,048
 to 65,536 tokens. A step is forward and loss under autocast to bfloat16, backward, and AdamW. Full attention runs on
-PyTorch's flash kernel. Memory is the peak of torch's allocator in a step, above the weights and AdamW's two
-moments of them.
+PyTorch's flash kernel; LSH attention and the Performer, on a GPU, on their Triton kernels, and LSH-2 also on PyTorch's
+operators.
+Memory is the peak of torch's allocator in a step, above the weights and AdamW's two moments of them.
 
 Model FLOPs utilisation (Chowdhery et al. 2022, appendix B) is what the model needs a second, by the rates that the card
 is sold with:
@@ -41,7 +42,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.gpu import stage
-from benchmarks.gpu.by_length import free, key_of, parsed, rows_by_length
+from benchmarks.gpu.by_length import free, in_form, key_of, parsed, rows_by_length
 from benchmarks.gpu.results import Results
 from dl_proj.models.attention_settings import AttentionSchema
 from dl_proj.models.build import build_language_model
@@ -63,15 +64,23 @@ class Contender(NamedTuple):
 
     attention: MechanismSettings
     worth: int  # 0 comes first
-    seconds: float = 2.0  # that a case takes on an H100, at length 0
-    slope: float = 3.0  # and more at 65,536
+    form: str = "torch"  # MY_TRANSFORMERS_KERNELS
+    seconds: float = 2.0  # that a case takes on an H200, at length 0
+    slope: float = 5.0  # and more at 65,536
 
+
+def _lsh(n_rounds: int) -> LSHSettings:
+    return LSHSettings(bucket_size=64, n_rounds=n_rounds)
+
+
+_PERFORMER = PerformerSettings(n_features=256)
 
 CONTENDERS = {
     FULL: Contender(FullSettings(), 0),
-    "LSH-2": Contender(LSHSettings(bucket_size=64, n_rounds=2), 0),
-    "LSH-4": Contender(LSHSettings(bucket_size=64, n_rounds=4), 1, slope=5),
-    "Performer": Contender(PerformerSettings(n_features=256), 2, slope=50),
+    "LSH-2, Triton": Contender(_lsh(2), 0, "triton"),
+    "Performer, Triton": Contender(_PERFORMER, 0, "triton"),
+    "LSH-4, Triton": Contender(_lsh(4), 1, "triton"),
+    "LSH-2": Contender(_lsh(2), 2),
 }
 
 
@@ -106,14 +115,16 @@ PEAKS = {
 
 
 def cases(scale: Scale, device: torch.device, peak: float | None) -> list[stage.Case]:
-    """All of them, in order of worth; ``peak``: the device's FLOP/s, None if nobody knows."""
+    """All of them, in order of worth, Triton's only on CUDA; ``peak``: the device's FLOP/s, None if nobody knows."""
     ranked = []
     for name, contender in CONTENDERS.items():
+        if contender.form == "triton" and device.type != "cuda":
+            continue
         for place, length in enumerate(scale.lengths):
             for kind in (PLAIN, REVERSIBLE):
                 settings = {"attention": AttentionSchema.of(contender.attention), "reversible": kind == REVERSIBLE}
                 config = LanguageModelConfig(**scale.model, **settings)
-                call = partial(measure, config, length, scale, device, peak)
+                call = in_form(contender.form)(partial(measure, config, length, scale, device, peak))
                 seconds = contender.seconds + contender.slope * length / 65_536
                 ranked.append(((contender.worth, place), stage.Case(key_of(name, length, kind), call, seconds)))
     return [case for _, case in sorted(ranked, key=itemgetter(0))]

@@ -29,20 +29,22 @@ from benchmarks.gpu.stage import Deadline, arguments
 
 ROOT = Path(__file__).parents[2]
 SMALL = "tests/my_custom_ai/utils/test_files.py"
-WORKERS = max(1, min(8, (os.cpu_count() or 1) // 2))  # processes at once on CUDA
+WORKERS = max(1, min(12, (os.cpu_count() or 1) * 3 // 4))  # processes at once on CUDA
 SHARES = 8
 NONE_SELECTED = 5  # pytest's exit code
 LEAST = 15.0  # seconds that pytest, torch and the CUDA context take to start
 
 
 def files() -> list[str]:
-    """Those with tests of a CUDA device, the contract first."""
+    """Those with tests of a CUDA device: kernels, which take time to compile, and the contract first."""
     found = [
         path.relative_to(ROOT).as_posix()
         for path in sorted((ROOT / "tests").rglob("test_*.py"))
         if re.search(r"\bDEVICES\b|\bmark\.cuda\b", path.read_text(encoding="utf-8"))
     ]
-    return sorted(found, key=lambda name: not name.startswith("tests/contract/"))
+    return sorted(
+        found, key=lambda name: (not name.endswith("/test_triton.py"), not name.startswith("tests/contract/"))
+    )
 
 
 def parts(device: torch.device, tiny: bool) -> dict[str, tuple[str, str]]:

@@ -45,10 +45,7 @@ def write_record(experiment: "Experiment", run: RunDirectory) -> None:
 
 def _record(experiment: "Experiment") -> dict[str, Any]:
     parts = (experiment.train_data, experiment.val_data, experiment.test_data)
-    record: dict[str, Any] = {
-        title: {"examples": length_of(data, title), "digest": getattr(data, "digest", None)}
-        for title, data in zip(_PARTS, parts, strict=True)
-    }
+    record: dict[str, Any] = {title: _part(data, title) for title, data in zip(_PARTS, parts, strict=True)}
     if experiment.classes:
         record["classes"] = list(experiment.classes)
     if experiment.tokenizer is not None:
@@ -56,8 +53,15 @@ def _record(experiment: "Experiment") -> dict[str, Any]:
     return record
 
 
+def _part(data: Any, title: str) -> dict[str, Any]:
+    part = {"examples": length_of(data, title), "digest": getattr(data, "digest", None)}
+    skipped = getattr(data, "skipped", ())
+    return part | {"skipped": len(skipped)} if skipped else part
+
+
 def _words(value: Any) -> str:
     if isinstance(value, dict):
-        return f"{value.get('examples')} examples of digest {str(value.get('digest'))[-12:]}"
+        left_out = f", {value['skipped']} more left out" if value.get("skipped") else ""
+        return f"{value.get('examples')} examples of digest {str(value.get('digest'))[-12:]}{left_out}"
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= 80 else f"{text[:80]}..."

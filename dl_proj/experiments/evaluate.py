@@ -19,6 +19,7 @@ from dl_proj.tables import Row, csv_text, markdown, with_intervals
 from my_custom_ai.custom_train import CheckpointError, evaluate, load_weights, start
 from my_custom_ai.custom_train.checkpoint import count_parameters
 from my_custom_ai.custom_train.data import evaluation_batches
+from my_custom_ai.custom_train.errors import NonFinite
 from my_custom_ai.custom_train.run_directory import read_figures
 from my_custom_ai.utils.files import write_text
 
@@ -28,11 +29,13 @@ def evaluate_checkpoints(config: EvaluateConfig) -> None:
 
     Raises:
         ConfigError: after all others are measured, if some could not be: a line or more for each of those.
+        NonFinite: likewise, if all that is wrong is what models give.
     """
     folders = find_checkpoints(config.checkpoint or str(SHIPPED))
     accelerator = start(config.device)
     rows: list[Row] = []
     mistakes: list[str] = []
+    broken: list[str] = []
     changes, known = config.data.given, set[str]()
     try:
         for name, folder in tqdm(folders.items(), unit="model", desc="evaluation", disable=len(folders) == 1):
@@ -44,6 +47,8 @@ def evaluate_checkpoints(config: EvaluateConfig) -> None:
                 rows.append({"checkpoint": name} | _measure(name, folder, trained, config, accelerator))
             except (ConfigError, CheckpointError) as error:
                 mistakes += str(error).splitlines()
+            except NonFinite as error:
+                broken.append(f"{name}: {error}")
     finally:  # a full disk or an interrupt does not take along what is measured
         for task in dict.fromkeys(row.get("task") for row in rows):
             print(markdown([with_intervals(row) for row in rows if row.get("task") == task]), end="\n\n")
@@ -55,7 +60,9 @@ def evaluate_checkpoints(config: EvaluateConfig) -> None:
         write_text(path, csv_text(rows))
         print(f"written: {path}")
     if mistakes:
-        raise ConfigError(*dict.fromkeys(mistakes))  # data that several models lack are said once
+        raise ConfigError(*dict.fromkeys(mistakes + broken))  # data that several models lack are said once
+    if broken:
+        raise NonFinite("; ".join(broken))
 
 
 def _type(folder: Path) -> ExperimentType[Any]:
@@ -76,7 +83,7 @@ def _measure(name: str, folder: Path, trained: Any, config: EvaluateConfig, acce
     load_weights(folder / "model.safetensors", experiment.model)
     model = experiment.model.to(accelerator.device)
     batches = evaluation_batches(experiment.test_data, batch_size=config.batch_size)
-    figures = evaluate(model, experiment.objective, batches, accelerator, intervals=WITH_INTERVALS)
+    figures = evaluate(model, experiment.objective, batches, accelerator, intervals=WITH_INTERVALS, finite=True)
     if isinstance(trained, ClassifierTrainConfig):
         figures |= leave_confusion(
             experiment, config.output_dir / name.lstrip("./"), batch_size=config.batch_size, device=accelerator.device

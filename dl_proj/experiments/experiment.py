@@ -81,7 +81,8 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
         The trainer, with the best weights loaded. ``metrics.json`` and ``curves.png`` are in the run's folder.
     """
     check_installed(config.train.trackers)
-    accelerator = start(config.train.device, config.train.precision, config.train.matmul_precision)
+    pace = config.train
+    accelerator = start(pace.device, pace.precision, pace.matmul_precision, wait_minutes=pace.wait_minutes)
     with contextlib.ExitStack() as lock:
         if resume is not None and accelerator.is_main_process:
             lock.enter_context(locked(resume.path))

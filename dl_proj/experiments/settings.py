@@ -112,6 +112,8 @@ class PaceConfig(Strict):
     """updates between saved states, besides those after each evaluation"""
     save_minutes: float = Field(5.0, gt=0)
     """save also after the update that ends so many minutes after the last save"""
+    wait_minutes: float = Field(10.0, gt=0, le=60 * 24 * 365)
+    """of several processes: end when one has waited so long for another; longer than the first one reads its data"""
     log_every: int = Field(10, ge=1)
     """updates between rows of training figures"""
     max_eval_batches: int | None = Field(None, ge=1)

@@ -16,6 +16,7 @@ Settings = dict[str, Any]
 """Values at dotted keys of a training's configuration."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a folder, as an experiment's
+_MOST = 10_000  # trainings of a sweep
 _OWN = ("experiment_name", "runs_dir")  # a sweep gives its runs names and a folder itself
 
 
@@ -89,6 +90,8 @@ class SweepConfig(Strict):
         """See Strict."""
         if bool(self.variants) == bool(self.values):
             return ["needs variants or values, one of them, as in --values model.depth=[1,2]"]
+        if (trainings := self._count()) > _MOST:
+            return [f"variants, values and seeds make {trainings} trainings, must be at most {_MOST}"]
         found = [
             f"variants: the name {name!r} must begin with a letter or digit, then letters, digits, '.', '_' and '-'"
             for name in self.all_variants
@@ -100,6 +103,11 @@ class SweepConfig(Strict):
             f"{place}: {key} is the sweep's own to give" for place, key in self._keys() if key.split(".")[0] in _OWN
         ]
         return found + self._mistakes_in_seeds() + self._mistakes_in_only()
+
+    def _count(self) -> int:
+        """Of trainings, without making a list of them."""
+        variants = len(self.variants) or math.prod(map(len, self.values.values()))
+        return variants * max(1, len(self.seeds))
 
     def _mistakes_in_seeds(self) -> list[str]:
         if not self.seeds:

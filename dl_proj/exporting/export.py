@@ -12,6 +12,7 @@ from dl_proj.experiments.load import load
 from dl_proj.exporting.graphs import Input, graph_of, onnx_runner, write_onnx, write_program
 from dl_proj.exporting.inputs import GraphInputs
 from dl_proj.exporting.settings import ExportConfig
+from dl_proj.models.sampling import check_logits
 from dl_proj.settings.errors import ConfigError
 
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -24,6 +25,7 @@ def export_model(config: ExportConfig) -> None:
 
     Raises:
         ConfigError: a package is missing, or a graph's logits are farther off than ``tolerance``.
+        NonFinite: the model's logits are nan or infinite.
     """
     if "onnx" in config.formats and (missing := [name for name in _NEEDED if find_spec(name) is None]):
         raise ConfigError(
@@ -59,9 +61,19 @@ def _written(program: ExportedProgram, examples: Mapping[str, Input], path: Path
 
 @torch.no_grad()
 def largest_difference(model: nn.Module, run: Run, inputs: GraphInputs) -> float:
-    """Of any logit, over inputs of several sizes, as a share of the largest logit (or of 1, if that is more)."""
-    pairs = ((run(given), model(**given)) for given in inputs.checks())
-    return max(((got - own).abs().max() / own.abs().max().clamp_min(1)).item() for got, own in pairs)
+    """Of any logit, over inputs of several sizes, as a share of the largest logit (or of 1, if that is more).
+
+    nan if a logit of the graph is.
+
+    Raises:
+        NonFinite: a logit of the model is nan or infinite.
+    """
+    shares = []
+    for given in inputs.checks():
+        own = model(**given)
+        check_logits(own)
+        shares.append((run(given) - own).abs().max() / own.abs().max().clamp_min(1))
+    return torch.stack(shares).max().item()  # Python's max would pass over a nan
 
 
 def _described(inputs: GraphInputs) -> str:

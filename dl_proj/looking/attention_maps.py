@@ -19,8 +19,9 @@ from dl_proj.experiments.trained import Trained
 from dl_proj.experiments.translation.translator import Translator
 from dl_proj.looking.pictures import Side, draw_looks, draw_weights
 from dl_proj.looking.settings import AttentionMapsConfig
-from dl_proj.models.sampling import sampler
+from dl_proj.models.sampling import check_logits, sampler
 from dl_proj.settings.errors import ConfigError
+from my_custom_ai.custom_train.errors import NonFinite
 from my_custom_ai.utils.files import whole_file
 from my_transformers.looking import recorded_weights
 
@@ -41,17 +42,25 @@ class _Subject:
 
 
 def draw_attention(config: AttentionMapsConfig) -> None:
-    """Run the model on the input; write a picture for each kind of attention in it, and attention.npz."""
+    """Run the model on the input; write a picture for each kind of attention in it, and attention.npz.
+
+    Raises:
+        ConfigError: no such model, or an input that does not fit it.
+        NonFinite: its logits or attention weights are nan or infinite.
+    """
     trained = load(config.checkpoint, device=config.device)
     subject = _subject(trained, config)
     try:
         with recorded_weights(trained.model) as found, torch.no_grad():
-            trained.model(**{name: value.to(trained.device) for name, value in subject.inputs.items()})
+            logits = trained.model(**{name: value.to(trained.device) for name, value in subject.inputs.items()})
     except ValueError as error:
         raise ConfigError(f"checkpoint: {config.checkpoint}: {error}") from None
     if not found:
         raise ConfigError(f"checkpoint: {config.checkpoint}: this model has no attention that could be drawn")
+    check_logits(logits)
     weights = {name: value[0].float().cpu() for name, value in found.items()}
+    if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
+        raise NonFinite.given_by_model(f"attention weights in {broken[0]}")
     written = []
     for part, (stem, queries, keys) in _PARTS.items():
         if layers := [value for name, value in weights.items() if _part_of(name) == part]:

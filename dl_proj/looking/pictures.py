@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dl_proj.experiments.images.classification.settings import ClassifierConfig, ClassifierTrainConfig
-from dl_proj.pictures import save_figure
+from dl_proj.pictures import plain, save_figure
 
 _NAMED = 30  # tokens: with more, their names could not be read
 
@@ -129,4 +129,4 @@ def _name_ticks(panel: Axes, queries: Side, keys: Side) -> None:
 
 def _shown(name: str) -> str:
     """A token's name without what a font cannot draw, or would take for a formula."""
-    return name.replace("$", r"\$").replace(" ", "\u00b7").replace("\n", "\u21b5")
+    return plain(name.replace(" ", "\u00b7").replace("\n", "\u21b5"))

@@ -18,9 +18,7 @@ def check_logits(logits: Tensor) -> None:
         NonFinite: a row (..., vocab) has nan or +inf, or nothing but -inf, so that it is no distribution.
     """
     if not logits.amax(-1).isfinite().all():
-        raise NonFinite(
-            "the model gives nan or infinite logits: its weights are broken, or too large for the precision"
-        )
+        raise NonFinite.given_by_model("logits")
 
 
 def most_probable(logits: Tensor, number: int) -> Tensor:

@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 
 _LARGEST = 2**40  # of whole numbers: more than any machine can count or hold
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes, of usual file systems
+_NAMES_OR_PATHS = {"experiment_name", "init_from", "checkpoint", "checkpoints", "judge", "source"}  # settings, of words
 
 
 class Strict(BaseModel):
@@ -39,7 +40,7 @@ class Strict(BaseModel):
         for item in value if isinstance(value, tuple) else [value]:
             if isinstance(item, int) and abs(item) > _LARGEST:
                 raise PydanticCustomError("too_large", f"must be at most {_LARGEST} in size")
-            if isinstance(item, Path) or (info.field_name == "experiment_name" and isinstance(item, str)):
+            if isinstance(item, Path) or (info.field_name in _NAMES_OR_PATHS and isinstance(item, str)):
                 _check_path(str(item))
         return value
 

@@ -5,7 +5,8 @@ import re
 import sys
 from typing import Any
 
-_WORD = 200  # characters of a word in a message, such as a path; longer ones are cut
+_WORD, _LINE = 200, 1200  # characters of a word in a message, such as a path, and of all of it; longer ones are cut
+_LINES = 20  # of mistakes; more are counted
 
 
 class ConfigError(Exception):
@@ -28,6 +29,15 @@ def shown(value: Any) -> str:
 
 
 def complain(lines: tuple[str, ...]) -> None:
-    """Print mistakes where they belong; no message repeats more of what was given than fits a line or two."""
-    too_long = re.compile(rf"(\S{{{_WORD}}})\S+")
-    print(*(too_long.sub(r"\1...", line) for line in lines), sep="\n", file=sys.stderr)
+    """Print mistakes where they belong, each on one line.
+
+    No message repeats more of what was given than fits a line or two, nor a character that moves a terminal's cursor.
+    """
+    more = [f"... and {len(lines) - _LINES} more mistakes"] if len(lines) > _LINES else []
+    print(*map(_one_line, lines[:_LINES]), *more, sep="\n", file=sys.stderr)
+
+
+def _one_line(text: str) -> str:
+    text = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+    text = re.sub(rf"(\S{{{_WORD}}})\S+", r"\1...", text)
+    return text if len(text) <= _LINE else f"{text[:_LINE]}..."

@@ -21,6 +21,7 @@ from dl_proj.settings.read_yaml import parse_yaml, read_yaml
 
 Config = TypeVar("Config", bound=BaseModel)
 
+_KEY = 120  # characters of a dotted key in a message
 _WORDS = "one or more, after -- also such that look like flags"
 
 
@@ -239,6 +240,8 @@ _PLAIN = {  # pydantic's words where they mean nothing to who writes a file
     "string_unicode": "must be UTF-8",
     "int_parsing_size": "must be a whole number of fewer digits",
     "tuple_type": "must be a list",
+    "missing": "is needed and is not there",
+    "extra_forbidden": "no such setting",
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
     **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
     **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
@@ -254,7 +257,7 @@ def _lines(path: Path, overrides: Nested, origin: str, schema: type[BaseModel], 
         kind, message = "missing" if "kind" not in got else kind, f"must be one of {allowed}"
         steps, got = [*steps, "kind"], got.get("kind")
     source = _source(path, overrides, origin, steps[:-1] if kind == "missing" else steps)
-    place = ": ".join(part for part in (source, ".".join(steps)) if part)
+    place = ": ".join(part for part in (source, _cut(".".join(steps))) if part)
     if kind == "value_error":  # its message names the settings
         return [f"{place}: {line}" for line in str(mistake["ctx"]["error"]).splitlines()]
     if kind == "missing":
@@ -263,8 +266,19 @@ def _lines(path: Path, overrides: Nested, origin: str, schema: type[BaseModel], 
     if kind == "extra_forbidden":
         known = list(parent.model_fields)
         message = f"no such setting{_did_you_mean(steps[-1], known)}; there are: {', '.join(known)}"
-    message = _PLAIN.get(kind) or message.replace("Input should be", "must be")
-    return [f"{place}: {message[0].lower()}{message[1:]} (got {shown(got)})"]
+        return [f"{place}: {message} (got {shown(got)})"]
+    return [f"{place}: {in_plain_words(kind, message)} (got {shown(got)})"]
+
+
+def in_plain_words(kind: str, message: str) -> str:
+    """What a mistake of pydantic's says to someone who writes a file."""
+    words = _PLAIN.get(kind) or message.replace("Input should be", "must be")
+    return f"{words[0].lower()}{words[1:]}"
+
+
+def _cut(key: str) -> str:
+    """A key that came, which may be as long as a file."""
+    return key if len(key) <= _KEY else f"{key[:_KEY]}..."
 
 
 def _source(path: Path, overrides: Nested, origin: str, steps: list[str]) -> str:

@@ -8,6 +8,7 @@ from pydantic_core import ErrorDetails
 from dl_proj.models.attention_settings import AttentionConfig, AttentionSchema
 from dl_proj.models.settings import EncoderDecoderConfig, StackConfig
 from dl_proj.settings.base import Strict
+from dl_proj.settings.load import in_plain_words
 from my_transformers.full_settings import FullSettings
 
 Counts = tuple[Annotated[int, Field(ge=1)], ...]
@@ -101,8 +102,8 @@ def _lines(values: Any, mistake: ErrorDetails) -> list[str]:
     entry = values[first] if isinstance(first, int) else {}
     name = entry.get("label", first) if isinstance(entry, dict) else first
     place = ".".join(str(step) for step in rest)
-    message = str(mistake["ctx"]["error"]) if mistake["type"] == "value_error" else mistake["msg"]
-    message = message.replace("Input should be", "must be")
+    kind = mistake["type"]
+    message = str(mistake["ctx"]["error"]) if kind == "value_error" else in_plain_words(kind, mistake["msg"])
     return [": ".join(part for part in (str(name), place, line) if part) for line in message.splitlines()]
 
 

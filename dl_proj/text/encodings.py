@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 MARK = "\ufeff"  # which editors, spreadsheets and shells of Windows put before a text
-_HEAD = 256  # bytes that show an encoding
+HEAD = 256  # bytes that show an encoding
 _MARKS = {  # UTF-32's begins with UTF-16's, so it comes first
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -36,7 +36,7 @@ def check_utf8(head: bytes) -> None:
     Raises:
         OtherEncoding: it does.
     """
-    head = head[:_HEAD]
+    head = head[:HEAD]
     if packed := next((name for start, name in _PACKED if head.startswith(start)), None):
         raise OtherEncoding(f"is compressed by {packed}, must be text; unpack it")
     encoding = next((name for mark, name in _MARKS.items() if head.startswith(mark) and _decodes(head, name)), None)
@@ -55,7 +55,15 @@ def text_start(path: Path) -> int:
         OtherEncoding: see :func:`check_utf8`.
     """
     with path.open("rb") as file:
-        head = file.read(_HEAD)
+        return mark_before(file.read(HEAD))
+
+
+def mark_before(head: bytes) -> int:
+    """Bytes of the mark, if there is one, at the start of a text, of which ``head`` are the first ``HEAD`` bytes.
+
+    Raises:
+        OtherEncoding: see :func:`check_utf8`.
+    """
     check_utf8(head)
     return len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
 

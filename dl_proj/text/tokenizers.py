@@ -14,11 +14,13 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from dl_proj.text.encodings import text_lines
+from my_custom_ai.custom_train.checksums import agrees_with_sums
 from my_custom_ai.utils.files import write_text
 
 _MASK = b"[MASK]"
 _UNKNOWN = "[UNK]"
 _PROBE = "E\u0301 \ufb01\t\u0130  \u2028[MASK] x,y \n."  # what normalising, stripping or splitting would change
+_LONGEST_WORD = 256  # characters of a word that subwords are learnt from
 _ALPHABET = 1000  # characters that WordPiece knows at most; words with others are unknown
 
 
@@ -159,7 +161,11 @@ def load_tokenizer(path: Path) -> SubwordTokenizer:
     Raises:
         ValueError: not a tokenizer that was saved here.
         OSError: no such file.
+        CheckpointError: the SHA256SUMS beside it has another checksum.
     """
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")
+    agrees_with_sums(path)
     text = path.read_text(encoding="utf-8")
     try:
         subwords = tokenizers.Tokenizer.from_str(text)
@@ -174,17 +180,27 @@ def train_bpe(lines: Iterable[str], vocab_size: int) -> SubwordTokenizer:
     The 256 bytes are symbols, so that any text can be spelled; the most frequent pair of symbols becomes a symbol,
     again and again, inside of words, which a space leads.
 
+    Words are cut after ``_LONGEST_WORD`` bytes before subwords are learnt from them, or a text without spaces would
+    need time and memory without bound. Texts are spelled as if they were not cut.
+
     Args:
         lines: a text, read once, never held as a whole.
         vocab_size: symbols; fewer if the text has no more pairs.
     """
     subwords = tokenizers.Tokenizer(models.BPE())
-    subwords.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    subwords.pre_tokenizer = _with_short_words(words)
     subwords.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
     subwords.train_from_iterator(lines, trainer)
+    subwords.pre_tokenizer = words
     return SubwordTokenizer(subwords)
+
+
+def _with_short_words(words: pre_tokenizers.PreTokenizer) -> pre_tokenizers.PreTokenizer:
+    pieces = pre_tokenizers.Split(tokenizers.Regex(rf"(?m).{{1,{_LONGEST_WORD}}}"), "isolated")  # m: . is any character
+    return pre_tokenizers.Sequence([words, pieces])
 
 
 def train_wordpiece(lines: Iterable[str], vocab_size: int, *, lowercase: bool) -> SubwordTokenizer:
@@ -196,6 +212,7 @@ def train_wordpiece(lines: Iterable[str], vocab_size: int, *, lowercase: bool) -
         lowercase: without case and accents.
     """
     subwords = _wordpiece(lowercase, {})
+    subwords.pre_tokenizer = _with_short_words(subwords.pre_tokenizer)
     # Each character is a symbol at a word's start and another one inside. The library would number the latter in an
     # order that changes from run to run, and by it decide between pairs: so they are all named to it.
     alphabet = _alphabet(subwords, lines, min(_ALPHABET, vocab_size // 4))

@@ -23,9 +23,10 @@ def tensors_digest(tensors: dict[str, Tensor], note: str) -> str:
     return digest.hexdigest()
 
 
-def write_sums(folder: Path, names: list[str]) -> None:
-    """Write the checksums of files in a folder beside them."""
-    write_text(folder / SUMS, "".join(f"{content_digest(folder / name)}  {name}\n" for name in sorted(names)))
+def write_sums(folder: Path, names: list[str], *, to: Path | None = None) -> None:
+    """Write the checksums of files in a folder beside them, or to another file."""
+    text = "".join(f"{content_digest(folder / name)}  {name}\n" for name in sorted(names))
+    write_text(to or folder / SUMS, text)
 
 
 def agrees_with_sums(path: Path) -> bool:

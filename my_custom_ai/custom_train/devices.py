@@ -13,9 +13,6 @@ from accelerate.utils import DistributedDataParallelKwargs
 from my_custom_ai.custom_train.errors import SetupError
 from my_custom_ai.custom_train.names import DeviceName, MatmulPrecision, Precision
 
-PATIENCE = timedelta(minutes=10)
-"""How long a process waits for another before it gives up: longer than any reads its data or saves."""
-
 
 def available_devices() -> list[str]:
     """Those of this machine, the fastest first."""
@@ -43,7 +40,10 @@ def device_called(name: DeviceName) -> torch.device:
 
 
 def start(
-    device: DeviceName = "auto", precision: Precision = "no", matmul_precision: MatmulPrecision = "highest"
+    device: DeviceName = "auto",
+    precision: Precision = "no",
+    matmul_precision: MatmulPrecision = "highest",
+    wait_minutes: float = 10.0,
 ) -> Accelerator:
     """Accelerate's handle on devices, processes (torchrun) and precision.
 
@@ -55,17 +55,21 @@ def start(
         matmul_precision: of float32 matrix products on CUDA, a setting of the whole process: "high" lets tensor cores
             round their factors to TF32 (10 bits of mantissa instead of 23), which is faster. Elsewhere it is always
             "highest".
+        wait_minutes: how long a process waits for another before it gives up, which must be longer than any reads its
+            data or saves; of the process's first call alone.
 
     Raises:
-        ValueError: no such device name, precision or matmul_precision.
+        ValueError: no such device name, precision or matmul_precision; no time to wait.
         SetupError: this machine has no such device, or the device no such precision.
     """
     _check_names(precision, matmul_precision)
+    if not wait_minutes > 0:
+        raise ValueError(f"wait_minutes is {wait_minutes}, must be above 0")
     wanted = device_called(device).type
     if precision == "fp16" and wanted == "cpu":
         raise SetupError("precision 'fp16' needs a GPU; on a CPU use 'no' or 'bf16'")
     torch.set_float32_matmul_precision(matmul_precision if wanted == "cuda" else "highest")
-    _prepare_state(wanted, precision)
+    _prepare_state(wanted, precision, timedelta(minutes=wait_minutes))
     return Accelerator(cpu=wanted == "cpu", mixed_precision=precision, kwargs_handlers=[_gradient_buckets()])
 
 
@@ -102,7 +106,7 @@ def _check_names(precision: str, matmul_precision: str) -> None:
             raise ValueError(f"{name} is {value!r}, must be one of {', '.join(get_args(allowed))}")
 
 
-def _prepare_state(device: str, precision: str) -> None:
+def _prepare_state(device: str, precision: str, patience: timedelta) -> None:
     """Make sure that an Accelerator can be made for a device and a precision.
 
     accelerate keeps the device and the precision of a process in one shared state, made once. A later Accelerator uses
@@ -110,7 +114,7 @@ def _prepare_state(device: str, precision: str) -> None:
     the state. The private one is called only where there is no other way: when a process that has computed with one
     device or precision goes on with another.
     """
-    state = PartialState(cpu=device == "cpu", timeout=PATIENCE)  # of this process; made here if it has none yet
+    state = PartialState(cpu=device == "cpu", timeout=patience)  # of this process; made here if it has none yet
     if state.device.type != device or (is_initialized() and AcceleratorState().mixed_precision != precision):
         AcceleratorState._reset_state(reset_partial_state=True)
 

@@ -22,7 +22,11 @@ class OutOfMemory(Exception):
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a library's error means that; torch has one for GPUs alone."""
     said = str(error).lower()
-    causes = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory", "bad_alloc")
+    causes = (
+        *("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory", "bad_alloc"),
+        "storage size calculation overflowed",  # a tensor of more than 2^63 bytes
+        "failed to map segment",  # of a library that is being loaded
+    )
     return isinstance(error, MemoryError) or any(cause in said for cause in causes)
 
 
@@ -40,6 +44,11 @@ def is_lost_process(error: BaseException) -> bool:
 
 class NonFinite(Exception):
     """Numbers that must be finite are not; the message is one line for the user."""
+
+    @classmethod
+    def given_by_model(cls, what: str) -> "NonFinite":
+        """Of a loaded model, whose weights themselves are finite: reading checks that."""
+        return cls(f"the model gives nan or infinite {what}: its weights are broken, or too large for the precision")
 
 
 class NonFiniteLoss(NonFinite):

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from my_custom_ai.custom_train.data import evaluation_batches, to_device
+from my_custom_ai.custom_train.errors import NonFinite
 from my_custom_ai.custom_train.objective import Objective, all_figures, by_example, measured
 from my_custom_ai.custom_train.stopping import TrainingSignal
 from my_custom_ai.utils.bootstrap import bootstrap_intervals
@@ -28,6 +29,7 @@ def evaluate(
     *,
     intervals: Collection[str] = (),
     signal: TrainingSignal | None = None,
+    finite: bool = False,
 ) -> dict[str, float]:
     """Each of the objective's metrics over all batches; sums and counts are added before dividing, and over processes.
 
@@ -41,8 +43,10 @@ def evaluate(
         accelerator: of all processes.
         intervals: names of figures, as said above.
         signal: ends the evaluation after a batch.
+        finite: refuse figures that are not.
 
     Raises:
+        NonFinite: the sum of a metric is nan or infinite, if it must be ``finite``.
         Stopped: on all processes, if the signal came to one.
         ValueError: the objective does not return what :class:`~my_custom_ai.custom_train.objective.Objective` says.
     """
@@ -54,6 +58,8 @@ def evaluate(
     examples = {name: torch.cat(parts).cpu().double().numpy() for name, parts in kept.items()}
     if accelerator.num_processes > 1:
         sums, examples = _of_all_processes(sums, examples)
+    if finite and (broken := [name for name, (total, _) in sums.items() if not math.isfinite(total)]):
+        raise NonFinite.given_by_model(" and ".join(broken))
     means = {name: total / count if count else math.nan for name, (total, count) in sums.items()}
     figures = all_figures(objective, means)
     return figures | _intervals(objective, means, examples, [name for name in intervals if name in figures])

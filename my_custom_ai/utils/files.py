@@ -2,10 +2,13 @@
 
 import contextlib
 import errno
+import glob
 import hashlib
 import os
+import platform
 import re
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,15 +36,17 @@ _WRITING = {  # errors of a disk or folder, not of what is read, such as a conne
 def whole_file(path: Path | str) -> Iterator[Path]:
     """Give a path to write to; on success it takes ``path``'s place at once, on failure it is removed.
 
-    A kill in between leaves the old file, or none, and perhaps a ``.part`` beside it, which the next write replaces.
+    A kill in between leaves the old file, or none, and perhaps a ``.part`` beside it, which the next write removes.
+    Each process has a ``.part`` of its own, so that of two that write the same file the later one stays, whole.
 
     Raises:
         OSError: it cannot be written, whichever library found that out; the error names ``path``.
     """
     path = Path(path)
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{_machine()}-{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left(path)
         part.touch()
         mode = part.stat().st_mode  # as the umask has it; safetensors would leave a file that only its owner can read
         yield part
@@ -57,6 +62,32 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # in a folder that is gone or read-only there is nothing to remove
             part.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    """A short word for this one: of a folder that several share, no other's processes are known."""
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def _remove_left(path: Path) -> None:
+    """Remove what killed processes of this machine have left of the same file."""
+    for part in path.parent.glob(f"{glob.escape(path.name)}.{_machine()}-*.part"):
+        number = part.name.removesuffix(".part").rpartition("-")[2]
+        if number.isdecimal() and int(number) != os.getpid() and not _runs(int(number)):
+            with contextlib.suppress(OSError):
+                part.unlink()
+
+
+def _runs(pid: int) -> bool:
+    if os.name == "nt":  # where signal 0 would end it
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _why_not_written(error: Exception, part: Path) -> int | None:
@@ -103,6 +134,23 @@ def write_once(path: Path, write: Callable[[Path], None], *, whole: Callable[[Pa
                 with whole_file(path) as part:
                     write(part)
     return path
+
+
+def made_once(path: Path, make: Callable[[Path], None]) -> Path:
+    """As :func:`write_once`, for what can be made again: a file that is not what was written is.
+
+    Its SHA-256 stands beside it, in a file whose name ends with ``.sha256``.
+    """
+    beside = path.with_name(f"{path.name}.sha256")
+
+    def make_with_digest(part: Path) -> None:
+        make(part)
+        write_text(beside, content_digest(part) + "\n")
+
+    def whole(path: Path) -> bool:
+        return beside.is_file() and beside.read_bytes().strip() == content_digest(path).encode()
+
+    return write_once(path, make_with_digest, whole=whole)
 
 
 def content_digest(path: Path, algorithm: str = "sha256") -> str:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from my_transformers.derivatives import exporting
+
 Start = Literal["noise", "identity"]
 """What a learned projection is before it has learned."""
 
@@ -99,7 +101,7 @@ class LearnedProjection(LengthProjection):
             x = x.masked_fill(~mask[:, None, :, None], 0)
         batch, heads, n, dim = x.shape
         # exported, a slice's strides would make the full length a case of its own
-        columns = torch.arange(n, device=x.device) if torch.compiler.is_exporting() else slice(n)
+        columns = torch.arange(n, device=x.device) if exporting() else slice(n)
         weight = self.weight[:, :, columns].to(x.dtype)
         if len(weight) > 1:
             return weight @ x, None

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from my_transformers.checks import check_heads
-from my_transformers.derivatives import transformed
+from my_transformers.derivatives import exporting, transformed
 from my_transformers.lsh.bucketed import bucketed_attention, unit
 from my_transformers.lsh.cache import LSHCache, earlier_in_bucket, rows_of_table
 from my_transformers.lsh.hashing import (
@@ -151,7 +151,7 @@ class LSHAttention(Mechanism, settings=LSHSettings):
         return buckets if mask is None else buckets.masked_fill(~mask[:, None, None, :], n_buckets), n_buckets
 
     def _attend(self, qk: Tensor, v: Tensor, buckets: Tensor, n_buckets: int, dropout: float) -> Tensor:
-        attend = attend_as_defined if torch.compiler.is_exporting() or transformed() else attend_in_buckets
+        attend = attend_as_defined if exporting() or transformed() else attend_in_buckets
         return attend(
             qk,
             v,

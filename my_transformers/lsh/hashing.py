@@ -10,6 +10,7 @@ import functools
 import torch
 from torch import Tensor
 
+from my_transformers.derivatives import exporting
 from my_transformers.kernels import use_triton
 from my_transformers.memory import at_once
 
@@ -134,7 +135,7 @@ def bucket_of(qk: Tensor, rotations: Tensor, n_directions: Tensor | None = None)
     in_work = at_once(qk.device, _PROJECTIONS_IN_WORK, _PROJECTIONS_ON_DEVICE)
     tokens = max(1, in_work // (heads * n_rounds * half))
     pieces = [slice(None)]  # torch.export's graph has no number of pieces that follows from the batch
-    if not torch.compiler.is_exporting():
+    if not exporting():
         pieces = [slice(first, first + tokens) for first in range(0, max(1, batch * length), tokens)]
     found = []
     for piece in pieces:

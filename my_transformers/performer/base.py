@@ -8,7 +8,7 @@ from torch import Tensor
 
 from my_transformers.cache import Cache, check_causal
 from my_transformers.checks import check_heads
-from my_transformers.derivatives import transformed
+from my_transformers.derivatives import exporting, transformed
 from my_transformers.dropout import check_dropout, drop_values
 from my_transformers.kernels import use_triton
 from my_transformers.masks import boolean_mask
@@ -79,7 +79,7 @@ class KernelAttention(Mechanism, abc.ABC):
         phi_q, phi_k = self.feature_maps(training=self.training)
         v = drop_values(v, self.dropout if self.training else 0.0)
         directions = phi_k.directions() if isinstance(phi_k, FeatureMap) else None
-        plain = torch.compiler.is_exporting() or transformed()  # what Triton's operators cannot take part in
+        plain = exporting() or transformed()  # what Triton's operators cannot take part in
         if directions is not None and not plain and use_triton(q, k, v, largest_dim=256):
             from my_transformers.performer import triton_attention  # Triton may be missing, and takes time to import
 

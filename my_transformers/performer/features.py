@@ -124,7 +124,7 @@ def log_features(
     return _raised(torch.cat((x, constant), dim=-1) @ longer.mT, epsilon)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # torch.compile hashes what it calls, in torch 2.11 before the fields are set
 class FeatureMap:
     """:func:`log_features` with its settings."""
 

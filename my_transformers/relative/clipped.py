@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from my_transformers.cache import Cache, check_causal
 from my_transformers.checks import check_heads
-from my_transformers.derivatives import transformed
+from my_transformers.derivatives import traced
 from my_transformers.dropout import check_dropout, drop_values
 from my_transformers.masks import boolean_mask
 from my_transformers.mechanism import Mechanism
@@ -247,7 +247,7 @@ class _Regions:
         """Sums over the displacements, weighed by weights (b, h, C, places) -> (b, h, e + 1, places)."""
         weights = weights.flatten(0, 1).unflatten(-1, (self._rows, self._columns))
         weights = F.pad(weights, (0, self._width - self._columns)).flatten(-2)
-        of_slices = _weighted_slices if transformed() else _WeightedSlices.apply
+        of_slices = _weighted_slices if traced() else _WeightedSlices.apply
         grid = of_slices(weights, self._sums, self._slices).unflatten(-1, (self._rows, self._width))
         return grid[..., : self._columns].flatten(-2).unflatten(0, self._batch)
 

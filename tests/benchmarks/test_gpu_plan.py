@@ -4,6 +4,7 @@ import contextlib
 import json
 import random
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -337,10 +338,10 @@ def test_committed_results_have_the_name_of_the_card_and_are_rendered(tmp_path):
     assert "| copy  | 2.5000 | 2.0000 | 3.0000 | TB/s |" in report(tmp_path / "committed")
 
 
-def rehearse(folder):
-    words = ["--device", "cpu", "--tiny", "--output_dir", str(folder)]
+def rehearse(folder, *more):
+    words = ["--device", "cpu", "--tiny", "--output_dir", str(folder), *more]
     command = [sys.executable, "-m", "benchmarks.gpu", *words]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def cases_of_plan(folder):
@@ -365,6 +366,19 @@ def kill_in(stage, process, folder, wait):
         time.sleep(wait)
         process.kill()
     wait_until(lambda: not processes_with(str(folder)), 10.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_the_plan_with_its_stage_in_one_line(number, tmp_path):
+    process = rehearse(tmp_path, "--only", "layers")
+    wait_until(lambda: (tmp_path / "layers.json").exists(), 300.0)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert told.count("\n") == 1 and "the same command" in told, told
+    wait_until(lambda: not processes_with(str(tmp_path)), 10.0)
+    assert cases_in(tmp_path / "layers.json") is not None, "whole"
 
 
 @pytest.mark.slow

@@ -1,7 +1,10 @@
 """Models to and from the hub: by a folder, and by an upload that a mock receives."""
 
 import dataclasses
+import hashlib
 import json
+import re
+import shutil
 import socket
 from pathlib import Path
 from unittest import mock
@@ -11,7 +14,9 @@ import torch
 from huggingface_hub import HfApi, ModelCard
 
 import dl_proj
+from dl_proj.checkpoint_folder import find_checkpoint
 from dl_proj.hub import HubModel
+from my_custom_ai.custom_train import CheckpointError
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +50,28 @@ def test_model_comes_back_from_its_folder(checkpoint, tmp_path):
         assert torch.equal(back(images), saved.trained.model(images))
 
 
+def test_what_is_saved_has_its_checksums(tmp_path):
+    """As ``sha256sum -c`` reads them: those of what was saved, not of the checkpoint; a change is refused."""
+    HubModel.of("translation-multi30k").save_pretrained(tmp_path)
+    lines = dict(reversed(line.split("  ")) for line in (tmp_path / "SHA256SUMS").read_text().splitlines())
+    assert lines.keys() == {"model.safetensors", "tokenizer.json"}
+    for name, digest in lines.items():
+        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
+    HubModel.of("mnist-cls-lsh-r4").save_pretrained(tmp_path / "digits")
+    for path in (tmp_path / "tokenizer.json", tmp_path / "digits/classes.json"):
+        path.write_text(f"{path.read_text()} ")  # of the same meaning
+        with pytest.raises(CheckpointError, match=f"{re.escape(str(path))}.*SHA256SUMS"):
+            HubModel.from_pretrained(path.parent)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[1]", '{"test/loss": 0.5, "test/words": "x"', "\xff"])
+def test_figures_that_are_none_are_refused_by_name(text, tmp_path):
+    folder = shutil.copytree(find_checkpoint("mnist-cls-lsh-r4"), tmp_path / "own")
+    (folder / "metrics.json").write_text(text, encoding="latin-1")
+    with pytest.raises(CheckpointError, match=re.escape(str(folder / "metrics.json"))):
+        HubModel.of(folder).save_pretrained(tmp_path / "saved")
+
+
 def test_classes_of_a_picture_folder_come_along(tmp_path):
     saved = HubModel.of("mnist-cls-lsh-r4")
     other = dataclasses.replace(saved.trained, classes=tuple("abcdefghij"))
@@ -74,6 +101,7 @@ def test_push_uploads_the_folder_and_pull_reads_it(tmp_path):
     ):
         HubModel.of("mnist-cls-lsh-r4").push_to_hub("me/digits")
     names = {"README.md", "config.json", "config.yaml", "model.safetensors", "metrics.json", "classes.json"}
+    names.add("SHA256SUMS")
     assert {path.name for path in uploaded.iterdir()} == names
 
     def download(*_, filename, **__):

@@ -3,11 +3,19 @@
 from pathlib import Path
 
 import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import dl_proj.pictures as pictures
-from dl_proj.pictures import draw_curves, save_figure
+from dl_proj.experiments.images.classification import confusion, shift
+from dl_proj.experiments.images.classification.confusion import write_confusion
+from dl_proj.experiments.images.generation import draw
+from dl_proj.experiments.images.generation.draw import draw_grid
+from dl_proj.looking import pictures as looks
+from dl_proj.looking.pictures import Side, draw_weights
+from dl_proj.pictures import Band, draw_bands, draw_curves, plain, save_figure
 
 HISTORY = """step,train/loss,train/accuracy,lr,seconds,val/loss,val/accuracy
 1,2.5,0.1,0.01,0.5,,
@@ -83,3 +91,73 @@ def test_the_suffix_says_the_format(suffix, start):
     save_figure(figure, path)
     assert path.read_bytes().startswith(start)
     assert list(Path("new").iterdir()) == [path]
+
+
+# -- names of users' --
+
+NAMES = ("$\\frac$", "$x$", "a$", "$$", "\\$5 or \\$6$", "{x}_{", "_hidden", "^%&#~", "two\nlines\t", "x" * 255)
+
+
+def grid(names):
+    draw_grid(torch.zeros(len(names), 2, 3, 3, dtype=torch.uint8), names, Path("a.png"), columns=names[:2])
+
+
+def shifts(names):
+    shift._draw([{"checkpoint": name, "shift": i, "accuracy": 0.5} for name in names for i in (0, 1)], Path("a.png"))
+
+
+DRAWN = {
+    "confusion": (
+        confusion,
+        lambda names: write_confusion(torch.eye(len(names), dtype=torch.int64), names, Path()),
+    ),
+    "samples": (draw, grid),
+    "shifts": (shift, shifts),
+    "sweep": (
+        pictures,
+        lambda names: draw_bands(
+            {name: Band([1, 2], [1, 2], [0, 0]) for name in names}, xlabel="x", ylabel="y", path=Path("a.png")
+        ),
+    ),
+    "attention": (
+        looks,
+        lambda names: draw_weights([torch.rand(1, len(names), len(names))], Side(names), Side(names), Path("a.png")),
+    ),
+}
+
+
+def texts_in(figure):
+    """What a viewer of the figure reads, tick by tick and line by line of the legends."""
+    FigureCanvasAgg(figure).draw()
+    for axes in figure.axes:
+        legend = [axes.get_legend()] if axes.get_legend() else []
+        for text in (*axes.get_xticklabels(), *axes.get_yticklabels(), *(t for one in legend for t in one.get_texts())):
+            shown, is_formula = text._preprocess_math(text.get_text())
+            assert not is_formula, shown
+            yield shown
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_names_are_drawn_as_they_are(kind, monkeypatch):
+    module, draw_names = DRAWN[kind]
+    figures = []
+    monkeypatch.setattr(module, "save_figure", lambda figure, path: (figures.append(figure), save_figure(figure, path)))
+    draw_names(NAMES)
+    (figure,) = figures
+    seen = [text.strip().replace("\u00b7", " ") for text in texts_in(figure)]
+    for name in NAMES[:8]:
+        assert name in seen, seen
+    assert "x" * 45 + "..." in seen
+    assert figure.get_size_inches().max() < 30
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_long_names_leave_room_for_the_picture(kind):
+    """Or matplotlib warns, which is an error here."""
+    _, draw_names = DRAWN[kind]
+    draw_names(("x" * 255, "y" * 30))
+
+
+@pytest.mark.parametrize("name", ["cat", "Ångström", "dog, small", "a b"])
+def test_other_names_are_left_alone(name):
+    assert plain(name) == name

@@ -1,7 +1,9 @@
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from my_transformers import FullAttention, SharedQKAttention, reference
+from my_transformers.masks import HIDDEN, fused_mask
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -57,3 +59,18 @@ def test_a_lonely_token_gives_its_own_value() -> None:
 def test_dropout_out_of_range_is_refused(mechanism: type) -> None:
     with pytest.raises(ValueError, match=r"dropout is 1\.5"):
         mechanism(dropout=1.5)
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_hidden_keys_have_no_weight_whatever_their_scores_on_a_gpu_in_bfloat16() -> None:
+    """cuDNN would add -65504 to them. Without a GPU: the mask as it would go there, added to scores here."""
+    visible = torch.ones(5, 5, dtype=torch.bool).tril()
+    with FakeTensorMode() as fake:
+        q = {dtype: torch.empty(1, 1, 5, 8, dtype=dtype, device="cuda") for dtype in (torch.float32, torch.bfloat16)}
+        there = fake.from_tensor(visible).to("cuda")
+        assert fused_mask(there, q[torch.float32]).dtype == torch.bool
+        assert fused_mask(there, q[torch.bfloat16]).dtype == torch.bfloat16
+    assert fused_mask(visible, torch.empty(1, dtype=torch.bfloat16)) is visible
+    scores = torch.randn(5, 5).mul(1e9).bfloat16()
+    weights = (scores + torch.zeros(5, 5, dtype=torch.bfloat16).masked_fill(~visible, HIDDEN)).softmax(-1)
+    torch.testing.assert_close(weights, scores.masked_fill(~visible, -torch.inf).softmax(-1))

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -24,8 +26,8 @@ class OnCuda:
         self.dtype, self.shape, self.device = dtype, (1, dim), torch.device("cuda")
 
 
-def test_a_gpu_takes_the_kernels_for_what_they_support_if_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not use_triton(OnCuda(), largest_dim=64)
+def test_a_gpu_takes_the_kernels_for_what_they_support(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert use_triton(OnCuda(), largest_dim=64)
     monkeypatch.setenv(kernels.VARIABLE, "auto")
     assert use_triton(OnCuda(), OnCuda(torch.float16), OnCuda(torch.float32), largest_dim=64)
     assert not use_triton(OnCuda(), OnCuda(torch.float64), largest_dim=64)
@@ -33,6 +35,18 @@ def test_a_gpu_takes_the_kernels_for_what_they_support_if_asked_to(monkeypatch: 
     assert not use_triton(x(device="cpu"), largest_dim=64)
     monkeypatch.setenv(kernels.VARIABLE, "torch")
     assert not use_triton(OnCuda(), largest_dim=64)
+
+
+@pytest.mark.parametrize(("kibibytes", "enough"), [(99, False), (163, True), (227, True)])  # RTX 4090, A100, H100
+def test_a_gpu_with_little_shared_memory_takes_pytorch_unless_told(
+    monkeypatch: pytest.MonkeyPatch, kibibytes: int, enough: bool
+) -> None:
+    card = SimpleNamespace(shared_memory_per_block_optin=kibibytes * 1024)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: card)
+    assert use_triton(OnCuda(), largest_dim=64) == enough
+    monkeypatch.setenv(kernels.VARIABLE, "triton")
+    assert use_triton(OnCuda(), largest_dim=64)
 
 
 def test_a_machine_without_triton_takes_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,19 +46,22 @@ def prepared(folder, name):
 
 @pytest.mark.parametrize("kib", [0, 1, 8, 30, 60])
 @pytest.mark.parametrize("name", TRAININGS)
-def test_a_limit_of_the_file_size(tmp_path, name, kib):
+def test_a_limit_of_the_file_size(tmp_path, name, kib, report):
     config = prepared(tmp_path / "here", name)
     done = run(config.parent, name, "--config", config, kib=kib)
     assert_ended_well(done, config.parent)
     saved = list(config.parent.rglob("state.safetensors"))
     again = run(config.parent, name, "--config", config, *(["--resume", "last"] if saved else []))
     assert again.returncode == 0, again.stderr
+    report(
+        "limits of a file's size", {"trainings": 1, "stopped": bool(done.returncode), "ended after it was lifted": 1}
+    )
     assert len(list(config.parent.rglob("metrics.json"))) == 2  # the run's, and that beside its best weights
 
 
 @pytest.mark.parametrize("kib", [24, 64, 128, 256])
 @pytest.mark.parametrize("name", TRAININGS)
-def test_a_disk_that_fills_up(tmp_path, name, kib):
+def test_a_disk_that_fills_up(tmp_path, name, kib, report):
     (disk := tmp_path / "disk").mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(disk)]
     mounted = subprocess.run(mount, capture_output=True, text=True)
@@ -67,5 +70,6 @@ def test_a_disk_that_fills_up(tmp_path, name, kib):
     try:
         done = run(disk, name, "--config", prepared(disk, name))
         assert_ended_well(done, disk)
+        report("full disks", {"trainings": 1, "stopped": bool(done.returncode)})
     finally:
         subprocess.run(["umount", disk], check=True)

@@ -10,13 +10,29 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_scripts import TEXT, as_yaml, saved_tensors, tiny, tiny_classifier, tiny_language
+from tiny_scripts import (
+    TEXT,
+    as_yaml,
+    saved_tensors,
+    tiny,
+    tiny_classifier,
+    tiny_generator,
+    tiny_language,
+    tiny_translation,
+    write_pairs,
+)
 
 pytestmark = pytest.mark.torture
 
 ROOT = Path(__file__).parents[2]
 OFTEN = {"train.save_every": 1, "train.eval_every": 7, "train.log_every": 1, "train.max_steps": 250}
-TRAININGS = {"synth_train": tiny(OFTEN), "cls_train": tiny_classifier(OFTEN), "lm_train": tiny_language(OFTEN)}
+TRAININGS = {
+    "synth_train": tiny(OFTEN),
+    "cls_train": tiny_classifier(OFTEN),
+    "generation_train": tiny_generator(OFTEN),
+    "lm_train": tiny_language(OFTEN),
+    "translation_train": tiny_translation(OFTEN),
+}
 
 
 def start(folder, name):
@@ -28,6 +44,7 @@ def start(folder, name):
 def prepared(folder, name):
     folder.mkdir()
     (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    write_pairs(folder / "pairs")
     as_yaml(folder / "c.yaml", TRAININGS[name])
     return folder
 
@@ -64,7 +81,7 @@ def stop_while_it_saves(folder, name, number, draw):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("name", TRAININGS)
-def test_the_run_is_the_same(tmp_path, name, number):
+def test_the_run_is_the_same(tmp_path, name, number, report):
     draw, folder = random.Random(f"{name}{number}"), prepared(tmp_path / "stopped", name)
     stopped = 0
     for _ in range(8):
@@ -81,4 +98,4 @@ def test_the_run_is_the_same(tmp_path, name, number):
     assert [key for key in found if not torch.equal(found[key], expected[key])] == []
     assert rows(run) == rows(whole)
     assert {row["step"] for row in rows(run)} == {str(step) for step in range(1, 251)}
-    print(f"{name}: {stopped} times {signal.Signals(number).name}")
+    report("killed trainings", {"signals": stopped, "runs, bit for bit those that nobody stopped": 1})

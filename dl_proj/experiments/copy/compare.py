@@ -130,7 +130,7 @@ def _accuracy(
     data = copy_dataset(trained.data, "test", config.n_test, trained.seed)
     batches = evaluation_batches(data, batch_size=config.batch_size)
     objective = CopyObjective(trained.data.length)
-    return 100 * evaluate(model.to(accelerator.device), objective, batches, accelerator)["accuracy"]
+    return 100 * evaluate(model.to(accelerator.device), objective, batches, accelerator, finite=True)["accuracy"]
 
 
 def render_table(rows: list[Row], ways: list[str]) -> str:

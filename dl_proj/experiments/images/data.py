@@ -1,10 +1,13 @@
 """Labelled images as quantised pixel levels, in a fixed split for training, validation and test."""
 
 import contextlib
+import gzip
 import hashlib
 import io
 import json
-from collections.abc import Callable
+import os
+import tarfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from dl_proj.experiments.images.settings import ClassifierDataConfig, GeneratorD
 from dl_proj.experiments.images.sources import IMAGE_SETS, ImageSetName, chosen_classes, classes_of
 from dl_proj.settings.errors import ConfigError
 from my_custom_ai.custom_train import CheckpointError
+from my_custom_ai.custom_train.checksums import agrees_with_sums
 from my_custom_ai.utils.files import content_digest
 
 _SPLIT_SEED = 0  # of what is held out: the same images in every run, whatever its own seed
@@ -32,6 +36,9 @@ _MNIST_MD5 = {  # of the unpacked files by their sizes; torchvision checks only 
     10_008: ("t10k-labels-idx1-ubyte", "27ae3e4e09519cfbb04c329615203637"),
 }
 
+_NOT_WHOLE = (RuntimeError, ValueError, TypeError, LookupError, AssertionError, EOFError)  # as torchvision finds files
+_NOT_READ = (OSError, tarfile.TarError, *_NOT_WHOLE)
+
 Labelled = tuple[Tensor, Tensor]  # images (n, channels, height, width) uint8, labels (n,) int64
 
 
@@ -41,11 +48,13 @@ class LabelledImages(Dataset[Labelled]):
     Args:
         levels: (n, channels, side, side) uint8, each in [0, vocab_size).
         labels: (n,) int64, numbers of the chosen classes.
+        skipped: paths of the pictures that could not be read and were left out.
     """
 
-    def __init__(self, levels: Tensor, labels: Tensor) -> None:
+    def __init__(self, levels: Tensor, labels: Tensor, skipped: tuple[str, ...] = ()) -> None:
         self.levels = levels
         self.labels = labels
+        self.skipped = skipped
 
     def __len__(self) -> int:
         """Images."""
@@ -53,8 +62,10 @@ class LabelledImages(Dataset[Labelled]):
 
     @property
     def digest(self) -> str:
-        """Another one as soon as an image or a label is."""
+        """Another one as soon as an image or a label is, or which pictures were left out."""
         digest = hashlib.sha256(str(tuple(self.levels.shape)).encode())
+        for name in self.skipped:
+            digest.update(os.fsencode(name) + b"\0")
         for part in (self.levels, self.labels):
             digest.update(part.contiguous().numpy().data)
         return digest.hexdigest()
@@ -84,6 +95,7 @@ def load_images(
     labels: tuple[int | str, ...] | None,
     val_share: float,
     min_classes: int = 1,
+    skip_broken: bool = False,
 ) -> ImageSplits:
     """Load a dataset into memory, downloading it to ``root`` if it is not there.
 
@@ -99,24 +111,27 @@ def load_images(
         labels: classes to keep, by name or number, renumbered in this order; None keeps all.
         val_share: share of the training images to hold out, unless an image folder has its own.
         min_classes: fewer are refused.
+        skip_broken: go on without pictures of an image folder that cannot be read, and say how many on standard error.
 
     Raises:
         ConfigError: files that are neither there nor can be downloaded, or are none that can be read; a label that
             there is not; too few classes.
     """
-    everything, classes = _known_and_chosen(dataset, root, labels)
+    everything, classes = _known_and_chosen(dataset, root, labels, skip_broken)
+    broken: list[str] | None = [] if skip_broken else None
     if len(classes) < min_classes:
         raise ConfigError(
             f"data.root: {root / 'train'} has {len(classes)} class, {classes[0]}; must be {min_classes} at least"
         )
     if dataset == "image_folder":
-        parts = read_folder(root, everything, classes, side=side, greyscale=greyscale)
+        parts = read_folder(root, everything, classes, side=side, greyscale=greyscale, broken=broken)
     else:
         parts = {name: _resized(part, side, greyscale) for name, part in _READERS[dataset](root).items()}
     if "val" not in parts:
         parts["val"], parts["train"] = _divided(parts["train"], round(val_share * len(parts["train"][1])))
     numbers = _numbers(everything, classes)
-    split = {name: _chosen(part, numbers, vocab_size) for name, part in parts.items()}
+    skipped = {name: tuple(path for path in broken or () if Path(path).parts[0] == name) for name in parts}
+    split = {name: _chosen(part, numbers, vocab_size, skipped[name]) for name, part in parts.items()}
     if empty := [name for name, part in split.items() if len(part) == 0]:
         raise ConfigError(f"data: {dataset} has no images for {', '.join(empty)} with these labels and val_share")
     return ImageSplits(**split, classes=classes)
@@ -133,6 +148,7 @@ def load_configured(data: ClassifierDataConfig | GeneratorDataConfig) -> ImageSp
         labels=data.labels,
         val_share=data.val_share,
         min_classes=2 if isinstance(data, ClassifierDataConfig) else 1,  # of one, every classifier is right
+        skip_broken=data.skip_broken,
     )
 
 
@@ -145,9 +161,10 @@ def load_test_pixels(data: ClassifierDataConfig) -> tuple[Tensor, Tensor, tuple[
     Raises:
         ConfigError: as :func:`load_images`.
     """
-    everything, classes = _known_and_chosen(data.dataset, data.root, data.labels)
+    everything, classes = _known_and_chosen(data.dataset, data.root, data.labels, data.skip_broken)
     if data.dataset == "image_folder":
-        parts = read_folder(data.root, everything, classes, side=data.side, greyscale=data.greyscale)
+        broken: list[str] | None = [] if data.skip_broken else None
+        parts = read_folder(data.root, everything, classes, side=data.side, greyscale=data.greyscale, broken=broken)
         images, labels = parts["test"]
     else:
         images, labels = _READERS[data.dataset](data.root)["test"]
@@ -164,7 +181,7 @@ def prepared(pixels: Tensor, data: ClassifierDataConfig) -> Tensor:
 def known_classes(data: ImageDataConfig) -> tuple[str, ...]:
     """Names of the classes of a configuration, without reading its images."""
     try:
-        return chosen_classes(classes_of(data.dataset, data.root), data.labels)
+        return chosen_classes(classes_of(data.dataset, data.root, skip_broken=data.skip_broken), data.labels)
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"data.root: {error}, to name the model's classes") from None
 
@@ -173,12 +190,13 @@ def classes_of_model(folder: Path, data: ImageDataConfig) -> tuple[str, ...]:
     """Names of a model's classes, which its training left in the checkpoint's folder; or else those of its data.
 
     Raises:
-        CheckpointError: the file holds something else.
+        CheckpointError: the file holds something else, or the SHA256SUMS beside it has another checksum.
         ConfigError: an image folder, that would name them, is not there.
     """
     path = folder / CLASSES
     if not path.is_file():
         return known_classes(data)
+    agrees_with_sums(path)
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
@@ -215,11 +233,11 @@ def to_pixels(levels: Tensor, vocab_size: int) -> Tensor:
 
 
 def _known_and_chosen(
-    dataset: ImageSetName, root: Path, labels: tuple[int | str, ...] | None
+    dataset: ImageSetName, root: Path, labels: tuple[int | str, ...] | None, skip_broken: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of all classes, and of those that ``labels`` chooses."""
     try:
-        everything = classes_of(dataset, root)
+        everything = classes_of(dataset, root, skip_broken=skip_broken)
         return everything, chosen_classes(everything, labels)
     except FileNotFoundError as error:
         raise ConfigError(f"data.root: {error}") from None
@@ -234,11 +252,11 @@ def _numbers(everything: tuple[str, ...], classes: tuple[str, ...]) -> Tensor:
     return numbers
 
 
-def _chosen(part: Labelled, numbers: Tensor, vocab_size: int) -> LabelledImages:
+def _chosen(part: Labelled, numbers: Tensor, vocab_size: int, skipped: tuple[str, ...]) -> LabelledImages:
     """The images of the chosen classes, renumbered and quantised."""
     images, labels = part
     kept = numbers[labels] >= 0
-    return LabelledImages(quantised(images[kept], vocab_size), numbers[labels[kept]])
+    return LabelledImages(quantised(images[kept], vocab_size), numbers[labels[kept]], skipped)
 
 
 def _divided(part: Labelled, first: int) -> tuple[Labelled, Labelled]:
@@ -272,6 +290,7 @@ def _read_mnist(kind: type[datasets.MNIST], folder: str) -> Callable[[Path], dic
         parts = _there_or_downloaded(kind, root, root / folder / "raw")
         if kind is datasets.MNIST:
             _check_mnist(root / folder / "raw")
+        _check_unpacked(kind, root / folder / "raw")
         return {name: (part.data.unsqueeze(1), part.targets.long()) for name, part in parts.items()}
 
     return read
@@ -283,6 +302,17 @@ def _check_mnist(folder: Path) -> None:
         path = folder / name
         if path.stat().st_size == size and content_digest(path, "md5") != md5:
             raise ConfigError(f"data.root: {path} is damaged: its MD5 is not MNIST's {md5}; remove it, or copy it anew")
+
+
+def _check_unpacked(kind: type[datasets.MNIST], folder: Path) -> None:
+    """Refuse a file that is as large as what an archive beside it holds, but another."""
+    for name, md5 in kind.resources:
+        archive, path = folder / name, folder / name.removesuffix(".gz")
+        if archive.is_file() and path.stat().st_size in _MNIST_MD5 and content_digest(archive, "md5") == md5:
+            with gzip.open(archive) as packed:
+                whole = hashlib.file_digest(packed, "sha256").hexdigest() == content_digest(path)
+            if not whole:
+                raise ConfigError(f"data.root: {path} is damaged: it is not what {archive} holds; remove it")
 
 
 def _read_cifar10(root: Path) -> dict[str, Labelled]:
@@ -303,17 +333,33 @@ _READERS: dict[str, Callable[[Path], dict[str, Labelled]]] = {
 
 def _there_or_downloaded(kind: type, root: Path, files: Path) -> dict[str, datasets.VisionDataset]:
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # where torchvision tells of every mirror that it tries
+        # torchvision tells on standard output of every mirror that it tries
+        with _unpacking_safely(), contextlib.redirect_stdout(io.StringIO()):
             parts = {name: kind(root, train=name == "train", download=True) for name in ("train", "test")}
         if any(len(part.data) != len(part.targets) for part in parts.values()):
             raise ValueError("not as many labels as images")
         if any(max(part.targets) >= len(part.classes) for part in parts.values()):
             raise ValueError("labels that are no class")
         return parts
-    except (OSError, RuntimeError, ValueError, TypeError, LookupError, AssertionError, EOFError) as error:
+    except _NOT_READ as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(":")
         raise ConfigError(
             f"data.root: {kind.__name__} is not in {files}, or not whole, and cannot be downloaded ({reason})",
             "data.dataset: without a network take digits, which needs no files, or image_folder for pictures of your "
             f"own; or copy the files of {kind.__name__} to {files}",
         ) from None
+
+
+@contextlib.contextmanager
+def _unpacking_safely() -> Iterator[None]:
+    """Whatever a tar archive holds, torchvision unpacks no link or path that leads out of its folder, and no device.
+
+    It does so only after it has checked the archive's MD5, on which alone Python before 3.11.4 has to rely.
+    """
+    before = getattr(tarfile.TarFile, "extraction_filter", None)
+    safe = getattr(tarfile, "data_filter", None)
+    tarfile.TarFile.extraction_filter = None if safe is None else staticmethod(safe)
+    try:
+        yield
+    finally:
+        tarfile.TarFile.extraction_filter = None if before is None else staticmethod(before)

@@ -2,44 +2,59 @@
 
 import os
 import sys
+import warnings
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from torch import Tensor
 from torchvision import datasets
 from torchvision.transforms.v2 import functional as pictures
 from tqdm import tqdm
 
-from dl_proj.experiments.images.sources import is_system, near_miss, subfolders
+from dl_proj.experiments.images.sources import is_system, is_utf8, near_miss, subfolders
 from dl_proj.settings.errors import ConfigError
 
 SUFFIXES = datasets.folder.IMG_EXTENSIONS
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # which those suffixes promise; Pillow's others are not tried
 BACKGROUND = "white"  # behind what is transparent
 _GREY_BITS = {"L;2": 2, "L;4": 4}  # PNGs whose pixels Pillow spreads over 0 to 255, but not their transparent value
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of a TIFF
 _WHITE_IS_ZERO = 0
+_NAMED = 3  # files that a message names
 
 
 @dataclass(frozen=True)
 class _Files:
-    """The pictures of a part with the numbers of their classes, and how many other files there are, by suffix."""
+    """The pictures of a part with the numbers of their classes, and how many other files there are, by suffix.
+
+    ``nameless`` are pictures of classes whose names are not UTF-8.
+    """
 
     pictures: list[tuple[Path, int]]
     skipped: Counter[str]
+    nameless: list[Path] = field(default_factory=list)
 
 
 def read_folder(
-    root: Path, classes: tuple[str, ...], chosen: tuple[str, ...], *, side: int, greyscale: bool
+    root: Path,
+    classes: tuple[str, ...],
+    chosen: tuple[str, ...],
+    *,
+    side: int,
+    greyscale: bool,
+    broken: list[str] | None = None,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """The pictures in ``root/train``, ``root/test`` and, if it is there, ``root/val``.
 
-    Hidden files and those of operating systems are left out. Other files that are no pictures are counted on standard
-    error. What is transparent becomes white; 16 bits a pixel, and floats from 0 to 1, become 8 bits.
+    Hidden files and those of operating systems are left out. Other files that are no pictures, and classes that a part
+    lacks, are reported on standard error. What is transparent becomes white; 16 bits a pixel, and floats from 0 to 1,
+    become 8 bits.
 
     Args:
         root: folder of the parts.
@@ -47,6 +62,8 @@ def read_folder(
         chosen: classes that must have pictures, in each part that has a folder for them.
         side: height and width; the shorter side is resized to it, with antialiasing, and the centre is kept.
         greyscale: one channel instead of three.
+        broken: None refuses pictures that cannot be read. A list receives their paths below ``root``, the others are
+            returned, and standard error says how many were left out.
 
     Returns:
         For each part its images (n, channels, side, side) uint8 and the numbers of their classes (n,) int64.
@@ -55,11 +72,32 @@ def read_folder(
         ConfigError: a part or a class without pictures, a class that ``train`` has not, or a picture that cannot be
             read.
     """
-    files = {part: _find(root / part, classes, chosen) for part in _parts(root)}
+    files = {part: _find(root / part, classes, chosen, skip_broken=broken is not None) for part in _parts(root)}
     skipped = sum((found.skipped for found in files.values()), Counter())
-    if skipped and os.environ.get("RANK", "0") == "0":  # torchrun's; no accelerator has begun yet
-        print(f"data.root: {root}: skipped {counts(skipped)}; pictures end in {', '.join(SUFFIXES)}", file=sys.stderr)
-    return {part: _read(root / part, found.pictures, side, greyscale) for part, found in files.items()}
+    if skipped:
+        _say(f"{root}: skipped {counts(skipped)}; pictures end in {', '.join(SUFFIXES)}")
+    for part in files:
+        if absent := [name for name in chosen if not (root / part / name).is_dir()]:
+            _say(f"{root / part} has no pictures of {_some(absent)}: {part} figures will say nothing about them")
+    left_out: list[Path] | None = None if broken is None else [path for one in files.values() for path in one.nameless]
+    parts = {part: _read(root / part, found.pictures, side, greyscale, left_out) for part, found in files.items()}
+    if broken is not None and left_out:
+        _check_classes_remain(root, parts, classes, chosen, files)
+        total = sum(len(found.pictures) + len(found.nameless) for found in files.values())
+        names = [str(path.relative_to(root)) for path in left_out]
+        _say(f"{root}: left out {len(names)} of {total} pictures, which cannot be read: {_some(names)}")
+        broken += names
+    return parts
+
+
+def _say(line: str) -> None:
+    if os.environ.get("RANK", "0") == "0":  # torchrun's; no accelerator has begun yet
+        print(f"data.root: {line}", file=sys.stderr)
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few names."""
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if names[_NAMED:] else "")
 
 
 # -- which files --
@@ -85,9 +123,12 @@ def _instead(root: Path, part: str) -> str:
     return ""
 
 
-def _find(folder: Path, classes: tuple[str, ...], chosen: tuple[str, ...]) -> _Files:
-    if unknown := sorted(set(subfolders(folder)) - set(classes)):
-        raise ConfigError(f"data.root: {folder} has classes that train has not: {', '.join(unknown[:3])}")
+def _find(folder: Path, classes: tuple[str, ...], chosen: tuple[str, ...], *, skip_broken: bool) -> _Files:
+    unknown = sorted(set(subfolders(folder)) - set(classes))
+    nameless = [name for name in unknown if skip_broken and not is_utf8(name)]
+    if len(unknown) > len(nameless):
+        unknown = [name for name in unknown if name not in nameless]
+        raise ConfigError(f"data.root: {folder} has classes that train has not: {_some(unknown)}")
     by_class = {name: pictures_below(folder / name) for name in classes}
     outside = Counter(_outside(folder))
     skipped = sum((others for _, others in by_class.values()), outside)
@@ -101,7 +142,11 @@ def _find(folder: Path, classes: tuple[str, ...], chosen: tuple[str, ...]) -> _F
                 f"it holds {counts(others)}: convert them, or remove" if others else "it is empty: fill it, or remove"
             )
             raise ConfigError(f"data.root: {folder / name} must hold pictures ({', '.join(SUFFIXES)}); {there} it")
-    return _Files([(path, i) for i, name in enumerate(classes) for path in by_class[name][0]], skipped)
+    return _Files(
+        [(path, i) for i, name in enumerate(classes) for path in by_class[name][0]],
+        skipped,
+        [path for name in nameless for path in pictures_below(folder / name)[0]],
+    )
 
 
 def pictures_below(folder: Path) -> tuple[list[Path], Counter[str]]:
@@ -133,13 +178,48 @@ def counts(skipped: Counter[str]) -> str:
 # -- their pixels --
 
 
-def _read(folder: Path, found: list[tuple[Path, int]], side: int, greyscale: bool) -> tuple[Tensor, Tensor]:
-    try:
-        with tqdm(found, desc=f"reading {folder}", unit="picture", dynamic_ncols=True, leave=False) as bar:
-            images = torch.stack([square_pixels(path, side, greyscale=greyscale) for path, _ in bar])
-    except ValueError as error:
-        raise ConfigError(f"data.root: {error}") from None
-    return images, torch.tensor([label for _, label in found])
+def _read(
+    folder: Path, found: list[tuple[Path, int]], side: int, greyscale: bool, left_out: list[Path] | None
+) -> tuple[Tensor, Tensor]:
+    """Images and labels; what cannot be read is refused, or added to ``left_out``."""
+    images: list[Tensor] = []
+    labels: list[int] = []
+    with tqdm(found, desc=f"reading {folder}", unit="picture", dynamic_ncols=True, leave=False) as bar:
+        for path, label in bar:
+            try:
+                images.append(square_pixels(path, side, greyscale=greyscale))
+            except ValueError as error:
+                if left_out is None:
+                    bar.close()  # or the message would stand behind it
+                    raise ConfigError(
+                        f"data.root: {error}; data.skip_broken: true goes on without such pictures"
+                    ) from None
+                left_out.append(path)
+            else:
+                labels.append(label)
+    channels = 1 if greyscale else 3
+    return torch.stack(images) if images else torch.empty(0, channels, side, side, dtype=torch.uint8), torch.tensor(
+        labels, dtype=torch.int64
+    )
+
+
+def _check_classes_remain(
+    root: Path,
+    parts: dict[str, tuple[Tensor, Tensor]],
+    classes: tuple[str, ...],
+    chosen: tuple[str, ...],
+    files: dict[str, _Files],
+) -> None:
+    """Refuse a chosen class that had pictures in a part, of which none could be read."""
+    for part, (_, labels) in parts.items():
+        before, after = Counter(label for _, label in files[part].pictures), Counter(labels.tolist())
+        for name in chosen:
+            number = classes.index(name)
+            if before[number] and not after[number]:
+                raise ConfigError(
+                    f"data.root: {root / part / name}: none of its {before[number]} pictures can be read; replace "
+                    "them, or remove it"
+                )
 
 
 def square_pixels(picture: str | Path | Image.Image, side: int | None, *, greyscale: bool) -> Tensor:
@@ -166,10 +246,17 @@ def _opaque_8_bits(picture: str | Path | Image.Image) -> Image.Image:
     try:
         if not path.is_file():  # a pipe would wait for who writes into it
             raise OSError("it is no file")
-        with Image.open(path) as file:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as file:
             return _opaque(_in_8_bits(file))
-    except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is no picture that can be read ({error})") from None
+    except UnidentifiedImageError:
+        raise ValueError(
+            f"{path} is no picture that can be read (its content is none of {', '.join(FORMATS)})"
+        ) from None
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged head may lead Pillow's decoders into any of Python's errors
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{path} is no picture that can be read ({reason})") from None
 
 
 def _in_8_bits(file: Image.Image) -> Image.Image:

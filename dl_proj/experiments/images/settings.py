@@ -31,6 +31,8 @@ class ImageDataConfig(Strict):
     """classes to keep, by name or number, two at least; null: all"""
     val_share: float = Field(0.1, gt=0, lt=1)
     """share of the training images that is held out for validation"""
+    skip_broken: bool = False
+    """image_folder: go on without pictures that cannot be read, and say how many; false: refuse them"""
     vocab_size: int = Field(256, ge=2, le=256)
     """levels of a pixel"""
 
@@ -49,6 +51,8 @@ class ImageDataConfig(Strict):
 
     def mistakes(self) -> list[str]:
         """See Strict."""
+        if self.skip_broken and self.dataset != "image_folder":
+            return [f"skip_broken true has no effect: dataset {self.dataset} is read whole or not at all"]
         if self.labels is None:
             return []
         if len(self.labels) < 2:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dl_proj.settings.errors import ConfigError
+
 ImageSetName = Literal["digits", "mnist", "fashion_mnist", "cifar10", "image_folder"]
 
 _PART_NAMES = {  # in small letters; what an image folder's parts are called elsewhere
@@ -45,16 +47,29 @@ IMAGE_SETS: dict[str, ImageSet] = {
 }
 
 
-def classes_of(dataset: ImageSetName, root: Path) -> tuple[str, ...]:
+def classes_of(dataset: ImageSetName, root: Path, *, skip_broken: bool = False) -> tuple[str, ...]:
     """Names of all classes; those of an image folder are its subfolders, in alphabetical order.
+
+    Args:
+        dataset: its name.
+        root: folder of its files.
+        skip_broken: leave out subfolders whose names are not UTF-8, instead of refusing them.
 
     Raises:
         FileNotFoundError: an image folder has no ``train`` with subfolders.
+        ConfigError: the name of a subfolder is not UTF-8, so it cannot be written to the files of a run.
     """
     if dataset != "image_folder":
         return IMAGE_SETS[dataset].classes
     folder = root / "train"
     names = subfolders(folder) if folder.is_dir() else ()
+    if nameless := [name for name in names if not is_utf8(name)]:
+        if not skip_broken:
+            raise ConfigError(
+                f"data.root: {folder / nameless[0]}: the name of this class is not UTF-8; rename it, or "
+                "data.skip_broken: true goes on without it"
+            )
+        names = tuple(name for name in names if name not in nameless)
     if not names:
         instead = "" if folder.is_dir() else _instead_of_train(root)
         raise FileNotFoundError(f"{folder} must be a folder with one subfolder of pictures for each class{instead}")
@@ -77,6 +92,15 @@ def near_miss(root: Path, part: str) -> str | None:
 def subfolders(folder: Path) -> tuple[str, ...]:
     """Names of a folder's folders in alphabetical order, but hidden ones and those of operating systems."""
     return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_system(path.name)))
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name from the file system is text, which can be printed and written to files."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_system(name: str) -> bool:

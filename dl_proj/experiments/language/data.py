@@ -25,7 +25,7 @@ from dl_proj.experiments.language.data_settings import (
 from dl_proj.experiments.language.sources import Corpus, Span, Split, enwik8_corpus, files_corpus, wikitext_corpus
 from dl_proj.settings.errors import ConfigError, reason
 from dl_proj.text.tokenizers import SubwordTokenizer, Tokenizer, load_tokenizer, train_bpe, train_wordpiece
-from my_custom_ai.utils.files import content_digest, write_once
+from my_custom_ai.utils.files import content_digest, made_once, write_once
 
 _BATCH = 2**18  # characters that are tokenised at once
 _DIGEST_BYTES = hashlib.sha256().digest_size  # at the start of a token file
@@ -223,7 +223,7 @@ def _tokenizer(
     if saved is None:
         key = _key(spans, contents, settings.model_dump_json())
         path = config.root / "tokens" / f"{name}-{settings.kind}-{key}.json"
-        saved = write_once(path, lambda part: _learn(settings, name, spans).save(part))
+        saved = made_once(path, lambda part: _learn(settings, name, spans).save(part))
     return saved_tokenizer(settings, saved)
 
 

@@ -143,7 +143,7 @@ def read_settings(path: Path) -> Settings:
 def _read_mapping(path: Path) -> Settings:
     try:
         settings = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON: {error}") from None
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: must be a mapping of settings (got {shown(settings)})")

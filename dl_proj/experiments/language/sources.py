@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from dl_proj.settings.errors import ConfigError
 from dl_proj.text.encodings import NotUTF8, OtherEncoding, text_lines, text_start
+from my_custom_ai.custom_train.errors import CheckpointError
 from my_custom_ai.utils.files import content_digest, write_once
 
 TextSource = Literal["files", "enwik8", "wikitext2", "wikitext103"]
@@ -33,6 +34,7 @@ _ENWIK8_BYTES = 100_000_000
 _ENWIK8_SHA1 = "57b8363b814821dc9d47aa4d41f58733519076b2"  # of the text, as its author gives it
 
 _WIKITEXT = "Salesforce/wikitext"
+_WIKITEXT_REVISION = "b08601e04326c79dfdd32d625aee71d232d685c3"
 _WIKITEXT_NAMES = {"wikitext2": "wikitext-2-raw-v1", "wikitext103": "wikitext-103-raw-v1"}
 _WIKITEXT_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
@@ -93,8 +95,10 @@ def files_corpus(path: Path, *, val_share: float, test_share: float) -> Corpus:
             raise ConfigError(f"data.path: the folder {path} holds no *.txt files{there}")
         if others and os.environ.get("RANK", "0") == "0":  # torchrun's; no accelerator has begun yet
             print(f"data.path: {path}: skipped {others}; texts end in .txt", file=sys.stderr)
-    elif path.exists():
+    elif path.is_file():
         files = [path]
+    elif path.exists():  # a text is read several times, and an open pipe waits for who writes into it
+        raise ConfigError(f"data.path: {path} is a pipe or a device; must be a file, or a folder with *.txt files")
     else:
         raise ConfigError(f"data.path: {path} is not there; must be a file, or a folder with *.txt files")
     corpus: Corpus = {split: [] for split in _SPLITS}
@@ -148,16 +152,26 @@ def enwik8_corpus(root: Path) -> Corpus:
 def wikitext_corpus(source: TextSource, root: Path) -> Corpus:
     """WikiText-2 or WikiText-103 (Merity et al. 2017), raw, by the datasets library, with its own splits.
 
-    Written as text to ``root/<source>/{train,val,test}.txt``, if not there.
+    Written as text to ``root/<source>/{train,val,test}.txt``, if not there; a SHA256SUMS beside says how the texts were
+    at their first use.
 
     Raises:
-        ConfigError: it cannot be downloaded.
+        ConfigError: it cannot be downloaded, or was changed since its first use.
     """
+    from my_custom_ai.custom_train.checksums import SUMS, agrees_with_sums, write_sums  # imports torch
+
     corpus: Corpus = {}
     for split in _SPLITS:
         file = root / source / f"{split}.txt"
         write_once(file, partial(_write_wikitext, source=source, split=split, file=file))
         corpus[split] = [Span(file, 0, file.stat().st_size)]
+    folder, names = root / source, [f"{split}.txt" for split in _SPLITS]
+    sums = write_once(folder / SUMS, lambda part: write_sums(folder, names, to=part))
+    try:
+        for name in names:
+            agrees_with_sums(sums.with_name(name))
+    except CheckpointError as error:
+        raise ConfigError(f"data.root: {error}, or remove {sums} if you changed it yourself") from None
     return corpus
 
 
@@ -192,7 +206,8 @@ def _unpack_enwik8(archive: Path, part: Path) -> None:
     digest = hashlib.sha1()
     try:
         with zipfile.ZipFile(archive) as members, members.open("enwik8") as text, part.open("wb") as file:
-            while piece := text.read(_PIECE):
+            # one that holds more does not fill the disk
+            while file.tell() <= _ENWIK8_BYTES and (piece := text.read(_PIECE)):
                 digest.update(piece)
                 file.write(piece)
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
@@ -211,7 +226,9 @@ def _write_wikitext(part: Path, source: TextSource, split: Split, file: Path) ->
     level = hub.level
     hub.setLevel(logging.ERROR)  # or it tells of each attempt without a network
     try:
-        rows = datasets.load_dataset(_WIKITEXT, _WIKITEXT_NAMES[source], split=_WIKITEXT_SPLITS[split])
+        rows = datasets.load_dataset(
+            _WIKITEXT, _WIKITEXT_NAMES[source], split=_WIKITEXT_SPLITS[split], revision=_WIKITEXT_REVISION
+        )
     except Exception as error:  # that library's, or any of those below it
         raise _no_network(source, error, f"write its raw text to {file}") from None
     finally:

@@ -13,7 +13,7 @@ from dl_proj.experiments.language.train import build_configured
 from dl_proj.experiments.trained import Trained, ready
 from dl_proj.models.generation import AutoregressiveModel
 from dl_proj.models.language import LanguageModel
-from dl_proj.models.sampling import sampler
+from dl_proj.models.sampling import check_logits, sampler
 from dl_proj.settings.help import Nested
 from dl_proj.text.tokenizers import Tokenizer
 from my_custom_ai.custom_train.names import DeviceName
@@ -110,6 +110,7 @@ class GapFiller(Trained[LanguageTrainConfig, LanguageModel]):
 
         Raises:
             ValueError: no mask, or more tokens than the model's window.
+            NonFinite: see :func:`~dl_proj.models.sampling.check_logits`.
         """
         first, *others = text.split("[MASK]")
         if not others:
@@ -121,6 +122,7 @@ class GapFiller(Trained[LanguageTrainConfig, LanguageModel]):
             raise ValueError(f"the text has {len(tokens)} tokens, the model takes {self.config.data.window}")
         given = torch.tensor([tokens], device=self.device)
         logits = self.model(given, at=given == self.tokenizer.mask_token)
+        check_logits(logits)
         best = logits[:, : self.tokenizer.n_symbols].softmax(-1).topk(min(top, self.tokenizer.n_symbols))
         return [
             {self.tokenizer.decode([token]): share for token, share in zip(*row, strict=True)}

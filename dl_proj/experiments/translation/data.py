@@ -26,7 +26,7 @@ from dl_proj.experiments.translation.sentences import (
 )
 from dl_proj.experiments.translation.sources import RawPairs, open_arrow, write_arrow
 from dl_proj.settings.errors import ConfigError, reason
-from my_custom_ai.utils.files import write_once
+from my_custom_ai.utils.files import made_once
 
 _SPLIT_NAMES: dict[Split, str] = {"train": "training", "val": "validation", "test": "test"}
 
@@ -186,7 +186,7 @@ def _learnt(config: PairsConfig, train: RawPairs, sides: tuple[int, ...]) -> Pat
     """The file of a tokenizer of one side or both, made if it is not there."""
     languages = "-".join(train.columns[side] for side in sides)
     name = f"{train.name}-{languages}-bpe{config.tokenizer.vocab_size}-{train.key}.json"
-    return write_once(config.root / "tokens" / name, lambda part: _learn(part, config, train, sides))
+    return made_once(config.root / "tokens" / name, lambda part: _learn(part, config, train, sides))
 
 
 def _learn(part: Path, config: PairsConfig, train: RawPairs, sides: tuple[int, ...]) -> None:
@@ -207,7 +207,7 @@ def _token_file(config: PairsConfig, pairs: RawPairs, tokenizers: PairTokenizers
         for batch in _progress(f"tokens of {pairs.name}", pairs)
     )
     path = config.root / "tokens" / f"{pairs.name}-{'-'.join(pairs.columns)}-{digest}.arrow"
-    return write_once(path, lambda part: write_arrow(part, schema, batches))
+    return made_once(path, lambda part: write_arrow(part, schema, batches))
 
 
 def _token_type(tokenizer: SentenceTokenizer) -> pa.DataType:

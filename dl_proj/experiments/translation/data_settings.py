@@ -8,6 +8,8 @@ from pydantic import Field, field_validator
 from dl_proj.experiments.settings import as_name
 from dl_proj.settings.base import Strict
 
+_REVISIONS = {"wmt/wmt14": "b199e406369ec1b7634206d3ded5ba45de2fe696"}  # commits on the hub
+
 
 class _OwnPairs(Strict):
     """Pairs of one's own, of which some may have to be held out."""
@@ -101,6 +103,13 @@ class HubPairsConfig(Strict):
     """hub: the dataset, whose rows are {translation: {de: ..., en: ...}}, or {de: ..., en: ...}"""
     subset: str | None = Field("de-en", min_length=1)
     """hub: its configuration; null: it has none"""
+    revision: str | None = Field(None, min_length=1)
+    """hub: its commit, branch or tag; null: of wmt/wmt14 the commit of 3 April 2024, of others the newest"""
+
+    @property
+    def pinned(self) -> str | None:
+        """The revision to download; None: the newest."""
+        return self.revision or _REVISIONS.get(self.name)
 
     @property
     def slug(self) -> str:

@@ -1,6 +1,7 @@
 """translation_evaluate.py: BLEU, chrF and perplexity of a translation model on a whole test set."""
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from dl_proj.experiments.translation.translate import configured_translator
 from dl_proj.experiments.translation.translator import Translation, Translator
 from dl_proj.settings.errors import ConfigError
 from dl_proj.tables import csv_text, markdown
+from my_custom_ai.custom_train.errors import NonFinite
 from my_custom_ai.custom_train.objective import all_figures
 from my_custom_ai.utils.files import write_text
 from my_custom_ai.utils.meters import Meter
@@ -38,6 +40,7 @@ def score_translations(config: TranslationEvaluateConfig) -> None:
 
     Raises:
         ConfigError: what cannot be read, or a test set without sentences.
+        NonFinite: the model's logits or loss are nan or infinite.
     """
     translator = configured_translator(config, config.data.given)
     test = _test_set(config, translator.config)
@@ -95,7 +98,10 @@ def _likelihood(translator: Translator, test: Sentences, batch_size: int) -> dic
             batch = (*padded(sources, ends[0]), *padded(targets, ends[1]))
             source, source_mask, target, target_mask = (part.to(translator.device) for part in batch)
             meter.add(objective.measure(translator.model, (source, source_mask, target, target_mask)))
-    figures = all_figures(objective, meter.means())
+    means = meter.means()
+    if not math.isfinite(means["loss"]):
+        raise NonFinite.given_by_model("loss")
+    figures = all_figures(objective, means)
     return {
         "perplexity": round(figures["perplexity"], 4),
         "bits per byte": round(figures["bits_per_byte"], 4),

@@ -9,7 +9,7 @@ from dl_proj.experiments.language.sources import Split
 from dl_proj.experiments.translation.data_settings import CsvPairsConfig, HubPairsConfig, LinePairsConfig, PairsConfig
 from dl_proj.experiments.translation.sources import RawPairs, csv_pairs, hub_pairs, line_pairs, parquet_pairs
 from dl_proj.settings.errors import ConfigError, reason
-from my_custom_ai.utils.files import write_once
+from my_custom_ai.utils.files import made_once
 
 _PARTS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -41,7 +41,7 @@ def _all_pairs(config: PairsConfig, split: Split) -> RawPairs:
     where = f"data.corpus.{split}"
     match corpus:
         case HubPairsConfig():
-            return hub_pairs(corpus.name, corpus.subset, split, languages, folder)
+            return hub_pairs(corpus, split, languages, folder)
         case LinePairsConfig():
             stem = getattr(corpus, split)
             source, target = (corpus.folder / f"{stem}.{language}" for language in languages)
@@ -56,7 +56,7 @@ def _share(pairs: RawPairs, held_out: dict[str, float], split: Split, seed: int,
     """The training pairs that are left, or those that are held out for a part."""
     choice = f"{pairs.key} {sorted(pairs.columns)} {held_out} {seed}"
     key = hashlib.sha256(choice.encode()).hexdigest()[:12]
-    path = write_once(folder / f"{pairs.name}-parts-{key}.npy", lambda file: _choose(file, pairs, held_out, seed))
+    path = made_once(folder / f"{pairs.name}-parts-{key}.npy", lambda file: _choose(file, pairs, held_out, seed))
     rows = np.flatnonzero(np.load(path) == _PARTS.index(split))
     if not len(rows):
         shares = " and ".join(f"{name}_share {share}" for name, share in held_out.items())

@@ -6,9 +6,6 @@ import hashlib
 import itertools
 import json
 import logging
-import lzma
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from dl_proj.experiments.language.sources import Split
+from dl_proj.experiments.translation.data_settings import HubPairsConfig
+from dl_proj.experiments.translation.text_files import check_texts, count_lines, table_rows, text_lines
 from dl_proj.settings.errors import ConfigError
 from dl_proj.text.encodings import OtherEncoding, text_start
-from my_custom_ai.utils.files import content_digest, write_once
+from my_custom_ai.utils.files import content_digest, made_once
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 _ROWS = 1000  # that are held at once
-_UNPACKED = (".gz", ".bz2", ".xz", ".zip", ".zst")  # by pandas
-_UNREADABLE = (OSError, EOFError, ImportError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)  # what unpacking raises
 _HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -77,18 +74,18 @@ def line_pairs(where: str, files: tuple[Path, Path], languages: tuple[str, str],
     name, key = files[0].stem, file_key(files, *(["without marks"] if any(starts) else []))
     path = folder / f"{name}-{'-'.join(languages)}-{key}.arrow"
     schema = pa.schema([(language, pa.string()) for language in languages])
-    write_once(path, lambda part: write_arrow(part, schema, _line_batches(where, *files)))
+    made_once(path, lambda part: write_arrow(part, schema, _line_batches(where, *files)))
     return RawPairs(open_arrow(path), languages, name, key)
 
 
 def _line_batches(where: str, source: Path, target: Path) -> Iterator[tuple[list[str], ...]]:
-    n_source, n_target = _count_lines(source), _count_lines(target)
+    n_source, n_target = count_lines(where, source), count_lines(where, target)
     if n_source != n_target:
         raise ConfigError(
             f"{where}: {source} has {n_source} lines, but {target} has {n_target}; they must be translations of each "
             "other, line by line"
         )
-    pairs = zip(_text_lines(where, source), _text_lines(where, target), strict=True)
+    pairs = zip(text_lines(where, source), text_lines(where, target), strict=True)
     while some := list(itertools.islice(pairs, _ROWS)):
         yield tuple(map(list, zip(*some, strict=True)))
 
@@ -100,65 +97,38 @@ def _text_start(where: str, path: Path) -> int:
         raise ConfigError(f"{where}: {path} {error}") from None
 
 
-def _count_lines(path: Path) -> int:
-    with path.open("rb") as file:
-        file.seek(text_start(path))
-        return sum(1 for _ in file)
-
-
-def _text_lines(where: str, path: Path) -> Iterator[str]:
-    r"""Lines that end at \n, or \r\n, and at nothing else that Unicode, or a library, takes for an end."""
-    offset = _text_start(where, path)
-    with path.open("rb") as file:
-        file.seek(offset)
-        for number, line in enumerate(file, 1):
-            try:
-                text = line.decode()
-            except UnicodeDecodeError as error:
-                raise ConfigError(
-                    f"{where}: {path} is not UTF-8 at byte {offset + error.start} (line {number}); convert the file"
-                ) from None
-            offset += len(line)
-            yield text.removesuffix("\r\n").removesuffix("\n")
-
-
 def csv_pairs(where: str, path: Path, languages: tuple[str, str], folder: Path) -> RawPairs:
     r"""Two columns of a CSV file with a header, converted into ``folder``; ``where`` is the setting that names it.
 
-    Every field is text, ``null``, ``NA`` and ``007`` too. A row ends at \n alone, unless the header ends at \r\n.
+    Every field is text, ``null``, ``NA`` and ``007`` too. A row ends at \n alone, unless the header ends at \r\n. A
+    file may be packed (.gz, .bz2, .xz, .zip, .zst).
 
     Raises:
-        ConfigError: the file is not there or is no such text, or a column is missing.
+        ConfigError: the file is not there or is no such text, a column is missing, or a row lacks a field.
     """
-    import datasets  # takes seconds to import, with pandas
-    import pandas as pd
-
     _must_be_there(where, path)
-    if path.suffix not in _UNPACKED:
-        _text_start(where, path)  # or pandas would complain of a byte
     key = file_key([path])
-    with path.open("rb") as file:
-        end = None if file.readline().endswith(b"\r\n") else "\n"
-    options = {"keep_default_na": False, "lineterminator": end, "encoding": "utf-8"}
-    features = datasets.Features({language: datasets.Value("string") for language in languages})
-    try:
-        head = pd.read_csv(path, nrows=1, dtype=object, **options)
-        _must_have(where, path, head.columns, languages)
-        if not isinstance(head.index, pd.RangeIndex):  # of what comes before as many fields as the header has
-            raise ValueError("the first row has more fields than the header; texts with commas need quotes")
-        if head.empty:
-            raise ValueError("no rows")
-        with _quiet():
-            escaped, cache = glob.escape(str(path)), str(folder / f"{path.stem}-{key}")
-            rows = datasets.Dataset.from_csv(escaped, features=features, cache_dir=cache, **options)
-    except _UNREADABLE as error:
-        raise ConfigError(f"{where}: {path} cannot be unpacked ({_first_line(error)})") from None
-    except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, UnicodeDecodeError):
-            all(_text_lines(where, path))  # says where
-        raise ConfigError(f"{where}: {path} cannot be read as CSV ({_first_line(cause)})") from None
-    return RawPairs(rows, languages, path.stem, key)
+    made = folder / f"{path.stem}-{'-'.join(languages)}-{key}.arrow"
+    schema = pa.schema([(language, pa.string()) for language in languages])
+    made_once(made, lambda part: write_arrow(part, schema, _csv_batches(where, path, languages)))
+    return RawPairs(open_arrow(made), languages, path.stem, key)
+
+
+def _csv_batches(where: str, path: Path, languages: tuple[str, str]) -> Iterator[tuple[list[str], ...]]:
+    rows = table_rows(where, path)
+    header = next(rows, None)
+    if header is None:
+        raise ConfigError(f"{where}: {path} is empty; must begin with the names of its columns")
+    _must_have(where, path, header, languages)
+    if twice := [language for language in languages if header.count(language) > 1]:
+        raise ConfigError(f"{where}: {path} has several columns {twice[0]}; must have one")
+    columns = [header.index(language) for language in languages]
+    some = list(itertools.islice(rows, _ROWS))
+    if not some:
+        raise ConfigError(f"{where}: {path} has no rows after its header")
+    while some:
+        yield tuple([row[column] for row in some] for column in columns)
+        some = list(itertools.islice(rows, _ROWS))
 
 
 def parquet_pairs(where: str, path: Path, languages: tuple[str, str], folder: Path) -> RawPairs:
@@ -175,13 +145,18 @@ def parquet_pairs(where: str, path: Path, languages: tuple[str, str], folder: Pa
         with _quiet():
             escaped, cache = glob.escape(str(path)), str(folder / f"{path.stem}-{key}")
             rows = datasets.Dataset.from_parquet(escaped, cache_dir=cache)
-    except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
+    except (PermissionError, FileExistsError, NotADirectoryError):  # of what is beside the table
+        raise
+    except (ValueError, OSError, datasets.exceptions.DatasetGenerationError) as error:
         reason = _first_line(error.__cause__ or error)
         raise ConfigError(f"{where}: {path} cannot be read as Parquet ({reason})") from None
-    return _from_rows(where, path, rows, languages, path.stem, key)
+    pairs = _from_rows(where, path, rows, languages, path.stem, key)
+    for language in languages:
+        check_texts(where, path, pairs.rows.data.column(language), language)
+    return pairs
 
 
-def hub_pairs(name: str, subset: str | None, split: Split, languages: tuple[str, str], folder: Path) -> RawPairs:
+def hub_pairs(corpus: HubPairsConfig, split: Split, languages: tuple[str, str], folder: Path) -> RawPairs:
     """One split of a dataset of the Hugging Face hub, downloaded into ``folder``.
 
     Raises:
@@ -189,9 +164,12 @@ def hub_pairs(name: str, subset: str | None, split: Split, languages: tuple[str,
     """
     import datasets
 
+    name, subset = corpus.name, corpus.subset
     try:
         with _quiet():
-            rows = datasets.load_dataset(name, subset, split=_HUB_SPLITS[split], cache_dir=str(folder))
+            rows = datasets.load_dataset(
+                name, subset, split=_HUB_SPLITS[split], revision=corpus.pinned, cache_dir=str(folder)
+            )
     except Exception as error:  # that library's, or any of those below it
         raise ConfigError(
             f"data.corpus: {name} cannot be downloaded ({_first_line(error)})",
@@ -227,7 +205,7 @@ def file_key(paths: Iterable[Path], *others: str) -> str:
 
 
 def write_arrow(part: Path, schema: pa.Schema, batches: Iterable[tuple[list[Any], ...]]) -> None:
-    """A file of columns, of which a batch is held at a time."""
+    """A file of columns; a batch of it is held at a time."""
     with part.open("wb") as file, pa.ipc.new_stream(file, schema) as writer:
         for batch in batches:
             columns = [pa.array(column, field.type) for column, field in zip(batch, schema, strict=True)]
@@ -275,8 +253,13 @@ def _must_have(where: str, source: object, columns: Iterable[str], languages: tu
     columns = list(map(str, columns))
     if missing := [language for language in languages if language not in columns]:
         raise ConfigError(
-            f"{where}: {source} has no column {' and no '.join(missing)}; there are: {', '.join(columns)[:200]}"
+            f"{where}: {source} has no column {' and no '.join(missing)}; there are: {_visible(', '.join(columns))}"
         )
+
+
+def _visible(text: str) -> str:
+    """The start of what may be no text at all."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text[:200])
 
 
 def _first_line(error: BaseException) -> str:

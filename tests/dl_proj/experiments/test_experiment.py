@@ -36,8 +36,8 @@ def handed_over(monkeypatch):
     begun = {}
     begin = dl_proj.experiments.experiment.start
 
-    def start(device, precision, matmul_precision):
-        begun.update(device=device, precision=precision, matmul_precision=matmul_precision)
+    def start(device, precision, matmul_precision, wait_minutes):
+        begun.update(device=device, precision=precision, matmul_precision=matmul_precision, wait_minutes=wait_minutes)
         return begin("cpu", "no")
 
     def stop(model, task, optimizer, **others):
@@ -96,6 +96,7 @@ FIELDS = {
         "eval_every": (9, {}, pace("eval_every"), 9),
         "save_every": (9, {}, pace("save_every"), 9),
         "save_minutes": (0.5, {}, pace("save_minutes"), 0.5),
+        "wait_minutes": (2.5, {}, lambda h: h["start"]["wait_minutes"], 2.5),
         "log_every": (9, {}, pace("log_every"), 9),
         "max_eval_batches": (3, {}, pace("max_eval_batches"), 3),
         "precision": ("bf16", {}, lambda h: h["start"]["precision"], "bf16"),

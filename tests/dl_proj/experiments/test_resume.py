@@ -5,11 +5,14 @@ import json
 import os
 import re
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from tiny_scripts import (
     COSTS,
     TEXT,
@@ -164,6 +167,45 @@ def test_another_book_is_refused(script):
     Path("text.txt").write_text(TEXT.replace("cat", "cow"), encoding="utf-8")
     outcome = script(BYTES.script, "--resume", BYTES.run)
     assert outcome.code == 2 and "training data" in outcome.lines[0]
+
+
+def test_redrawn_pictures_are_refused(script):
+    """Of the same names, sizes and classes."""
+    for number, place in enumerate(product(("train", "test"), ("dots", "lines"), range(10))):
+        Path("pictures", *place[:2]).mkdir(parents=True, exist_ok=True)
+        picture(number).save(Path("pictures", *place[:2], f"{place[2]}.png"))
+    data = {"dataset": "image_folder", "root": "pictures", "patch_size": 4, "image_size": 8}
+    train(script, CLASSIFIER, {"data": data})
+    tensors = saved_tensors(CLASSIFIER.run)
+    for part, what in (("test", ["test"]), ("train", ["test", "training"])):
+        picture(99).save(f"pictures/{part}/dots/3.png")
+        outcome = script(CLASSIFIER.script, "--resume", CLASSIFIER.run)
+        assert outcome.code == 2 and outcome.out == "", outcome
+        refused = [line for line in outcome.lines if "--resume: " in line]  # a bar of progress comes before
+        assert all(str(CLASSIFIER.run / "data.json") in line for line in refused), outcome
+        assert {name for name in ("training", "test") for line in refused if f"{name} data" in line} == {*what}
+    assert_same_tensors(saved_tensors(CLASSIFIER.run), tensors)
+
+
+def picture(seed):
+    return Image.fromarray(np.random.default_rng(seed).integers(256, size=(8, 8, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000], ids=["lists", "mappings"])
+def test_json_nested_too_deep_is_a_line(text, script):
+    train(script, CLASSIFIER)
+    run = CLASSIFIER.run
+    for name, command in {
+        "data.json": (CLASSIFIER.script, "--resume", run),
+        "metrics.json": ("compare_runs", run),
+        "checkpoints/best/classes.json": ("shift_test", "--checkpoints", f'["{run}"]', "--device", "cpu"),
+    }.items():
+        whole = (run / name).read_bytes()
+        (run / name).write_text(text)
+        outcome = script(*command)
+        assert outcome.code == 2 and len(outcome.lines) == 1, (name, outcome)
+        assert str(run / name) in outcome.lines[0] and len(outcome.lines[0]) < 300
+        (run / name).write_bytes(whole)
 
 
 def test_run_that_is_in_training_is_refused(script):

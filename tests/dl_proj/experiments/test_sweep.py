@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +154,7 @@ def drawn(monkeypatch):
     found = {}
 
     def keep(figure, path, **settings):
-        found[Path(path).name.removesuffix(".part")] = figure
+        found[re.sub(r"\.[^.]+\.part$", "", Path(path).name)] = figure
         Path(path).touch()
 
     monkeypatch.setattr(Figure, "savefig", keep)
@@ -448,6 +449,11 @@ MISTAKES = {
         {"seeds": [1, 2], "common": {"seed": 3}},
         [],
         [("sweep.yaml: common: seed", "seeds")],
+    ),
+    "more combinations than anyone waits for": (
+        {"variants": {}, "values": {f"model.key{i}": [*range(100)] for i in range(5)}, "seeds": [1, 2]},
+        [],
+        [("sweep.yaml: variants", 2 * 100**5, 10_000)],
     ),
     "a seed twice": ({"seeds": [1, 1]}, [], [("sweep.yaml: seeds", 1)]),
     "no jobs": ({"jobs": 0}, [], [("sweep.yaml: jobs", 0, 1)]),

@@ -1,6 +1,7 @@
 """Tokens: bytes, and subwords that spell a text and come back as it."""
 
 import io
+import os
 import pickle
 import re
 from itertools import pairwise
@@ -117,6 +118,35 @@ def test_learning_is_the_same_each_time():
     assert len({BYTES.digest, BPE.digest, WORDPIECE.digest, train_bpe(lines, 399).digest}) == 4
 
 
+def test_words_of_usual_length_are_learnt_from_whole():
+    """The cut of long ones is of learning alone: nothing of it is in the file, and other words give what they gave."""
+    lines = [*TEXT.splitlines(keepends=True), " " + "x" * 255, "\n", "ab" * 128]
+    subwords = tokenizers.Tokenizer(tokenizers.models.BPE())
+    subwords.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    subwords.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
+    subwords.train_from_iterator(lines, trainer)
+    assert train_bpe(lines, 400).digest == SubwordTokenizer(subwords).digest
+
+
+@pytest.mark.parametrize("learn", [train_bpe, lambda lines, size: train_wordpiece(lines, size, lowercase=True)])
+def test_no_subword_is_learnt_from_more_than_256_characters(learn):
+    """Or it would take time and memory without bound to learn from a text without spaces."""
+    pieces = learn(["ab" * 5000, "\n"] * 3, 1000).pieces
+    assert 200 < max(map(len, pieces)) <= 257  # with WordPiece's space
+
+
+@pytest.mark.parametrize("unit", ["ab", "\0", "é", "GATTACA", "\t", "中文字"])
+def test_texts_without_spaces_come_back(unit):
+    text = unit * 3000
+    learnt = train_bpe(list(text_lines(io.BytesIO(text.encode()), len(text.encode()))), 600)
+    assert learnt.exact
+    for length in (0, 1, 255, 256, 257, 1000, len(text)):
+        assert learnt.decode(learnt.encode(text[:length])) == text[:length]
+    assert len(learnt.encode(text)) <= len(text.encode()) / 100, "and are short"
+
+
 def test_a_short_text_has_fewer_symbols():
     assert train_bpe(["ab"], 1000).n_symbols == 257
 
@@ -230,6 +260,13 @@ def test_a_file_that_is_no_tokenizer(content):
     Path("t.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=r"\w"):  # it says something
         load_tokenizer(Path("t.json"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_is_no_tokenizer():
+    os.mkfifo("tokenizer.json")
+    with pytest.raises(ValueError, match="no file"):
+        load_tokenizer(Path("tokenizer.json"))
 
 
 def test_other_tokenizers_are_refused():

@@ -1,4 +1,4 @@
-"""Training on a GPU: the same weights as on a CPU, resumed bit for bit, in half precision, and as a DDP process."""
+"""Training on a GPU: the same weights as on a CPU, resumed bit for bit, in half precision, and under torchrun."""
 
 import json
 import os
@@ -17,7 +17,6 @@ from tiny_training import (
     tiny_model,
     tiny_trainer,
 )
-from torch.nn.parallel import DistributedDataParallel
 
 from my_custom_ai.custom_train import evaluation, start
 from my_custom_ai.custom_train import trainer as trainer_module
@@ -40,11 +39,13 @@ def assert_close(ours, theirs):
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "adafactor"])
 @on_cuda
 def test_trains_as_a_cpu_does(device, optimizer):
-    trained = [tiny_trainer(name, device=name, optimizer=optimizer, clip_norm=1.0) for name in ("cpu", device)]
-    for trainer in trained:
+    trained = []
+    for name in ("cpu", device):
+        trainer = tiny_trainer(name, device=name, optimizer=optimizer, clip_norm=1.0)
         trainer.fit()
         trainer.load_best()
-    assert_close(weights(trained[1]), weights(trained[0]))
+        trained.append(weights(trainer))
+    assert_close(trained[1], trained[0])
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
@@ -62,11 +63,15 @@ def test_resumed_it_ends_the_same_bit_for_bit(device, precision):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @on_cuda
-def test_half_precision_learns(device, precision):
-    trainer = tiny_trainer("run", device=device, precision=precision, total_steps=40)
-    trainer.fit()
-    losses = [float(row["train/loss"]) for row in rows_of(trainer.run, "train")]
-    assert sum(losses[-7:]) < 0.8 * sum(losses[:7])
+def test_half_precision_learns_as_float32_does(device, precision):
+    """In float16 with a step or two fewer: the scale of the loss is too large at first."""
+    losses = {}
+    for name in ("no", precision):
+        trainer = tiny_trainer(name, device=device, precision=name, total_steps=40)
+        trainer.fit()
+        losses[name] = [float(row["train/loss"]) for row in rows_of(trainer.run, "train")]
+    assert sum(losses[precision][-7:]) < 0.9 * sum(losses[precision][:7])  # seven batches are an epoch
+    assert sum(losses[precision]) == pytest.approx(sum(losses["no"]), rel=0.05)
     assert all(value.dtype == torch.float32 for value in weights(trainer).values())
 
 
@@ -108,14 +113,13 @@ def test_a_meter_does_not_wait_for_the_device(device):
 
 
 def train_as_one_of_one(port, device):
-    """As torchrun starts a process: alone, but with all that belongs to a group."""
+    """As torchrun starts a process: alone, which needs no DistributedDataParallel, but in a process group."""
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     trainer = tiny_trainer("group", device=device, accumulate=2)
     trainer.fit()
     seen = {
         "backend": torch.distributed.get_backend(),
-        "wrapped": isinstance(trainer.model, DistributedDataParallel),
         "evaluated": trainer.evaluate(Points(7)),
     }
     Path("seen.json").write_text(json.dumps(seen))
@@ -124,7 +128,7 @@ def train_as_one_of_one(port, device):
 
 
 @on_cuda
-def test_ddp_over_nccl_trains_as_a_single_process(forkserver, device):
+def test_a_process_group_of_one_trains_as_a_process_alone(forkserver, device):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -137,5 +141,5 @@ def test_ddp_over_nccl_trains_as_a_single_process(forkserver, device):
     alone.fit()
     assert_close(torch.load("weights.pt", weights_only=True), weights(alone))
     seen = json.loads(Path("seen.json").read_text())
-    assert seen["backend"] == "nccl" and seen["wrapped"]
+    assert seen["backend"] == "nccl"
     assert seen["evaluated"] == pytest.approx(alone.evaluate(Points(7)), abs=1e-4)

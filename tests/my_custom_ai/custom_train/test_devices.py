@@ -73,6 +73,11 @@ def test_an_unknown_name_is_refused(argument):
         start(**{argument: "half"})
 
 
+def test_a_time_to_wait_must_be_above_zero():
+    with pytest.raises(ValueError, match="wait_minutes is 0"):
+        start("cpu", wait_minutes=0)
+
+
 def test_products_on_a_cpu_keep_float32_whatever_was_asked_for():
     torch.set_float32_matmul_precision("medium")
     start("cpu", matmul_precision="high")

@@ -2,6 +2,8 @@ import errno
 import fcntl
 import os
 import resource
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from my_custom_ai.custom_train.checkpoint import save_tensors
-from my_custom_ai.utils.files import whole_file, write_once, write_text
+from my_custom_ai.utils.files import made_once, whole_file, write_once, write_text
 
 
 def test_writes_and_replaces(tmp_path):
@@ -58,12 +60,54 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_a_kill_left_behind_is_replaced(tmp_path):
+HALF = """
+import os, pathlib, signal, sys
+from my_custom_ai.utils.files import whole_file
+with whole_file(pathlib.Path(sys.argv[1])) as part:
+    part.write_text("a longer text that was never finished")
+    print(part, flush=True)
+    sys.stdin.read(1)
+    part.write_text("of the other process")
+"""
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """Another process in the middle of writing tmp_path/file.txt, and its temporary file; a letter lets it finish."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    with subprocess.Popen(
+        [sys.executable, "-c", HALF, str(tmp_path / "file.txt")],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield process, Path(process.stdout.readline().strip())
+        process.kill()
+
+
+def test_what_a_kill_left_behind_is_removed_by_the_next_write(writer, tmp_path):
+    process, part = writer
+    process.kill()
+    process.wait()
     path = tmp_path / "file.txt"
-    path.with_name("file.txt.part").write_text("a longer text that was never finished")
+    other = tmp_path / f"another-{part.name}"
+    other.touch()
+    assert part.exists()
     write_text(path, "new")
     assert path.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [path]
+    assert {*tmp_path.iterdir()} == {path, other}
+
+
+def test_two_processes_that_write_the_same_file_do_not_meet(writer, tmp_path):
+    process, part = writer
+    path = tmp_path / "file.txt"
+    write_text(path, "new")
+    assert path.read_text() == "new" and "never finished" in part.read_text()
+    process.communicate("x")
+    assert process.returncode == 0
+    assert path.read_text() == "of the other process"
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_the_content_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypatch):
@@ -114,6 +158,25 @@ def test_what_failed_is_written_by_the_next(tmp_path):
         write_once(path, fail)
     assert not path.exists()
     assert write_once(path, lambda part: part.write_text("whole")).read_text() == "whole"
+
+
+@pytest.mark.parametrize("changed", ["file", "file.sha256"])
+@pytest.mark.parametrize("content", [b"whale", b"", None])
+def test_what_is_not_what_was_made_is_made_again(tmp_path, changed, content):
+    path, calls = tmp_path / "file", []
+
+    def make(part):
+        calls.append(part)
+        part.write_bytes(b"whole")
+
+    assert made_once(path, make) == made_once(path, make) == path
+    assert len(calls) == 1
+    (tmp_path / changed).unlink()
+    if content is not None:
+        (tmp_path / changed).write_bytes(content)
+    assert made_once(path, make).read_bytes() == b"whole"
+    made_once(path, make)
+    assert len(calls) == 2
 
 
 def test_what_safetensors_cannot_write_is_an_error_of_the_file(tmp_path):

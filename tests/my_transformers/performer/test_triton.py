@@ -99,18 +99,21 @@ def test_equals_the_definition(small_tiles, causal: bool, masked: bool, kernel: 
 @causal_or_not
 @pytest.mark.parametrize(
     ("dtype", "dims", "tolerance"),
-    [(torch.float32, (80, 130), TOLERANCE), (torch.bfloat16, (24, 40), 3e-2), (torch.float16, (24, 40), 2e-3)],
+    [(torch.float32, (80, 130), TOLERANCE), (torch.bfloat16, (24, 40), 3e-2), (torch.float16, (24, 40), 4e-3)],
 )
 def test_dropout_and_dtypes_equal_the_pytorch_form(
     triton_form, causal: bool, dtype: torch.dtype, dims: tuple[int, int], tolerance: float
 ) -> None:
-    """In tiles as they are; the same seed drops the same values."""
+    """In tiles as they are; the same values are dropped, which a GPU draws differently for float64."""
     inputs = draw(70, dims, dtype)
     attention = performer(causal, dims[0], n_features=36, dropout=0.3, turned=4).train()
 
     def attend(*qkv: Tensor) -> Tensor:
         torch.manual_seed(0)
-        return attention(*qkv)
+        with torch.device(DEVICE), pytest.MonkeyPatch.context() as patch:
+            kept = torch.rand(2, 1, 70, 1) >= 0.3
+            patch.setattr(torch.nn.functional, "dropout", lambda ones, p: ones * kept.to(ones.dtype) / (1 - p))
+            return attention(*qkv)
 
     ours = gradients(attend, *inputs)
     assert [x.dtype for x in ours] == [dtype] * 4

@@ -13,6 +13,7 @@ from dl_proj.experiments.images.classification.settings import ClassifierTrainCo
 from dl_proj.experiments.images.classification.train import AnyClassifier, build_classification_model
 from dl_proj.experiments.images.data import classes_of_model, picture_levels
 from dl_proj.experiments.trained import Trained, ready
+from dl_proj.models.sampling import check_logits
 from dl_proj.settings.help import Nested
 from my_custom_ai.custom_train.names import DeviceName
 
@@ -52,8 +53,14 @@ class Classifier(Trained[ClassifierTrainConfig, AnyClassifier]):
 
     @torch.no_grad()
     def probabilities(self, levels: Tensor) -> Tensor:
-        """Pixel levels (n, channels, side, side), as datasets have them -> (n, classes), on the CPU."""
-        return self.model(levels.to(self.device)).softmax(-1).cpu()
+        """Pixel levels (n, channels, side, side), as datasets have them -> (n, classes), on the CPU.
+
+        Raises:
+            NonFinite: see :func:`~dl_proj.models.sampling.check_logits`.
+        """
+        logits = self.model(levels.to(self.device))
+        check_logits(logits)
+        return logits.softmax(-1).cpu()
 
     def named(self, probabilities: Tensor) -> Iterable[dict[str, float]]:
         """Each row of (n, classes) by the classes' names, the likeliest first."""

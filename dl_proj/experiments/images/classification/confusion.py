@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dl_proj.pictures import save_figure
+from dl_proj.pictures import plain, room_for, save_figure
 from my_custom_ai.utils.files import write_text
 
 
@@ -31,14 +31,15 @@ def _draw(counts: Tensor, classes: tuple[str, ...], path: Path) -> None:
     """Each row in percent of its class; numbers as long as they can be read."""
     percent = (100 * counts.double() / counts.sum(1, keepdim=True).clamp_min(1)).tolist()
     many = len(classes) > 20
-    size = 7 if many else 2.5 + 0.6 * len(classes)
+    names = [plain(name) for name in classes]
+    size = 7 if many else 2.5 + 0.6 * len(classes) + room_for(names)
     figure = Figure(figsize=(size + 1, size), layout="constrained")
     panel = figure.add_subplot()
     image = panel.imshow(percent, vmin=0, vmax=100, cmap="Blues")
     panel.set(xlabel="predicted", ylabel="true", title="Test images of each class, in %")
     if not many:
-        panel.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-        panel.set_yticks(range(len(classes)), classes)
+        panel.set_xticks(range(len(classes)), names, rotation=45, ha="right")
+        panel.set_yticks(range(len(classes)), names)
         for i, row in enumerate(percent):
             for j, value in enumerate(row):
                 if value > 0:

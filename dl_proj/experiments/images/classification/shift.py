@@ -14,7 +14,7 @@ from dl_proj.experiments.images.classification.shift_settings import ShiftConfig
 from dl_proj.experiments.images.data import load_test_pixels, prepared
 from dl_proj.experiments.images.settings import ClassifierDataConfig
 from dl_proj.experiments.images.sources import chosen_classes, classes_of
-from dl_proj.pictures import save_figure
+from dl_proj.pictures import plain, save_figure
 from dl_proj.settings.errors import ConfigError
 from dl_proj.tables import Row, csv_text, markdown
 from my_custom_ai.utils.files import write_text
@@ -125,7 +125,7 @@ def _draw(rows: list[Row], path: Path) -> None:
     panel = figure.add_subplot()
     for name in dict.fromkeys(row["checkpoint"] for row in rows):
         points = [(row["shift"], 100 * row["accuracy"]) for row in rows if row["checkpoint"] == name]
-        panel.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+        panel.plot(*zip(*points, strict=True), marker="o", markersize=3, label=plain(name))
     panel.set(xlabel="moved to the right by so many pixels", ylabel="accuracy in %", ylim=(-2, 102))
     panel.grid(alpha=0.3)
     panel.legend()

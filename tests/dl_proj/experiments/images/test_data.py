@@ -1,8 +1,12 @@
 """Images: read as they are in the files, resized, quantised, split."""
 
+import gzip
+import hashlib
+import io
 import pickle
 import shutil
 import struct
+import tarfile
 from pathlib import Path
 from urllib.error import URLError
 
@@ -12,7 +16,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.datasets import cifar, mnist
+from torchvision.datasets import utils as torchvision_utils
 
+from dl_proj.experiments.images import data as image_data
 from dl_proj.experiments.images.data import (
     load_configured,
     load_images,
@@ -311,6 +317,21 @@ def test_files_of_mnist_with_changed_pixels(real_data):
     assert line.startswith(f"data.root: {path} is damaged")
 
 
+def test_a_file_of_fashion_mnist_that_is_not_what_its_archive_holds(files, monkeypatch):
+    raw, sums = Path("root/FashionMNIST/raw"), []
+    for name, _ in mnist.FashionMNIST.resources:
+        archive = raw / name
+        archive.write_bytes(gzip.compress(archive.with_suffix("").read_bytes()))
+        sums.append((name, hashlib.md5(archive.read_bytes()).hexdigest()))
+    monkeypatch.setattr(mnist.FashionMNIST, "resources", sums)
+    path = raw / "t10k-images-idx3-ubyte"
+    monkeypatch.setattr(image_data, "_MNIST_MD5", {path.stat().st_size: ("", "")})
+    load("fashion_mnist", side=28)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    (line,) = refusal("fashion_mnist", side=28)
+    assert line.startswith(f"data.root: {path} is damaged")
+
+
 @pytest.mark.parametrize("part", ["train", "t10k"])
 def test_files_of_mnist_with_too_few_labels(part, files):
     """As whole as the right file, and as long as another: those of the two parts mixed up."""
@@ -383,6 +404,79 @@ def test_a_spoilt_file_of_cifar(cifar_files, monkeypatch):
     monkeypatch.undo()  # the sums tell
     monkeypatch.setattr(cifar, "download_and_extract_archive", lambda *_, **__: None)
     assert "cifar-10-batches-py" in refusal("cifar10")[0]
+
+
+@pytest.fixture
+def unpacked_before_checked(monkeypatch):
+    """Gives a maker of root/cifar-10-python.tar.gz, which torchvision then takes for the real one and unpacks."""
+    monkeypatch.setattr(cifar, "download_and_extract_archive", torchvision_utils.download_and_extract_archive)
+
+    def make(members):
+        path = Path("root/cifar-10-python.tar.gz")
+        path.parent.mkdir()
+        with tarfile.open(path, "w:gz") as archive:
+            for member, content in members:
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        monkeypatch.setattr(cifar.CIFAR10, "tgz_md5", hashlib.md5(path.read_bytes()).hexdigest())
+
+    return make
+
+
+def member(name, kind=tarfile.REGTYPE, leads_to=""):
+    found = tarfile.TarInfo(name)
+    found.type, found.linkname, found.mode = kind, leads_to, 0o644
+    return found
+
+
+EVIL = b"evil"
+HOSTILE = {
+    "above": lambda outside: [(member("../outside/evil"), EVIL)],
+    "above, by a folder": lambda outside: [
+        (member("cifar-10-batches-py/a"), EVIL),
+        (member("cifar-10-batches-py/../../outside/evil"), EVIL),
+    ],
+    "absolute": lambda outside: [(member(f"{outside}/evil"), EVIL)],
+    "through a symlink": lambda outside: [
+        (member("door", tarfile.SYMTYPE, "../outside"), b""),
+        (member("door/evil"), EVIL),
+    ],
+    "through an absolute symlink": lambda outside: [
+        (member("door", tarfile.SYMTYPE, str(outside)), b""),
+        (member("door/evil"), EVIL),
+    ],
+    "into a hard link": lambda outside: [
+        (member("door", tarfile.LNKTYPE, "../outside/there"), b""),
+        (member("door"), EVIL),
+    ],
+    "a pipe": lambda outside: [(member("cifar-10-batches-py/test_batch", tarfile.FIFOTYPE), b"")],
+    "a device": lambda outside: [(member("cifar-10-batches-py/test_batch", tarfile.CHRTYPE), b"")],
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_archive_is_kept_inside(case, unpacked_before_checked, tmp_path):
+    """Even if its MD5 were that of CIFAR-10: no file outside is made or changed, and no pipe or device inside."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "there").write_text("mine")
+    unpacked_before_checked(HOSTILE[case](outside))
+    before = tarfile.TarFile.extraction_filter
+    missing, _ = refusal("cifar10")
+    assert missing.startswith("data.root: CIFAR10 is not in root/cifar-10-batches-py")
+    assert [path.name for path in outside.iterdir()] == ["there"] and (outside / "there").read_text() == "mine"
+    assert all(path.is_file() or path.is_dir() for path in Path("root").rglob("*"))
+    assert tarfile.TarFile.extraction_filter == before, "other code unpacks as it did"
+
+
+def test_an_archive_that_is_not_cifars_is_not_unpacked(monkeypatch):
+    monkeypatch.setattr(cifar, "download_and_extract_archive", torchvision_utils.download_and_extract_archive)
+    monkeypatch.setattr(torchvision_utils, "_urlretrieve", lambda *_: None)  # or it would be downloaded anew
+    Path("root").mkdir()
+    with tarfile.open("root/cifar-10-python.tar.gz", "w:gz") as archive:
+        archive.addfile(member("evil"), io.BytesIO())
+    refusal("cifar10")
+    assert not Path("root/evil").exists()
 
 
 # -- one's own pictures --

@@ -1,7 +1,11 @@
 """Pictures of one's own: any kind of pixels is read as a viewer shows it; other files are left out or named."""
 
+import json
 import os
+import re
+import shutil
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -10,6 +14,7 @@ import pytest
 from PIL import Image
 from tiny_scripts import as_yaml, assert_refused, tiny_classifier, tiny_generator
 
+from dl_proj.experiments.images.data import load_images
 from dl_proj.experiments.images.picture_folder import SUFFIXES, read_folder
 from dl_proj.experiments.images.sources import classes_of
 from dl_proj.settings.errors import ConfigError
@@ -283,7 +288,10 @@ def test_black_and_white(suffix, pets):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
 def test_a_pipe_is_no_picture(pets):
     os.mkfifo(HERE / "train/cat/a.png")
-    assert refusal() == "data.root: pets/train/cat/a.png is no picture that can be read (it is no file)"
+    assert refusal() == (
+        "data.root: pets/train/cat/a.png is no picture that can be read (it is no file); "
+        "data.skip_broken: true goes on without such pictures"
+    )
 
 
 # -- which files are read --
@@ -356,10 +364,16 @@ def test_a_part_of_other_files_alone(pets):
     assert refusal().endswith("in folders of classes; skipped: 2 files (2 .gif)")
 
 
-def test_a_class_may_be_absent_from_the_test(pets):
-    (HERE / "test/cat/30.png").unlink()
-    (HERE / "test/cat").rmdir()
+def test_a_class_may_be_absent_from_the_test_which_is_said(pets, capsys):
+    save("val/cat/40.png", 40)
+    shutil.rmtree(HERE / "test/cat")
     assert values(read()["test"]) == [(31, 1)]
+    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("data.root")] == [
+        "data.root: pets/test has no pictures of cat: test figures will say nothing about them",
+        "data.root: pets/val has no pictures of dog: val figures will say nothing about them",
+    ]
+    read(chosen=("dog",))
+    assert "pictures of cat" not in capsys.readouterr().err, "it is not asked for"
 
 
 @pytest.mark.parametrize("name", ["Train", "TRAINING", "training"])
@@ -405,3 +419,169 @@ def test_one_class_trains_no_classifier(script, pets):
     assert_refused(script("cls_train", "--config", "c.yaml"), [("data.root", "pets/train", 1, "cat", 2)])
     as_yaml("g.yaml", tiny_generator(own | {"data.val_share": 0.5, "train.batch_size": 2}))
     assert script("generation_train", "--config", "g.yaml").code == 0
+
+
+# -- what cannot be read --
+
+
+def as_format(name):
+    return lambda path: Image.new("RGB", (2, 2)).save(path, format=name)
+
+
+def damaged_tiff(path):
+    """Of which libtiff tells standard error by itself."""
+    Image.fromarray(random(16, 16)).save(path, compression="tiff_adobe_deflate")
+    with Image.open(path, formats=["TIFF"]) as file:
+        (start,) = file.tag_v2[273]
+    whole = bytearray(path.read_bytes())
+    whole[start + 20 : start + 50] = bytes(30)
+    path.write_bytes(whole)
+
+
+def odd_offset(path):
+    """A TIFF whose strips begin at a word."""
+    Image.fromarray(random(4, 4)).save(path)
+    whole = path.read_bytes()
+    at = whole.index(struct.pack("<HH", 273, 4))
+    path.write_bytes(whole[: at + 2] + struct.pack("<H", 2) + whole[at + 4 :])
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+BROKEN = {
+    "DDS": ("png", as_format("DDS")),
+    "AVIF": ("png", as_format("AVIF")),
+    "GIF": ("jpg", as_format("GIF")),
+    "SPIDER": ("tif", lambda path: Image.new("F", (2, 2)).save(path, format="SPIDER")),
+    "PostScript": ("png", as_format("EPS")),
+    "libtiff's": ("tif", damaged_tiff),
+    "a word for a number": ("tiff", odd_offset),
+    "a dangling link": ("png", lambda path: path.symlink_to("nowhere")),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_other_formats_and_damage_are_named_in_one_line(case, pets):
+    suffix, make = BROKEN[case]
+    make(HERE / f"test/dog/a.{suffix}")
+    assert refusal().startswith(f"data.root: pets/test/dog/a.{suffix} is no picture that can be read (")
+
+
+def test_a_picture_of_a_phone_is_a_jpeg(pets):
+    """Many of theirs hold a second picture, which Pillow calls MPO."""
+    two = Image.new("RGB", (2, 2), (200, 0, 0))
+    path = save("test/cat/a.jpg", two, format="MPO", save_all=True, append_images=[two])
+    with Image.open(path) as file:
+        assert file.format == "MPO"
+    assert np.abs(pixels_of(path, 2)[0, 0].astype(int) - (200, 0, 0)).max() < 5
+
+
+def test_warnings_of_a_decoder_are_not_shown(pets, monkeypatch):
+    """A picture of half the pixels that Pillow refuses makes it warn, here that is an error."""
+    with warnings.catch_warnings(action="error"):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3)
+        assert values(read()["test"]) == READ["test"]
+
+
+def broken_pets():
+    (HERE / "train/cat/a.png").write_text("no picture")
+    cut_off(save("train/dog/b.png", Image.fromarray(random(9, 9))))
+    os.mkfifo(HERE / "test/dog/c.png") if hasattr(os, "mkfifo") else (HERE / "test/dog/c.png").mkdir()
+    as_format("DDS")(HERE / "test/dog/d.png")
+
+
+NAMES = ["train/cat/a.png", "train/dog/b.png", "test/dog/c.png", "test/dog/d.png"]
+
+
+def test_broken_pictures_are_left_out_and_counted(pets, capfd, monkeypatch):
+    broken_pets()
+    found = []
+    assert {part: values(some) for part, some in read(broken=found).items()} == READ
+    assert found == NAMES
+    said = [line for line in capfd.readouterr().err.splitlines() if "data.root" in line]
+    assert said == [
+        f"data.root: pets: left out 4 of 10 pictures, which cannot be read: {', '.join(NAMES[:3])} and 1 more"
+    ]
+    monkeypatch.setenv("RANK", "1")
+    read(broken=[])
+    assert "left out" not in capfd.readouterr().err, "one process of several tells"
+
+
+def test_nothing_is_said_of_pictures_that_can_be_read(pets, capfd):
+    found = []
+    assert {part: values(some) for part, some in read(broken=found).items()} == READ
+    assert found == [] and "data.root" not in capfd.readouterr().err
+
+
+def test_a_class_of_broken_pictures_alone_is_refused(pets):
+    for name in ("10", "20"):
+        (HERE / f"train/cat/{name}.png").write_text("no picture")
+    assert refusal(broken=[]).startswith("data.root: pets/train/cat: none of its 2 pictures can be read; ")
+    assert values(read(chosen=("dog",), broken=[])["train"]) == [(11, 1), (21, 1)], "it is not asked for"
+
+
+def test_the_digest_knows_what_was_left_out(pets):
+    def digests():
+        how = {"side": 2, "greyscale": True, "vocab_size": 256, "labels": None, "val_share": 0.25, "skip_broken": True}
+        images = load_images("image_folder", HERE, **how)
+        assert (len(images.train), len(images.val), len(images.test)) == (3, 1, 2)
+        return [part.digest for part in (images.train, images.val, images.test)]
+
+    whole = digests()
+    (HERE / "train/cat/a.png").write_text("no picture")
+    one = digests()
+    assert one[0] != whole[0] and one[1:] == whole[1:]
+    (HERE / "train/cat/a.png").rename(HERE / "train/cat/b.png")
+    assert digests()[0] not in (one[0], whole[0])
+
+
+def latin_1(part):
+    """A folder whose name is not UTF-8."""
+    folder = os.path.join(os.fsencode(HERE), part.encode(), b"caf\xe9")
+    try:
+        os.mkdir(folder)
+    except OSError:
+        pytest.skip("this file system has UTF-8 names alone")
+    shutil.copy(HERE / "train/cat/10.png", os.path.join(folder, b"a.png"))
+
+
+def test_a_class_without_a_utf8_name(pets, script):
+    """It could not be written to the files of a run."""
+    latin_1("train")
+    latin_1("test")
+    own = {"data.dataset": "image_folder", "data.root": "pets", "data.image_size": 4, "data.val_share": 0.25}
+    as_yaml("c.yaml", tiny_classifier(own | {"train.batch_size": 2}))
+    refused = script("cls_train", "--config", "c.yaml")
+    assert refused.code == 2 and len(refused.lines) == 1
+    assert re.match(r"data\.root: pets/train/caf\S+: the name of this class is not UTF-8; rename it", refused.lines[0])
+    assert not Path("runs").exists()
+    outcome = script("cls_train", "--config", "c.yaml", "--data.skip_broken", "true")
+    assert outcome.code == 0, outcome.lines
+    said = r"data\.root: pets: left out 2 of 8 pictures, which cannot be read: train/caf\S+/a\.png, test/caf\S+/a\.png"
+    assert any(re.fullmatch(said, line) for line in outcome.lines)
+    assert json.loads(Path("runs/tiny-cls/version_0/classes.json").read_text()) == ["cat", "dog"]
+
+
+def test_a_run_goes_on_with_the_same_pictures_left_out(pets, script):
+    broken_pets()
+    own = {"data.dataset": "image_folder", "data.root": "pets", "data.image_size": 4, "data.val_share": 0.25}
+    as_yaml("c.yaml", tiny_classifier(own | {"train.batch_size": 2}))
+    refused = script("cls_train", "--config", "c.yaml")
+    assert refused.code == 2 and "data.skip_broken: true" in refused.lines[-1]
+    assert script("cls_train", "--config", "c.yaml", "--data.skip_broken", "true").code == 0
+    run = Path("runs/tiny-cls/version_0")
+    assert json.loads((run / "data.json").read_text())["training data"]["skipped"] == 2
+    assert script("cls_train", "--resume", run).code == 0
+    assert script("evaluate", "--checkpoint", run).code == 0
+    (HERE / "train/cat/new.png").write_text("no picture")
+    outcome = script("cls_train", "--resume", run)
+    assert outcome.code == 2
+    assert "training data" in outcome.lines[-1] and "2 more left out" in outcome.lines[-1]
+    assert "3 more left out" in outcome.lines[-1]
+
+
+def test_broken_pictures_are_those_of_a_folder(script):
+    as_yaml("c.yaml", tiny_classifier({"data.skip_broken": True}))
+    assert_refused(script("cls_train", "--config", "c.yaml"), [("c.yaml: data", "skip_broken", True, "digits")])

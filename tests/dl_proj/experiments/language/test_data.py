@@ -61,7 +61,9 @@ def whole(windows):
 
 
 def written():
-    return sorted(path for path in Path("root").rglob("*") if path.suffix != ".lock" and path.is_file())
+    return sorted(
+        path for path in Path("root").rglob("*") if path.suffix not in (".lock", ".sha256") and path.is_file()
+    )
 
 
 # -- windows --

@@ -6,6 +6,8 @@ import hashlib
 import io
 import logging
 import lzma
+import os
+import re
 import zipfile
 from itertools import pairwise
 from pathlib import Path
@@ -134,6 +136,14 @@ def test_what_is_no_text():
     assert refusal(files_corpus, Path("nothing"), **SHARES) == ("data.path: nothing is empty",)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_is_no_text():
+    """To open it would wait for who writes into it."""
+    os.mkfifo("text.txt")
+    with pytest.raises(ConfigError, match=r"data\.path: text\.txt is a pipe or a device; must be a file"):
+        files_corpus(Path("text.txt"), val_share=0.1, test_share=0.1)
+
+
 def test_a_mark_is_no_part_of_a_text():
     """Nor does it count in the shares."""
     mark = b"\xef\xbb\xbf"
@@ -236,6 +246,38 @@ def test_an_archive_with_another_text(archive, monkeypatch):
     assert not Path("root/enwik8/enwik8").exists()
 
 
+def test_a_hostile_archive_writes_one_file_of_bounded_size(archive, monkeypatch):
+    path, text = archive
+    monkeypatch.setattr(text_sets, "_PIECE", 100)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as members:
+        for name in ("../evil", "/evil", "../../root/evil"):
+            members.writestr(name, "evil")
+        members.writestr("enwik8", text)
+    before = {*Path("..").iterdir()}
+    enwik8_corpus(Path("root"))
+    assert {*Path("..").iterdir()} == before and not [*Path("root").rglob("evil")]
+    Path("root/enwik8/enwik8").unlink()
+    with zipfile.ZipFile("root/enwik8/enwik8.zip", "w", zipfile.ZIP_DEFLATED) as members:
+        members.writestr("enwik8", bytes(10**6))
+    written = []
+    monkeypatch.setattr(Path, "open", noting_size(Path.open, written))
+    refusal(enwik8_corpus, Path("root"))
+    assert 1000 < max(written) <= 1100, "of a million bytes"
+
+
+def noting_size(open_file, sizes):
+    """Path.open, which notes how large each file that is written to has become."""
+
+    def opened(path, mode="r", *args, **named):
+        file = open_file(path, mode, *args, **named)
+        if "w" in mode:
+            close = file.close
+            file.close = lambda: (sizes.append(file.tell()), close())
+        return file
+
+    return opened
+
+
 @pytest.mark.parametrize("damage", [lambda data: data[:300], lambda data: data[:100] + b"!!!!!!" + data[106:]])
 def test_a_broken_archive(archive, damage):
     path, _ = archive
@@ -268,8 +310,9 @@ def hub(monkeypatch):
     """Rows as the datasets library gives them, without a network; the calls are noted."""
     calls = []
 
-    def load_dataset(*args, split):
+    def load_dataset(*args, split, revision):
         calls.append((*args, split))
+        assert re.fullmatch("[0-9a-f]{40}", revision), "a commit"
         return [{"text": ""}, {"text": f" = {split} = \n"}, {"text": ""}, {"text": " Größe \n"}]
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
@@ -286,6 +329,17 @@ def test_wikitext_is_written_as_the_original_has_it(hub, source, name):
     assert parts(wikitext_corpus(source, Path("root"))) == expected
     assert len(hub) == 3, "downloaded once"
     assert Path(f"root/{source}/val.txt").read_bytes() == expected[1]
+
+
+def test_wikitext_with_a_changed_byte(hub):
+    wikitext_corpus("wikitext2", Path("root"))
+    path = Path("root/wikitext2/val.txt")
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"validation", b"valid\0tion"))
+    (line,) = refusal(wikitext_corpus, "wikitext2", Path("root"))
+    assert_states(line, "data.root", path, "SHA256SUMS")
+    path.write_bytes(whole)
+    assert content(wikitext_corpus("wikitext2", Path("root"))["val"]) == whole
 
 
 def test_empty_lines_of_wikitext_hold_a_space(real_data):

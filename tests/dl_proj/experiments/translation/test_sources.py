@@ -1,8 +1,13 @@
 """Pairs as they are in their source: every text untouched, in order, and clear words about what cannot be read."""
 
+import bz2
 import contextlib
+import gzip
+import io
 import logging
+import lzma
 import os
+import re
 import socket
 import zipfile
 from pathlib import Path
@@ -15,9 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dl_proj.experiments.translation import sources as pair_sources
+from dl_proj.experiments.translation import text_files
 from dl_proj.experiments.translation.data_settings import PairsConfig
 from dl_proj.experiments.translation.pair_sets import raw_pairs
 from dl_proj.settings.errors import ConfigError
+from my_custom_ai.utils.files import made_once
 
 PARTS = ("train", "val", "test")
 
@@ -90,7 +97,7 @@ def test_a_line_ends_where_a_line_ends():
 
 @given(
     st.lists(
-        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n")).filter(lambda t: t[-1:] != "\r"),
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\0")).filter(lambda t: t[-1:] != "\r"),
         min_size=1,
         max_size=5,
     )
@@ -142,7 +149,7 @@ def test_lines_that_were_converted_with_their_mark_are_converted_anew(monkeypatc
     schema = pa.schema([("en", pa.string()), ("de", pa.string())])
     old = Path(f"root/pairs/train-en-de-{pair_sources.file_key(files)}.arrow")
     old.parent.mkdir(parents=True)
-    pair_sources.write_arrow(old, schema, [(["\ufeffdog"], ["Hund"])])
+    made_once(old, lambda part: pair_sources.write_arrow(part, schema, [(["\ufeffdog"], ["Hund"])]))
     assert pairs_of(configured) == [("dog", "Hund")]
 
 
@@ -185,7 +192,7 @@ def test_a_changed_file_is_noticed_and_an_unchanged_one_not_read_again(monkeypat
     configured = lines("a\n", "b\n")
     assert pairs_of(configured) == [("a", "b")]
     with monkeypatch.context() as patch:
-        patch.setattr(pair_sources, "_text_lines", None)
+        patch.setattr(pair_sources, "text_lines", None)
         assert pairs_of(configured) == [("a", "b")]
     for changed in ("new", "now"):
         stat = Path("text/train.de").stat()
@@ -217,8 +224,8 @@ def test_a_mark_before_the_header_is_not_part_of_it():
     assert pairs_of(csv("\ufeffde,en\na,b\n")) == [("b", "a")]
 
 
-def test_a_field_that_is_not_there_is_empty():
-    assert pairs_of(csv("de,en\na,b\nc\n")) == [("b", "a"), ("", "c")]
+def test_blank_lines_are_no_rows():
+    assert pairs_of(csv("\n  \nde,en\n\na,b\n \n,\n")) == [("b", "a"), ("", "")]
 
 
 @pytest.mark.parametrize(
@@ -226,15 +233,18 @@ def test_a_field_that_is_not_there_is_empty():
     [
         ("de,fr\na,b\n", "data.corpus.train: t.csv has no column en; there are: de, fr"),
         ("x;y\na,b\n", "data.corpus.train: t.csv has no column en and no de; there are: x;y"),
-        ("", "data.corpus.train: t.csv cannot be read as CSV (No columns to parse from file)"),
-        ("de,en\n", "data.corpus.train: t.csv cannot be read as CSV (no rows)"),
-        ("de,en\na,b,c\nd,e,f\n", "the first row has more fields than the header; texts with commas need quotes"),
-        ("de,en\na,b\nd,e,f\n", "Expected 2 fields in line 3, saw 3"),
-        ('de,en\na,"b\nc,d\n', "EOF inside string"),
+        ("de,de,en\na,b,c\n", "data.corpus.train: t.csv has several columns de"),
+        ("", "data.corpus.train: t.csv is empty"),
+        ("de,en\n", "data.corpus.train: t.csv has no rows"),
+        ("de,en\na,b,c\nd,e,f\n", "t.csv line 2: 3 fields, must be 2; texts with commas need quotes"),
+        ("de,en\na,b\nd,e,f\n", "t.csv line 3: 3 fields, must be 2"),
+        ('de,en\n"a\nb",c\n\nd\n', "t.csv line 5: 1 field, must be 2"),
+        ("x,de,en\n1,b,c\n2,\n", "t.csv line 3: 2 fields, must be 3; an empty field needs its comma"),
+        ('de,en\na,b\na,"b\nc,d\n', "t.csv line 3: cannot be read as CSV (its quotes do not end)"),
+        ('de,en\n"a"b,c\n', "t.csv line 2: cannot be read as CSV ('"),
         (b"de,en\na,b\nc,\xff\n", "data.corpus.train: t.csv is not UTF-8 at byte 12 (line 3); convert the file"),
-        ("de,en\n" + "a,b\n" * 20_000 + "a,b,c\n", "Expected 2 fields in line 20002, saw 3"),
+        ("de,en\n" + "a,b\n" * 20_000 + "a,b,c\n", "t.csv line 20002: 3 fields, must be 2"),
     ],
-    ids=["column", "columns", "empty", "no rows", "first row", "fields", "quote", "bytes", "late"],
 )
 def test_what_is_no_csv_is_refused(content, said, capfd, library_log):
     (line,) = refusal(csv(content))
@@ -287,14 +297,30 @@ def test_what_is_no_parquet_is_refused(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_converted_pairs_that_were_damaged_are_converted_anew():
+    """Whichever byte it is, the last ones too, or none are left."""
+    configured = lines("a dog\na cat\n", "ein Hund\neine Katze\n")
+    expected = pairs_of(configured)
+    (path,) = Path("root/pairs").glob("*.arrow")
+    whole = path.read_bytes()
+    assert whole.count(b"Hund") == 1
+    for place in (0, whole.index(b"Hund"), len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        assert pairs_of(configured) == expected and path.read_bytes() == whole
+    for rest in (b"", whole[:20], whole[:-32]):
+        path.write_bytes(rest)
+        assert pairs_of(configured) == expected and path.read_bytes() == whole
+
+
 # -- the hub --
 
 
 def test_the_hub_gives_its_own_splits(monkeypatch):
-    asked = []
+    asked, revisions = [], []
 
-    def load(name, subset, *, split, cache_dir):
+    def load(name, subset, *, split, revision, cache_dir):
         asked.append((name, subset, split, cache_dir))
+        revisions.append(revision)
         pq.write_table(pa.table({"translation": [{"de": f"{split} Hund", "en": f"{split} dog"}]}), f"{split}.parquet")
         return datasets.Dataset.from_parquet(f"{split}.parquet", cache_dir="cache")
 
@@ -304,12 +330,16 @@ def test_the_hub_gives_its_own_splits(monkeypatch):
     for part, split in expected.items():
         assert pairs_of(configured, part) == [(f"{split} Hund", f"{split} dog")]
     assert asked == [("wmt/wmt14", "de-fr", split, "root/pairs") for split in expected.values()]
+    assert all(re.fullmatch("[0-9a-f]{40}", revision) for revision in revisions), "a commit"
+    pairs_of(configured.model_copy(update={"corpus": configured.corpus.model_copy(update={"revision": "v2"})}), "val")
+    assert revisions[-1] == "v2"
 
 
 def test_the_hub_gives_columns_too(monkeypatch):
     """A column a language, and others that are not asked for."""
 
-    def load(name, subset, *, split, cache_dir):
+    def load(name, subset, *, split, revision, cache_dir):
+        assert revision is None, "the newest"
         pq.write_table(pa.table({"fr": ["chien"], "en": [f"{split} dog"], "de": ["Hund"]}), f"{split}.parquet")
         return datasets.Dataset.from_parquet(f"{split}.parquet", cache_dir="cache")
 
@@ -401,24 +431,160 @@ def test_wmt14_is_read_whole(real_data):
     assert pairs_of(configured) == expected
 
 
-@pytest.mark.parametrize("suffix", ["zip", "gz", "bz2", "xz"])
+# -- packed, binary, endless --
+
+PACK = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": lambda data: pa.compress(data, codec="zstd", asbytes=True),
+}
+
+
+def zipped(*members):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return packed.getvalue()
+
+
+TABLE = "\ufeffde,en\n" + "".join(f'"Hund\n{i}",dog {i}\n' for i in range(1500))
+
+
+@pytest.mark.parametrize("suffix", [*PACK, "zip"])
+def test_packed_tables_are_unpacked(suffix):
+    def packed(text):
+        return zipped(("t.csv", text)) if suffix == "zip" else PACK[suffix](text.encode())
+
+    name = f"t.csv.{suffix}"
+    configured = config(kind="csv", train=str(write(name, packed(TABLE))), val="x", test="y")
+    assert pairs_of(configured) == [(f"dog {i}", f"Hund\n{i}") for i in range(1500)]
+    assert len(packed(TABLE)) < len(TABLE) or suffix == "zip", "it is packed"
+    write(name, packed(TABLE + "Katze\n"))
+    (line,) = refusal(configured)
+    assert line.startswith(f"data.corpus.train: {name} line 3002: 1 field, must be 2")
+
+
+@pytest.mark.parametrize("suffix", [*PACK, "zip"])
 def test_what_is_no_archive_is_refused(suffix):
-    path = write(f"t.csv.{suffix}", "no archive at all\n")
-    (line,) = refusal(config(kind="csv", train=path))
-    assert line.startswith(f"data.corpus.train: {path} ")
+    path = f"t.csv.{suffix}"
+    whole = zipped(("t.csv", TABLE)) if suffix == "zip" else PACK[suffix](TABLE.encode())
+    for content in (b"no archive at all\n", b"", whole[: len(whole) // 2]):
+        write(path, content)
+        (line,) = refusal(config(kind="csv", train=path))
+        assert line.startswith(f"data.corpus.train: {path} "), content[:20]
+
+
+def test_an_archive_of_several_files_is_refused():
+    write("t.csv.zip", zipped(("a.csv", "de,en\na,b\n"), ("b.csv", "de,en\na,b\n")))
+    assert refusal(config(kind="csv", train="t.csv.zip")) == [
+        "data.corpus.train: t.csv.zip cannot be unpacked (it holds 2 files, must be one)"
+    ]
 
 
 def test_an_archive_writes_nothing_beside_the_cache():
     """Its member's name leads out of every folder."""
-    with zipfile.ZipFile("t.csv.zip", "w") as archive:
-        archive.writestr("../escaped.csv", "en,de\na dog,ein Hund\n")
+    write("t.csv.zip", zipped(("../escaped.csv", "en,de\na dog,ein Hund\n")))
     before = set(Path("..").iterdir())
-    with contextlib.suppress(ConfigError):  # that it refuses the archive would be right, too
-        pairs_of(config(kind="csv", train="t.csv.zip", root="root"), "train")
+    assert pairs_of(config(kind="csv", train="t.csv.zip", root="root"), "train") == [("a dog", "ein Hund")]
     assert set(Path("..").iterdir()) == before
+
+
+NUL = "holds a null character; must be text"
+
+
+def test_null_characters_are_refused_with_their_line(capfd):
+    (line,) = refusal(lines("a\nb\n", "c\nd\0e\n"))
+    assert line == f"data.corpus.train: text/train.de line 2 {NUL}"
+    for content, number in (
+        ("de,en\na,b\n\0c,d\n", 3),
+        ("\0" * 5000 + "de,en\na,b\n", 1),
+        ("\0" * 5000, 1),
+    ):
+        (line,) = refusal(csv(content))
+        assert line == f"data.corpus.train: t.csv line {number} {NUL}"
+    (line,) = refusal(parquet({"de": ["x"] * 70 + ["a\0"], "en": ["y"] * 71}))
+    assert line == "data.corpus.train: t.parquet: row 71 of column 'de' holds a null character: must be a sentence"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_lines_without_an_end_are_refused_without_being_held(monkeypatch):
+    monkeypatch.setattr(text_files, "LONGEST", 1000)
+    longest = "x" * 999 + "\n"
+    assert len(pairs_of(lines(longest, longest))) == 1
+    (line,) = refusal(lines("a\nb\n", f"a\n{'x' * 1000}\n"))
+    assert line == "data.corpus.train: text/train.de line 2 is longer than 1,000 bytes; must be a sentence a line"
+    (line,) = refusal(csv(f"de,en\n{'x' * 1000},b\n"))
+    assert line.startswith("data.corpus.train: t.csv line 2 is longer than 1,000 bytes")
+    (line,) = refusal(parquet({"de": ["x" * 1001], "en": ["b"]}))
+    assert line.startswith("data.corpus.train: t.parquet: row 1 of column 'de' is longer than 1,000 bytes")
+    asked = []
+    with monkeypatch.context() as patch:
+        patch.setattr(text_files, "_opened", lambda *_: contextlib.nullcontext(Endless(asked)))
+        (line,) = refusal(csv("de,en\na,b\nc,d\n"))
+    assert "line 1 is longer" in line and max(asked) <= 1001
+
+
+class Endless:
+    """A file of one line."""
+
+    def __init__(self, asked):
+        self.asked = asked
+
+    def read(self, size):
+        return b"x" * size
+
+    def readline(self, size):
+        self.asked.append(size)
+        return self.read(size)
+
+
+# -- broken Parquet --
 
 
 def test_lists_in_parquet_are_refused():
     pq.write_table(pa.table({"en": [["a"], ["b"]], "de": ["x", "y"]}), "t.parquet")
     (line,) = refusal(config(kind="parquet", train="t.parquet"))
     assert line.startswith("data.corpus.train: t.parquet") and "'en'" in line
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy", "zstd"])
+def test_a_broken_row_group_of_parquet_is_refused(compression, capfd):
+    texts = [f"{i} {'abc' * i}" for i in range(60)]
+    pq.write_table(
+        pa.table({"de": texts, "en": texts}),
+        "t.parquet",
+        row_group_size=20,
+        compression=compression,
+        use_dictionary=False,
+    )
+    configured = config(kind="parquet", train="t.parquet")
+    assert len(pairs_of(configured)) > 50
+    column = pq.ParquetFile("t.parquet").metadata.row_group(1).column(0)
+    whole = bytearray(Path("t.parquet").read_bytes())
+    for i in range(column.data_page_offset, column.data_page_offset + column.total_compressed_size):
+        whole[i] ^= 0x5A
+    write("t.parquet", bytes(whole))
+    (line,) = refusal(configured)
+    assert line.startswith("data.corpus.train: t.parquet cannot be read as Parquet (") and "\n" not in line
+    assert capfd.readouterr() == ("", "")
+
+
+def test_damaged_parquet_is_refused_or_read(capfd):
+    """A flipped byte anywhere: in the schema it is another error of the library than in a page."""
+    texts = [f"{i} {'äbc' * i}" for i in range(9)]
+    pq.write_table(pa.table({"de": texts, "en": texts}), "t.parquet", compression="none", use_dictionary=False)
+    whole = Path("t.parquet").read_bytes()
+    configured = config(kind="parquet", train="t.parquet")
+    refused = 0
+    for place in (*range(20, len(whole), 97), *range(len(whole) - 12, len(whole))):
+        write("t.parquet", whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            pairs_of(configured)
+        except ConfigError as error:
+            (line,) = error.lines
+            assert line.startswith("data.corpus.train: t.parquet") and "\n" not in line
+            refused += 1
+    assert refused > 12
+    assert capfd.readouterr() == ("", "")
