@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from dl_proj.models.baseline_settings import ImageBaselineConfig
 from dl_proj.models.settings import EncoderDecoderConfig, StackConfig
 from dl_proj.settings.base import Strict
 from my_custom_ai.custom_train.names import DeviceName, MatmulPrecision, OptimizerName, Precision
@@ -179,7 +180,7 @@ class ExperimentConfig(Strict):
     if TYPE_CHECKING:  # a field of every subclass
 
         @property
-        def model(self) -> StackConfig | EncoderDecoderConfig:
+        def model(self) -> StackConfig | EncoderDecoderConfig | ImageBaselineConfig:
             """What is trained."""
 
     experiment_name: str = Field("", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$")

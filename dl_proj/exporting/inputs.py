@@ -40,7 +40,7 @@ class GraphInputs:
         config = trained.config
         match trained:
             case Classifier():
-                return cls(trained, config.model.length(config.data), any_length=False)
+                return cls(trained, config.tokens_per_example or 1, any_length=False)
             case Copier() | Recaller():
                 longest = config.data.n_inputs
             case Generator():

@@ -57,6 +57,8 @@ def draw_attention(config: AttentionMapsConfig) -> None:
             logits = trained.model(**{name: value.to(trained.device) for name, value in subject.inputs.items()})
     except ValueError as error:
         raise ConfigError(f"checkpoint: {config.checkpoint}: {error}") from None
+    if not found:
+        raise ConfigError(f"checkpoint: {config.checkpoint}: this model has no attention that could be drawn")
     check_logits(logits)
     weights = {name: value[0].float().cpu() for name, value in found.items()}
     if broken := [name for name, value in weights.items() if not value.isfinite().all()]:

@@ -15,6 +15,7 @@ from tiny_scripts import tiny, tiny_classifier, tiny_generator, tiny_language, t
 from dl_proj.checkpoint_folder import SHIPPED
 from dl_proj.cli import CONFIGS, training_config
 from dl_proj.commands import COMMANDS
+from dl_proj.experiments.baselines_settings import BaselinesConfig
 from dl_proj.experiments.compare_runs_settings import CompareRunsConfig
 from dl_proj.experiments.copy.settings import SynthComparisonConfig, SynthTrainConfig
 from dl_proj.experiments.copy.train import build_copy_model
@@ -59,6 +60,7 @@ SCHEMAS = {  # by the beginning of a file's name; the first that fits
     "lm_": LanguageTrainConfig,
     "mlm_": LanguageTrainConfig,
     "sweep_": SweepConfig,
+    "baselines": BaselinesConfig,
     "compare_runs": CompareRunsConfig,
     "import_": ImportReformerConfig,
     "translation_evaluate": TranslationEvaluateConfig,
