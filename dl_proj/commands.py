@@ -145,6 +145,12 @@ COMMANDS = {
         "dl_proj.experiments.sweep:sweep",
         "sweep_lm_books.yaml",
     ),
+    "baselines": Command(
+        "Measure what any model of an experiment must beat",
+        "dl_proj.experiments.baselines_settings:BaselinesConfig",
+        "dl_proj.experiments.baselines:measure_baselines",
+        "baselines.yaml",
+    ),
     "compare_runs": Command(
         "Compare runs on one HTML page",
         "dl_proj.experiments.compare_runs_settings:CompareRunsConfig",

@@ -60,6 +60,7 @@ def test_there_is_something_to_look_at():
         "attention_maps",
         "export",
         "compare_runs",
+        "baselines",
     }
 
 

@@ -89,7 +89,7 @@ def _measure(name: str, folder: Path, trained: Any, config: EvaluateConfig, acce
             experiment, config.output_dir / name.lstrip("./"), batch_size=config.batch_size, device=accelerator.device
         )
     return {
-        "task": trained.task,
+        "task": trained.table,
         "attention": trained.model.attention_title,
         "parameters": count_parameters(model),
         "training seconds": _training_seconds(folder),

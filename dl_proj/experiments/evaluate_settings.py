@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from dl_proj.experiments.copy.settings import CopyDataConfig
+from dl_proj.experiments.copy.settings import SynthDataConfig
 from dl_proj.experiments.images.settings import ClassifierDataConfig, GeneratorDataConfig
 from dl_proj.experiments.language.data_settings import TextDataConfig
 from dl_proj.experiments.long_range.data_settings import LongRangeDataConfig
@@ -19,20 +19,14 @@ if TYPE_CHECKING:
     DataChanges = Changes
 else:
     DataChanges = changes_to(
-        CopyDataConfig,
+        SynthDataConfig,
         ClassifierDataConfig,
         GeneratorDataConfig,
         TextDataConfig,
         PairsConfig,
         *models_in(LongRangeDataConfig),
-        without=(
-            "kind",
-            "n_train",
-            "fresh",
-            "random_shift",
-            "sampling",
-            "tokenizer",
-        ),  # of training, or a part of the model
+        # of training, or a part of the model
+        without=("kind", "task", "n_train", "fresh", "random_shift", "sampling", "tokenizer"),
     )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from dl_proj.models.baseline_settings import ImageBaselineConfig
 from dl_proj.models.settings import EncoderDecoderConfig, StackConfig
 from dl_proj.settings.base import Strict
 from dl_proj.tables import Row
@@ -125,7 +126,7 @@ class PaceConfig(Strict):
     save_minutes: float = Field(5.0, gt=0)
     """save also after the update that ends so many minutes after the last save"""
     wait_minutes: float = Field(10.0, gt=0, le=60 * 24 * 365)
-    """of several processes: end when one has waited so long for another; longer than the first one reads its data"""
+    """until one of several processes that waits for another ends"""
     log_every: int = Field(10, ge=1)
     """updates between rows of training figures"""
     max_eval_batches: int | None = Field(None, ge=1)
@@ -192,7 +193,7 @@ class ExperimentConfig(Strict):
     if TYPE_CHECKING:  # a field of every subclass
 
         @property
-        def model(self) -> StackConfig | EncoderDecoderConfig:
+        def model(self) -> StackConfig | EncoderDecoderConfig | ImageBaselineConfig:
             """What is trained."""
 
     experiment_name: str = Field("", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$")
@@ -233,6 +234,11 @@ class ExperimentConfig(Strict):
     def published(self) -> list[Row]:
         """What papers report for this training, to be printed beside its results."""
         return []
+
+    @property
+    def table(self) -> str:
+        """Which models it is compared with: those of its task, or of a part of it whose figures mean the same."""
+        return str(type(self).model_fields["task"].default)
 
     @property
     def default_name(self) -> str:

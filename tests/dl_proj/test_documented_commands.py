@@ -99,6 +99,8 @@ def cut(name: str, flags: list[str]) -> list[str]:
         shorter |= {"train.max_steps": "4"}  # it goes on
     if name == "sweep":
         flags, shorter = cut_sweep(flags)
+    if name == "baselines":
+        shorter = cut_baselines(configured(name, flags))
     return without(flags, shorter) + [word for one, value in shorter.items() for word in (f"--{one}", value)]
 
 
@@ -113,12 +115,22 @@ def few_made(kind: str) -> dict[str, str]:
 def cut_sweep(flags: list[str]) -> tuple[list[str], dict[str, str]]:
     """Two variants of a sweep, whose trainings are cut as the others are, of layers that are few and narrow."""
     config = configured("sweep", flags)
+    return flags, {"only": json.dumps([*config.all_variants][:2]), "common": json.dumps(cut_common(config))}
+
+
+def cut_baselines(config: Any) -> dict[str, str]:
+    """Of images one seed; what is not trained is quick."""
+    of_images = "dataset:" in file_or_preset(config.base, CONFIGS).read_text(encoding="utf-8")
+    return {"common": json.dumps(cut_common(config))} | ({"seeds": "1"} if of_images else {})
+
+
+def cut_common(config: Any) -> dict[str, Any]:
+    """The settings that all variants have in common, with those that make a training short."""
     base = file_or_preset(config.base, CONFIGS).read_text(encoding="utf-8")
     own = PAIRS if "task: translation" in base else A_BATCH
     if kind := re.search(r"^  kind: (listops|pathfinder)$", base, flags=re.MULTILINE):
         own = own | few_made(kind[1])
-    common = dict(config.common) | {key: json.loads(value) for key, value in (A_TRAINING | own).items()}
-    return flags, {"only": json.dumps([*config.all_variants][:2]), "common": json.dumps(common)}
+    return dict(config.common) | {key: json.loads(value) for key, value in (A_TRAINING | own).items()}
 
 
 def configured(name: str, flags: list[str]) -> Any:

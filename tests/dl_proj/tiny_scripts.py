@@ -86,7 +86,8 @@ COSTS = {
     "examples_per_second",
     "tokens_per_second",
     "peak_memory_mib",
-}  # of metrics.json, never twice the same
+    "device",
+}  # of metrics.json, hardly ever twice the same
 GONE = object()  # as a value: leave this key out
 
 

@@ -45,6 +45,11 @@ class LongRangeTrainConfig(ExperimentConfig):
         return self.model.length(self.data) if self.data.kind in ("image", "pathfinder") else None
 
     @property
+    def table(self) -> str:
+        """See ExperimentConfig; the tasks' accuracies are not to be compared."""
+        return f"{self.task}, {self.data.kind}"
+
+    @property
     def published(self) -> list[Row]:
         """See ExperimentConfig."""
         return published_rows(self.data.kind, (attention.kind for attention in self.model.mechanisms))

@@ -15,9 +15,10 @@ from tiny_scripts import tiny, tiny_classifier, tiny_generator, tiny_language, t
 from dl_proj.checkpoint_folder import SHIPPED
 from dl_proj.cli import CONFIGS, training_config
 from dl_proj.commands import COMMANDS
+from dl_proj.experiments.baselines_settings import BaselinesConfig
 from dl_proj.experiments.compare_runs_settings import CompareRunsConfig
 from dl_proj.experiments.copy.settings import SynthComparisonConfig, SynthTrainConfig
-from dl_proj.experiments.copy.train import build_copy_model, copy_dataset
+from dl_proj.experiments.copy.train import build_copy_model
 from dl_proj.experiments.evaluate import evaluate_checkpoints
 from dl_proj.experiments.evaluate_settings import EvaluateConfig
 from dl_proj.experiments.images.classification.objective import ClassificationObjective
@@ -47,6 +48,7 @@ from dl_proj.text.tokenizers import Tokenizer
 
 SCHEMAS = {  # by the beginning of a file's name; the first that fits
     "synth_comparison": SynthComparisonConfig,
+    "synth_recall_comparison": SynthComparisonConfig,
     "synth": SynthTrainConfig,
     "demo": SynthTrainConfig,
     "cls_": ClassifierTrainConfig,
@@ -64,6 +66,7 @@ SCHEMAS = {  # by the beginning of a file's name; the first that fits
     "lra_examples": ExamplesConfig,
     "lra_": LongRangeTrainConfig,
     "sweep_": SweepConfig,
+    "baselines": BaselinesConfig,
     "compare_runs": CompareRunsConfig,
     "import_": ImportReformerConfig,
     "translation_evaluate": TranslationEvaluateConfig,
@@ -185,7 +188,7 @@ def length(config):
     data = config.data
     match config:
         case SynthTrainConfig():
-            return data.length - 1
+            return data.length - (data.task == "copy")
         case GeneratorTrainConfig():
             return data.max_len
         case ClassifierTrainConfig():
@@ -265,8 +268,8 @@ def check_output(config, model):
     with torch.no_grad():
         match config:
             case SynthTrainConfig():
-                batch = copy_dataset(data, "test", 1, config.seed)[0].unsqueeze(0)
-                logits, shape = model(batch[:, :-1]), (1, data.length - 1, data.vocab_size)
+                tokens = torch.randint(data.vocab_size, (1, length(config)))
+                logits, shape = model(tokens), (1, length(config), data.vocab_size)
             case GeneratorTrainConfig():
                 pixels, labels = torch.randint(data.vocab_size, (1, data.max_len)), torch.zeros(1, dtype=torch.int64)
                 logits, shape = model(pixels[:, :-1], labels=labels), (1, data.max_len, data.vocab_size)

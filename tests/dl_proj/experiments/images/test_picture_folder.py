@@ -429,8 +429,8 @@ def as_format(name):
 
 
 def damaged_tiff(path):
-    """Of which libtiff tells standard error by itself."""
-    Image.fromarray(random(16, 16)).save(path, compression="tiff_adobe_deflate")
+    """That begins well."""
+    Image.fromarray(random(16, 16)).save(path, format="TIFF", compression="tiff_adobe_deflate")
     with Image.open(path, formats=["TIFF"]) as file:
         (start,) = file.tag_v2[273]
     whole = bytearray(path.read_bytes())
@@ -440,7 +440,7 @@ def damaged_tiff(path):
 
 def odd_offset(path):
     """A TIFF whose strips begin at a word."""
-    Image.fromarray(random(4, 4)).save(path)
+    Image.fromarray(random(4, 4)).save(path, format="TIFF")
     whole = path.read_bytes()
     at = whole.index(struct.pack("<HH", 273, 4))
     path.write_bytes(whole[: at + 2] + struct.pack("<H", 2) + whole[at + 4 :])
