@@ -125,6 +125,7 @@ def test_a_trained_model_is_loaded_evaluated_and_asked(trained, script):
     outcome = script("evaluate", "--checkpoint", RUN, "--device", "cpu", "--data.n_val", "4")
     assert outcome.code == 0, outcome.lines
     assert f"| {figures['test/accuracy']:.4f} " in outcome.out
+    assert "| long_range, listops |" in outcome.out, "accuracies of the tasks stand in tables of their own"
 
 
 def test_an_interrupted_training_goes_on_to_the_same_weights(trained, script):
