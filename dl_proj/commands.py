@@ -90,6 +90,18 @@ COMMANDS = {
         "dl_proj.experiments.language.import_reformer:import_reformer",
         "import_reformer.yaml",
     ),
+    "lra_train": Command(
+        "Train on a task of the Long Range Arena",
+        "dl_proj.experiments.long_range.settings:LongRangeTrainConfig",
+        "dl_proj.experiments.long_range.train:train_long_range",
+        "lra_listops.yaml",
+    ),
+    "lra_examples": Command(
+        "Show examples of a task of the Long Range Arena",
+        "dl_proj.experiments.long_range.examples_settings:ExamplesConfig",
+        "dl_proj.experiments.long_range.examples:show_examples",
+        "lra_examples.yaml",
+    ),
     "translation_train": Command(
         "Train a translation model",
         "dl_proj.experiments.translation.settings:TranslationTrainConfig",
@@ -132,6 +144,12 @@ COMMANDS = {
         "dl_proj.experiments.sweep_settings:SweepConfig",
         "dl_proj.experiments.sweep:sweep",
         "sweep_lm_books.yaml",
+    ),
+    "baselines": Command(
+        "Measure what any model of an experiment must beat",
+        "dl_proj.experiments.baselines_settings:BaselinesConfig",
+        "dl_proj.experiments.baselines:measure_baselines",
+        "baselines.yaml",
     ),
     "compare_runs": Command(
         "Compare runs on one HTML page",

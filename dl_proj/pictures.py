@@ -50,6 +50,11 @@ class Band:
     deviation: Sequence[float]
 
 
+def style_of(number: int) -> tuple[str, str, str]:
+    """Colour, dashes and marker of a picture's curve, the same ones again after eight."""
+    return _STYLES[number % len(_STYLES)]
+
+
 def draw_bands(curves: Mapping[str, Band], *, xlabel: str, ylabel: str, path: Path) -> None:
     """Many curves that stay apart: at most eight a panel, the legend beside it, all panels with the same axes."""
     groups = [group.tolist() for group in np.array_split([*curves], math.ceil(len(curves) / len(_STYLES)))]

@@ -1,5 +1,6 @@
 """What decoding keeps of the tokens so far: checks on new tokens, and reordering the sequences of a batch."""
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -21,7 +22,12 @@ class Cache:
     @property
     def size(self) -> int:
         """Numbers that it has room for, those of caches inside of it included."""
-        return _size_of(vars(self))
+        return sum(tensor.numel() for tensor in _tensors_in(self))
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of its tensors, those of caches inside of it included."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in _tensors_in(self))
 
     def select_rows(self, rows: Tensor) -> None:
         """Reorder: new sequence i is a copy of old sequence rows[i]; rows is int64 (any,)."""
@@ -56,17 +62,15 @@ def check_causal(causal: bool) -> None:
         raise ValueError("step-by-step decoding needs causal=True: without it a token also sees those to come")
 
 
-def _size_of(value: Any) -> int:
+def _tensors_in(value: Any) -> Iterator[Tensor]:
     match value:
         case Tensor():
-            return value.numel()
+            yield value
         case Cache():
-            return value.size
+            yield from _tensors_in(tuple(vars(value).values()))
         case tuple():
-            return sum(map(_size_of, value))
-        case dict():
-            return sum(map(_size_of, value.values()))
-    return 0
+            for part in value:
+                yield from _tensors_in(part)
 
 
 def _tokens_of(memory: Tensor, rows: Tensor, length: int) -> Tensor:

@@ -159,11 +159,8 @@ class KeyValueCache(Cache):
 
     def append(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Add the keys and values of t tokens, (b, h, t, ·) each, after checking that they and the queries fit."""
-        width = key.shape[-1] if self.length == 0 else self.keys.shape[-1]  # RelativeAttention's keys are longer
-        widths = width, width, self.values.shape[-1]
+        widths = self.keys.shape[-1], self.keys.shape[-1], self.values.shape[-1]
         self.check(query, key, value, batch=self.keys.shape[0], heads=self.keys.shape[1], widths=widths)
-        if self.keys.shape[-1] != width:
-            self.keys = self.keys.new_zeros(*self.keys.shape[:3], width)
         end = self.length + key.shape[2]
         self.keys[:, :, self.length : end], self.values[:, :, self.length : end] = key, value
         self.length = end

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Literal, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
 from my_transformers.cache import Cache, rows_of
@@ -276,6 +277,10 @@ class EncoderStack(_Stack[Cache]):
     def new_cache(self, batch: int, max_len: int) -> list[Cache]:
         """A cache for each layer."""
         return [layer.new_cache(batch, max_len) for layer in self.layers]
+
+    def state_size(self, length: int, dtype: torch.dtype | None = None) -> int:
+        """Bytes that decoding keeps of a sequence, in all layers; see :meth:`MultiHeadAttention.state_size`."""
+        return sum(layer.attention.state_size(length, dtype) for layer in self.layers)
 
 
 class DecoderStack(_Stack[DecoderCache]):

@@ -116,6 +116,10 @@ class ReversibleStack(_TwoStreams[Cache]):
         """A cache for each layer."""
         return [layer.new_cache(batch, max_len) for layer in self.layers]
 
+    def state_size(self, length: int, dtype: torch.dtype | None = None) -> int:
+        """Bytes that decoding keeps of a sequence, in all layers; see :meth:`MultiHeadAttention.state_size`."""
+        return sum(layer.attention.state_size(length, dtype) for layer in self.layers)
+
 
 class ReversibleDecoderStack(_TwoStreams[DecoderCache]):
     """:class:`ReversibleStack` of decoder layers that all attend to one context, which gets its gradient too.

@@ -138,6 +138,19 @@ class MultiHeadAttention(nn.Module):
         """The mechanism's empty cache for decoding up to ``max_len`` tokens."""
         return self.mechanism.new_cache(self.to_out.weight.new_empty(batch, self.heads, 0, self.head_dim), max_len)
 
+    def state_size(self, length: int, dtype: torch.dtype | None = None) -> int:
+        """Bytes that decoding keeps of a sequence: those of the mechanism's cache, in the mode that it is in.
+
+        Args:
+            length: tokens that the cache has room for; of some mechanisms, such as a Performer, it changes nothing.
+            dtype: of the activations; default the weights'. Sums are kept in float32 at least, positions as integers.
+
+        Raises:
+            ValueError: it keeps no state, as it cannot decode step by step: it is not causal, or its rule forbids it.
+        """
+        like = torch.empty(1, self.heads, 0, self.head_dim, dtype=dtype or self.to_out.weight.dtype, device="meta")
+        return self.mechanism.new_cache(like, length).n_bytes
+
     def step(self, x: Tensor, cache: Cache) -> Tensor:
         """The next t tokens x (b, t, dim) -> (b, t, dim); added to the cache."""
         return self._merge(self.mechanism.step(*self._project(x, 0, self.n_projections), cache))

@@ -51,6 +51,8 @@ def test_there_is_something_to_look_at():
         "import_reformer",
         "lm_train",
         "lm_generate",
+        "lra_train",
+        "lra_examples",
         "translation_train",
         "translation_evaluate",
         "translate",
@@ -58,6 +60,7 @@ def test_there_is_something_to_look_at():
         "attention_maps",
         "export",
         "compare_runs",
+        "baselines",
     }
 
 

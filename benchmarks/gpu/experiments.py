@@ -185,4 +185,41 @@ _MULTI30K = Experiment(
         tiny=("--beam_size", "2"),
     ),
 )
-EXPERIMENTS = {experiment.name: experiment for experiment in (_COPY, _MNIST, _BOOKS, _MULTI30K)}
+_RECALL = Experiment(
+    name="recall",
+    sweep=GPU_CONFIGS / "sweep_recall.yaml",
+    seconds={
+        "full": 60,
+        "lsh-4": 130,
+        "performer-128": 130,
+        "linear": 130,
+        "performer-32": 130,
+        "performer-512": 130,
+        "local": 130,
+    },
+    data=lambda root, made: {},
+    tiny_variant="performer-32",
+    tiny=_tiny_model()
+    | {"data.vocab_size": 32, "data.length": 16, "data.n_pairs": 2, "train.epochs": None, "train.batch_size": 8}
+    | {"data.n_train": 64, "data.n_val": 8, "data.n_test": 8, "train.eval_batch_size": 8},
+)
+_LISTOPS = Experiment(
+    name="listops",
+    sweep=GPU_CONFIGS / "sweep_lra_listops.yaml",
+    seconds={
+        "full": 180,
+        "lsh-2": 180,
+        "linformer-256": 180,
+        "performer-256": 180,
+        "nystrom-128": 180,
+        "linear": 180,
+        "local": 180,
+    },
+    data=lambda root, made: {"data.root": str(made)},
+    tiny_variant="performer-256",
+    tiny=_tiny_model()
+    | {"data.min_length": 20, "data.max_length": 260, "train.batch_size": 8, "train.eval_batch_size": 8}
+    | {"data.n_train": 64, "data.n_val": 8, "data.n_test": 8},
+    tiny_data=lambda folder: {"data.root": str(folder)},
+)
+EXPERIMENTS = {experiment.name: experiment for experiment in (_COPY, _MULTI30K, _LISTOPS, _RECALL, _BOOKS, _MNIST)}

@@ -50,9 +50,11 @@ PLAN = (
     Stage("layers", "layers", (), 720, 120, 1700, "attention layers by length beside other libraries'"),
     Stage("models", "models", (), 220, 60, 700, "training steps of 12-layer models by length"),
     _training("copy", 1140, "Reformer's copy task at length 1,024: table 2"),
-    _training("mnist", 2760, "Horn et al.'s MNIST, absolute and relative, with the shift test"),
-    _training("books", 5790, "language models of bytes, 6 layers of width 512, windows of 2,048"),
     _training("multi30k", 3180, "translation to convergence"),
+    _training("listops", 3780, "ListOps of the Long Range Arena, up to 2,000 tokens, seven mechanisms"),
+    _training("recall", 2520, "associative recall at 64 tokens, by the state that decoding keeps"),
+    _training("books", 5790, "language models of bytes, 6 layers of width 512, windows of 2,048"),
+    _training("mnist", 2760, "Horn et al.'s MNIST, absolute and relative, with the shift test"),
 )
 NAMES = tuple(stage.name for stage in PLAN)
 

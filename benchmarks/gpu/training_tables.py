@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dl_proj.experiments.copy.compare import PAPER as REFORMER_TABLE_2
+from dl_proj.experiments.long_range.published import published_rows
 
 Values = dict[str, Any]
 Rows = list[dict[str, Any]]
@@ -95,6 +96,28 @@ def _books(variants: dict[str, list[Values]]) -> Rows:
     return rows
 
 
+def _listops(variants: dict[str, list[Values]]) -> Rows:
+    rows = []
+    for variant, seeds in variants.items():
+        found = [100 * values["figures"]["test/accuracy"] for values in seeds]
+        row = {"attention": variant, "parameters": seeds[0]["figures"]["parameters"]} | _trained(seeds)
+        row["test accuracy"] = mean_and_deviation(found)
+        for published in published_rows("listops", [variant.split("-")[0]]):
+            row[published["source"]] = f"{100 * published['test accuracy']:.2f}"
+        rows.append(row | _speed(seeds))
+    return rows
+
+
+def _recall(variants: dict[str, list[Values]]) -> Rows:
+    rows = []
+    for variant, seeds in variants.items():
+        row = {"attention": variant, "state, bytes": seeds[0]["figures"]["state_bytes"]} | _trained(seeds)
+        for title, name in (("test accuracy", "test/accuracy"), ("decoded", "test/decoded_accuracy")):
+            row[title] = mean_and_deviation([100 * values["figures"][name] for values in seeds])
+        rows.append(row | _speed(seeds))
+    return rows
+
+
 def _multi30k(variants: dict[str, list[Values]]) -> Rows:
     rows = []
     for variant, seeds in variants.items():
@@ -124,11 +147,13 @@ _TABLES: dict[str, tuple[str, Callable[[dict[str, list[Values]]], Rows]]] = {
         "Copy task, accuracy in % by attention in training and evaluation (in brackets: Kitaev et al. 2020, table 2)",
         _copy,
     ),
+    "multi30k": ("Multi30k, English to German, beams of 4", _multi30k),
+    "listops": ("ListOps, accuracy in %, with published figures", _listops),
+    "recall": ("Associative recall, answers right in %", _recall),
+    "books": ("Bytes of books", _books),
     "mnist": (
         "MNIST, 28 x 28 pixels, accuracy in %, also of ones moved to the right (in brackets: Horn et al. 2021, images "
         "of 32 x 32)",
         _mnist,
     ),
-    "books": ("Bytes of books", _books),
-    "multi30k": ("Multi30k, English to German, beams of 4", _multi30k),
 }

@@ -22,7 +22,16 @@ from dl_proj.tables import mean_and_deviation
 from my_custom_ai.utils.files import write_text
 
 _NOT_COMPARED = {"task", "seed", "experiment_name", "runs_dir", "train.device", "train.num_workers", "train.trackers"}
-_COSTS = ("parameters", "steps", "seconds", "examples_per_second", "tokens_per_second", "peak_memory_mib")
+_COSTS = (
+    "parameters",
+    "steps",
+    "seconds",
+    "examples_per_second",
+    "tokens_per_second",
+    "peak_memory_mib",
+    "state_bytes",
+    "device",
+)
 _INTERVAL = ", 95 %"  # at the end of a column's name
 _MOST_POINTS = 400  # of a curve; a page is half as wide
 
@@ -47,6 +56,11 @@ class Run:
     def name(self) -> str:
         """Of the experiment."""
         return str(self.settings.get("experiment_name", self.path.name))
+
+    @property
+    def table(self) -> str:
+        """Its task, or the part of it whose figures mean the same."""
+        return str(self.settings.get("data.task", self.settings["task"]))
 
     @property
     def variant(self) -> tuple[tuple[str, str], ...]:
@@ -78,7 +92,7 @@ def compare_runs(config: CompareRunsConfig, folders: Sequence[str]) -> None:
         raise ConfigError(*left_out or [f"{' '.join(folders) or 'runs'}: there is no run in it (with a config.yaml)"])
     tasks: dict[str, list[Run]] = {}
     for run in runs:
-        tasks.setdefault(run.settings["task"], []).append(run)
+        tasks.setdefault(run.table, []).append(run)
     data = {
         "about": f"{len(runs)} runs. Bold: those that differ in their seed alone, as mean ± standard deviation.",
         "left_out": left_out,
@@ -138,14 +152,15 @@ def _read(path: Path) -> Run:
 
 
 def _figures_in(path: Path) -> dict[str, Any]:
-    """Numbers alone: a page cannot show others."""
+    """Numbers, and the device's name; a page cannot show others."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: not the figures of a training")
-    return {name: value for name, value in found.items() if isinstance(value, int | float) and math.isfinite(value)}
+    numbers = {name: value for name, value in found.items() if isinstance(value, int | float) and math.isfinite(value)}
+    return numbers | ({"device": found["device"]} if isinstance(found.get("device"), str) else {})
 
 
 def _task(name: str, runs: list[Run], page: Path) -> dict[str, Any]:
@@ -217,9 +232,9 @@ def _thinned(points: Sequence[Any]) -> list[Any]:
     return [*reversed(points[::-1][::every])]
 
 
-def _figures(run: Run) -> dict[str, float]:
+def _figures(run: Run) -> dict[str, Any]:
     """Costs, the best figure of validation, and those of the test but for single classes'."""
-    found: dict[str, float] = {"seed": run.settings["seed"]} if "seed" in run.settings else {}
+    found: dict[str, Any] = {"seed": run.settings["seed"]} if "seed" in run.settings else {}
     found |= {name: run.figures[name] for name in _COSTS if name in run.figures}
     if not run.figures:
         found |= {"steps": int(run.history[-1]["step"]), "seconds": seconds_in_all(run.history)}
@@ -259,10 +274,12 @@ def _spread(figure: str, runs: list[Run]) -> str:
     there = _values(figure, runs)
     if not there:
         return ""
+    if figure == "device":
+        return "; ".join(dict.fromkeys(there))
     if all(isinstance(value, int) for value in there):
         return str(there[0]) if len({*there}) == 1 else f"{min(there)} to {max(there)}"
     return mean_and_deviation(there)
 
 
-def _values(figure: str, runs: list[Run]) -> list[float]:
+def _values(figure: str, runs: list[Run]) -> list[Any]:
     return [found[figure] for run in runs if figure in (found := _figures(run))]

@@ -72,8 +72,8 @@ def _type(folder: Path) -> ExperimentType[Any]:
 
 def _data_settings(of_type: ExperimentType[Any]) -> set[str]:
     """Names of the settings that the data of such models has."""
-    (data,) = models_in(of_type.schema.model_fields["data"].annotation)
-    return set(data.model_fields)
+    kinds = models_in(of_type.schema.model_fields["data"].annotation)
+    return {name for kind in kinds for name in kind.model_fields}
 
 
 def _measure(name: str, folder: Path, trained: Any, config: EvaluateConfig, accelerator: Accelerator) -> Row:
@@ -89,7 +89,7 @@ def _measure(name: str, folder: Path, trained: Any, config: EvaluateConfig, acce
             experiment, config.output_dir / name.lstrip("./"), batch_size=config.batch_size, device=accelerator.device
         )
     return {
-        "task": trained.task,
+        "task": trained.table,
         "attention": trained.model.attention_title,
         "parameters": count_parameters(model),
         "training seconds": _training_seconds(folder),

@@ -5,24 +5,28 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from dl_proj.experiments.copy.settings import CopyDataConfig
+from dl_proj.experiments.copy.settings import SynthDataConfig
 from dl_proj.experiments.images.settings import ClassifierDataConfig, GeneratorDataConfig
 from dl_proj.experiments.language.data_settings import TextDataConfig
+from dl_proj.experiments.long_range.data_settings import LongRangeDataConfig
 from dl_proj.experiments.translation.data_settings import PairsConfig
 from dl_proj.settings.base import Strict
 from dl_proj.settings.changes import Changes, changes_to
+from dl_proj.settings.help import models_in
 from my_custom_ai.custom_train.names import DeviceName
 
 if TYPE_CHECKING:
     DataChanges = Changes
 else:
     DataChanges = changes_to(
-        CopyDataConfig,
+        SynthDataConfig,
         ClassifierDataConfig,
         GeneratorDataConfig,
         TextDataConfig,
         PairsConfig,
-        without=("n_train", "fresh", "random_shift", "sampling", "tokenizer"),  # of training, or a part of the model
+        *models_in(LongRangeDataConfig),
+        # of training, or a part of the model
+        without=("kind", "task", "n_train", "fresh", "random_shift", "sampling", "tokenizer"),
     )
 
 

@@ -22,6 +22,7 @@ from dl_proj.experiments.settings import (
     OneCycleConfig,
     ScheduleConfig,
     WarmupCosineConfig,
+    WarmupLinearConfig,
 )
 from dl_proj.experiments.starting_weights import load_starting_weights
 from dl_proj.experiments.translation.sentences import PairTokenizers
@@ -45,7 +46,7 @@ from my_custom_ai.custom_train.data import TrainingBatches, length_of
 from my_custom_ai.custom_train.running import locked
 from my_custom_ai.custom_train.schedules import Schedule
 from my_custom_ai.utils.files import write_text
-from my_custom_ai.utils.measure import machine, peak_since_restart, restart_peak
+from my_custom_ai.utils.measure import device_title, machine, peak_since_restart, restart_peak
 from my_custom_ai.utils.trackers import MetricsFile
 
 WITH_INTERVALS = ("accuracy", "bleu")
@@ -117,7 +118,7 @@ def _test(config: ExperimentConfig, experiment: Experiment, trainer: Trainer) ->
     if trainer.monitor.why_stopped and trainer.step < trainer.pace.total_steps and accelerator.is_main_process:
         print(f"ended after step {trainer.step} of {trainer.pace.total_steps}: {trainer.monitor.why_stopped}")
     trainer.load_best()
-    figures = {"parameters": count_parameters(experiment.model), "steps": trainer.step} | _costs(
+    figures: dict[str, Any] = {"parameters": count_parameters(experiment.model), "steps": trainer.step} | _costs(
         config, experiment, trainer
     )
     title = f"{config.experiment_name}: test"
@@ -129,16 +130,21 @@ def _test(config: ExperimentConfig, experiment: Experiment, trainer: Trainer) ->
         draw_curves(trainer.run.metrics, trainer.run.path / "curves.png")
 
 
-def _costs(config: ExperimentConfig, experiment: Experiment, trainer: Trainer) -> dict[str, float]:
-    """Seconds with evaluations, speed without, and the main process's peak memory since it was started or resumed."""
-    found: dict[str, float] = {"seconds": round(trainer.seconds, 3)}
+def _costs(config: ExperimentConfig, experiment: Experiment, trainer: Trainer) -> dict[str, Any]:
+    """Seconds with evaluations, speed without, the main process's peak memory since it was started or resumed.
+
+    And the device that all this is of, the last one, if the run went on elsewhere.
+    """
+    accelerator = trainer.accelerator
+    found: dict[str, Any] = {"seconds": round(trainer.seconds, 3)}
     if seconds := seconds_per_update(read_history(trainer.run.metrics)):
-        examples = _examples_per_update(config, experiment.train_data, trainer.accelerator.num_processes)
+        examples = _examples_per_update(config, experiment.train_data, accelerator.num_processes)
         found["examples_per_second"] = round(examples / seconds, 3)
         if config.tokens_per_example is not None:
             found["tokens_per_second"] = round(config.tokens_per_example * examples / seconds, 1)
-    peak = peak_since_restart(trainer.accelerator.device)
-    return found if peak is None else found | {"peak_memory_mib": round(peak / 2**20, 1)}
+    peak = peak_since_restart(accelerator.device)
+    found |= {} if peak is None else {"peak_memory_mib": round(peak / 2**20, 1)}
+    return found | {"device": device_title(accelerator.device, accelerator.num_processes)}
 
 
 def _examples_per_update(config: ExperimentConfig, data: Dataset[Any], processes: int) -> float:
@@ -273,6 +279,8 @@ def build_schedule(config: ScheduleConfig, steps: int, dim: int) -> Schedule:
             return schedules.constant(config.warmup_steps)
         case WarmupCosineConfig():
             return schedules.warmup_cosine(steps, config.warmup_steps, config.final_factor)
+        case WarmupLinearConfig():
+            return schedules.warmup_linear(steps, config.warmup_steps, config.final_factor)
         case OneCycleConfig():
             return schedules.one_cycle(steps, config.warmup_share, config.start_divisor, config.final_divisor)
         case NoamConfig():
@@ -290,5 +298,5 @@ def _new_run(config: ExperimentConfig, is_main_process: bool) -> RunDirectory:
     return broadcast_object_list(made)[0]
 
 
-def _short(value: float) -> str:
-    return f"{value:.6g}"
+def _short(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.6g}"

@@ -18,6 +18,9 @@ from dl_proj.experiments.images.generation.train import generation_experiment, t
 from dl_proj.experiments.language.settings import LanguageTrainConfig
 from dl_proj.experiments.language.text_model import load_text_model
 from dl_proj.experiments.language.train import language_experiment, train_language_model
+from dl_proj.experiments.long_range.reader import load_reader
+from dl_proj.experiments.long_range.settings import LongRangeTrainConfig
+from dl_proj.experiments.long_range.train import long_range_experiment, train_long_range
 from dl_proj.experiments.settings import ExperimentConfig
 from dl_proj.experiments.trained import Trained
 from dl_proj.experiments.translation.settings import TranslationTrainConfig
@@ -49,6 +52,7 @@ EXPERIMENT_TYPES: dict[str, ExperimentType[Any]] = {
     "language": ExperimentType(
         LanguageTrainConfig, language_experiment, train_language_model, load_text_model, of_text=True
     ),
+    "long_range": ExperimentType(LongRangeTrainConfig, long_range_experiment, train_long_range, load_reader),
     "translation": ExperimentType(
         TranslationTrainConfig, translation_experiment, train_translator, load_translator, of_text=True
     ),

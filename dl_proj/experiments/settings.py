@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from dl_proj.models.baseline_settings import ImageBaselineConfig
 from dl_proj.models.settings import EncoderDecoderConfig, StackConfig
 from dl_proj.settings.base import Strict
+from dl_proj.tables import Row
 from my_custom_ai.custom_train.names import DeviceName, MatmulPrecision, OptimizerName, Precision
 
 _Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -50,6 +52,17 @@ class WarmupCosineConfig(Strict):
     """warmup_cosine: share of the rate that is left at the end"""
 
 
+class WarmupLinearConfig(Strict):
+    """Linear up, linear down."""
+
+    kind: Literal["warmup_linear"] = "warmup_linear"
+    """learning-rate schedule"""
+    warmup_steps: int = Field(0, ge=0)
+    """updates of linear warm-up"""
+    final_factor: float = Field(0.0, ge=0, le=1)
+    """warmup_linear: share of the rate that is left at the end"""
+
+
 class OneCycleConfig(Strict):
     """Half a cosine up, half a cosine down to almost nothing."""
 
@@ -73,7 +86,8 @@ class NoamConfig(Strict):
 
 
 ScheduleConfig = Annotated[
-    ConstantConfig | WarmupCosineConfig | OneCycleConfig | NoamConfig, Field(discriminator="kind")
+    ConstantConfig | WarmupCosineConfig | WarmupLinearConfig | OneCycleConfig | NoamConfig,
+    Field(discriminator="kind"),
 ]
 
 
@@ -179,7 +193,7 @@ class ExperimentConfig(Strict):
     if TYPE_CHECKING:  # a field of every subclass
 
         @property
-        def model(self) -> StackConfig | EncoderDecoderConfig:
+        def model(self) -> StackConfig | EncoderDecoderConfig | ImageBaselineConfig:
             """What is trained."""
 
     experiment_name: str = Field("", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$")
@@ -215,6 +229,16 @@ class ExperimentConfig(Strict):
     def tokens_per_example(self) -> int | None:
         """Length of the sequences that the model sees; None: they differ."""
         return None
+
+    @property
+    def published(self) -> list[Row]:
+        """What papers report for this training, to be printed beside its results."""
+        return []
+
+    @property
+    def table(self) -> str:
+        """Which models it is compared with: those of its task, or of a part of it whose figures mean the same."""
+        return str(type(self).model_fields["task"].default)
 
     @property
     def default_name(self) -> str:

@@ -3,21 +3,19 @@
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from accelerate import PartialState
-from pydantic import ValidationError
 
-from dl_proj.cli import CONFIGS
-from dl_proj.experiments.registry import EXPERIMENT_TYPES, ExperimentType, experiment_type
+from dl_proj.experiments.base_file import base_file, base_task
+from dl_proj.experiments.registry import EXPERIMENT_TYPES
 from dl_proj.experiments.settings import ExperimentConfig
 from dl_proj.experiments.sweep_jobs import run_side_by_side
 from dl_proj.experiments.sweep_report import Trained, write_report
 from dl_proj.experiments.sweep_settings import Settings, SweepConfig, Trial, nested
 from dl_proj.run_changes import other_settings
 from dl_proj.settings.errors import ConfigError
-from dl_proj.settings.load import file_or_preset, load_config, merge
-from dl_proj.settings.read_yaml import read_yaml
+from dl_proj.settings.load import load_config, merge
+from dl_proj.tables import markdown
 from my_custom_ai.custom_train import NonFiniteLoss, RunDirectory
 from my_custom_ai.custom_train.running import locked
 from my_custom_ai.utils.files import write_text
@@ -119,34 +117,9 @@ def _train(training: Training) -> None:
         write_text(_mark(trained), "")
 
 
-def _base(config: SweepConfig) -> Path:
-    """The training's file."""
-    return file_or_preset(config.base, CONFIGS)
-
-
-def _task(config: SweepConfig) -> str:
-    """The one that the base or ``common`` names; or the only one whose settings they can be."""
-    settings = merge(read_yaml(_base(config)), nested(config.common))
-    if "task" not in settings:
-        fitting = [name for name, one in EXPERIMENT_TYPES.items() if _fits(one, settings)]
-        if len(fitting) == 1:
-            return fitting[0]
-    task = settings.get("task")
-    experiment_type(task, config.base, hint="; common may give it")
-    return str(task)
-
-
-def _fits(one: ExperimentType[Any], settings: Settings) -> bool:
-    try:
-        one.schema.model_validate(settings)
-    except ValidationError:
-        return False
-    return True
-
-
 def _trainings(config: SweepConfig) -> list[Training]:
     """All of them, checked."""
-    task = _task(config)
+    task, base = base_task(config.base, config.common), base_file(config.base)
     found: list[Training] = []
     mistakes: list[str] = []
     for trial in config.trials:
@@ -154,9 +127,7 @@ def _trainings(config: SweepConfig) -> list[Training]:
         own |= {} if trial.seed is None else {"seed": trial.seed}
         overrides = merge(nested(config.common), nested(trial.changes)) | own
         try:
-            trained = load_config(
-                EXPERIMENT_TYPES[task].schema, _base(config), overrides, origin=f"variant {trial.variant}"
-            )
+            trained = load_config(EXPERIMENT_TYPES[task].schema, base, overrides, origin=f"variant {trial.variant}")
         except ConfigError as error:
             mistakes += error.lines
             continue
@@ -179,7 +150,16 @@ def _compare(config: SweepConfig, trainings: list[Training]) -> None:
     """Tables and pictures of what is trained."""
     done = [Trained(one.trial, run) for one in trainings if (run := one.finished) is not None]
     if done:
-        metric = config.metric or trainings[0].config.train.monitor.metric
-        write_report(done, metric, config.output_dir)
+        trained = trainings[0].config
+        metric = config.metric or trained.train.monitor.metric
+        write_report(done, metric, config.output_dir, mode=trained.metrics[metric])
+        _print_published([one.config for one in trainings])
     if left := [one.trial.run_name for one in trainings if one.finished is None]:
         print(f"not trained yet: {', '.join(left)}")
+
+
+def _print_published(configs: list[ExperimentConfig]) -> None:
+    """What papers report for what was trained, if it is known."""
+    rows = [row for config in configs for row in config.published]
+    if rows:
+        print(f"\n{markdown([row for number, row in enumerate(rows) if row not in rows[:number]])}")

@@ -10,6 +10,7 @@ from torch import Tensor
 from dl_proj.experiments.copy.copier import Copier
 from dl_proj.experiments.images.classification.classifier import Classifier
 from dl_proj.experiments.images.generation.generator import Generator
+from dl_proj.experiments.recall.recaller import Recaller
 from dl_proj.experiments.trained import Trained
 from dl_proj.experiments.translation.translator import Translator
 from dl_proj.exporting.graphs import Input
@@ -39,9 +40,9 @@ class GraphInputs:
         config = trained.config
         match trained:
             case Classifier():
-                return cls(trained, config.model.length(config.data), any_length=False)
-            case Copier():
-                longest = config.data.length - 1
+                return cls(trained, config.tokens_per_example or 1, any_length=False)
+            case Copier() | Recaller():
+                longest = config.data.n_inputs
             case Generator():
                 longest = config.data.max_len - 1  # the label comes first
             case Translator():

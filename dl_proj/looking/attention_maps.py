@@ -10,11 +10,13 @@ from torch import Tensor
 
 from dl_proj.experiments.copy.copier import Copier
 from dl_proj.experiments.copy.dataset import SOS
+from dl_proj.experiments.copy.train import recall_dataset
 from dl_proj.experiments.images.classification.classifier import Classifier
 from dl_proj.experiments.images.data import picture_levels
 from dl_proj.experiments.images.generation.generator import Generator
 from dl_proj.experiments.language.text_model import GapFiller, TextGenerator
 from dl_proj.experiments.load import load
+from dl_proj.experiments.recall.recaller import Recaller
 from dl_proj.experiments.trained import Trained
 from dl_proj.experiments.translation.translator import Translator
 from dl_proj.looking.pictures import Side, draw_looks, draw_weights
@@ -55,6 +57,8 @@ def draw_attention(config: AttentionMapsConfig) -> None:
             logits = trained.model(**{name: value.to(trained.device) for name, value in subject.inputs.items()})
     except ValueError as error:
         raise ConfigError(f"checkpoint: {config.checkpoint}: {error}") from None
+    if not found:
+        raise ConfigError(f"checkpoint: {config.checkpoint}: this model has no attention that could be drawn")
     check_logits(logits)
     weights = {name: value[0].float().cpu() for name, value in found.items()}
     if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
@@ -79,10 +83,13 @@ def _part_of(name: str) -> str:
 
 
 def _subject(trained: Trained[Any, Any], config: AttentionMapsConfig) -> _Subject:
-    if isinstance(trained, Copier):
+    if isinstance(trained, Copier | Recaller):
         if config.input is not None:
-            raise ConfigError("input: a model of the copy task copies a word that is drawn; leave it out, or set seed")
-        return _copied(trained, config.seed)
+            task = trained.config.data.task
+            raise ConfigError(
+                f"input: a model of the {task} task gets a sequence that is drawn; leave it out, or set seed"
+            )
+        return _copied(trained, config.seed) if isinstance(trained, Copier) else _recalled(trained, config.seed)
     if config.input is None:
         raise ConfigError(f"input: must be given for a model of task {trained.config.task}: {_WANTED[type(trained)]}")
     return _of_input(trained, config.input, config.seed)
@@ -102,6 +109,11 @@ def _copied(trained: Copier, seed: int) -> _Subject:
     word = torch.randint(SOS + 1, trained.config.data.vocab_size, (trained.word_length,), generator=drawn)
     sos = torch.tensor([SOS])
     return _Subject({"tokens": torch.cat((sos, word, sos, word[:-1])).unsqueeze(0)})
+
+
+def _recalled(trained: Recaller, seed: int) -> _Subject:
+    tokens, _ = recall_dataset(trained.config.data, "test", 1, seed)[0]
+    return _Subject({"tokens": tokens.unsqueeze(0)})
 
 
 def _of_input(trained: Trained[Any, Any], given: str, seed: int) -> _Subject:

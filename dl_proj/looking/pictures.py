@@ -12,7 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
+from dl_proj.experiments.images.classification.settings import ClassifierConfig, ClassifierTrainConfig
 from dl_proj.pictures import plain, save_figure
 
 _NAMED = 30  # tokens: with more, their names could not be read
@@ -61,7 +61,8 @@ def draw_looks(layers: Sequence[Tensor], image: Tensor, config: ClassifierTrainC
     That is the mean of its weights over all queries (or the class token's, from which such a model takes its logits),
     as a multiple of an even share.
     """
-    data, by_class_token = config.data, config.model.pooling == "class_token"
+    data = config.data
+    by_class_token = isinstance(config.model, ClassifierConfig) and config.model.pooling == "class_token"
     looks = [(layer[:, 0, 1:] if by_class_token else layer.mean(1)) * layer.shape[2] for layer in layers]
     largest = _largest(torch.cat([look.flatten() for look in looks]))
     figure, panels = _panels(layers)

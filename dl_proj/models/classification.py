@@ -1,4 +1,4 @@
-"""Image classification by attention over patches (Dosovitskiy et al. 2021, with any mechanism)."""
+"""Classification by attention over the patches of an image (Dosovitskiy et al. 2021) or over a sequence of tokens."""
 
 from typing import Literal
 
@@ -102,3 +102,74 @@ class ClassificationModel(nn.Module):
             x = torch.cat((self.class_token.to(x.dtype).expand(len(x), 1, -1), x), dim=1)
         x = self.stack(self.dropout(self.positions(x)))
         return self.to_logits(x.mean(1) if self.class_token is None else x[:, 0])
+
+
+class SequenceClassifier(nn.Module):
+    """Embedded tokens, positions, a stack, a vector for each sequence, and two layers from it to logits.
+
+    Several sequences in an example go through the same stack; of two, the vectors a and b become [a, b, a b, a - b], as
+    in the Long Range Arena (Tay et al. 2021, section 2.2.3).
+
+    Args:
+        stack: of bidirectional layers.
+        positions: positional encoding of n positions, or n + 1 with a class token.
+        dim: of the activations.
+        vocab_size: symbols.
+        n_classes: classes.
+        hidden: width of the layer before the logits.
+        together: sequences in an example, 1 or 2.
+        pooling: "mean" over the outputs at real tokens, or the output of a "class_token", put before the sequence.
+        dropout: on the embedded input.
+    """
+
+    def __init__(
+        self,
+        stack: EncoderStack | ReversibleStack,
+        positions: PositionalEncoding,
+        *,
+        dim: int,
+        vocab_size: int,
+        n_classes: int,
+        hidden: int,
+        together: int = 1,
+        pooling: Literal["mean", "class_token"] = "mean",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, dim)
+        nn.init.normal_(self.embedding.weight, std=0.02)  # torch's 1 would drown the positions, which start at 0.02
+        self.class_token = nn.Parameter(0.02 * torch.randn(dim)) if pooling == "class_token" else None
+        self.positions = positions
+        self.dropout = nn.Dropout(dropout)
+        self.stack = stack
+        width = stack.out_dim * (1 if together == 1 else 4)
+        self.to_logits = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, n_classes))
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits of examples.
+
+        Args:
+            tokens: (b, sequences in an example, n) int64.
+            mask: of that shape, True where a token is real, at least once in each sequence; None: everywhere.
+
+        Returns:
+            (b, n_classes).
+        """
+        pooled = self._pooled(tokens.flatten(0, 1), None if mask is None else mask.flatten(0, 1))
+        if tokens.shape[1] == 1:
+            return self.to_logits(pooled)
+        one, other = pooled.unflatten(0, tokens.shape[:2]).unbind(1)
+        return self.to_logits(torch.cat((one, other, one * other, one - other), dim=-1))
+
+    def _pooled(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """(sequences, n) -> (sequences, dim)."""
+        x = self.embedding(tokens)
+        if self.class_token is not None:
+            x = torch.cat((self.class_token.to(x.dtype).expand(len(x), 1, -1), x), dim=1)
+            mask = None if mask is None else torch.cat((mask.new_ones(len(mask), 1), mask), dim=1)
+        x = self.stack(self.dropout(self.positions(x)), mask=mask)
+        if self.class_token is not None:
+            return x[:, 0]
+        if mask is None:
+            return x.mean(1)
+        return x.masked_fill(~mask.unsqueeze(-1), 0).sum(1) / mask.sum(1, keepdim=True)

@@ -44,16 +44,25 @@ class AutoregressiveModel(TokenModel):
         if self.label_embedding is not None:
             nn.init.normal_(self.label_embedding.weight, std=0.02)
 
-    def forward(self, tokens: Tensor, *, labels: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Logits of each next token.
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+        at: Tensor | None = None,
+    ) -> Tensor:
+        """Logits of each next token, or of those after some.
 
         Args:
             tokens: (b, n) int64.
             labels: (b,) int64, for a model that has labels.
             mask: (b, n), True where a token is real.
+            at: (b, n), with labels (b, n + 1), True where logits are wanted, for the map to a large vocabulary is slow.
 
         Returns:
             (b, n, vocab), for the tokens after the given ones; with labels (b, n + 1, vocab), from the first token on.
+            With ``at`` (places, vocab), row by row.
 
         Raises:
             ValueError: labels for a model that has none, or none for one that has.
@@ -63,7 +72,28 @@ class AutoregressiveModel(TokenModel):
         if label is not None:
             x = torch.cat((label, x + label), dim=1)
             mask = None if mask is None else F.pad(mask, (1, 0), value=True)
-        return self.logits(x, mask)
+        return self.logits(x, mask, at)
+
+    def logits_in_steps(self, tokens: Tensor) -> Tensor:
+        """What :meth:`forward` returns, read token by token with caches; for a model without labels.
+
+        Args:
+            tokens: (b, n) int64.
+
+        Returns:
+            (b, n, vocab).
+        """
+        caches = self.stack.new_cache(*tokens.shape)
+        x = self.embedding(tokens)
+        steps = [
+            self.stack.step(self.dropout(self.positions(one, first=t)), caches)
+            for t, one in enumerate(x.split(1, dim=1))
+        ]
+        return self.to_logits(torch.cat(steps, dim=1))
+
+    def state_size(self, length: int, dtype: torch.dtype | None = None) -> int:
+        """Bytes that decoding up to ``length`` tokens keeps of a sequence, see EncoderStack.state_size."""
+        return self.stack.state_size(length, dtype)
 
     def generate(
         self,

@@ -180,6 +180,8 @@ def _values_for_help(
         values = read_yaml(path)
     except ConfigError:
         path, values = default, read_yaml(default)
+    if issubclass(schema, Strict):
+        values = schema.beside_flags(values, overrides, path)
     values = merge(values, overrides)
     try:
         return schema.model_validate(values).model_dump(mode="json"), path

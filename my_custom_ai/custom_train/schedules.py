@@ -24,6 +24,16 @@ def warmup_cosine(total_steps: int, warmup_steps: int = 0, final_factor: float =
     return factor
 
 
+def warmup_linear(total_steps: int, warmup_steps: int = 0, final_factor: float = 0.0) -> Schedule:
+    """Linear warm-up to 1, then linearly down to ``final_factor`` at the last step."""
+
+    def factor(step: int) -> float:
+        done = _progress(step - warmup_steps, total_steps - warmup_steps)
+        return _warm_up(step, warmup_steps) * (1 + (final_factor - 1) * done)
+
+    return factor
+
+
 def one_cycle(
     total_steps: int, warmup_share: float = 0.3, start_divisor: float = 25.0, final_divisor: float = 1e4
 ) -> Schedule:

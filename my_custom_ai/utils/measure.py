@@ -236,12 +236,20 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def machine(device: torch.device) -> dict[str, str | int]:
     """What measurements were made on."""
-    name = _processor() if device.type == "cpu" else torch.get_device_module(device).get_device_name(device)
+    name = processor() if device.type == "cpu" else torch.get_device_module(device).get_device_name(device)
     found = {"device": name, "python": platform.python_version(), "torch": torch.__version__}
     return found | ({"threads": torch.get_num_threads(), "cores": os.cpu_count() or 0} if device.type == "cpu" else {})
 
 
-def _processor() -> str:
+def device_title(device: torch.device, processes: int = 1) -> str:
+    """The same in a few words, for tables: ``AMD EPYC, 2 threads`` or ``4 x NVIDIA H100``."""
+    found = machine(device)
+    threads = f", {found['threads']} thread{'s' if found['threads'] != 1 else ''}" if "threads" in found else ""
+    return f"{f'{processes} x ' if processes > 1 else ''}{found['device']}{threads}"
+
+
+def processor() -> str:
+    """The CPU's name."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from my_transformers.cache import Cache
 from my_transformers.checks import check_heads
+from my_transformers.full import KeyValueCache
 from my_transformers.mechanism import Mechanism
 from my_transformers.relative.grid import check_grid, places
 from my_transformers.relative.settings import RelativeSettings
@@ -94,7 +95,10 @@ class RelativeAttention(Mechanism, settings=RelativeSettings):
 
     def new_cache(self, like: Tensor, max_len: int) -> "RelativeCache":
         """The mechanism's empty cache for decoding up to ``max_len`` tokens, and the number of the next token."""
-        return RelativeCache(self.mechanism.new_cache(like, max_len), 0, max_len)
+        inner = self.mechanism.new_cache(like, max_len)
+        if isinstance(inner, KeyValueCache):  # whose keys are longer than its values
+            inner.keys = like.new_zeros(*inner.keys.shape[:3], round(self.head_dim * self._longer))
+        return RelativeCache(inner, 0, max_len)
 
     def step(self, q: Tensor, k: Tensor, v: Tensor, cache: "RelativeCache") -> Tensor:
         """Attend with the next t tokens, each (b, h, t, ·) -> (b, h, t, e), and add them to the cache.

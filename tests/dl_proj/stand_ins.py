@@ -30,8 +30,21 @@ def write_stand_ins(folder: Path) -> None:
     for part, first, last in (("train", 0, 40), ("validation", 40, 47), ("test", 47, 55)):
         rows = "".join(f'"{german}","{english}"\n' for english, german in PAIRS[first:last])
         (folder / f"wmt14_translate_de-en_{part}.csv").write_text(f"de,en\n{rows}", encoding="utf-8")
+    _write_reviews(folder / "my_reviews")
+    (folder / "my_pairs").mkdir()
+    for part in ("train", "eval", "test"):
+        rows = "".join(f"{i % 2}.0\tA{i}\tB{i}\tone {i}\tother {i}\n" for i in range(8))
+        (folder / "my_pairs" / f"new_aan_pairs.{part}.tsv").write_text(rows, encoding="utf-8")
     for name in ("my_pictures", "my_cifar10"):
         _write_pictures(folder / name)
+
+
+def _write_reviews(folder: Path) -> None:
+    for part in ("train", "test"):
+        for name in ("pos", "neg"):
+            (folder / part / name).mkdir(parents=True)
+            for i in range(8):
+                (folder / part / name / f"{i}.txt").write_text(f"{name} {TEXT[i : i + 40]}", encoding="utf-8")
 
 
 def _write_pictures(folder: Path) -> None:

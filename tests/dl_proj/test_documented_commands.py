@@ -64,6 +64,8 @@ BY_SCRIPT = {
     "cls_train": A_BATCH,
     "generation_train": A_BATCH,
     "lm_train": A_BATCH,
+    "lra_train": A_BATCH,
+    "lra_examples": {"number": "4"},
     "translation_train": PAIRS,
     "synth_models_comparison": {"n_test": "8"},
     "shift_test": {"max_shift": "2"},
@@ -91,20 +93,44 @@ def cut(name: str, flags: list[str]) -> list[str]:
     command = COMMANDS[name]
     training = is_training(resolve_name(command.schema))
     shorter = (A_TRAINING if training else {}) | BY_SCRIPT.get(name, {})
+    if name in ("lra_train", "lra_examples"):
+        shorter = shorter | few_made(configured(name, flags).data.kind)
     if training and "--resume" in flags and {"--train.max_steps", "--train.epochs"} & {*flags}:
         shorter |= {"train.max_steps": "4"}  # it goes on
     if name == "sweep":
         flags, shorter = cut_sweep(flags)
+    if name == "baselines":
+        shorter = cut_baselines(configured(name, flags))
     return without(flags, shorter) + [word for one, value in shorter.items() for word in (f"--{one}", value)]
+
+
+def few_made(kind: str) -> dict[str, str]:
+    """The settings of a task's data with which little is made; as many tokens as its sweep's Linformer projects to."""
+    if kind not in ("listops", "pathfinder"):
+        return {"data.image_size": "8"} if kind == "image" else {}
+    lengths = {"data.min_length": "10", "data.max_length": "256"} if kind == "listops" else {}
+    return lengths | {f"data.n_{part}": "8" for part in ("train", "val", "test")}
 
 
 def cut_sweep(flags: list[str]) -> tuple[list[str], dict[str, str]]:
     """Two variants of a sweep, whose trainings are cut as the others are, of layers that are few and narrow."""
     config = configured("sweep", flags)
+    return flags, {"only": json.dumps([*config.all_variants][:2]), "common": json.dumps(cut_common(config))}
+
+
+def cut_baselines(config: Any) -> dict[str, str]:
+    """Of images one seed; what is not trained is quick."""
+    of_images = "dataset:" in file_or_preset(config.base, CONFIGS).read_text(encoding="utf-8")
+    return {"common": json.dumps(cut_common(config))} | ({"seeds": "1"} if of_images else {})
+
+
+def cut_common(config: Any) -> dict[str, Any]:
+    """The settings that all variants have in common, with those that make a training short."""
     base = file_or_preset(config.base, CONFIGS).read_text(encoding="utf-8")
     own = PAIRS if "task: translation" in base else A_BATCH
-    common = dict(config.common) | {key: json.loads(value) for key, value in (A_TRAINING | own).items()}
-    return flags, {"only": json.dumps([*config.all_variants][:2]), "common": json.dumps(common)}
+    if kind := re.search(r"^  kind: (listops|pathfinder)$", base, flags=re.MULTILINE):
+        own = own | few_made(kind[1])
+    return dict(config.common) | {key: json.loads(value) for key, value in (A_TRAINING | own).items()}
 
 
 def configured(name: str, flags: list[str]) -> Any:

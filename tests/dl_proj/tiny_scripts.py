@@ -63,6 +63,16 @@ TINY_TRANSLATION = {
     "optimizer": {"lr": 0.01},
     "train": {"max_steps": 3, "batch_tokens": 200, "eval_every": 2, "device": "cpu"},
 }
+TINY_LONG_RANGE = {
+    "experiment_name": "tiny-lra",
+    "data": {
+        **{"kind": "listops", "root": "data", "min_length": 5, "max_length": 18},
+        **{"n_train": 64, "n_val": 16, "n_test": 16},
+    },
+    "model": {"dim": 16, "heads": 2, "ffn_dim": 8, "attention": {"kind": "full"}},
+    "optimizer": {"lr": 0.01},
+    "train": {"max_steps": 3, "batch_size": 8, "eval_every": 2, "device": "cpu"},
+}
 NOUNS = {"dog": "Hund", "caf\u00e9": "Kaffee", "man": "Mann", "snow": "Schnee", "fish": "Fisch", "tree": "Baum"}
 VERBS = {"sees": "sieht", "has": "hat", "likes": "mag", "finds": "findet"}
 PAIRS = [
@@ -76,7 +86,8 @@ COSTS = {
     "examples_per_second",
     "tokens_per_second",
     "peak_memory_mib",
-}  # of metrics.json, never twice the same
+    "device",
+}  # of metrics.json, hardly ever twice the same
 GONE = object()  # as a value: leave this key out
 
 
@@ -118,6 +129,11 @@ def tiny_language(changes=None):
 def tiny_translation(changes=None):
     """A tiny model of the pairs below pairs/, likewise."""
     return changed(TINY_TRANSLATION, changes)
+
+
+def tiny_long_range(changes=None):
+    """A tiny classifier of ListOps, likewise."""
+    return changed(TINY_LONG_RANGE, changes)
 
 
 def write_pairs(folder="pairs", pairs=PAIRS, sizes=(40, 7, 8)):

@@ -8,11 +8,12 @@ from accelerate import Accelerator
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from dl_proj.checkpoint_folder import find_checkpoint, read_config
+from dl_proj.checkpoint_folder import find_checkpoints, read_config
 from dl_proj.cli import CONFIGS
 from dl_proj.experiments.copy.objective import CopyObjective
 from dl_proj.experiments.copy.settings import SynthComparisonConfig, SynthTrainConfig
 from dl_proj.experiments.copy.train import build_copy_model, copy_dataset
+from dl_proj.experiments.recall.compare import compare_recall
 from dl_proj.models.attention_settings import AttentionConfig, AttentionSchema
 from dl_proj.models.generation import AutoregressiveModel
 from dl_proj.pictures import save_figure
@@ -35,25 +36,40 @@ PAPER = {
 
 
 def compare(config: SynthComparisonConfig) -> None:
-    """Evaluate every checkpoint in every way, print the table, and write it as table.csv and table.png."""
+    """Evaluate every checkpoint: models of the copy task in every way, those of associative recall as they are.
+
+    Print the table, and write it as table.csv and table.png.
+
+    Raises:
+        ConfigError: models of both tasks, or that cannot be compared.
+    """
     folders = _find(config.checkpoints)  # all, before the first takes its time
-    trained = [read_config(SynthTrainConfig, folder) for folder in folders]
+    trained = {name: (folder, read_config(SynthTrainConfig, folder)) for name, folder in folders.items()}
+    tasks = {own.data.task: name for name, (_, own) in trained.items()}
+    if len(tasks) > 1:
+        of_each = ", ".join(f"{name} is of task {task}" for task, name in tasks.items())
+        raise ConfigError(f"checkpoints: {of_each}; compare models of one task")
+    if "recall" in tasks:
+        compare_recall(config, trained)
+    else:
+        _compare_copies(config, trained)
+
+
+def _compare_copies(config: SynthComparisonConfig, trained: dict[str, tuple[Path, SynthTrainConfig]]) -> None:
     mistakes = [
-        f"{folder}: {mistake}"
-        for folder, own in zip(folders, trained, strict=True)
-        for mistake in _cannot_be_compared(own, config)
+        f"{folder}: {mistake}" for folder, own in trained.values() for mistake in _cannot_be_compared(own, config)
     ]
     if mistakes:
         raise ConfigError(*mistakes)
     accelerator = start(config.device)
-    models = [_load(own, folder / "model.safetensors") for folder, own in zip(folders, trained, strict=True)]
+    models = {name: _load(own, folder / "model.safetensors") for name, (folder, own) in trained.items()}
     ways = ["full", *(f"LSH-{r}" for r in config.eval_rounds)]
     rows: list[Row] = []
-    with tqdm(total=len(folders) * len(ways), unit="evaluation", desc="comparison") as bar:
-        for name, own, model in zip(config.checkpoints, trained, models, strict=True):
+    with tqdm(total=len(trained) * len(ways), unit="evaluation", desc="comparison") as bar:
+        for name, (_, own) in trained.items():
             scores = {}
             for way, attention in zip(ways, _evaluated_with(own, config), strict=True):
-                scores[way] = _accuracy(_with_attention(own, attention, model), own, config, accelerator)
+                scores[way] = _accuracy(_with_attention(own, attention, models[name]), own, config, accelerator)
                 bar.update()
             rows.append({"checkpoint": name, "trained": _trained_with(own), "length": own.data.length, **scores})
     print(render_table(rows, ways))
@@ -62,12 +78,13 @@ def compare(config: SynthComparisonConfig) -> None:
     print(f"written: {config.output_dir / 'table.csv'}, {config.output_dir / 'table.png'}")
 
 
-def _find(names: tuple[str, ...]) -> list[Path]:
-    """The folders that names mean; of what is not there it is said, if a preset trains it, by which command."""
-    folders, mistakes = [], []
+def _find(names: tuple[str, ...]) -> dict[str, Path]:
+    """The folders that names mean, all below one that is no model's; of what is not there, how a preset trains it."""
+    folders: dict[str, Path] = {}
+    mistakes = []
     for name in names:
         try:
-            folders.append(find_checkpoint(name))
+            folders |= _named(name)
         except CheckpointError as error:
             presets = [path for path in sorted(CONFIGS.rglob("synth*.yaml")) if _experiment(path) in Path(name).parts]
             training = [f"python synth_train.py --config {path.relative_to(CONFIGS)}" for path in presets]
@@ -76,6 +93,12 @@ def _find(names: tuple[str, ...]) -> list[Path]:
     if mistakes:
         raise ConfigError(*mistakes)
     return folders
+
+
+def _named(name: str) -> dict[str, Path]:
+    """The one model that a name means, or those below a folder."""
+    found = find_checkpoints(name)
+    return found if name in found else {str(Path(name) / below): folder for below, folder in found.items()}
 
 
 def _experiment(preset: Path) -> str:

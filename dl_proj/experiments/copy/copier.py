@@ -10,6 +10,7 @@ from dl_proj.checkpoint_folder import read_config
 from dl_proj.experiments.copy.dataset import SOS, word_length
 from dl_proj.experiments.copy.settings import SynthTrainConfig
 from dl_proj.experiments.copy.train import build_copy_model
+from dl_proj.experiments.recall.recaller import Recaller
 from dl_proj.experiments.trained import Trained, ready
 from dl_proj.models.generation import AutoregressiveModel
 from dl_proj.settings.help import Nested
@@ -44,7 +45,8 @@ class Copier(Trained[SynthTrainConfig, AutoregressiveModel]):
         return word_length(self.config.data.length)
 
 
-def load_copier(folder: Path, *, device: DeviceName = "auto", data: Nested | None = None) -> Copier:
-    """The copying model in a checkpoint's folder; see :func:`dl_proj.load`."""
+def load_copier(folder: Path, *, device: DeviceName = "auto", data: Nested | None = None) -> Copier | Recaller:
+    """The model in a checkpoint's folder, of the copy task or of associative recall; see :func:`dl_proj.load`."""
     config = read_config(SynthTrainConfig, folder, data)
-    return Copier(folder, config, *ready(build_copy_model(config), folder, device))
+    kind = Recaller if config.data.task == "recall" else Copier
+    return kind(folder, config, *ready(build_copy_model(config), folder, device))

@@ -1,10 +1,12 @@
-"""Schemas of the copy task's two scripts."""
+"""Schemas of the two scripts of synthetic tasks."""
 
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from dl_proj.experiments.recall.sizes import n_keys_of, n_slots_of
 from dl_proj.experiments.settings import ExperimentConfig, MonitorMode, TrainConfig
 from dl_proj.models.attention_settings import SCHEMAS, AttentionSchema
 from dl_proj.models.settings import StackConfig
@@ -17,13 +19,16 @@ else:
     LSHConfig = SCHEMAS["lsh"]
 
 
-class CopyDataConfig(Strict):
-    """Sequences ``SOS w SOS w`` with a random word w."""
+class SynthDataConfig(Strict):
+    """Sequences of the copy task, ``SOS w SOS w`` with a random word w, or of associative recall."""
 
+    task: Literal["copy", "recall"] = "copy"
+    """copy: repeat a word (Kitaev et al. 2020); recall: say the values of keys (Arora et al. 2024)"""
     vocab_size: int = Field(128, ge=3)
-    """symbols, the start symbol SOS included"""
+    """symbols, the start symbol SOS included; recall: the blank and keys in one half, values in the other, and 8192 if
+    it is left out"""
     length: int = Field(196, ge=4)
-    """tokens a sequence, both start symbols included"""
+    """tokens a sequence, both start symbols included; recall: 64 if it is left out"""
     n_train: int = Field(16384, ge=1)
     """training sequences an epoch, all different"""
     fresh: bool = True
@@ -33,32 +38,88 @@ class CopyDataConfig(Strict):
     n_test: int = Field(1024, ge=1)
     """test sequences"""
     corruption: float = Field(0.0, ge=0, le=1)
-    """probability with which a symbol of the second word is replaced by a random one"""
+    """copy: probability with which a symbol of the second word is replaced by a random one"""
+    n_pairs: int = Field(8, ge=1)
+    """recall: pairs of a key and its value, each of which is asked for once; four tokens each at least"""
+    gap_power: float = Field(0.01, ge=0, le=1)
+    """recall: a key is asked for in slot i after the pairs with a probability that goes as i^(gap_power - 1); 1: in any
+    slot alike"""
+    filler: Literal["blank", "random"] = "blank"
+    """recall: tokens that are no pair and no query: all the blank, or random symbols that are none of the keys"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_recall(cls, values: Any) -> Any:
+        """Zoology's sizes, where associative recall is chosen and they are left out."""
+        is_recall = isinstance(values, dict) and values.get("task") == "recall"
+        return {"vocab_size": 8192, "length": 64} | values if is_recall else values
+
+    @property
+    def n_inputs(self) -> int:
+        """Tokens that the model sees; of the copy task the last one is only predicted."""
+        return self.length if self.task == "recall" else self.length - 1
 
     def mistakes(self) -> list[str]:
         """See Strict."""
+        found = self._without_effect()
+        if self.task == "recall":
+            too_small = self._mistakes_of_recall()
+            return found + (too_small or self._too_many("dictionaries", self._n_dictionaries))
         words = (self.vocab_size - 1) ** min((self.length + 1) // 2 - 1, 64)
+        return found + self._too_many("words", words)
+
+    def _without_effect(self) -> list[str]:
+        others = ("corruption",) if self.task == "recall" else ("n_pairs", "gap_power", "filler")
+        fields = type(self).model_fields
+        return [
+            f"{name} {getattr(self, name)} has no effect with task: {self.task}; leave it out"
+            for name in others
+            if getattr(self, name) != fields[name].default
+        ]
+
+    def _mistakes_of_recall(self) -> list[str]:
+        found, n_keys = [], n_keys_of(self.vocab_size)
+        if n_slots_of(self.length, self.n_pairs) < self.n_pairs:
+            found.append(
+                f"length {self.length} is too short: n_pairs {self.n_pairs} take {4 * self.n_pairs} tokens at least, "
+                "two each as pairs and two each as queries"
+            )
+        if n_keys < self.n_pairs:
+            found.append(
+                f"vocab_size {self.vocab_size} is too small: it has {n_keys} keys, but n_pairs is {self.n_pairs}; "
+                f"take {2 * self.n_pairs + 2} at least"
+            )
+        return found
+
+    @property
+    def _n_dictionaries(self) -> int:
+        n_keys, some = n_keys_of(self.vocab_size), min(self.n_pairs, 8)  # of more there are always enough
+        return math.perm(n_keys, some) * math.perm(self.vocab_size - 1 - n_keys, some)
+
+    def _too_many(self, what: str, there_are: int) -> list[str]:
         found = []
         for name, share in (("n_train", 0.8), ("n_val", 0.1), ("n_test", 0.1)):
-            wanted = getattr(self, name)
-            if wanted > words * share / 2:  # drawing distinct words stays quick, and a short word's luck is covered
+            wanted, most = getattr(self, name), there_are * share / 2
+            if wanted > most:  # drawing distinct ones stays quick, and the luck of a few is covered
+                sizes = f"vocab_size {self.vocab_size} and "
+                sizes += f"n_pairs {self.n_pairs}" if self.task == "recall" else f"length {self.length}"
                 found.append(
-                    f"{name} {wanted} is too many: with vocab_size {self.vocab_size} and length {self.length} there "
-                    f"are {words} words, of which {name} may take {int(words * share / 2)}"
+                    f"{name} {wanted} is too many: with {sizes} there are {there_are} {what}, of which {name} may take "
+                    f"{int(most)}"
                 )
         return found
 
 
 class SynthTrainConfig(ExperimentConfig):
-    """Train a model to copy (Kitaev et al. 2020, section 5, "synthetic task")."""
+    """Train a model to copy (Kitaev et al. 2020, section 5, "synthetic task"), or to recall (Arora et al. 2024)."""
 
     METRICS: ClassVar[dict[str, MonitorMode]] = {"val/loss": "min", "val/accuracy": "max"}
     LENGTH: ClassVar[str] = "data.length"
 
     task: Literal["copy"] = "copy"
     """what is trained"""
-    data: CopyDataConfig = CopyDataConfig()
-    """the copy task"""
+    data: SynthDataConfig = SynthDataConfig()
+    """the sequences, of the copy task or of associative recall"""
     model: StackConfig = StackConfig()
     """the model"""
     train: TrainConfig
@@ -72,11 +133,16 @@ class SynthTrainConfig(ExperimentConfig):
     @property
     def default_name(self) -> str:
         """See ExperimentConfig."""
-        return f"synth-gen-{self.model.attention_slug}"
+        return f"synth-{'recall' if self.data.task == 'recall' else 'gen'}-{self.model.attention_slug}"
+
+    @property
+    def table(self) -> str:
+        """See ExperimentConfig."""
+        return self.data.task
 
     def mistakes(self) -> list[str]:
         """See Strict."""
-        found = self.model.mistakes_at(self.data.length - 1, causal=True, grid=False) + super().mistakes()
+        found = self.model.mistakes_at(self.data.n_inputs, causal=True, grid=False) + super().mistakes()
         if self.train.batch_size > self.data.n_train:
             found.append(f"train.batch_size {self.train.batch_size} is more than data.n_train {self.data.n_train}")
         elif not self.train.length_mistakes():
@@ -85,14 +151,17 @@ class SynthTrainConfig(ExperimentConfig):
 
 
 class SynthComparisonConfig(Strict):
-    """Evaluate trained models with other numbers of hash rounds (Kitaev et al. 2020, table 2)."""
+    """Evaluate models of the copy task with other numbers of hash rounds (Kitaev et al. 2020, table 2).
+
+    Or compare models of associative recall by the state that they keep (Arora et al. 2024, figure 2).
+    """
 
     checkpoints: tuple[Annotated[str, Field(min_length=1)], ...]
-    """rows: names of shipped checkpoints, or folders of runs"""
+    """rows, all of one task: names of shipped checkpoints, folders of runs, or folders with runs below them"""
     eval_rounds: tuple[Annotated[int, Field(ge=1)], ...] = (8, 4, 2, 1)
-    """columns after full attention: hash rounds in evaluation"""
+    """copy task: columns after full attention: hash rounds in evaluation"""
     lsh: LSHConfig = LSHConfig()
-    """LSH settings for models that were trained with full attention; the others keep their own"""
+    """copy task: LSH settings for models that were trained with full attention; the others keep their own"""
     n_test: int = Field(1024, ge=1)
     """test sequences"""
     batch_size: int = Field(64, ge=1)
@@ -100,7 +169,7 @@ class SynthComparisonConfig(Strict):
     device: DeviceName = "auto"
     """where to compute; auto takes the fastest there is"""
     output_dir: Path = Path("runs/synth_comparison")
-    """where table.csv and table.png go"""
+    """where table.csv and table.png go; of recall also runs.csv"""
 
     def mistakes(self) -> list[str]:
         """See Strict."""

@@ -1,27 +1,30 @@
-"""synth_train.py: train a model to copy."""
+"""synth_train.py: train a model to copy, or to recall."""
 
 import torch
+from accelerate.utils import send_to_device
 from torch.utils.data import default_collate
 
 from dl_proj.experiments.copy.dataset import CopyDataset, Split
 from dl_proj.experiments.copy.objective import CopyObjective
-from dl_proj.experiments.copy.settings import CopyDataConfig, SynthTrainConfig
+from dl_proj.experiments.copy.settings import SynthDataConfig, SynthTrainConfig
 from dl_proj.experiments.experiment import Experiment, add_figures, train_and_test
+from dl_proj.experiments.recall.dataset import RecallDataset
+from dl_proj.experiments.recall.objective import RecallObjective
 from dl_proj.models.build import build_autoregressive
 from dl_proj.models.generation import AutoregressiveModel
 from my_custom_ai.custom_train import RunDirectory
 
-_GENERATED = 64  # test sequences that the model also copies by itself, token by token
+_DECODED = 64  # test sequences that the model also goes through by itself, token by token
 
 
 def build_copy_model(config: SynthTrainConfig) -> AutoregressiveModel:
     """The model, its initial weights drawn from the configuration's seed."""
     torch.manual_seed(config.seed)
-    length = config.data.length - 1
-    return build_autoregressive(config.model, vocab_size=config.data.vocab_size, max_len=length, seed=config.seed)
+    data = config.data
+    return build_autoregressive(config.model, vocab_size=data.vocab_size, max_len=data.n_inputs, seed=config.seed)
 
 
-def copy_dataset(data: CopyDataConfig, split: Split, size: int, seed: int) -> CopyDataset:
+def copy_dataset(data: SynthDataConfig, split: Split, size: int, seed: int) -> CopyDataset:
     """A split of the copy task; only training sequences may be fresh each epoch."""
     return CopyDataset(
         split,
@@ -34,30 +37,59 @@ def copy_dataset(data: CopyDataConfig, split: Split, size: int, seed: int) -> Co
     )
 
 
+def recall_dataset(data: SynthDataConfig, split: Split, size: int, seed: int) -> RecallDataset:
+    """A split of associative recall, likewise."""
+    return RecallDataset(
+        split,
+        size,
+        vocab_size=data.vocab_size,
+        length=data.length,
+        n_pairs=data.n_pairs,
+        gap_power=data.gap_power,
+        filler=data.filler,
+        seed=seed,
+        fresh=data.fresh and split == "train",
+    )
+
+
 def copy_experiment(config: SynthTrainConfig) -> Experiment:
-    """Model, objective and sequences."""
-    data = config.data
+    """Model, objective and sequences, of whichever task."""
+    data, seed = config.data, config.seed
+    is_recall = data.task == "recall"
+    draw = recall_dataset if is_recall else copy_dataset
     return Experiment(
         build_copy_model(config),
-        CopyObjective(data.length),
-        train_data=copy_dataset(data, "train", data.n_train, config.seed),
-        val_data=copy_dataset(data, "val", data.n_val, config.seed),
-        test_data=copy_dataset(data, "test", data.n_test, config.seed),
+        RecallObjective() if is_recall else CopyObjective(data.length),
+        train_data=draw(data, "train", data.n_train, seed),
+        val_data=draw(data, "val", data.n_val, seed),
+        test_data=draw(data, "test", data.n_test, seed),
     )
 
 
 def train_to_copy(config: SynthTrainConfig, resume: RunDirectory | None = None) -> None:
-    """Train, test, and let the model copy some test words by itself."""
-    experiment, objective = copy_experiment(config), CopyObjective(config.data.length)
+    """Train, test, and let the model go through some test sequences by itself, token by token, if it can."""
+    experiment = copy_experiment(config)
     trainer = train_and_test(config, experiment, config.model.dim, resume)
-    if trainer.accelerator.is_main_process and _can_decode(config):
-        some = [experiment.test_data[i] for i in range(min(_GENERATED, config.data.n_test))]
-        batch = default_collate(some).to(trainer.accelerator.device)
-        accuracy = objective.generated_accuracy(trainer.accelerator.unwrap_model(trainer.model), batch)
-        add_figures(trainer.run, {"test/generated_accuracy": accuracy})
-        print(f"decoded token by token: {accuracy:.2%} of the symbols of {len(some)} test words copied")
+    if not trainer.accelerator.is_main_process:
+        return
+    if not can_decode(config):
+        print("it keeps no state: rule: chunk cannot be decoded token by token")
+        return
+    some = [experiment.test_data[i] for i in range(min(_DECODED, config.data.n_test))]
+    batch = send_to_device(default_collate(some), trainer.accelerator.device)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if isinstance(experiment.objective, RecallObjective):
+        found = {"test/decoded_accuracy": experiment.objective.decoded_accuracy(model, batch)}
+        said = f"{found['test/decoded_accuracy']:.2%} of the answers to {len(some)} test sequences right"
+    else:
+        assert isinstance(experiment.objective, CopyObjective)
+        found = {"test/generated_accuracy": experiment.objective.generated_accuracy(model, batch)}
+        said = f"{found['test/generated_accuracy']:.2%} of the symbols of {len(some)} test words copied"
+    found["state_bytes"] = model.eval().state_size(config.data.n_inputs)
+    add_figures(trainer.run, found)
+    print(f"decoded token by token: {said}, {found['state_bytes']:,} bytes kept of a sequence")
 
 
-def _can_decode(config: SynthTrainConfig) -> bool:
+def can_decode(config: SynthTrainConfig) -> bool:
     """The paper's chunk rule cannot be decoded step by step."""
     return all(getattr(attention, "rule", "bucket") == "bucket" for attention in config.model.mechanisms)

@@ -181,7 +181,7 @@ def load_text(config: TextDataConfig, *, seed: int, ahead: int = 1, saved_tokeni
         ConfigError: files that are not there and cannot be downloaded, or are empty, too short, or no text.
     """
     try:
-        corpus, name = _corpus(config)
+        corpus, name = corpus_of(config)
         contents = {span.path: content_digest(span.path) for spans in corpus.values() for span in spans}
         tokenizer = _tokenizer(config, name, corpus["train"], contents, saved_tokenizer)
         files = {
@@ -199,8 +199,12 @@ def load_text(config: TextDataConfig, *, seed: int, ahead: int = 1, saved_tokeni
     return TextData(train, val, test, tokenizer)
 
 
-def _corpus(config: TextDataConfig) -> tuple[Corpus, str]:
-    """The text, and a name for files made of it."""
+def corpus_of(config: TextDataConfig) -> tuple[Corpus, str]:
+    """The text, and a name for files made of it.
+
+    Raises:
+        ConfigError: files that are not there and cannot be downloaded, or are empty or no text.
+    """
     if config.source == "files":
         assert config.path is not None  # which the settings refuse
         corpus = files_corpus(config.path, val_share=config.val_share, test_share=config.test_share)

@@ -10,14 +10,15 @@ from unittest import mock
 import pytest
 import torch
 import yaml
-from tiny_scripts import tiny, tiny_classifier, tiny_generator, tiny_language, tiny_translation
+from tiny_scripts import tiny, tiny_classifier, tiny_generator, tiny_language, tiny_long_range, tiny_translation
 
 from dl_proj.checkpoint_folder import SHIPPED
 from dl_proj.cli import CONFIGS, training_config
 from dl_proj.commands import COMMANDS
+from dl_proj.experiments.baselines_settings import BaselinesConfig
 from dl_proj.experiments.compare_runs_settings import CompareRunsConfig
 from dl_proj.experiments.copy.settings import SynthComparisonConfig, SynthTrainConfig
-from dl_proj.experiments.copy.train import build_copy_model, copy_dataset
+from dl_proj.experiments.copy.train import build_copy_model
 from dl_proj.experiments.evaluate import evaluate_checkpoints
 from dl_proj.experiments.evaluate_settings import EvaluateConfig
 from dl_proj.experiments.images.classification.objective import ClassificationObjective
@@ -30,6 +31,10 @@ from dl_proj.experiments.images.generation.train import build_generator
 from dl_proj.experiments.language.import_settings import ImportReformerConfig
 from dl_proj.experiments.language.settings import ContinueTextConfig, LanguageTrainConfig
 from dl_proj.experiments.language.train import build_configured
+from dl_proj.experiments.long_range.data_settings import ImageSequenceConfig, ListOpsConfig
+from dl_proj.experiments.long_range.examples_settings import ExamplesConfig
+from dl_proj.experiments.long_range.settings import LongRangeTrainConfig
+from dl_proj.experiments.long_range.train import build_sequence_classifier
 from dl_proj.experiments.sweep_settings import SweepConfig, nested
 from dl_proj.experiments.translation.settings import TranslateConfig, TranslationEvaluateConfig, TranslationTrainConfig
 from dl_proj.experiments.translation.train import build_configured as build_translator
@@ -43,6 +48,7 @@ from dl_proj.text.tokenizers import Tokenizer
 
 SCHEMAS = {  # by the beginning of a file's name; the first that fits
     "synth_comparison": SynthComparisonConfig,
+    "synth_recall_comparison": SynthComparisonConfig,
     "synth": SynthTrainConfig,
     "demo": SynthTrainConfig,
     "cls_": ClassifierTrainConfig,
@@ -57,7 +63,10 @@ SCHEMAS = {  # by the beginning of a file's name; the first that fits
     "lm_generate": ContinueTextConfig,
     "lm_": LanguageTrainConfig,
     "mlm_": LanguageTrainConfig,
+    "lra_examples": ExamplesConfig,
+    "lra_": LongRangeTrainConfig,
     "sweep_": SweepConfig,
+    "baselines": BaselinesConfig,
     "compare_runs": CompareRunsConfig,
     "import_": ImportReformerConfig,
     "translation_evaluate": TranslationEvaluateConfig,
@@ -70,6 +79,7 @@ TRAININGS = {
     GeneratorTrainConfig: tiny_generator,
     LanguageTrainConfig: tiny_language,
     TranslationTrainConfig: tiny_translation,
+    LongRangeTrainConfig: tiny_long_range,
 }
 PRESETS = {
     path: next((schema for start, schema in SCHEMAS.items() if path.stem.startswith(start)), None)
@@ -87,6 +97,10 @@ def name_of(path):
 
 
 def n_classes(data):
+    if isinstance(data, ListOpsConfig | ImageSequenceConfig):
+        return 10
+    if not hasattr(data, "labels"):
+        return 2
     return len(data.labels) if data.labels else 10
 
 
@@ -121,6 +135,8 @@ def mechanism_parameters(attention, model, length, axes):
             return linformer_parameters(attention, model, head_dim, length)
         case "causal_linformer":
             return linformer_parameters(attention, model, head_dim, attention.block_size)
+        case "nystrom":
+            return heads * attention.kernel_size
     return 0
 
 
@@ -172,7 +188,7 @@ def length(config):
     data = config.data
     match config:
         case SynthTrainConfig():
-            return data.length - 1
+            return data.length - (data.task == "copy")
         case GeneratorTrainConfig():
             return data.max_len
         case ClassifierTrainConfig():
@@ -184,6 +200,10 @@ def length(config):
             return data.window
         case TranslationTrainConfig():
             return data.max_length
+        case LongRangeTrainConfig():
+            sides = {"image": lambda: data.image_size**2, "pathfinder": lambda: data.side**2}
+            longest = sides.get(data.kind, lambda: data.max_length)()
+            return longest + (config.model.pooling == "class_token")
 
 
 def expected_parameters(config):
@@ -193,7 +213,7 @@ def expected_parameters(config):
         symbols = data.tokenizer.vocab_size + 1
         matrices = 1 if config.model.tied else 3
         return encoder_decoder_parameters(config.model, data.max_length) + symbols * (matrices * dim + 1)
-    on_a_line = isinstance(config, SynthTrainConfig | LanguageTrainConfig)
+    on_a_line = isinstance(config, SynthTrainConfig | LanguageTrainConfig | LongRangeTrainConfig)
     stack = stack_parameters(config.model, length(config), axes=1 if on_a_line else 2)
     match config:
         case SynthTrainConfig():
@@ -205,6 +225,11 @@ def expected_parameters(config):
             embedded = data.vocab_size * dim if config.model.embedding == "lookup" else (values + 1) * dim
             class_token = dim if config.model.pooling == "class_token" else 0
             return embedded + class_token + stack + (dim + 1) * n_classes(data)
+        case LongRangeTrainConfig():
+            symbols = 15 if data.kind == "listops" else 256
+            class_token = dim if config.model.pooling == "class_token" else 0
+            hidden, seen = config.model.classifier_dim or config.model.ffn_dim, 4 if data.kind == "retrieval" else 1
+            return symbols * dim + class_token + stack + (seen * dim + 1) * hidden + (hidden + 1) * n_classes(data)
         case LanguageTrainConfig():
             assert data.tokenizer.kind == "bytes"
             symbols = 256 + (config.objective.kind == "masked")
@@ -219,6 +244,8 @@ def built(config):
             return build_generator(config, n_classes(config.data))
         case ClassifierTrainConfig():
             return build_classification_model(config, n_classes(config.data))
+        case LongRangeTrainConfig():
+            return build_sequence_classifier(config, n_classes(config.data))
         case LanguageTrainConfig():
             return build_configured(config, Tokenizer())
         case TranslationTrainConfig():
@@ -241,8 +268,8 @@ def check_output(config, model):
     with torch.no_grad():
         match config:
             case SynthTrainConfig():
-                batch = copy_dataset(data, "test", 1, config.seed)[0].unsqueeze(0)
-                logits, shape = model(batch[:, :-1]), (1, data.length - 1, data.vocab_size)
+                tokens = torch.randint(data.vocab_size, (1, length(config)))
+                logits, shape = model(tokens), (1, length(config), data.vocab_size)
             case GeneratorTrainConfig():
                 pixels, labels = torch.randint(data.vocab_size, (1, data.max_len)), torch.zeros(1, dtype=torch.int64)
                 logits, shape = model(pixels[:, :-1], labels=labels), (1, data.max_len, data.vocab_size)
@@ -250,6 +277,10 @@ def check_output(config, model):
                 side = data.image_size or COLOURS_AND_SIDE[data.dataset][1]
                 images = torch.randint(data.vocab_size, (1, channels(data), side, side), dtype=torch.uint8)
                 logits, shape = model(images), (1, n_classes(data))
+            case LongRangeTrainConfig():
+                together, n = 2 if data.kind == "retrieval" else 1, length(config)
+                tokens = torch.randint(15, (1, together, n - (config.model.pooling == "class_token")))
+                logits, shape = model(tokens, tokens >= 0), (1, n_classes(data))
             case LanguageTrainConfig():
                 symbols = 257 if config.objective.kind == "masked" else 256
                 logits, shape = model(torch.randint(256, (1, data.window))), (1, data.window, symbols)
@@ -376,6 +407,12 @@ NAMES = {  # what a script's default preset trains with some flags
         "--config lm_books_reformer.yaml": "lm-books-reformer",
         "--config lm_books_reformer.yaml --experiment_name=": "lm-books-local-lsh-r2",
     },
+    "lra_train": {
+        "": "lra-listops2000-full",
+        "--config lra_pathfinder32.yaml --model.attention.kind lsh --data.side 64": "lra-pathfinder64-lsh-r4",
+        "--config lra_text.yaml --data.source folder --data.path my/Reviews": "lra-text-reviews-full",
+        "--config paper/lra_listops.yaml": "lra-paper-listops",
+    },
     "translation_train": {
         "": "translation-multi30k",
         "--model.encoder_attention.kind linformer": "translation-multi30k-linformer",
@@ -459,6 +496,14 @@ CLASSIFIERS = [
     {"data.dataset": "cifar10", "data.patch_size": 16, "data.split_channels": True, "model.pooling": "class_token"},
     {"data.dataset": "cifar10", "data.patch_size": 16, "data.greyscale": True},
 ]
+LONG_RANGE = [
+    {"model.pooling": "class_token", "model.classifier_dim": 5},
+    {"data": {"kind": "pathfinder", "side": 16}},
+    {"data": {"kind": "image", "image_size": 6}, "model.depth": 2},
+    {"data": {"kind": "text", "max_length": 19}},
+    {"data": {"kind": "retrieval", "max_length": 19}, "model.pooling": "class_token"},
+    {"model.attention": {"kind": "nystrom", "n_landmarks": 4, "kernel_size": 3}},
+]
 GENERATORS = [{"data.max_len": 9, "data.vocab_size": 5}, {"data.labels": ["8", "3"]}]
 TRANSLATORS = [
     {"model.encoder_depth": 3, "model.decoder_depth": 2},
@@ -475,6 +520,7 @@ OTHERS = [(schema, changes) for schema in TRAININGS if schema != TranslationTrai
 OTHERS += [(TranslationTrainConfig, changes) for changes in TRANSLATORS]
 OTHERS += [(ClassifierTrainConfig, changes) for changes in CLASSIFIERS]
 OTHERS += [(GeneratorTrainConfig, changes) for changes in GENERATORS]
+OTHERS += [(LongRangeTrainConfig, changes) for changes in LONG_RANGE]
 OTHERS += [(LanguageTrainConfig, changes) for changes in LANGUAGE]
 for settings in LINFORMERS:
     deep = {"model.depth": 2, "model.attention": {"kind": "linformer", **settings}}

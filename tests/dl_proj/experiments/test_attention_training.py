@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from matplotlib.figure import Figure
-from tiny_scripts import as_yaml, tiny, tiny_classifier, tiny_generator
+from tiny_scripts import as_yaml, tiny, tiny_classifier, tiny_generator, tiny_long_range
 
 from dl_proj.experiments.copy.settings import SynthTrainConfig
 from dl_proj.experiments.copy.train import build_copy_model
@@ -15,6 +15,8 @@ from dl_proj.experiments.images.classification.settings import ClassifierTrainCo
 from dl_proj.experiments.images.classification.train import build_classification_model
 from dl_proj.experiments.images.generation.settings import GeneratorTrainConfig
 from dl_proj.experiments.images.generation.train import build_generator
+from dl_proj.experiments.long_range.settings import LongRangeTrainConfig
+from dl_proj.experiments.long_range.train import build_sequence_classifier
 from dl_proj.settings.load import load_config
 from my_custom_ai.custom_train import load_weights
 from my_transformers.registry import SETTINGS
@@ -23,6 +25,7 @@ from my_transformers.registry import SETTINGS
 TRAININGS = {
     "cls_train": (tiny_classifier, ClassifierTrainConfig, lambda config: build_classification_model(config, 10)),
     "generation_train": (tiny_generator, GeneratorTrainConfig, lambda config: build_generator(config, 10)),
+    "lra_train": (tiny_long_range, LongRangeTrainConfig, lambda config: build_sequence_classifier(config, 10)),
     "synth_train": (tiny, SynthTrainConfig, build_copy_model),
 }
 FEATURES = ("--model.attention.n_features", "16")
@@ -36,6 +39,7 @@ FLAGS = {  # of kinds whose defaults do not fit tiny models, or would make them 
     "causal_linformer": ("--model.attention.rank", "3,2", "--model.attention.block_size", "4"),
 }
 CASES = [("cls_train", one.kind) for one in SETTINGS if False in one.directions]
+CASES += [("lra_train", one.kind) for one in SETTINGS if False in one.directions and one().sees_padding is None]
 CASES += [
     (name, one.kind)
     for name in ("generation_train", "synth_train")

@@ -48,8 +48,8 @@ def runs():
     """Two mechanisms, the first with two seeds."""
     lsh = {"model": {"attention": {"kind": "lsh", "n_rounds": 4, "window": None}}}
     return [
-        make_run("full-seed1", accuracy=0.8),
-        make_run("full-seed2", {"seed": 2}, accuracy=0.9),
+        make_run("full-seed1", figures={"device": "a CPU, 1 thread"}, accuracy=0.8),
+        make_run("full-seed2", {"seed": 2}, {"device": "a card"}, accuracy=0.9),
         make_run("lsh", lsh, {"test/accuracy_low": 0.6, "test/accuracy_high": 0.8}, accuracy=0.7),
     ]
 
@@ -77,6 +77,7 @@ def test_a_row_is_of_runs_that_differ_in_their_seed_alone(runs, script):
     assert cells["full (2 runs)"]["test/accuracy"] == f"{mean:.4f} ± {deviation:.4f}"
     assert cells["full (2 runs)"]["seed"] == "1 to 2"
     assert cells[str(runs[1])]["test/accuracy"] == "0.9000"
+    assert cells["full (2 runs)"]["device"] == "a CPU, 1 thread; a card" and cells["lsh"]["device"] == ""
     assert (cells["full (2 runs)"]["attention.kind"], cells["lsh"]["attention.kind"]) == ("full", "lsh")
     assert (cells["full (2 runs)"]["its own settings"], cells["lsh"]["its own settings"]) == ("", "n_rounds 4")
     assert cells["lsh"]["test/accuracy, 95 %"] == "0.6000 to 0.8000"

@@ -9,7 +9,7 @@ from tiny_scripts import GONE, call, tiny, tiny_yaml
 
 import dl_proj.experiments.copy.train as copy_training
 import dl_proj.experiments.experiment
-from dl_proj.experiments.copy.settings import CopyDataConfig, SynthTrainConfig
+from dl_proj.experiments.copy.settings import SynthDataConfig, SynthTrainConfig
 from dl_proj.experiments.experiment import build_schedule
 from dl_proj.experiments.settings import (
     ConstantConfig,
@@ -162,7 +162,8 @@ def test_each_setting_of_the_data_reaches_the_datasets(handed_over, monkeypatch)
         "n_test": 9,
         "corruption": 0.25,
     }
-    assert set(values) == set(CopyDataConfig.model_fields)
+    of_recall = {"n_pairs": 3, "gap_power": 0.5, "filler": "random"}
+    assert {"task", *values, *of_recall} == set(SynthDataConfig.model_fields)
     handed = handed_over({f"data.{name}": value for name, value in values.items()})
     experiment = seen["experiment"]
     datasets = {"train": experiment.train_data, "val": experiment.val_data, "test": experiment.test_data}
@@ -174,6 +175,12 @@ def test_each_setting_of_the_data_reaches_the_datasets(handed_over, monkeypatch)
     assert handed["model"].embedding.num_embeddings == 9
     assert handed["model"].positions.max_len == 14
     assert handed["task"].second_start == 8
+    handed_over({"data": {"task": "recall", "vocab_size": 19, "length": 20, **of_recall}})
+    experiment = seen["experiment"]
+    for data in (experiment.train_data, experiment.val_data, experiment.test_data):
+        assert (data.vocab_size, data.length) == (19, 20)
+        assert {name: getattr(data, name) for name in of_recall} == of_recall
+    assert experiment.model.positions.max_len == 20
     handed_over()
     fresh = [
         d.fresh for d in (seen["experiment"].train_data, seen["experiment"].val_data, seen["experiment"].test_data)

@@ -1,4 +1,4 @@
-"""All five trainings: which files a run leaves, and that an interrupted run resumes as if it had never stopped."""
+"""All six trainings: which files a run leaves, and that an interrupted run resumes as if it had never stopped."""
 
 import csv
 import json
@@ -25,6 +25,7 @@ from tiny_scripts import (
     tiny_classifier,
     tiny_generator,
     tiny_language,
+    tiny_long_range,
     tiny_translation,
     write_pairs,
 )
@@ -82,12 +83,14 @@ TWO_VOCABULARIES = Training(
     tiny_translation(SEPARATE),
     names=frozenset({"source_tokenizer.json", "target_tokenizer.json"}),
 )
+LONG_RANGE = Training("lra_train", tiny_long_range({"model.dropout": 0.1}), names=CLASSES)
 TRAININGS = {
     "copy": COPY,
     "classification": CLASSIFIER,
     "generation": GENERATOR,
     "language, bytes": BYTES,
     "language, subwords": LANGUAGE,
+    "long range": LONG_RANGE,
     "translation": TRANSLATION,
     "translation, two vocabularies": TWO_VOCABULARIES,
 }
@@ -265,6 +268,7 @@ INTERRUPTED = {
             "model.reversible": True,
         },
     ),
+    "long range, lsh": (LONG_RANGE, ClassificationObjective, WARMED | {"model.attention": LSH | {"dropout": 0.1}}),
     "language, reversible lsh": (
         BYTES,
         CausalObjective,

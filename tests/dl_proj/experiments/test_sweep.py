@@ -26,8 +26,11 @@ from tiny_scripts import (
 )
 
 from dl_proj.experiments.copy.objective import CopyObjective
+from dl_proj.experiments.history import Point
+from dl_proj.experiments.sweep_report import at_equal_time
 from dl_proj.experiments.sweep_settings import SweepConfig, nested
 from my_custom_ai.custom_train.running import locked
+from my_custom_ai.utils.measure import device_title
 
 OUT = Path("out")
 PACE = {"max_steps": 8, "batch_size": 8, "eval_every": 4, "save_every": 2, "log_every": 2, "device": "cpu"}
@@ -123,7 +126,7 @@ def test_the_table_has_each_runs_figures(script):
     for name, row in rows.items():
         figures = figures_of(name)
         for key, value in figures.items():
-            assert float(row[key]) == pytest.approx(value), key
+            assert row[key] == value if key == "device" else float(row[key]) == pytest.approx(value), key
         evaluated = {int(r["step"]): r for r in history_of(name) if r["val/loss"]}
         best = min(evaluated, key=lambda step: float(evaluated[step]["val/loss"]))
         assert int(row["best step"]) == best
@@ -136,7 +139,8 @@ def test_the_table_has_each_runs_figures(script):
     header, _, *lines = [line for line in outcome.out.splitlines() if line.startswith("|")]
     columns = [cell.strip() for cell in header.strip("|").split("|")]
     assert columns[:4] == ["variant", "parameters", "seconds", "steps"]
-    assert "val loss" in columns and "test accuracy" in columns and "model.dim" not in columns
+    assert "val loss" in columns and "test accuracy" in columns and not {"model.dim", "device"} & {*columns}
+    assert f"trained on: {device_title(torch.device('cpu'))}" in outcome.out.splitlines()
     for line, (name, row) in zip(lines, rows.items(), strict=True):
         cells = dict(zip(columns, (cell.strip() for cell in line.strip("|").split("|")), strict=True))
         assert cells["variant"] == name
@@ -209,6 +213,41 @@ def test_seeds_give_means_and_deviations(script, drawn):
         low, high = values.mean(0) - values.std(0, ddof=1), values.mean(0) + values.std(0, ddof=1)
         outline = band.get_paths()[0].vertices[:, 1]
         assert {*np.round([*low, *high], 6)} <= {*np.round(outline, 6)}
+
+
+def test_a_list_is_a_setting_of_one_cell(script):
+    outcome = swept(script, SEEDS | {"variants": {"moments": {"optimizer.betas": [0.8, 0.9]}, "plain": {}}})
+    assert outcome.code == 0, outcome.lines
+    assert [row["optimizer.betas"] for row in table().values()] == ["[0.8, 0.9]", ""]
+
+
+def test_the_report_says_what_is_within_the_noise(script, drawn):
+    """Two variants that hardly differ, and one that cannot learn."""
+    variants = {"plain": {}, "same": {"optimizer.eps": 2e-8}, "stuck": {"optimizer.lr": 1e-9}}
+    changes = SEEDS | {"variants": variants, "common": {"train.max_steps": 40, "train.eval_every": 4}}
+    outcome = swept(script, changes)
+    assert outcome.code == 0, outcome.lines
+    losses = {v: [figures_of(f"{v}-seed{s}")["test/loss"] for s in (3, 1)] for v in variants}
+    assert max(losses["plain"] + losses["same"]) < min(losses["stuck"])
+    (line,) = (line for line in outcome.out.splitlines() if line.startswith("best first by test loss: "))
+    best, second = sorted(("plain", "same"), key=lambda name: sum(losses[name]))
+    assert line.startswith(f"best first by test loss: {best} ~ {second}, stuck (")
+    assert all(row["val/loss at equal time"] for row in table().values()), "they take about as long"
+    assert any(line.startswith("at equal time: best val loss within ") for line in outcome.out.splitlines())
+    against = {name: row["against the best"] for name, row in table().items()}
+    assert against == {best: "best", second: "within the noise", "stuck": "worse"}
+
+
+def test_values_at_equal_time_are_the_best_until_the_fastest_ended():
+    fast = [[Point(1, 1.0, 0.2), Point(2, 2.0, 0.6)], [Point(1, 1.5, 0.4), Point(2, 3.0, 0.5)]]
+    slow = [[Point(1, 3.0, 0.9), Point(2, 6.0, 1.0)], [Point(1, 2.0, 0.7), Point(2, 2.5, 0.1), Point(3, 8.0, 1.0)]]
+    late = [[Point(1, 3.5, 0.9), Point(2, 4.0, 0.9)], [Point(1, 1.0, 0.9), Point(2, 9.0, 0.9)]]
+    seconds, values = at_equal_time({"slow": slow, "fast": fast, "late": late}, "max")
+    assert seconds == 3.0
+    assert values == {"slow": pytest.approx((0.9 + 0.7) / 2), "fast": pytest.approx((0.6 + 0.5) / 2)}
+    assert at_equal_time({"slow": slow, "fast": fast}, "min").values["slow"] == pytest.approx((0.9 + 0.1) / 2)
+    assert at_equal_time({"fast": fast}, "max") is None
+    assert at_equal_time({"fast": fast, "none": [[], []]}, "max") is None
 
 
 def test_what_a_sweep_with_seeds_lacks_is_trained_and_the_rest_left(script, calls):
@@ -294,7 +333,8 @@ def tensors_of(name):
 
 
 def without_seconds(row):
-    return {key: value for key, value in row.items() if key not in COSTS}
+    """Nor what depends on them."""
+    return {key: value for key, value in row.items() if key not in COSTS and not key.endswith(" at equal time")}
 
 
 def test_a_kill_before_the_last_file_does_not_count_as_finished(script, calls):

@@ -176,7 +176,7 @@ def test_kinds_are_listed(script):
     out = " ".join(script("synth_train", "--help").out.split())
     for choices in (
         f"--model.attention.kind {{{','.join(sorted(settings.kind for settings in SETTINGS))}}}",
-        "--schedule.kind {constant,noam,one_cycle,warmup_cosine}",
+        "--schedule.kind {constant,noam,one_cycle,warmup_cosine,warmup_linear}",
         "--model.positions.kind {axial,learned,learned_sinusoidal,none,sinusoidal}",
     ):
         assert choices in out

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from my_custom_ai.custom_train.schedules import constant, noam, one_cycle, warmup_cosine
+from my_custom_ai.custom_train.schedules import constant, noam, one_cycle, warmup_cosine, warmup_linear
 
 
 @settings(deadline=None)  # the first call of an optimiser takes its time
@@ -67,6 +67,17 @@ def test_warmup_cosine_rises_then_falls_to_its_final_factor(total, data, final):
         )
         steepest = math.pi / 2 * (1 - final) / (len(falling) - 1)  # slope of half a cosine
         assert all(a - b <= steepest + 1e-12 for a, b in itertools.pairwise(falling))
+
+
+@pytest.mark.parametrize(("total", "warmup"), [(100, 20), (7, 1), (5, 0), (1, 0)])
+def test_warmup_linear_goes_through_its_corners_in_straight_lines(total, warmup):
+    factors = [warmup_linear(total, warmup, 0.25)(step) for step in range(total)]
+    corners = [(-1, 0.0)] * (warmup > 0) + [(max(warmup, 1) - 1, 1.0)] * (warmup > 0) + [(warmup, 1.0)]
+    for (first, start), (last, end) in itertools.pairwise([*corners, (total - 1, 0.25)]):
+        for step in range(max(first, 0), last + 1):
+            done = (step - first) / (last - first) if last > first else 1.0
+            assert factors[step] == pytest.approx(start + (end - start) * done), step
+    assert factors[-1] == pytest.approx(0.25)
 
 
 def test_constant_warms_up_and_stays():

@@ -11,6 +11,7 @@ import torch
 from my_custom_ai.utils import measure
 from my_custom_ai.utils.measure import (
     allocated_peak,
+    device_title,
     flops_of,
     in_fresh_process,
     machine,
@@ -233,3 +234,7 @@ def test_the_machine():
     assert found["device"]
     assert found["torch"] == torch.__version__
     assert (found["threads"], found["cores"]) == (2, os.cpu_count())
+    assert device_title(CPU) == f"{found['device']}, 2 threads"
+    assert device_title(CPU, 3).startswith("3 x ")
+    torch.set_num_threads(1)
+    assert device_title(CPU).endswith(", 1 thread")

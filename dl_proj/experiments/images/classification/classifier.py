@@ -10,10 +10,9 @@ from torch import Tensor
 
 from dl_proj.checkpoint_folder import read_config
 from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
-from dl_proj.experiments.images.classification.train import build_classification_model
+from dl_proj.experiments.images.classification.train import AnyClassifier, build_classification_model
 from dl_proj.experiments.images.data import classes_of_model, picture_levels
 from dl_proj.experiments.trained import Trained, ready
-from dl_proj.models.classification import ClassificationModel
 from dl_proj.models.sampling import check_logits
 from dl_proj.settings.help import Nested
 from my_custom_ai.custom_train.names import DeviceName
@@ -22,7 +21,7 @@ Picture = str | Path | Image.Image
 
 
 @dataclass(frozen=True)
-class Classifier(Trained[ClassifierTrainConfig, ClassificationModel]):
+class Classifier(Trained[ClassifierTrainConfig, AnyClassifier]):
     """A trained image classifier.
 
     Args:

@@ -1,4 +1,4 @@
-"""Image classification: loss, accuracy, and which class is taken for which."""
+"""Classification: loss, accuracy, and which class is taken for which."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from my_custom_ai.utils.meters import Ratio
 
 
 class ClassificationObjective:
-    """Cross-entropy (nats an image) and accuracy.
+    """Cross-entropy (nats an example) and accuracy.
 
     Args:
         random_shift: training images are moved by up to so many pixels in each direction, at random.
@@ -19,12 +19,12 @@ class ClassificationObjective:
     def __init__(self, random_shift: int = 0) -> None:
         self.random_shift = random_shift
 
-    def measure(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Ratio]:
-        """Batch of images (b, c, side, side) and labels (b,), see Objective."""
-        images, labels = batch
+    def measure(self, model: nn.Module, batch: tuple[Tensor, ...]) -> dict[str, Ratio]:
+        """Batch of what the model takes, such as images (b, c, side, side), and labels (b,), see Objective."""
+        *inputs, labels = batch
         if model.training and self.random_shift:
-            images = randomly_shifted(images, self.random_shift)
-        logits = model(images)
+            inputs = [randomly_shifted(images, self.random_shift) for images in inputs]
+        logits = model(*inputs)
         loss = F.cross_entropy(logits, labels, reduction="sum")
         right = logits.argmax(-1) == labels
         return {"loss": Ratio(loss, len(labels)), "accuracy": Ratio(right, torch.ones_like(right))}

@@ -1,15 +1,21 @@
 """Schema of cls_train.py."""
 
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
 
 from dl_proj.experiments.images.settings import ClassifierDataConfig, ImageTrainConfig
 from dl_proj.experiments.settings import MonitorMode
+from dl_proj.models.baseline_settings import ConvolutionConfig, LinearConfig
 from dl_proj.models.settings import LearnedSinusoidalPositionsConfig, StackConfig
 
 
 class ClassifierConfig(StackConfig):
     """A stack between embedded patches and logits."""
 
+    kind: Literal["transformer"] = "transformer"
+    """what classifies: transformer (a stack around any attention), or a baseline, linear or cnn"""
     pooling: Literal["mean", "class_token"] = "mean"
     """what is classified: the mean over all outputs, or a learned token's; under lsh that sees one bucket a round"""
     embedding: Literal["linear", "mlp", "lookup"] = "linear"
@@ -43,6 +49,9 @@ class ClassifierConfig(StackConfig):
         return found
 
 
+AnyClassifierConfig = Annotated[ClassifierConfig | LinearConfig | ConvolutionConfig, Field(discriminator="kind")]
+
+
 class ClassifierTrainConfig(ImageTrainConfig):
     """Train an image classifier."""
 
@@ -53,19 +62,37 @@ class ClassifierTrainConfig(ImageTrainConfig):
     """what is trained"""
     data: ClassifierDataConfig = ClassifierDataConfig()
     """the images"""
-    model: ClassifierConfig = ClassifierConfig()
+    model: AnyClassifierConfig = ClassifierConfig()
     """the model"""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _transformer_if_not_said(cls, values: Any) -> Any:
+        return _with_kind(values) if isinstance(values, dict) else values
+
+    @classmethod
+    def beside_flags(cls, values: dict[str, Any], flags: dict[str, Any], path: Path) -> dict[str, Any]:
+        """See Strict: a file that names no kind of model means a transformer, which flags may replace."""
+        return super().beside_flags(_with_kind(values), flags, path)
+
     @property
-    def tokens_per_example(self) -> int:
-        """See ExperimentConfig."""
-        return self.model.length(self.data)
+    def tokens_per_example(self) -> int | None:
+        """See ExperimentConfig; a model without attention sees no sequence."""
+        return self.model.length(self.data) if isinstance(self.model, ClassifierConfig) else None
 
     @property
     def default_name(self) -> str:
         """See ExperimentConfig."""
-        return f"{self.data.slug}-cls-{self.model.attention_slug}"
+        slug = self.model.attention_slug if isinstance(self.model, ClassifierConfig) else self.model.kind
+        return f"{self.data.slug}-cls-{slug}"
 
     def mistakes(self) -> list[str]:
         """See Strict."""
-        return self.model.mistakes_on(self.data) + super().mistakes()
+        found = self.model.mistakes_on(self.data) if isinstance(self.model, ClassifierConfig) else []
+        return found + super().mistakes()
+
+
+def _with_kind(values: dict[str, Any]) -> dict[str, Any]:
+    """A training's settings, with the kind of the model, which older files do not name."""
+    model = values.get("model")
+    return values | {"model": {"kind": "transformer"} | model} if isinstance(model, dict) else values

@@ -10,16 +10,40 @@ from dl_proj.experiments.images.classification.objective import ClassificationOb
 from dl_proj.experiments.images.classification.settings import ClassifierConfig, ClassifierTrainConfig
 from dl_proj.experiments.images.data import load_configured
 from dl_proj.experiments.images.settings import ClassifierDataConfig
+from dl_proj.models.baseline_settings import ConvolutionConfig, LinearConfig
 from dl_proj.models.build import build_positions, build_stack
 from dl_proj.models.classification import ClassificationModel, PatchEmbedding
+from dl_proj.models.image_baselines import ConvolutionalClassifier, LinearClassifier
 from my_custom_ai.custom_train import RunDirectory
 from my_transformers.settings import Places
 
+AnyClassifier = ClassificationModel | LinearClassifier | ConvolutionalClassifier
 
-def build_classification_model(config: ClassifierTrainConfig, n_classes: int) -> ClassificationModel:
+
+def build_classification_model(config: ClassifierTrainConfig, n_classes: int) -> AnyClassifier:
     """The model, its initial weights drawn from the configuration's seed."""
     torch.manual_seed(config.seed)
-    return build_classifier(config.model, config.data, n_classes=n_classes, seed=config.seed)
+    data, model = config.data, config.model
+    if isinstance(model, ClassifierConfig):
+        return build_classifier(model, data, n_classes=n_classes, seed=config.seed)
+    return build_baseline(model, data, n_classes=n_classes)
+
+
+def build_baseline(
+    config: LinearConfig | ConvolutionConfig, data: ClassifierDataConfig, *, n_classes: int
+) -> LinearClassifier | ConvolutionalClassifier:
+    """A model without attention, for whole images."""
+    channels, side, levels = data.channels, data.side, data.vocab_size
+    if isinstance(config, LinearConfig):
+        return LinearClassifier(channels=channels, side=side, vocab_size=levels, n_classes=n_classes)
+    return ConvolutionalClassifier(
+        channels=channels,
+        side=side,
+        vocab_size=levels,
+        n_classes=n_classes,
+        widths=config.channels,
+        dropout=config.dropout,
+    )
 
 
 def build_classifier(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dl_proj.experiments.copy.dataset import SOS, CopyDataset, split_of
-from dl_proj.experiments.copy.settings import CopyDataConfig
+from dl_proj.experiments.copy.settings import SynthDataConfig
 
 SPLITS = ("train", "val", "test")
 
@@ -124,7 +124,7 @@ def test_what_the_configuration_allows_can_be_drawn(vocab, length):
     possible = np.array(list(itertools.product(range(1, vocab), repeat=(length + 1) // 2 - 1)))
     found = [split_of(word) for word in possible]
     sizes = {"n_train": int(number * 0.8 / 2), "n_val": int(number * 0.1 / 2), "n_test": int(number * 0.1 / 2)}
-    CopyDataConfig(vocab_size=vocab, length=length, **sizes)
+    SynthDataConfig(vocab_size=vocab, length=length, **sizes)
     for split in SPLITS:
         assert found.count(split) >= sizes[f"n_{split}"]
 

@@ -74,6 +74,7 @@ def test_the_figures(script):
         "test/loss",
         *("test/accuracy", "test/accuracy_low", "test/accuracy_high"),
         "test/generated_accuracy",
+        "state_bytes",
     }
     config = SynthTrainConfig.model_validate(tiny())
     model = build_copy_model(config).eval()

@@ -1,0 +1,174 @@
+"""A task's three parts, made or read once into files under the data's root."""
+
+import hashlib
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import assert_never
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dl_proj.experiments.images.data import LabelledImages, load_images
+from dl_proj.experiments.long_range.data_settings import (
+    ImageSequenceConfig,
+    ListOpsConfig,
+    LongRangeDataConfig,
+    PathfinderConfig,
+    RetrievalConfig,
+    ReviewsConfig,
+)
+from dl_proj.experiments.long_range.listops import Grammar, different_expressions
+from dl_proj.experiments.long_range.pathfinder import Scenery, pictures
+from dl_proj.experiments.long_range.sequences import SPLITS, Example, Sequences, Splits, write_sequences
+from dl_proj.experiments.long_range.texts import (
+    document_pairs,
+    folder_texts,
+    held_out,
+    imdb_texts,
+    pair_files,
+    text_files_digest,
+)
+from dl_proj.settings.errors import ConfigError, reason
+from my_custom_ai.utils.files import content_digest
+
+_LISTOPS_VERSION = "1"  # of the way in which examples are drawn: another one makes others
+_PATHFINDER_VERSION = "1"
+_TEXT_VERSION = _RETRIEVAL_VERSION = "1"  # of the way in which they are read
+
+
+def load_task(data: LongRangeDataConfig) -> Splits:
+    """The sequences of a configuration.
+
+    Raises:
+        ConfigError: examples that cannot be made, read or downloaded, or a folder that cannot be written.
+    """
+    try:
+        match data:
+            case ListOpsConfig():
+                return listops(data)
+            case PathfinderConfig():
+                return pathfinder(data)
+            case ImageSequenceConfig():
+                return images(data)
+            case ReviewsConfig():
+                return reviews(data)
+            case RetrievalConfig():
+                return retrieval(data)
+            case _:
+                assert_never(data)
+    except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise ConfigError(f"data: {error.filename}: {reason(error)}") from None
+
+
+def listops(data: ListOpsConfig) -> Splits:
+    """Expressions that are all different, so that none of the test is known from training."""
+    path = _path(data, _LISTOPS_VERSION)
+    grammar = Grammar(data.min_length, data.max_length, data.max_depth, data.max_arguments)
+    different = different_expressions(grammar, data.n_test + data.n_val + data.n_train, data.seed)
+    write_sequences(path, _cut(data, (((tokens,), value) for tokens, value in different)))
+    return _splits(path, data.max_length, tuple("0123456789"))
+
+
+def _cut(data: ListOpsConfig, examples: Iterator[Example]) -> Iterator[Iterator[Example]]:
+    """The first ones for the test, then for validation, then for training."""
+    for name, number in (("n_test", data.n_test), ("n_val", data.n_val), ("n_train", data.n_train)):
+        yield _first(examples, number, name, data)
+
+
+def _first(examples: Iterator[Example], number: int, name: str, data: ListOpsConfig) -> Iterator[Example]:
+    for count in range(number):
+        example = next(examples, None)
+        if example is None:
+            raise ConfigError(
+                f"data.{name}: {number} are wanted, but only {count} different expressions of {data.min_length} to "
+                f"{data.max_length} tokens were found for them; widen data.min_length and data.max_length, or raise "
+                f"data.max_depth {data.max_depth} or data.max_arguments {data.max_arguments}"
+            )
+        yield example
+
+
+def pathfinder(data: PathfinderConfig) -> Splits:
+    """Pictures of which one in two has label 1."""
+    path = _path(data, _PATHFINDER_VERSION)
+    scenery = Scenery(data.dashes, data.distractors)
+    numbers = {"test": data.n_test, "val": data.n_val, "train": data.n_train}
+    drawn = (
+        pictures(scenery, data.side, numbers[split], f"{data.seed} {split}", f"{split}, {data.side} x {data.side}")
+        for split in SPLITS
+    )
+    write_sequences(path, ((((pixels,), label) for pixels, label in part) for part in drawn))
+    return _splits(path, data.max_length, ("apart", "joined"))
+
+
+class PixelSequences(Dataset[tuple[tuple[Tensor, ...], int]]):
+    """Grey images as sequences of levels, row by row; an item is as one of ``Sequences``.
+
+    Args:
+        images: one channel each.
+    """
+
+    def __init__(self, images: LabelledImages) -> None:
+        self._images = images
+        self.collate = Sequences.collate
+
+    def __len__(self) -> int:
+        """Images."""
+        return len(self._images)
+
+    @property
+    def digest(self) -> str:
+        """Another one as soon as an image or a label is."""
+        return self._images.digest
+
+    def __getitem__(self, index: int) -> tuple[tuple[Tensor, ...], int]:
+        """See the class."""
+        levels, label = self._images[index]
+        return (levels.flatten().long(),), int(label)
+
+
+def images(data: ImageSequenceConfig) -> Splits:
+    """The images of a dataset in grey."""
+    found = load_images(
+        data.dataset,
+        data.root,
+        side=data.image_size,
+        greyscale=True,
+        vocab_size=data.vocab_size,
+        labels=data.labels,
+        val_share=data.val_share,
+        min_classes=2,
+    )
+    train, val, test = (PixelSequences(part) for part in (found.train, found.val, found.test))
+    return Splits(train, val, test, found.classes)
+
+
+def reviews(data: ReviewsConfig) -> Splits:
+    """Texts of two classes; those that are held out are the same in every training."""
+    read = imdb_texts if data.path is None else partial(folder_texts, data.path)
+    content = "imdb" if data.path is None else text_files_digest(data.path)
+    path = _path(data, f"{_TEXT_VERSION} {content}")
+    write_sequences(path, held_out(read, data.val_share))
+    return _splits(path, data.max_length, ("negative", "positive"))
+
+
+def retrieval(data: RetrievalConfig) -> Splits:
+    """The benchmark's pairs of documents, in its own parts."""
+    files = pair_files(data.path)
+    content = "".join(content_digest(files[split]) for split in SPLITS)
+    path = _path(data, f"{_RETRIEVAL_VERSION} {content}")
+    write_sequences(path, (document_pairs(files[split]) for split in SPLITS))
+    return _splits(path, data.max_length, ("unrelated", "related"))
+
+
+def _path(data: LongRangeDataConfig, version: str) -> Path:
+    """A file's, with a key that is another one as soon as anything else is made."""
+    left_out = {"root", "path"} | ({"max_length"} if isinstance(data, ReviewsConfig | RetrievalConfig) else set())
+    settings = data.model_dump_json(exclude=left_out)  # whole texts are kept, and cut when they are read
+    key = hashlib.sha256(f"{version} {settings}".encode()).hexdigest()[:12]
+    return data.root / "long_range" / f"{data.slug}-{key}.bin"
+
+
+def _splits(path: Path, max_len: int, classes: tuple[str, ...]) -> Splits:
+    train, val, test = (Sequences(path, split, max_len=max_len) for split in ("train", "val", "test"))
+    return Splits(train, val, test, classes)

@@ -1,0 +1,76 @@
+"""Schema of lra_train.py."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from dl_proj.experiments.long_range.data_settings import LongRangeDataConfig
+from dl_proj.experiments.long_range.published import published_rows
+from dl_proj.experiments.settings import ExperimentConfig, MonitorMode, TrainConfig
+from dl_proj.models.settings import StackConfig
+from dl_proj.tables import Row
+
+
+class SequenceClassifierConfig(StackConfig):
+    """A stack between embedded tokens and logits."""
+
+    pooling: Literal["mean", "class_token"] = "mean"
+    """what is classified: the mean over all outputs, or a learned token's; under lsh that sees one bucket a round"""
+    classifier_dim: int | None = Field(None, ge=1)
+    """hidden width of the two layers from that to logits; null: ffn_dim"""
+
+    def length(self, data: LongRangeDataConfig) -> int:
+        """Tokens of the longest sequence."""
+        return data.max_length + (self.pooling == "class_token")
+
+
+class LongRangeTrainConfig(ExperimentConfig):
+    """Train a classifier of long sequences: a task of the Long Range Arena (Tay et al. 2021)."""
+
+    METRICS: ClassVar[dict[str, MonitorMode]] = {"val/loss": "min", "val/accuracy": "max"}
+    LENGTH: ClassVar[str] = "data.max_length"
+
+    task: Literal["long_range"] = "long_range"
+    """what is trained"""
+    data: LongRangeDataConfig
+    """the sequences, chosen by kind"""
+    model: SequenceClassifierConfig = SequenceClassifierConfig()
+    """the model"""
+    train: TrainConfig
+    """the pace of training"""
+
+    @property
+    def tokens_per_example(self) -> int | None:
+        """See ExperimentConfig."""
+        return self.model.length(self.data) if self.data.kind in ("image", "pathfinder") else None
+
+    @property
+    def table(self) -> str:
+        """See ExperimentConfig; the tasks' accuracies are not to be compared."""
+        return f"{self.task}, {self.data.kind}"
+
+    @property
+    def published(self) -> list[Row]:
+        """See ExperimentConfig."""
+        return published_rows(self.data.kind, (attention.kind for attention in self.model.mechanisms))
+
+    @property
+    def default_name(self) -> str:
+        """See ExperimentConfig."""
+        return f"lra-{self.data.slug}-{self.model.attention_slug}"
+
+    def mistakes(self) -> list[str]:
+        """See Strict."""
+        found = self.model.mistakes_at(self.model.length(self.data), causal=False, grid=False)
+        if self.tokens_per_example is None:  # then a batch's sequences differ in length
+            seen = [line for attention in self.model.mechanisms if (line := attention.settings.sees_padding)]
+            found += [f"model.attention.{line}" for line in dict.fromkeys(seen)]
+        found += super().mistakes()
+        n_train = self.data.n_train
+        if self.train.length_mistakes():
+            return found
+        if n_train is not None and self.train.batch_size > n_train:
+            return [*found, f"train.batch_size {self.train.batch_size} is more than the {n_train} training examples"]
+        if n_train is not None or self.train.max_steps is not None:
+            found += self.schedule_mistakes(self.train.steps(n_train or 0))
+        return found
