@@ -62,7 +62,7 @@ def test_out_of_memory_while_building_is_a_line(script, monkeypatch):
     tiny_yaml("c.yaml", tiny())
     outcome = script("synth_train", "--config", "c.yaml")
     assert outcome.code == 1
-    assert_states(outcome.lines[-1], "stopped", "batch_size", "train.accumulate", "train.eval_batch_size")
+    assert_states(outcome.lines[-1], "stopped", "train.batch_size", "train.accumulate", "train.eval_batch_size")
 
 
 @pytest.mark.slow

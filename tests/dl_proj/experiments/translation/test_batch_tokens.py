@@ -56,7 +56,7 @@ def test_epochs_count_the_batches_that_there_are(hand_over):
 
 def test_processes_share_the_batches_of_an_epoch(hand_over, monkeypatch):
     two = SimpleNamespace(num_processes=2, is_main_process=True)
-    monkeypatch.setattr(dl_proj.experiments.experiment, "start", lambda *_: two)
+    monkeypatch.setattr(dl_proj.experiments.experiment, "start", lambda *_, **settings: two)
     assert hand_over([4] * 7, epochs=5, batch_tokens=4)["pace"].total_steps == 5 * 3
     with pytest.raises(ConfigError, match=r"^train.batch_tokens: 1 training examples make 1 batches .* 2 process"):
         hand_over([4], epochs=5, batch_tokens=4)
