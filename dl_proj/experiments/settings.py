@@ -124,7 +124,7 @@ class PaceConfig(Strict):
     save_every: int = Field(100, ge=1)
     """updates between saved states, besides those after each evaluation"""
     save_minutes: float = Field(5.0, gt=0)
-    """save also after the update that ends so many minutes after the last save"""
+    """minutes between two saves at most"""
     wait_minutes: float = Field(10.0, gt=0, le=60 * 24 * 365)
     """until one of several processes that waits for another ends"""
     log_every: int = Field(10, ge=1)

@@ -729,13 +729,7 @@ DATA_FIELDS = {
     ),
     "vocab_size": (9, lambda m: m.embedding.vocab_size, 9),
 }
-NOT_THE_MODELS = {
-    "root",
-    "labels",
-    "val_share",
-    "random_shift",
-    "skip_broken",
-}  # fields of data that the images are made with
+NOT_THE_MODELS = {"root", "labels", "val_share", "random_shift", "skip_broken"}  # of how the images are made
 
 
 def classifier(model=None, data=None, n_classes=5):

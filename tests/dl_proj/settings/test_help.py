@@ -14,7 +14,7 @@ from dl_proj.settings.load import load_config
 from my_transformers.registry import SETTINGS
 
 SCHEMAS = {name: resolve_name(command.schema) for name, command in COMMANDS.items()}
-TRAININGS = ["synth_train", "cls_train", "generation_train", "lm_train", "translation_train"]
+TRAININGS = ["synth_train", "cls_train", "generation_train", "lm_train", "translation_train", "lra_train"]
 
 
 def leaves(schema, chosen, prefix=""):
