@@ -392,7 +392,7 @@ def test_own_pictures_that_are_not_there(name, script):
     changes = {"data.dataset": "image_folder", "data.root": "pets"}
     as_yaml("c.yaml", TRAININGS[name](changes | ({"data.image_size": 8} if name == "cls_train" else {})))
     assert_refused(script(name, "--config", "c.yaml"), [("data.root", "pets/train")])
-    for part in ("train/dog/1.png", "train/cat/2.png", "test/cat/3.png"):
+    for part in ("train/dog/1.png", "train/cat/2.png", "test/cat/3.png", "test/dog/4.png"):
         Path("pets", part).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.zeros((4, 4), dtype=np.uint8)).save(Path("pets", part))
     Path("pets/train/dog/1.png").write_text("no picture")
