@@ -458,7 +458,8 @@ def refused_comparison(script, expected, *checkpoints):
 def test_comparing_a_checkpoint_that_is_none(script, trained):
     expected = [("checkpoints", "'synth-gen-fool'")]
     refused_comparison(script, expected, trained["shared_qk"], "synth-gen-fool")
-    refused_comparison(script, [("checkpoints", "'runs/shared_qk'")], "runs/shared_qk")
+    Path("runs/none/version_0").mkdir(parents=True)
+    refused_comparison(script, [("checkpoints", "'runs/none'")], "runs/none")
 
 
 @pytest.mark.parametrize("case", SPOILERS)
