@@ -207,7 +207,7 @@ def first_losses(changes=None):
 
 
 def test_the_settings_of_the_images_are_all_there():
-    others = {"dataset", "root", "greyscale", "split_channels"}  # tried on pictures of one's own
+    others = {"dataset", "root", "greyscale", "split_channels", "skip_broken"}  # tried on pictures of one's own
     fields = {f"data.{name}" for name in ClassifierDataConfig.model_fields.keys() - others}
     assert {key for key in SETTINGS if key.startswith("data.")} == fields
 
