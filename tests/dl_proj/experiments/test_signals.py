@@ -36,8 +36,21 @@ def wait_until(condition, seconds=300.0):
 
 def end(process, number):
     """Send the signal as it comes, Ctrl-C to all processes in the terminal; gives the exit code when none is left."""
-    children = psutil.Process(process.pid).children(recursive=True)
-    assert children
+    children = []
+
+    def has_children():  # that load data has none between two epochs
+        children.extend(psutil.Process(process.pid).children(recursive=True))
+        return children
+
+    try:
+        wait_until(has_children, 30)
+        return _ended(process, number, children)
+    finally:
+        if process.poll() is None:  # what has failed should not slow down the other tests
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _ended(process, number, children):
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     code = process.wait(60)
     _, left = psutil.wait_procs(children, timeout=20)
