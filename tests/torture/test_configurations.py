@@ -20,6 +20,8 @@ pytestmark = pytest.mark.torture
 N, PARTS = 1000, 4
 LONGEST_WORD, LONGEST_LINE, MOST_LINES, MOST_SECONDS = 210, 1500, 25, 5
 COMMAND_OF = {  # by the beginning of a file's name; the first that fits
+    "lra_examples": "lra_examples",
+    "lra_": "lra_train",
     "synth_comparison": "synth_models_comparison",
     "synth": "synth_train",
     "demo": "synth_train",
