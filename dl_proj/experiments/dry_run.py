@@ -27,7 +27,7 @@ class Costs:
 
     Args:
         flops: of matrix products, convolutions and torch's attention, forward and backward.
-        peak_bytes: weights, the optimiser's state and what a step allocates; None if torch cannot measure it here.
+        peak_bytes: weights, the optimiser's state and what a step allocates; None where torch cannot measure it.
         seconds: of a step, with loading its batches.
         evaluation_seconds: of an evaluation batch.
     """

@@ -24,7 +24,7 @@ _LEGEND = {
 
 
 def verdict(one: Sequence[Row], other: Sequence[Row], figure: str) -> Verdict:
-    """Whether the runs of two variants can be told apart by a figure of the test.
+    """Whether two variants can be distinguished by a test metric.
 
     They are within the noise if their smallest and largest values over the seeds overlap, or if their 95 % intervals
     over the test examples do (``<figure>_low`` and ``_high``, means over the seeds, where there are any). With one seed

@@ -150,7 +150,7 @@ class SequenceClassifier(nn.Module):
 
         Args:
             tokens: (b, sequences in an example, n) int64.
-            mask: of that shape, True where a token is real, at least once in each sequence; None: everywhere.
+            mask: of that shape, True for real tokens, at least one per sequence; None if all are real.
 
         Returns:
             (b, n_classes).

@@ -31,7 +31,7 @@ def test_of_a_command_that_trains_nothing():
 @pytest.mark.parametrize("key", ["dim", "ffn_dim"])
 @pytest.mark.parametrize("flags", [[], ["--dry_run"]])
 def test_a_model_that_no_machine_holds_is_one_line_with_its_size(script, key, flags):
-    """Of 2^39 numbers a row, one tensor has more bytes than can be counted."""
+    """With 2^39 numbers per row, the size of one tensor in bytes overflows 64 bits."""
     largest = 2**39
     outcome = script("synth_train", "--config", tiny_yaml("c.yaml", {f"model.{key}": largest}), *flags)
     assert outcome.code == 1
