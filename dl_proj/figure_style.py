@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 import matplotlib
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, MaxNLocator, NullLocator, PercentFormatter
@@ -27,6 +28,10 @@ DOTS = 200
 """Pixels per inch of a PNG."""
 MOST_CURVES = 8
 """In one panel."""
+WEIGHTS = LinearSegmentedColormap.from_list("weights", ["white", *colormaps["magma_r"](np.linspace(0.08, 1, 24))])
+"""Colours of attention weights: none is white."""
+PALE = ListedColormap(colormaps["Blues"](np.linspace(0, 0.55, 256)))
+"""Colours of cells with numbers in black."""
 _RC: dict[str, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,

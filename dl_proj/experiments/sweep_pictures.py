@@ -107,7 +107,7 @@ def by_variant(rows: Sequence[dict[str, str]], metric: str) -> Figure:
     names = [plain(name) for name in variants]
     looks = looks_of(variants)
     with style():
-        figure = Figure(figsize=(PAGE + room_for(names), 0.22 * len(variants) + 0.75), layout="constrained")
+        figure = Figure(figsize=(PAGE + max(0.0, room_for(names) - 1.5), 0.22 * len(variants) + 0.75), layout="constrained")
         panel = figure.add_subplot()
         for place, (name, values) in enumerate(variants.items()):
             look = looks[name]

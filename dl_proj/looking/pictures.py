@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dl_proj.experiments.images.classification.settings import ClassifierConfig, ClassifierTrainConfig
-from dl_proj.figure_style import PAGE, style
+from dl_proj.figure_style import PAGE, WEIGHTS, style
 from dl_proj.pictures import plain, save_figure
 
 _NAMED = 30  # tokens: with more, their names could not be read
@@ -41,7 +41,7 @@ def draw_weights(layers: Sequence[Tensor], queries: Side, keys: Side, path: Path
     values = torch.cat([layer.flatten() for layer in layers])
     largest = _largest(values.abs())
     signed = bool(values.min() < -0.01 * largest)
-    colours, least = ("PuOr_r", -largest) if signed else ("magma_r", 0.0)
+    colours, least = ("PuOr_r", -largest) if signed else (WEIGHTS, 0.0)
     with style():
         figure, panels = _panels(layers)
         for row, layer in zip(panels, layers, strict=True):

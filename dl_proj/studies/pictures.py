@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
@@ -17,6 +16,7 @@ from dl_proj.figure_style import (
     COLUMN,
     MOST_CURVES,
     PAGE,
+    WEIGHTS,
     Look,
     family_of,
     legend_below,
@@ -200,7 +200,7 @@ def matrices(pictures: dict[tuple[int | None, int | None], Tensor]) -> Figure:
     rounds = sorted({n_rounds for _, n_rounds in pictures if n_rounds is not None})
     across = 1 + len(rounds)
     norm = LogNorm(exact.max().item() / 1000, exact.max().item(), clip=False)
-    colours = colormaps["magma_r"].with_extremes(under="white", bad="white")
+    colours = WEIGHTS.with_extremes(under="white", bad="white")
     with style():
         figure = Figure(figsize=(PAGE, (PAGE - 1.1) / across * len(sizes) + 0.45), layout="constrained")
         grid = figure.subplots(len(sizes), across, squeeze=False)

@@ -14,7 +14,7 @@ from dl_proj.experiments.copy.objective import CopyObjective
 from dl_proj.experiments.copy.settings import SynthComparisonConfig, SynthTrainConfig
 from dl_proj.experiments.copy.train import build_copy_model, copy_dataset
 from dl_proj.experiments.recall.compare import compare_recall
-from dl_proj.figure_style import PAGE, style, text_colour
+from dl_proj.figure_style import PAGE, PALE, style
 from dl_proj.models.attention_settings import AttentionConfig, AttentionSchema
 from dl_proj.models.generation import AutoregressiveModel
 from dl_proj.pictures import plain, save_for_print
@@ -208,14 +208,13 @@ def copies_figure(rows: list[dict[str, str]]) -> Figure:
         figure = Figure(figsize=(PAGE, 0.42 * len(names) + 1.0), layout="constrained")
         panel = figure.add_subplot()
         shown = [[float(cells[name, way]["accuracy"]) for way in ways] for name in names]
-        image = panel.imshow(shown, vmin=0, vmax=100, cmap="Blues", aspect="auto")
+        image = panel.imshow(shown, vmin=0, vmax=100, cmap=PALE, aspect="auto")
         for i, name in enumerate(names):
             for j, way in enumerate(ways):
                 row = cells[name, way]
                 beside = row["paper"] if int(row["length"]) == PAPER_LENGTH else ""
                 text = f"{shown[i][j]:.2f}" + (f"\n({float(beside):.1f})" if beside else "")
-                colour = text_colour(image, shown[i][j])
-                panel.text(j, i, text, ha="center", va="center", color=colour, fontsize=7)
+                panel.text(j, i, text, ha="center", va="center", fontsize=7)
         trained = [cells[name, ways[0]] for name in names]
         several = len(lengths) > 1
         labels = [plain(f"{row['trained']}, {row['length']} tokens" if several else row["trained"]) for row in trained]
