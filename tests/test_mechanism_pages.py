@@ -129,7 +129,7 @@ def test_figures_beside_the_papers_claims_are_those_of_the_data(path: str) -> No
     for column, form, factor, keys, chosen in FIGURES[path]:
         for cells in chosen:
             (row,) = (row for row in data if tuple(row[key] for key in keys) == cells)
-            figure = form.format(factor * float(row[column]))
+            figure = form.format(factor * float(row[column])).replace("e-07", " · 10⁻⁷")
             assert re.search(rf"(?<![\d.]){re.escape(figure)}(?!\d)", said), (cells, figure)
 
 
