@@ -20,7 +20,7 @@ _COLUMNS = ("variant", "seed", "step", "seconds")
 def curve_rows(variant: str, seed: int | None, history: Iterable[Point], metric: str) -> list[Row]:
     """A run's rows of curves.csv."""
     return [
-        {"variant": variant, "seed": seed, "step": point.step, "seconds": round(point.seconds, 3), metric: point.value}
+        {"variant": variant, "seed": seed, "step": point.step, "seconds": point.seconds, metric: point.value}
         for point in history
     ]
 
@@ -107,7 +107,9 @@ def by_variant(rows: Sequence[dict[str, str]], metric: str) -> Figure:
     names = [plain(name) for name in variants]
     looks = looks_of(variants)
     with style():
-        figure = Figure(figsize=(PAGE + max(0.0, room_for(names) - 1.5), 0.22 * len(variants) + 0.75), layout="constrained")
+        figure = Figure(
+            figsize=(PAGE + max(0.0, room_for(names) - 1.5), 0.22 * len(variants) + 0.75), layout="constrained"
+        )
         panel = figure.add_subplot()
         for place, (name, values) in enumerate(variants.items()):
             look = looks[name]
