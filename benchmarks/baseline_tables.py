@@ -1,6 +1,6 @@
-"""Baselines and our models side by side, from docs/results, as the Markdown of docs/baselines.md.
+"""Tables of baselines and our models, from the data in docs/results, as the Markdown of docs/baselines.md.
 
-It measures nothing: python -m benchmarks.baseline_tables
+Nothing is measured: python -m benchmarks.baseline_tables
 """
 
 import argparse
@@ -25,7 +25,7 @@ _TRANSLATORS = {
 
 
 def tables() -> dict[str, str]:
-    """Each table by the name of its data."""
+    """All tables, by the name of their dataset."""
     return {
         "digits": markdown(_trained("baselines/digits", "sweep_digits")),
         "mnist14": markdown([*_trained("baselines/mnist14"), *_mnist14_models()]),
@@ -40,7 +40,7 @@ def _read(path: str) -> list[dict[str, str]]:
 
 
 def _trained(*sweeps: str) -> list[Row]:
-    """The variants of sweeps with the same images and seeds."""
+    """Rows of the variants of several sweeps, which have the same images and seeds."""
     runs: dict[str, list[Row]] = {}
     for sweep in sweeps:
         for row in _read(f"{sweep}/runs.csv"):
@@ -68,7 +68,7 @@ def _row(name: str, rows: list[Row], against: str) -> Row:
 
 
 def _mnist14_models() -> list[Row]:
-    """Those that ship, of one seed each."""
+    """The shipped models, trained with one seed each."""
     return [
         {
             "model": f"`{row['checkpoint']}`, {row['attention']}",
@@ -83,7 +83,7 @@ def _mnist14_models() -> list[Row]:
 
 
 def _books() -> list[Row]:
-    """From most bits to fewest."""
+    """Rows sorted by bits per byte, the highest first."""
     measured = _read("baselines/books/baselines.csv")
     rows = [
         {
