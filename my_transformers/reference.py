@@ -92,7 +92,7 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def n_buckets(length: int, bucket_size: int) -> int:
-    """1 if one bucket holds all tokens, else the smallest even number that keeps the expected bucket small enough."""
+    """1 if one bucket holds all tokens, else the smallest even number with <= ``bucket_size`` expected tokens each."""
     return 1 if length <= bucket_size else 2 * math.ceil(length / (2 * bucket_size))
 
 

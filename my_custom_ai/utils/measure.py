@@ -112,10 +112,10 @@ class _InsideOperators(TorchDispatchMode):
 
 
 def flops_of(call: Callable[[], Any]) -> int:
-    """Floating-point operations of a call, backward passes in it included, as torch's FlopCounterMode counts them.
+    """Floating-point operations of a call, including backward passes in it, as PyTorch's FlopCounterMode counts them.
 
-    Those of matrix products, convolutions and scaled_dot_product_attention, a multiplication and an addition being two;
-    a causal mask saves none. Triton kernels are not seen.
+    It counts matrix products, convolutions and scaled_dot_product_attention, with a multiply-add as two operations.
+    Attention with a causal mask counts in full. Triton kernels are not counted.
     """
     aten, counter = torch.ops.aten, FlopCounterMode(display=False)
     formulas = counter.flop_registry  # has no formula for attention on a CPU

@@ -76,7 +76,7 @@ class LearnedProjection(LengthProjection):
     Args:
         max_len: the maximum number of input tokens.
         rank: the number of projected tokens.
-        heads: one matrix for each of so many heads; None: one for all heads.
+        heads: the number of heads, each with its own matrix; None: one matrix for all heads.
         start: initialisation. "noise", of variance 1 / max_len: each projected token is a random mixture of all tokens,
             of about the size of a token. "identity", repeated: token j goes to projected token j mod rank, so that at
             most ceil(max_len / rank) tokens are mixed; small models of short sequences may be slow to learn that from
@@ -170,7 +170,7 @@ class ConvolutionProjection(_WindowProjection):
         max_len: the maximum number of input tokens.
         rank: the number of projected tokens.
         head_dim: size of the tokens; a kernel has window * head_dim^2 weights.
-        heads: one kernel for each of so many heads; None: one for all heads.
+        heads: the number of heads, each with its own kernel; None: one kernel for all heads.
     """
 
     weighs_tokens = False  # multiplies each token by a matrix, not by a number

@@ -34,7 +34,7 @@ class FeatureSettings(MechanismSettings):
         help="performer: numerical stabiliser; null: 0.001 for kernels whose features can be 0, otherwise 0",
     )
     redraw_every: int | None = setting(
-        None, at_least=1, help="performer: new random directions every so many training forwards; null: never"
+        None, at_least=1, help="performer: training forwards between new random directions; null: never"
     )
     chunk_size: int = setting(
         128, at_least=1, help="performer: causal models: tokens per chunk; inside it weights are computed pair by pair"
