@@ -1,0 +1,1 @@
+"""Tables in README and docs, rendered from the committed results: python -m benchmarks.tables."""
