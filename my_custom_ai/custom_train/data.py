@@ -105,7 +105,8 @@ class TrainingBatches:
         batch_size: examples a batch and process; give this or batch_tokens.
         batch_tokens: on a batch's number of examples times the largest of their sizes; see :class:`BucketedBatches`.
         seed: of the order.
-        rank, world_size: which of how many processes this is; each gets its own share of every epoch.
+        rank: number of this process; each process gets its own share of every epoch.
+        world_size: how many processes there are.
         num_workers: processes that load data.
         pin_memory: put batches into memory from which a CUDA device copies them while it computes.
 
