@@ -1,10 +1,13 @@
 """Build the documentation's site into build/site: ``python -m website``. A warning is an error."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-from website.pages import ROOT, BrokenLink, Pages, navigation, pages_of
+from website.pages import ROOT, BrokenLinks, Pages, navigation, pages_of
+
+_TRACEBACK = "Traceback (most recent call last):"  # with which the generator ends after a warning
 
 
 def build(folder: Path) -> list[str]:
@@ -19,13 +22,14 @@ def build(folder: Path) -> list[str]:
     wrong += [f"mkdocs.yml: nav does not name {page}" for page in sorted(pages - named)]
     try:
         Pages(ROOT, folder / "build" / "pages").write()
-    except BrokenLink as error:
-        return [*wrong, str(error)]
+    except BrokenLinks as error:
+        wrong += str(error).splitlines()
     command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
     built = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    lines = built.stderr.splitlines()
+    lines = re.sub(r"\x1b\[[\d;]*m", "", built.stderr).splitlines()
     if built.returncode:
-        return [*wrong, *lines]
+        end = lines.index(_TRACEBACK) if _TRACEBACK in lines else len(lines)
+        return [*wrong, *lines[:end]]
     return wrong + [line for line in lines if line.startswith("griffe:")]  # docstrings, which --strict does not mind
 
 

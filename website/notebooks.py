@@ -24,7 +24,14 @@ def execute(script: Path) -> Path:
     notebook = jupytext.read(script)
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"  # the same for each execution, for small differences between versions
-    client = NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(script.parent)}})
+    client = NotebookClient(
+        notebook,
+        kernel_name="python3",
+        startup_timeout=600,
+        coalesce_streams=True,
+        extra_arguments=["--log-level=ERROR"],
+        resources={"metadata": {"path": str(script.parent)}},
+    )
     client.execute()
     notebook["metadata"] = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
     for cell in notebook.cells:

@@ -28,8 +28,8 @@ HIGHLIGHTED = 100_000  # characters; a longer file is shown without colours, whi
 ROWS = 500  # of a table that is shown
 
 
-class BrokenLink(Exception):
-    """A page links to a file that does not exist."""
+class BrokenLinks(Exception):
+    """Pages link to files that do not exist; a line each."""
 
 
 @dataclass
@@ -39,12 +39,13 @@ class Pages:
     root: Path
     target: Path
     _shown: dict[Path, str] = field(default_factory=dict)  # pages made for files and folders that others link to
+    _broken: list[str] = field(default_factory=list)
 
     def write(self) -> None:
         """Write all pages anew.
 
         Raises:
-            BrokenLink: a page links to a file that does not exist.
+            BrokenLinks: a page links to a file that does not exist; all pages are written all the same.
         """
         shutil.rmtree(self.target, ignore_errors=True)
         for source, page in pages_of(self.root).items():
@@ -53,6 +54,8 @@ class Pages:
             for name, content in pictures.items():
                 (self.target / page).with_name(name).write_bytes(content)
         self._write("stylesheets/extra.css", (self.root / "website" / "extra.css").read_text(encoding="utf-8"))
+        if self._broken:
+            raise BrokenLinks("\n".join(self._broken))
 
     def _write(self, page: str, text: str) -> None:
         path = self.target / page
@@ -67,7 +70,8 @@ class Pages:
                 return link.target
             file = (source.parent / link.path).resolve()
             if not file.is_relative_to(self.root) or not file.exists():
-                raise BrokenLink(f"{source.relative_to(self.root)}:{link.line}: {link.target} does not exist")
+                self._broken.append(f"{source.relative_to(self.root)}:{link.line}: {link.target} does not exist")
+                return link.target
             place = self._place_of(file)
             return relpath(place, Path(page).parent.as_posix()) + (f"#{link.anchor}" if link.anchor else "")
 
