@@ -107,7 +107,8 @@ class TrainingBatches:
         batch_size: examples per batch and process; give either this or batch_tokens.
         batch_tokens: upper bound of a batch's number of examples times its largest size; see :class:`BucketedBatches`.
         seed: seed of the order.
-        rank, world_size: index of this process, and the number of processes; each gets its own share of every epoch.
+        rank: index of this process; each process gets its own share of every epoch.
+        world_size: number of processes.
         num_workers: the number of data-loading processes.
         pin_memory: use page-locked memory, from which copies to a CUDA device overlap with computation.
 

@@ -163,7 +163,9 @@ def committed() -> dict[Path, int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "page", [page for page, steps in STEPS.items() if {*steps} - {*NOT_RUN}], ids=lambda page: page.stem
+    "page",
+    [page for page, steps in STEPS.items() if {*steps} - {*NOT_RUN}],
+    ids=lambda page: page.relative_to(ROOT).with_suffix("").as_posix(),
 )
 def test_what_a_page_says_to_type_works(page: Path, checkout: Path, capfd: pytest.CaptureFixture[str]) -> None:
     namespace: dict[str, object] = {}
