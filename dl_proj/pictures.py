@@ -1,4 +1,4 @@
-"""Pictures that several experiments draw; always to a file, never to a screen."""
+"""Pictures shared by several experiments; always drawn to a file, never to a screen."""
 
 import csv
 import math
@@ -19,16 +19,16 @@ _STYLES = tuple(zip(_COLOURS, ("-", "--", "-", "--", "-", "--", "-", "--"), "osD
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure to a file, whole; its suffix says the format (png, pdf)."""
+    """Write a figure to a file atomically; the suffix determines the format (png, pdf)."""
     FigureCanvasAgg(figure)
     with whole_file(path) as part:
         figure.savefig(part, format=path.suffix[1:], dpi=150, bbox_inches="tight")
 
 
 def plain(text: str) -> str:
-    """Words that are not ours, such as a class's name, as a label: no formula, not hidden, on one line, of one length.
+    """Return a user's text, such as a class name, as a label: on one line, of limited length, and drawn literally.
 
-    Matplotlib would typeset what is between dollars, and leave a label that begins with ``_`` out of a legend.
+    Matplotlib would typeset text between dollar signs, and omit labels that start with ``_`` from a legend.
     """
     shown = "".join(character if character.isprintable() else " " for character in text)
     if len(shown) > _LONGEST_LABEL:
@@ -37,13 +37,13 @@ def plain(text: str) -> str:
 
 
 def room_for(labels: Iterable[str]) -> float:
-    """Inches that labels need beyond the one that a picture leaves for short ones."""
+    """Return the inches that labels need beyond the one inch reserved for short ones."""
     return max(0.0, 0.09 * max(map(len, labels), default=0) - 1)
 
 
 @dataclass(frozen=True)
 class Band:
-    """A curve, and the standard deviation of its repetitions at each point; 0 where there are none."""
+    """A curve, with the standard deviation over repetitions at each point; 0 without repetitions."""
 
     x: Sequence[float]
     mean: Sequence[float]
@@ -51,12 +51,12 @@ class Band:
 
 
 def style_of(number: int) -> tuple[str, str, str]:
-    """Colour, dashes and marker of a picture's curve, the same ones again after eight."""
+    """Return colour, dashes and marker of a curve; they repeat after eight curves."""
     return _STYLES[number % len(_STYLES)]
 
 
 def draw_bands(curves: Mapping[str, Band], *, xlabel: str, ylabel: str, path: Path) -> None:
-    """Many curves that stay apart: at most eight a panel, the legend beside it, all panels with the same axes."""
+    """Draw curves with bands, at most eight per panel, with legends at the side and common axes."""
     groups = [group.tolist() for group in np.array_split([*curves], math.ceil(len(curves) / len(_STYLES)))]
     figure = Figure(figsize=(5.5, 2.8 * len(groups)), layout="constrained")
     panels = figure.subplots(len(groups), sharex=True, sharey=True, squeeze=False)[:, 0]
@@ -77,13 +77,13 @@ def draw_bands(curves: Mapping[str, Band], *, xlabel: str, ylabel: str, path: Pa
 
 
 def side_by_side(n_panels: int) -> tuple[int, int]:
-    """Columns and rows of so many panels in a picture that can be read at the width of a page."""
+    """Return the numbers of columns and rows for panels that are readable at the width of a page."""
     columns = max(1, min(n_panels, 2))
     return columns, max(1, -(-n_panels // columns))
 
 
 def draw_curves(metrics: Path, picture: Path) -> None:
-    """Every metric of a metrics.csv against the step, training and validation in one panel; two panels a row."""
+    """Draw each metric of a metrics.csv by step, training and validation in one panel, with two panels per row."""
     with metrics.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     names = list(dict.fromkeys(key.split("/")[1] for key in (rows[0] if rows else {}) if "/" in key))

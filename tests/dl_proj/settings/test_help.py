@@ -188,4 +188,4 @@ def test_kinds_are_listed(script):
 def test_what_is_no_flag_is_there_too(script):
     out = " ".join(script("translate", "--help").out.split())
     assert "standard input" in out
-    assert "SENTENCE one or more, after -- also such that look like flags" in out
+    assert "SENTENCE one or more; after -- they may start with a dash" in out
