@@ -161,7 +161,7 @@ def test_labels_are_what_the_model_knows(models, script, grids):
     assert outcome.code == 2
     assert len(outcome.lines) == 1
     assert outcome.lines[0].startswith("labels: ")
-    assert outcome.lines[0].endswith("8' is no class; there are: 7, 3")
+    assert outcome.lines[0].endswith("8' is not a class, must be one of 7, 3")
 
 
 def test_a_model_is_asked_for_its_own_numbers_of_the_labels(models, script, grids, monkeypatch):
@@ -288,7 +288,7 @@ def test_a_judge_that_lacks_a_class_is_refused_before_anything_is_drawn(models, 
     flags = ("--judge", models["ignorant"], "--labels", "7,3,9")
     outcome = script("mnist_generator", "--checkpoint", models["gen"], "--device", "cpu", *flags)
     assert outcome.code == 2
-    assert outcome.lines == [f"judge: {models['ignorant']} knows no 3, 9; it knows 7, 1"]
+    assert outcome.lines == [f"judge: {models['ignorant']} has no class 3, 9; must be of 7, 1"]
 
 
 def test_checkpoints_by_the_names_that_they_ship_under(models, script, grids, monkeypatch):
