@@ -121,7 +121,7 @@ def test_a_masked_model_fills_in_what_is_hidden(runs):
         assert list(found) == [bytes([i]).decode(errors="replace") for i in expected.indices.tolist()]
     with pytest.raises(ValueError, match="MASK"):
         filler.predict("The cat")
-    with pytest.raises(ValueError, match="17 tokens, the model takes 16"):
+    with pytest.raises(ValueError, match="17 tokens, must have at most 16"):
         filler.predict("[MASK]" + "x" * 16)
 
 
