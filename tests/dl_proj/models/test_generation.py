@@ -330,12 +330,12 @@ def test_labels_are_given_if_and_only_if_the_model_has_them():
     tokens, labels = torch.randint(VOCAB, (2, 4)), torch.tensor([0, 1])
     for run in (lambda m, **given: m(tokens, **given), lambda m, **given: m.generate(tokens, 3, **given)):
         for built, given in ((model("full", "plain"), {"labels": labels}), (labelled("full"), {})):
-            with pytest.raises(ValueError, match="if and only if the model was made with n_labels"):
+            with pytest.raises(ValueError, match="if and only if the model has n_labels"):
                 run(built, **given)
 
 
 def test_without_labels_something_must_be_given():
-    with pytest.raises(ValueError, match="needs one token to start from"):
+    with pytest.raises(ValueError, match="must have at least one token"):
         model("full", "plain").generate(torch.empty(2, 0, dtype=torch.int64), 3)
 
 
