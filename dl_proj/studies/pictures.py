@@ -1,4 +1,4 @@
-"""performance_studies.py: what its studies draw."""
+"""performance_studies.py: the pictures of the studies."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,17 +17,17 @@ from dl_proj.tables import Row
 
 @dataclass(frozen=True)
 class Panel:
-    """A curve for each value of ``curve`` in the rows.
+    """A panel with a curve per value of ``curve`` in the rows.
 
     Args:
-        rows: those without a number for ``x`` or ``y`` are left out.
-        x: column; its values are the axis' ticks.
-        y: column.
-        xlabel: of the axis.
-        ylabel: of the axis.
-        title: above the panel.
+        rows: the data; rows without a number for ``x`` or ``y`` are skipped.
+        x: column of the x axis; its values are the ticks.
+        y: column of the y axis.
+        xlabel: label of the x axis.
+        ylabel: label of the y axis.
+        title: title of the panel.
         error: column of the error bars.
-        log: the axes that are logarithmic; another y axis starts at 0.
+        log: the logarithmic axes; a linear y axis starts at 0.
     """
 
     rows: list[Row]
@@ -83,7 +83,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
 
 
 def _round_numbers(low: float, high: float) -> list[float]:
-    """Ticks of a logarithmic axis: powers of ten; where they are few also 2 and 5 times these, or any round numbers."""
+    """Return ticks of a logarithmic axis: powers of ten; if these are few, also 2 and 5 times them, or round ones."""
     ticks: list[float] = []
     for locator in (LogLocator(numticks=20), LogLocator(subs=(1, 2, 5), numticks=20), MaxNLocator(5)):
         ticks = [tick for tick in map(float, locator.tick_values(low, high)) if low <= tick <= high]
@@ -93,10 +93,10 @@ def _round_numbers(low: float, high: float) -> list[float]:
 
 
 def matrices(pictures: dict[tuple[int | None, int | None], Tensor]) -> Figure:
-    """Attention matrices: bucket sizes down, the exact one and then hash rounds across, all in the same colours.
+    """Draw attention matrices on one colour scale: a row per bucket size, columns for the exact one and hash rounds.
 
     Args:
-        pictures: (n, n) by bucket size and rounds; (None, None) has the exact one.
+        pictures: (n, n) by bucket size and rounds, with the exact one at (None, None).
     """
     exact = pictures[None, None]
     sizes = sorted({size for size, _ in pictures if size is not None})
@@ -122,13 +122,13 @@ def _name(n_rounds: int | None) -> str:
 
 
 def heat_tables(rows: list[Row], x: str, y: str, measures: dict[str, str]) -> Figure:
-    """A table for each measure with its numbers written in: values of ``y`` down, of ``x`` across, blank where none is.
+    """Draw an annotated heatmap per measure, with rows by ``y`` and columns by ``x``; missing cells are blank.
 
     Args:
-        rows: one for each cell.
-        x: column.
-        y: column.
-        measures: title of each column that is shown.
+        rows: the data, one row per cell.
+        x: column of the x axis.
+        y: column of the y axis.
+        measures: titles of the columns to show.
     """
     across, down = (sorted({row[key] for row in rows}) for key in (x, y))
     figure = Figure(figsize=((1.1 * len(across) + 1.5) * len(measures), 0.6 * len(down) + 1.5), layout="constrained")

@@ -1,4 +1,4 @@
-"""performance_studies.py: make the chosen studies; each ends in a table, CSV, JSON and pictures as PNG and PDF."""
+"""performance_studies.py: run the chosen studies; each writes a table, CSV, JSON and pictures as PNG and PDF."""
 
 import json
 
@@ -21,21 +21,21 @@ _SECONDS, _ALLOCATED = "seconds", "MiB, allocated at the peak"
 
 
 def make_studies(config: PerformanceConfig) -> None:
-    """Measure, print, write; each study's files are there before the next begins.
+    """Run the studies one by one; each is written before the next begins.
 
     Raises:
-        SetupError: a study of memory, on a device that does not tell its memory's peak.
+        SetupError: a study of memory on a device whose peak memory cannot be measured.
     """
     device = start(config.device).device
     if device.type == "mps" and set(config.studies) & set(_COSTS):
-        raise SetupError(f"torch does not tell the peak of memory on {device.type}; use --device cpu")
+        raise SetupError(f"torch cannot measure peak memory on {device.type}; use --device cpu")
     for study in config.studies:
         rows, pictures = _make(study, config, device)
         _write(study, rows, pictures, config, device)
 
 
 def _make(study: Study, config: PerformanceConfig, device: torch.device) -> tuple[list[Row], dict[str, Figure]]:
-    """Rows, and pictures by name."""
+    """Run a study; returns its rows, and pictures by name."""
     own, seed = getattr(config, study), config.seed
     match study:
         case "approximation":
@@ -62,7 +62,7 @@ def _make(study: Study, config: PerformanceConfig, device: torch.device) -> tupl
 
 
 def _features(study: str, rows: list[Row], figure: str, meaning: str) -> dict[str, Figure]:
-    """A curve each against the number of features; prints how fast they fall."""
+    """Draw curves against the number of features, and print their exponents."""
     drawn = [row for row in rows if row["n_features"]]
     if len({row["n_features"] for row in drawn}) > 1:
         for curve in dict.fromkeys(row["curve"] for row in drawn):
@@ -76,7 +76,7 @@ def _errors(rows: list[Row]) -> Figure:
 
 
 def _costs(rows: list[Row], mode: str, title: str = "") -> list[Panel]:
-    """Panels of time and memory by length."""
+    """Return panels of time and memory by length."""
     own = [row for row in rows if row["mode"] == mode]
     measures = {"seconds": _SECONDS, "allocated_mib": _ALLOCATED, "process_mib": "MiB, growth of the process"}
     told = [name for name in measures if any(row.get(name) is not None for row in own)]
@@ -94,7 +94,7 @@ def _savings(rows: list[Row]) -> Figure:
 
 
 def _memory_by_depth(rows: list[Row]) -> Figure:
-    """A panel a length; the parameters' gradients are a curve of their own."""
+    """Draw a panel per length, with the parameters' gradients as an additional curve."""
     panels = []
     for length in dict.fromkeys(row["length"] for row in rows):
         own = [row for row in rows if row["length"] == length]
@@ -113,13 +113,13 @@ def _memory_by_depth(rows: list[Row]) -> Figure:
 def _write(
     study: Study, rows: list[Row], pictures: dict[str, Figure], config: PerformanceConfig, device: torch.device
 ) -> None:
-    """Table on the screen; CSV, JSON and pictures in the folder."""
+    """Print the table; write CSV, JSON and pictures."""
     print(markdown([{name: _short(value) for name, value in row.items()} for row in rows]))
     path = config.output_dir / study
     settings = {"seed": config.seed} | getattr(config, study).model_dump(mode="json")
-    whole = {"study": study, "machine": machine(device), "settings": settings, "rows": rows}
+    record = {"study": study, "machine": machine(device), "settings": settings, "rows": rows}
     write_text(path.with_suffix(".csv"), csv_text(rows))
-    write_text(path.with_suffix(".json"), json.dumps(whole, indent=2) + "\n")
+    write_text(path.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
     for name, picture in pictures.items():
         for suffix in (".png", ".pdf"):
             save_figure(picture, path.with_name(name).with_suffix(suffix))
