@@ -161,9 +161,7 @@ class StackConfig(_LayersConfig):
         positions = self.positions
         if isinstance(positions, AxialPositionsConfig) and math.prod(positions.shape) < length:
             rows, columns = positions.shape
-            found.append(
-                f"model.positions.shape {rows} x {columns} needs at least {length} positions, one per token"
-            )
+            found.append(f"model.positions.shape {rows} x {columns} needs at least {length} positions, one per token")
         if isinstance(positions, LearnedSinusoidalPositionsConfig) and self.dim % (4 if grid else 2):
             found.append(
                 f"model.dim {self.dim} must be divisible by {4 if grid else 2} with model.positions.kind: "

@@ -189,8 +189,7 @@ def test_if_nothing_is_left_it_is_refused():
     assert refusal(config()) == [
         "data: no usable validation pairs; skipped of 2: 1 with an empty side, 1 with more than 200 tokens "
         "(data.max_length)",
-        "data: no usable test pairs; skipped of 1: 1 with an empty side, 0 with more than 200 tokens "
-        "(data.max_length)",
+        "data: no usable test pairs; skipped of 1: 1 with an empty side, 0 with more than 200 tokens (data.max_length)",
     ]
     for part in PARTS:
         for language in ("en", "de"):

@@ -89,7 +89,7 @@ def test_tokens_that_lose_text_are_refused(make):
     with pytest.raises(ValueError, match="does not encode every text exactly"):
         SentenceTokenizer(make())
     make().save(Path("t.json"))
-    with pytest.raises(ConfigError, match=r"data.tokenizer: t.json is not a tokenizer of sentences \(it does not encode"):
+    with pytest.raises(ConfigError, match=r"t\.json is not a tokenizer of sentences \(it does not encode"):
         load_tokenizers([Path("t.json")], joint=True)
 
 

@@ -161,7 +161,7 @@ def test_what_is_cut_is_named(runs, script):
     assert translated(script, runs["separate"], beginning) == ([lines[2]], []), "which just fits"
     longer = translator.tokenizer.source.decode(tokens[:16])
     (line,) = translated(script, runs["separate"], longer)[1]
-    assert line == f"sentence 1: of its 16 {reason}"
+    assert line == "sentence 1: truncated to its first 15 of 16 tokens, the model's maximum"
 
 
 @pytest.mark.parametrize(
