@@ -34,7 +34,7 @@ def find_checkpoint(name: str) -> Path:
             return folder
     shipped = sorted(path.parent.name for path in SHIPPED.glob("*/model.safetensors"))
     raise CheckpointError(
-        f"{name!r} is neither a folder with model.safetensors, nor a run, nor a shipped checkpoint; these are: "
+        f"{name!r} is neither a folder with model.safetensors, nor a run, nor one of the shipped checkpoints: "
         f"{', '.join(shipped) or 'none'}"
     )
 

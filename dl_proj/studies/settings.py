@@ -98,7 +98,7 @@ class ReconstructionConfig(Strict):
         """See Strict."""
         found = lists_mistakes(self, "bucket_sizes", "rounds")
         return found + [
-            f"bucket_sizes: {size} must be at most length {self.length}, which is already exact"
+            f"bucket_sizes: {size} must be at most length {self.length}; {self.length} is already exact"
             for size in self.bucket_sizes
             if size > self.length
         ]
