@@ -102,7 +102,7 @@ def test_the_longest_continuation_and_one_more(attention):
     prompt = torch.randint(VOCAB, (1, LENGTH))
     assert torch.equal(built.generate(prompt, 1), built(prompt)[:, -1:].argmax(-1))
     assert built.generate(prompt[:, :1], LENGTH).shape == (1, LENGTH)
-    with pytest.raises(ValueError, match=r"21 \+ 2 tokens are more than the model's 21 \+ 1"):
+    with pytest.raises(ValueError, match=r"21 \+ 2 tokens exceed the model's 21 \+ 1"):
         built.generate(prompt, 2)
 
 

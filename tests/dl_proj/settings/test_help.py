@@ -129,13 +129,13 @@ def test_the_kind_comes_before_its_settings(entries):
         assert next(flag for flag in flags if flag.startswith(section)) == f"{section}kind"
 
 
-def test_what_has_no_value_is_needed(entries):
+def test_what_has_no_value_is_required(entries):
     for name in TRAININGS:
         texts = entries(name, "--model.positions.kind", "axial")
-        known = "(default: [12, 12])" if name == "generation_train" else "(needed)"
+        known = "(default: [12, 12])" if name == "generation_train" else "(required)"
         assert texts["--model.positions.shape"].endswith(known)
         others = [text for flag, text in texts.items() if flag != "--model.positions.shape"]
-        assert not any(text.endswith("(needed)") for text in others), "the preset has all"
+        assert not any(text.endswith("(required)") for text in others), "the preset has all"
 
 
 def test_the_name_that_a_run_will_have(entries):

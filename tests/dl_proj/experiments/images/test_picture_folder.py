@@ -354,7 +354,8 @@ def test_a_class_without_pictures_is_refused(part, pets):
     assert refusal().endswith("; fill it, or remove it")
     for name in "ab":
         Image.new("L", (2, 2)).save(HERE / part / "cat" / f"{name}.gif")
-    assert refusal().startswith(start) and refusal().endswith("; it holds 2 files (2 .gif): convert them, or remove it")
+    assert refusal().startswith(start)
+    assert refusal().endswith("; it contains 2 files (2 .gif): convert them, or remove it")
     assert values(read(chosen=("dog",))[part]) == [pair for pair in READ[part] if pair[1] == 1], "it is not asked for"
 
 
@@ -379,14 +380,14 @@ def test_a_class_may_be_absent_from_the_test_which_is_said(pets, capsys):
 @pytest.mark.parametrize("name", ["Train", "TRAINING", "training"])
 def test_train_by_another_name(name, pets):
     (HERE / "train").rename(HERE / name)
-    with pytest.raises(FileNotFoundError, match=f"for each class; rename pets/{name} to train$"):
+    with pytest.raises(FileNotFoundError, match=f"per class; rename pets/{name} to train$"):
         classes_of("image_folder", HERE)
 
 
 def test_classes_without_parts(pets):
     for part in ("train", "test"):
         (HERE / part).rename(HERE / f"{part}-pictures")
-    with pytest.raises(FileNotFoundError, match=r"for each class; pets holds test-pictures, train-pictures$"):
+    with pytest.raises(FileNotFoundError, match=r"per class; pets contains test-pictures, train-pictures$"):
         classes_of("image_folder", HERE)
 
 

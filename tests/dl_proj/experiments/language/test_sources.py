@@ -185,12 +185,12 @@ def test_lines_of_a_part():
 
 def test_lines_need_utf8_and_say_where_it_is_none():
     path = write("a.txt", "ä\nbc\n".encode() + b"d\xe4e\n" + b"x" * 9)
-    start = "data.tokenizer: a.txt is not UTF-8 at byte 7, "
+    start = "data.tokenizer: a.txt is not UTF-8 at byte 7; "
     assert refusal(lambda: list(Span(path, 0, 17).lines()))[0].startswith(start)
     assert refusal(lambda: list(Span(path, 3, 17).lines()))[0].startswith(start), "of the file, not of the part"
     assert "kind: bytes" in refusal(lambda: list(Span(path, 0, 17).lines()))[0]
     truncated = write("b.txt", b"abc\xe2\x82")
-    assert "byte 3," in refusal(lambda: list(Span(truncated, 0, 5).lines()))[0]
+    assert "byte 3;" in refusal(lambda: list(Span(truncated, 0, 5).lines()))[0]
 
 
 # -- enwik8 --

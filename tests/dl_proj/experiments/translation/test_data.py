@@ -261,7 +261,7 @@ def test_given_tokenizers_are_taken():
 def test_a_second_load_neither_learns_nor_tokenises(monkeypatch):
     write()
     first = load_pairs(config(), seed=0)
-    for name in ("_encode", "_learn"):
+    for name in ("_encode", "_train_tokenizer"):
         monkeypatch.setattr(ours, name, None)
     again = load_pairs(config(), seed=0)
     assert [again.train[i][1].tolist() for i in range(40)] == [first.train[i][1].tolist() for i in range(40)]

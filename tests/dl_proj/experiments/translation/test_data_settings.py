@@ -54,7 +54,7 @@ def test_norwegian_is_a_language():
         ({"target_language": "en"}, ["source_language and target_language are both 'en', must differ"]),
         (
             {"corpus": FILES | {"val_share": 0.2}},
-            ["corpus: val_share 0.2 has no effect: val is val; null holds out training pairs"],
+            ["corpus: val_share 0.2 has no effect with val val; val: null holds out pairs"],
         ),
         (
             {"corpus": {"kind": "csv", "train": "a", "val_share": 0.5, "test_share": 0.5}},
@@ -63,9 +63,9 @@ def test_norwegian_is_a_language():
         (
             {"corpus": {"kind": "csv", "train": "a", "val": "a", "test": "a"}},
             [
-                "corpus: train and val are both a; null holds out training pairs",
-                "corpus: train and test are both a; null holds out training pairs",
-                "corpus: val and test are both a; null holds out training pairs",
+                "corpus: train and val are both a, must differ; null holds out training pairs",
+                "corpus: train and test are both a, must differ; null holds out training pairs",
+                "corpus: val and test are both a, must differ; null holds out training pairs",
             ],
         ),
         ({"tokenizer": {"paths": ["a", "b"]}}, ["tokenizer: paths must have 1 with joint: true (got 2)"]),

@@ -183,7 +183,7 @@ def test_completing_keeps_the_upper_half_of_test_images(name, side, kept, models
     draw(script, models[name], "--complete", "--single_files", "--labels", "5,0", "--batch_size", "3")
     ((rows, labels, _, columns),) = grids
     assert labels == ("5", "0")
-    assert columns == ("real", "finished") * 2
+    assert columns == ("real", "completed") * 2
     config = load_config(GeneratorTrainConfig, Path(models[name]) / "config.yaml")
     test = load_configured(config.data).test
     files, lower = single_files(), []
