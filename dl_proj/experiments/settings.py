@@ -99,7 +99,7 @@ class MonitorConfig(Strict):
     mode: MonitorMode = "min"
     """whether a larger (max) or smaller (min) value is better"""
     patience: int | None = Field(None, ge=1)
-    """evaluations without improvement after which training stops; null: never"""
+    """evaluations without improvement before training stops; null: never"""
     min_delta: float = Field(0.0, ge=0)
     """smaller improvements do not reset the patience counter"""
     target: float | None = None
@@ -134,7 +134,7 @@ class PaceConfig(Strict):
     precision: Precision = "no"
     """mixed precision"""
     matmul_precision: MatmulPrecision = "highest"
-    """precision of float32 matrix products on CUDA; high uses TF32 and is faster"""
+    """precision of float32 matrix products on CUDA; high: TF32, faster"""
     device: DeviceName = "auto"
     """where to compute; auto picks the fastest device available"""
     num_workers: int = Field(0, ge=0)

@@ -346,7 +346,7 @@ def test_a_label_takes_a_position(attention):
     for given in (0, 6, LENGTH):
         prompt = torch.randint(VOCAB, (1, given))
         assert built.generate(prompt, LENGTH - given, labels=labels).shape == (1, LENGTH - given)
-        with pytest.raises(ValueError, match=rf"{given} \+ {LENGTH + 1 - given} tokens are more than"):
+        with pytest.raises(ValueError, match=rf"{given} \+ {LENGTH + 1 - given} tokens exceed"):
             built.generate(prompt, LENGTH + 1 - given, labels=labels)
 
 
