@@ -1,4 +1,4 @@
-"""Import a Reformer of the transformers library: python import_reformer.py --source google/reformer-enwik8."""
+"""Import a Reformer from the transformers library: python import_reformer.py --source google/reformer-enwik8."""
 
 from dl_proj.commands import run_script
 

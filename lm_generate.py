@@ -1,4 +1,4 @@
-"""Let a trained language model continue a text: python lm_generate.py --length 200 --temperature 0.8."""
+"""Continue a text with a trained language model: python lm_generate.py --length 200 --temperature 0.8."""
 
 from dl_proj.commands import run_script
 

@@ -1,4 +1,4 @@
-"""Measure the mechanisms: python performance_studies.py."""
+"""Measure time, memory and error of the mechanisms: python performance_studies.py."""
 
 from dl_proj.commands import run_script
 

@@ -1,4 +1,4 @@
-"""Say what a trained classifier takes pictures for: python predict.py --checkpoint mnist-cls-lsh-r4 picture.png."""
+"""Classify pictures with a trained classifier: python predict.py --checkpoint mnist-cls-lsh-r4 picture.png."""
 
 from dl_proj.commands import run_script
 

@@ -1,4 +1,4 @@
-"""How classifiers stand images that move sideways: python shift_test.py."""
+"""Measure classifiers on horizontally shifted images: python shift_test.py."""
 
 from dl_proj.commands import run_script
 

@@ -1,4 +1,4 @@
-"""Translate sentences, of the command line or of standard input: python translate.py "Two dogs play in the snow."."""
+"""Translate sentences from the command line or standard input: python translate.py "Two dogs play in the snow."."""
 
 from dl_proj.commands import run_script
 

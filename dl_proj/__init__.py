@@ -13,31 +13,30 @@ if TYPE_CHECKING:
 def load(
     checkpoint: "str | Path", *, device: "DeviceName" = "auto", data: dict[str, Any] | None = None
 ) -> "Trained[Any, Any]":
-    """A trained model, ready for use.
+    """Load a trained model, ready for use.
 
     ========================  =========================================================================
     trained by                what it can do
     ========================  =========================================================================
-    cls_train.py              ``predict("three.png")``: how probable each class is
-    generation_train.py       ``generate(["3", "8"])``: pictures of these classes
-    lm_train.py               ``generate("It was ")``: a continuation; a masked one: ``predict("It [MASK] late.")``
+    cls_train.py              ``predict("three.png")``: the probability of each class
+    generation_train.py       ``generate(["3", "8"])``: an image of each class
+    lm_train.py               ``generate("It was ")``: a continuation; if masked, ``predict("It [MASK] late.")``
     translation_train.py      ``translate("Two dogs play in the snow.")``
-    synth_train.py            ``generate(word)``: the word, copied from a list of ``word_length`` symbols
+    synth_train.py            ``generate(word)``: a copy of the word, a list of ``word_length`` symbols
     ========================  =========================================================================
 
-    Each also has ``model`` (a ``torch.nn.Module`` in eval mode), ``config`` (what it was trained with), ``device`` and
-    ``folder``; those of images have ``classes``, those of text ``tokenizer``.
+    Each also has ``model`` (a ``torch.nn.Module`` in eval mode), ``config`` (its training configuration), ``device``
+    and ``folder``; image models have ``classes``, text models ``tokenizer``.
 
     Args:
-        checkpoint: name of a shipped checkpoint, or the folder of a run or of a checkpoint.
-        device: where to compute; "auto" takes the fastest there is.
-        data: settings of its data that are other than in training, such as ``{"root": "pictures"}`` for a folder, whose
-            subfolders name the classes, that was moved.
+        checkpoint: the name of a shipped checkpoint, or the folder of a run or checkpoint.
+        device: where to compute; "auto" picks the fastest device available.
+        data: data settings to override, such as ``{"root": "pictures"}`` if the image folder has moved.
 
     Raises:
-        CheckpointError: no such checkpoint, or one whose files do not fit each other.
-        ConfigError: its configuration cannot be used.
+        CheckpointError: no such checkpoint, or its files do not match each other.
+        ConfigError: its configuration is invalid.
     """
-    from dl_proj.experiments.load import load as load_any  # with torch, which takes seconds to import
+    from dl_proj.experiments.load import load as load_any  # imports torch, which takes seconds
 
     return load_any(checkpoint, device=device, data=data)

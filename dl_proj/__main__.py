@@ -1,4 +1,4 @@
-"""``python -m dl_proj``: the command ``dl-proj`` without installing it."""
+"""``python -m dl_proj``: the command ``dl-proj``, without installing it."""
 
 from dl_proj.commands import main
 

@@ -1,4 +1,4 @@
-"""Find and read a trained model: a shipped checkpoint by its name, or a run's folder."""
+"""Find a trained model, by the name of a shipped checkpoint or by a folder, and read its configuration."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -15,18 +15,18 @@ from my_custom_ai.custom_train.errors import CheckpointError
 Config = TypeVar("Config", bound=BaseModel)
 
 SHIPPED = Path(__file__).parent / "checkpoints"
-CLASSES = "classes.json"  # beside the weights of a model of classes: their names, in the model's order
-TOKENIZER = "tokenizer.json"  # beside the weights of a model of text, if its tokenizer was trained
+CLASSES = "classes.json"  # beside a classifier's or generator's weights: class names, in the model's order
+TOKENIZER = "tokenizer.json"  # beside a text model's weights, if its tokenizer was trained
 
 
 def find_checkpoint(name: str) -> Path:
-    """The folder with model.safetensors and config.yaml that ``name`` means.
+    """Return the folder with model.safetensors that ``name`` refers to.
 
     Args:
-        name: of a shipped checkpoint, or the path of such a folder or of a run.
+        name: the name of a shipped checkpoint, or the path of a checkpoint folder or of a run.
 
     Raises:
-        CheckpointError: there is none; the message says which ship.
+        CheckpointError: there is none; the message lists the shipped ones.
     """
     path = expanded(name)
     for folder in (SHIPPED / name, path, path / "checkpoints" / "best"):
@@ -42,12 +42,12 @@ def find_checkpoint(name: str) -> Path:
 def _has_weights(folder: Path) -> bool:
     try:
         return (folder / "model.safetensors").is_file()
-    except OSError:  # a name that is longer than any file's can be
+    except OSError:  # a name longer than the file system allows
         return False
 
 
 def find_checkpoints(name: str) -> dict[str, Path]:
-    """The one folder that ``name`` means, or all that lie below it: their names and paths.
+    """Return the checkpoint that ``name`` refers to, or else all checkpoints below that folder: names and paths.
 
     Raises:
         CheckpointError: there is none.
@@ -66,16 +66,16 @@ def find_checkpoints(name: str) -> dict[str, Path]:
 
 
 def config_path(folder: Path) -> Path:
-    """Where a checkpoint's configuration stands; that of a run that has not ended is the run's own."""
+    """Return the path of a checkpoint's configuration; in an unfinished run, that is the run's own file."""
     path = folder / "config.yaml"
     return folder.parent.parent / "config.yaml" if not path.is_file() and folder.name == "best" else path
 
 
 def read_config(schema: type[Config], folder: Path, data: Nested | None = None) -> Config:
-    """The configuration that a checkpoint was trained with, and over it settings of its data that a user gave anew.
+    """Read a checkpoint's training configuration, with ``data`` overriding its data settings.
 
     Raises:
-        ConfigError: it is missing, or is not one of ``schema``; of another task, that alone is said.
+        ConfigError: it is missing or does not fit ``schema``. If its task differs, only that is reported.
     """
     path = config_path(folder)
     check_task(schema, path)
@@ -83,10 +83,10 @@ def read_config(schema: type[Config], folder: Path, data: Nested | None = None) 
 
 
 def check_task(schema: type[BaseModel], path: Path) -> None:
-    """Make sure that a configuration is one of ``schema``'s task.
+    """Check that a configuration is for the task of ``schema``.
 
     Raises:
-        ConfigError: it is not, or is missing.
+        ConfigError: it is for another task, or is missing.
     """
     task = schema.model_fields.get("task")
     if task and (given := read_yaml(path).get("task", task.default)) != task.default:

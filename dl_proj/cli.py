@@ -1,4 +1,4 @@
-"""What every script does with its arguments and with its user's mistakes."""
+"""Argument handling and error reporting shared by all scripts."""
 
 import errno
 import os
@@ -36,13 +36,13 @@ from my_custom_ai.utils.signals import FirstSignal, exit_code, raise_stopped
 Config = TypeVar("Config", bound=BaseModel)
 
 CONFIGS = Path(__file__).parent / "configs"
-_TUNED = "-tuned"  # end of the names of runs that start from a checkpoint and its settings
-_PATIENCE = 20.0  # seconds within which the first process surely finds the same mistake
+_TUNED = "-tuned"  # appended to the names of runs that start from a checkpoint and its settings
+_PATIENCE = 20.0  # seconds within which rank 0 is sure to report the same mistake
 
 
 def exit_on_mistake(work: Callable[[], None]) -> None:
-    """Do the work; a user's mistake ends with exit code 2 and a line each, a failed run with 1."""
-    # accelerate's and torch's advice to their callers is nothing that a user of a script can act on
+    """Do the work; a user's mistakes are printed one per line, with exit code 2; a failed run exits with 1."""
+    # torch and accelerate warn their callers about things that the user of a script cannot change
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|accelerate)\.")
     try:
         work()
@@ -53,13 +53,13 @@ def exit_on_mistake(work: Callable[[], None]) -> None:
         _complain_once((str(error),))
         raise SystemExit(2) from None
     except UnicodeEncodeError as error:
-        if error.encoding == "utf-8":  # which writes all but halves of characters
+        if error.encoding == "utf-8":  # then it is a lone surrogate: a bug, not the locale
             raise
         name, encoding = error.object, error.encoding
         complain((f"stopped: {name!r} cannot be written in this locale's encoding, {encoding}; set PYTHONUTF8=1",))
         raise SystemExit(1) from None
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:  # of an argument: settings have bounds, and our own names are short
+        if error.errno == errno.ENAMETOOLONG:  # must come from an argument: settings are bounded, our own names short
             _complain_once((f"{error.filename}: {reason(error)}",))
             raise SystemExit(2) from None
         _complain_once((f"stopped: {error}",))
@@ -69,27 +69,27 @@ def exit_on_mistake(work: Callable[[], None]) -> None:
         raise SystemExit(1) from None
     except (MemoryError, ImportError, RuntimeError) as error:
         if is_lost_process(error):
-            _complain_once(("stopped: another process has ended or does not answer",))
+            _complain_once(("stopped: another process has ended or does not respond",))
             raise SystemExit(1) from None
-        if not is_out_of_memory(error):  # where there are no settings yet that could be smaller
+        if not is_out_of_memory(error):  # later, _run names the settings to reduce
             raise
         _complain_once((f"stopped: {OutOfMemory.words(error)}, before the work began",))
         raise SystemExit(1) from None
     except KeyboardInterrupt as error:
-        if os.environ.get("RANK", "0") == "0":  # of torchrun's processes, which all have the signal
+        if os.environ.get("RANK", "0") == "0":  # torchrun sends the signal to every process
             complain((str(error) or "interrupted",))
         raise SystemExit(exit_code(error)) from None
 
 
 def _complain_once(lines: tuple[str, ...]) -> None:
-    """Of several processes with one mistake the first says it; when it has ended, torchrun ends those that wait."""
+    """Print a mistake on rank 0 only: the others wait until torchrun ends them because rank 0 has exited."""
     if os.environ.get("RANK", "0") != "0":
         time.sleep(_PATIENCE)
     complain(lines)
 
 
 def call(command: Command, argv: list[str], prog: str | None = None) -> None:
-    """Read the flags, which imports the command's settings alone; if they are right, import its work and do it."""
+    """Read the flags, importing only the command's settings; if they are valid, import its code and run it."""
     schema = resolve_name(command.schema)
     arguments: tuple[object, ...]
     if is_training(schema):
@@ -106,7 +106,7 @@ def call(command: Command, argv: list[str], prog: str | None = None) -> None:
 
 
 def _run(work: Callable[..., None], config: Any, *others: object) -> None:
-    """Do a command's work; what its settings are to blame for is said with their names."""
+    """Do a command's work; an error that its settings caused is reported with their names."""
     try:
         with FirstSignal(raise_stopped):
             work(config, *others)
@@ -115,13 +115,13 @@ def _run(work: Callable[..., None], config: Any, *others: object) -> None:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        nothing = "; nothing was trained yet, so there is no state to go on from" if is_training(type(config)) else ""
-        less = f"smaller ones of these take less: {sizes_in(config)}"
+        nothing = "; nothing was trained yet, so there is no state to resume from" if is_training(type(config)) else ""
+        less = f"reduce one of these: {sizes_in(config)}"
         raise OutOfMemory(f"{OutOfMemory.words(error)}; {less}{nothing}") from error
 
 
 def _preset(name: str) -> Path:
-    """A preset's path, as short as a user in the repository's folder would write it."""
+    """Return a preset's path, relative to the working directory if possible."""
     path = CONFIGS / name
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
@@ -131,14 +131,14 @@ def _file(given: Path | None, preset: str) -> Path:
 
 
 def config_from(schema: type[Config], argv: list[str], preset: str, *, prog: str | None = None) -> Config:
-    """The configuration of a command that resumes nothing: ``--config`` or the preset, and flags over it."""
+    """Return a non-training command's configuration: ``--config`` or the preset, overridden by flags."""
     return config_and_words(schema, argv, preset, words=None, prog=prog)[0]
 
 
 def config_and_words(
     schema: type[Config], argv: list[str], preset: str, *, words: str | None, prog: str | None = None
 ) -> tuple[Config, list[str]]:
-    """The same, and the arguments that are no flags, which ``--help`` calls ``words``; None allows none."""
+    """Return the configuration and the positional arguments, which ``--help`` calls ``words``; None allows none."""
     options, overrides = parse_flags(schema, argv, _preset(preset), words=words, prog=prog)
     return load_config(schema, _file(options.config, preset), overrides), options.words
 
@@ -146,10 +146,10 @@ def config_and_words(
 def training_config(
     schema: type[Config], argv: list[str], preset: str, *, prog: str | None = None
 ) -> tuple[Config, RunDirectory | None]:
-    """The configuration of a training, and the run that it continues, if ``--resume`` was given.
+    """Return the configuration of a training and, with ``--resume``, the run that it continues.
 
-    A resumed run keeps its settings, whatever ``--config`` says: it is told what the file has otherwise. A flag changes
-    what :mod:`dl_proj.run_changes` allows.
+    A resumed run keeps its settings, whatever ``--config`` says; a line lists where the file differs. Flags may change
+    the settings that :mod:`dl_proj.run_changes` allows.
     """
     options, overrides = parse_flags(schema, argv, _preset(preset), prog=prog)
     if options.resume is None:
@@ -158,22 +158,22 @@ def training_config(
         return _quick(schema, path, of_new, name) if options.quick else load_config(schema, path, of_new), None
     for name in ("dry_run", "quick"):
         if getattr(options, name):
-            raise ConfigError(f"--{name}: is for a new training; leave out --resume {options.resume}")
+            raise ConfigError(f"--{name}: only for a new training; remove --resume {options.resume}")
     if options.resume == "last":
         run = _last_run(load_config(schema, *_start(schema, options.config, preset, overrides)))
     else:
         run = _run_in(options.resume)
     config = load_config(schema, run.config, overrides)
     if refused := refused_changes(run, config):
-        advice = f"start a new run for that, perhaps with --init_from {run.path}, or leave it as it is"
+        advice = f"keep the run's value, or start a new run, perhaps with --init_from {run.path}"
         raise ConfigError(*(f"--resume: {line}; {advice}" for line in refused))
     if options.config:
-        _say_what_is_kept(run, config, load_config(schema, _file(options.config, preset), overrides))
+        _print_kept_settings(run, config, load_config(schema, _file(options.config, preset), overrides))
     return config, run
 
 
 def _start(schema: type[BaseModel], given: Path | None, preset: str, overrides: Nested) -> tuple[Path, Nested]:
-    """The file that a new run starts from, and what is laid over it: without ``--config`` that of ``--init_from``."""
+    """Return a new run's file and overrides; without ``--config``, the file is that of ``--init_from``."""
     origin = overrides.get("init_from")
     if given is not None or not isinstance(origin, str):
         return _file(given, preset), overrides
@@ -189,8 +189,8 @@ def _start(schema: type[BaseModel], given: Path | None, preset: str, overrides: 
 
 
 def _quick(schema: type[Config], path: Path, overrides: Nested, name: str | None) -> Config:
-    """The configuration of a short try, in a folder of its own unless ``name`` was given; flags still count."""
-    training: Any = schema  # which has quick()
+    """Return the configuration of a ``--quick`` run, called NAME-quick unless ``name`` was given; flags override it."""
+    training: Any = schema  # every training's schema has quick()
     quick: Nested = training.quick()
     pace = overrides.get("train")
     if isinstance(pace, dict) and "epochs" in pace:
@@ -199,30 +199,30 @@ def _quick(schema: type[Config], path: Path, overrides: Nested, name: str | None
     return config if name else config.model_copy(update={"experiment_name": f"{config.experiment_name}-quick"})
 
 
-def _say_what_is_kept(run: RunDirectory, config: BaseModel, of_file: BaseModel) -> None:
-    """A line for what ``--config`` has otherwise than the run; it may have been a flag that set it."""
+def _print_kept_settings(run: RunDirectory, config: BaseModel, of_file: BaseModel) -> None:
+    """Print one line with the settings in which ``--config`` differs from the run, which keeps its own."""
     found = differences(of_file.model_dump(mode="json"), config.model_dump(mode="json"))
     kept = [f"{key} {shown(new)} (the file: {shown(old)})" for key, old, new in found]
     if kept and os.environ.get("RANK", "0") == "0":  # torchrun's
-        print(f"{run.path} keeps {', '.join(kept)}")
+        print(f"{run.path} keeps its own {', '.join(kept)}")
 
 
 def _run_in(folder: str) -> RunDirectory:
     run = RunDirectory(expanded(folder))
     if not run.config.is_file():
-        raise ConfigError(f"--resume: {folder} is not a run's folder: it has no config.yaml")
+        raise ConfigError(f"--resume: {folder} is not a run folder: it has no config.yaml")
     if (run.path / "model.safetensors").is_file() and not run.last_state.is_file():
         raise ConfigError(
-            f"--resume: {folder} holds a model's weights, not the saved state of a training; give the folder of a run, "
+            f"--resume: {folder} holds a model's weights, not the saved state of a training; pass the folder of a run, "
             f"such as runs/NAME/version_0, or start a new run from the weights with --init_from {folder}"
         )
     return run
 
 
 def _last_run(config: Any) -> RunDirectory:
-    """The newest version of the experiment that a training's configuration names."""
+    """Return the newest run of the experiment that a training's configuration names."""
     newest = RunDirectory.newest(config.runs_dir, config.experiment_name)
     if newest is None or not newest.config.is_file():
         folder = config.runs_dir / config.experiment_name
-        raise ConfigError(f"--resume: {folder} holds no run to resume; give the run's own folder, or all its flags")
+        raise ConfigError(f"--resume: {folder} holds no run to resume; pass a run's folder, or the flags that name it")
     return newest

@@ -1,7 +1,7 @@
-"""The commands: each script at the top level is one of them, ``dl-proj`` has all.
+"""The commands: each top-level script is one of them, ``dl-proj`` has them all.
 
-Imports the standard library alone, and each command's own modules when it is called: first its settings, and torch only
-when the flags are right.
+This module imports only light modules, so that ``--help`` and mistakes answer at once. A command's settings are
+imported when it is called, and torch only when its flags are valid.
 """
 
 import difflib
@@ -17,14 +17,14 @@ from my_custom_ai.utils.signals import FirstSignal, exit_at_once
 
 @dataclass(frozen=True)
 class Command:
-    """A line of ``dl-proj --help`` and what is behind it, as "module:name".
+    """A command: its line in ``dl-proj --help``, and its code as "module:name".
 
     Args:
-        summary: what it does, in a line.
-        schema: its settings.
-        run: the function that takes them; of a training also the run to resume, or None.
+        summary: what it does, in one line.
+        schema: the schema of its settings.
+        run: the function that takes the settings; a training also takes the run to resume, or None.
         preset: the file in dl_proj/configs that is read without ``--config``.
-        words: what arguments that are no flags are called, which ``run`` takes as a list; None: it takes none.
+        words: the name in ``--help`` of positional arguments, which ``run`` takes as a list; None: it takes none.
     """
 
     summary: str
@@ -54,7 +54,7 @@ COMMANDS = {
         "cls_train.yaml",
     ),
     "predict": Command(
-        "Say what a trained classifier takes pictures for",
+        "Classify pictures with a trained classifier",
         "dl_proj.experiments.images.classification.predict_settings:PredictConfig",
         "dl_proj.experiments.images.classification.predict:predict_pictures",
         "predict.yaml",
@@ -85,7 +85,7 @@ COMMANDS = {
         "lm_generate.yaml",
     ),
     "import_reformer": Command(
-        "Import a Reformer of the transformers library",
+        "Import a Reformer from the transformers library",
         "dl_proj.experiments.language.import_settings:ImportReformerConfig",
         "dl_proj.experiments.language.import_reformer:import_reformer",
         "import_reformer.yaml",
@@ -152,38 +152,38 @@ COMMANDS = {
         "baselines.yaml",
     ),
     "compare_runs": Command(
-        "Compare runs on one HTML page",
+        "Compare runs on an HTML page",
         "dl_proj.experiments.compare_runs_settings:CompareRunsConfig",
         "dl_proj.experiments.compare_runs:compare_runs",
         "compare_runs.yaml",
         words="RUN",
     ),
     "shift_test": Command(
-        "Measure classifiers on images moved sideways",
+        "Measure classifiers on horizontally shifted images",
         "dl_proj.experiments.images.classification.shift_settings:ShiftConfig",
         "dl_proj.experiments.images.classification.shift:measure_shifts",
         "shift_test.yaml",
     ),
     "performance_studies": Command(
-        "Measure time, memory and exactness of the mechanisms",
+        "Measure time, memory and error of the mechanisms",
         "dl_proj.studies.settings:PerformanceConfig",
         "dl_proj.studies.run:make_studies",
         "perf_study.yaml",
     ),
 }
-"""By the scripts' names; ``dl-proj`` also takes them with dashes."""
+"""By script name; ``dl-proj`` also accepts dashes."""
 
-_HINT = "dl-proj COMMAND --help lists the settings of a command, dl-proj --version says which this is."
+_HINT = "dl-proj COMMAND --help lists a command's settings; dl-proj --version prints the version."
 _OURS = ("dl_proj", "my_transformers", "my_custom_ai")
 
 
 def run_script(name: str) -> None:
-    """Run a command with the flags that its script was given."""
+    """Run a command with the arguments of its script."""
     _run(name, sys.argv[1:], prog=f"{name}.py")
 
 
 def main() -> None:
-    """``dl-proj``: run the command that the first argument names."""
+    """Entry point of ``dl-proj``: run the command that the first argument names."""
     first, *flags = sys.argv[1:] or ["--help"]
     name = first.replace("-", "_")
     if name in COMMANDS:
@@ -200,7 +200,7 @@ def main() -> None:
 
 def _run(name: str, argv: list[str], prog: str) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # what the terminal cannot show becomes a question mark
+        sys.stdout.reconfigure(errors="replace")  # characters that the terminal cannot show become "?"
     try:
         with FirstSignal(exit_at_once):
             from dl_proj.cli import call, exit_on_mistake
@@ -210,16 +210,16 @@ def _run(name: str, argv: list[str], prog: str) -> None:
         package = (error.name or "").partition(".")[0]
         if package in _OURS:
             raise
-        extra = "the extra 'experiments' has it (pip install '.[experiments]' in the project's folder)"
+        extra = "install the extra 'experiments' (pip install '.[experiments]' in the project's folder)"
         _refuse(f"{prog}: {package} is not installed; {extra}")
 
 
 def _as_utf8(word: str) -> str:
-    """An argument whose bytes Python could not decode, in a locale without UTF-8, decoded; others as they are."""
+    """Decode an argument that Python could not decode because the locale is not UTF-8; others are unchanged."""
     try:
         return os.fsencode(word).decode() if any("\udc80" <= character <= "\udcff" for character in word) else word
     except UnicodeError:
-        return word  # whoever reads it says that it is not UTF-8
+        return word  # refused later, with the setting's name
 
 
 def _refuse(line: str) -> NoReturn:

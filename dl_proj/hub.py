@@ -1,7 +1,7 @@
-"""Trained models on the Hugging Face hub, by huggingface_hub's own mixin.
+"""Trained models on the Hugging Face hub, through huggingface_hub's own mixin.
 
-A model's repository there is a checkpoint's folder, with a config.json and a model card beside it: what is downloaded
-works wherever a ``--checkpoint`` is asked for.
+A model's repository there is a checkpoint folder plus a config.json and a model card, so a download works as a
+``--checkpoint``.
 """
 
 import json
@@ -52,11 +52,11 @@ class HubModel(nn.Module, ModelHubMixin, library_name="dl-proj", tags=["efficien
 
     @classmethod
     def of(cls, checkpoint: str | Path, *, device: DeviceName = "auto") -> Self:
-        """The model of a checkpoint, by name or folder; raises what :func:`dl_proj.load` does."""
+        """Load a checkpoint by name or folder; raises what :func:`dl_proj.load` raises."""
         return cls(load(checkpoint, device=device))
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        """The model's own."""
+        """Call the model."""
         return self.model(*inputs, **named)
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -102,7 +102,7 @@ class HubModel(nn.Module, ModelHubMixin, library_name="dl-proj", tags=["efficien
         return cls.of(folder, device=device)
 
     def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
-        """README.md: what the model is, its test figures, how to use it, what it was trained with."""
+        """Return README.md: what the model is, its test figures, how to use it, its training configuration."""
         config = self.trained.config
         data = ModelCardData(library_name="dl-proj", tags=["efficient-attention", config.task])
         what, use = _KINDS[config.task]
@@ -110,22 +110,22 @@ class HubModel(nn.Module, ModelHubMixin, library_name="dl-proj", tags=["efficien
             f"# {config.experiment_name}",
             f"{what[0].upper()}{what[1:]} with {config.model.attention_title} attention and "
             f"{count_parameters(self.model):,} parameters, trained with dl-proj.",
-            *self._figures(),
+            *self._figures_table(),
             "## Use",
-            f"```python\nfrom dl_proj.hub import HubModel\n\n{self._lines_of_use(use)}\n```",
-            "The files are a checkpoint's folder: `dl_proj.load` and every script's `--checkpoint` take it too.",
-            "## Trained with",
+            f"```python\nfrom dl_proj.hub import HubModel\n\n{self._usage(use)}\n```",
+            "The files are a checkpoint folder: `dl_proj.load` and every script's `--checkpoint` accept it.",
+            "## Training configuration",
             f"```yaml\n{config_path(self.trained.folder).read_text(encoding='utf-8').strip()}\n```",
         ]
         return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(lines) + "\n")
 
-    def _lines_of_use(self, use: str | None) -> str:
+    def _usage(self, use: str | None) -> str:
         if use is None:
             causal = hasattr(self.trained, "generate")
             use = 'trained.generate("Once upon a time")' if causal else 'trained.predict("It was [MASK] late.")'
         return f'trained = HubModel.from_pretrained("<this repository>").trained\n{use}'
 
-    def _figures(self) -> list[str]:
+    def _figures_table(self) -> list[str]:
         path = config_path(self.trained.folder).with_name(_FIGURES)
         if not path.is_file():
             return []

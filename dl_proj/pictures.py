@@ -1,4 +1,4 @@
-"""Pictures that several experiments draw; always to a file, never to a screen."""
+"""Pictures shared by several experiments; always drawn to a file, never to a screen."""
 
 import csv
 import math
@@ -43,9 +43,9 @@ def save_for_print(figure: Figure, path: Path) -> None:
 
 
 def plain(text: str) -> str:
-    """Words that are not ours, such as a class's name, as a label: no formula, not hidden, on one line, of one length.
+    """Return a user's text, such as a class name, as a label: on one line, of limited length, and drawn literally.
 
-    Matplotlib would typeset what is between dollars, and leave a label that begins with ``_`` out of a legend.
+    Matplotlib would typeset text between dollar signs, and omit labels that start with ``_`` from a legend.
     """
     shown = "".join(character if character.isprintable() else " " for character in text)
     if len(shown) > _LONGEST_LABEL:
@@ -60,7 +60,7 @@ def room_for(labels: Iterable[str]) -> float:
 
 @dataclass(frozen=True)
 class Band:
-    """A curve, and the standard deviation of its repetitions at each point; 0 where there are none."""
+    """A curve, with the standard deviation over repetitions at each point; 0 without repetitions."""
 
     x: Sequence[float]
     mean: Sequence[float]

@@ -1,4 +1,4 @@
-"""Rows of figures, as a table to read and as CSV."""
+"""Rows of figures as a Markdown table or as CSV."""
 
 import csv
 import io
@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Row = dict[str, Any]
-"""Figures and words by the names of their columns."""
+"""Values by column name."""
 
 
 def markdown(rows: Sequence[Mapping[str, object]]) -> str:
-    """A table of the figures that all examples make together; those of single classes are in the CSV."""
+    """Return a Markdown table, without columns whose name has a slash (per-class figures): only the CSV has them."""
     columns = [name for name in dict.fromkeys(key for row in rows for key in row) if "/" not in name]
     lines = [columns, *([_short(row.get(name)) for name in columns] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
@@ -26,14 +26,14 @@ def _short(value: object) -> str:
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
-    """As in 0.9550 ± 0.0060, the standard deviation of the sample; of a single value that alone."""
+    """Return "0.9550 ± 0.0060", with the sample standard deviation; for one value, only that value."""
     mean = statistics.fmean(values)
     digits = 0 if abs(mean) >= 100 else 2 if abs(mean) >= 10 else 4
     return f"{mean:.{digits}f}" + (f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
 def with_intervals(row: Mapping[str, object]) -> Row:
-    """One column "<name> 95 %" for each pair of "<name>_low" and "<name>_high", the ends of an interval."""
+    """Replace each pair of columns "<name>_low" and "<name>_high", an interval's ends, by one "<name> 95 %"."""
     found: Row = {}
     for name, value in row.items():
         whole = name.removesuffix("_low").removesuffix("_high")
@@ -46,7 +46,7 @@ def with_intervals(row: Mapping[str, object]) -> Row:
 
 
 def csv_text(rows: Sequence[Mapping[str, object]], *, quoted: bool = False) -> str:
-    """The same as CSV, with every column that any row has; ``quoted`` where words may hold carriage returns."""
+    """Return all columns of all rows as CSV; pass ``quoted`` where strings may contain carriage returns."""
     text = io.StringIO()
     columns = list(dict.fromkeys(key for row in rows for key in row))
     writer = csv.DictWriter(

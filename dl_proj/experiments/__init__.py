@@ -1,1 +1,1 @@
-"""One folder per experiment: its settings, data, objective, training, and what one does with the model."""
+"""One folder per experiment: its settings, data, objective, training, and the use of its models."""

@@ -1,4 +1,4 @@
-"""The training's file that a sweep, or a comparison with baselines, starts from."""
+"""The training file that a sweep or a comparison with baselines starts from."""
 
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,15 @@ from dl_proj.settings.read_yaml import read_yaml
 
 
 def base_file(base: Path) -> Path:
-    """The file, or the preset of that name."""
+    """Return the file, or the preset of that name."""
     return file_or_preset(base, CONFIGS)
 
 
 def base_task(base: Path, common: Settings) -> str:
-    """The task that the file or ``common`` names; or the only one whose settings they can be.
+    """Return the task that the file or ``common`` names, or else the only one that their settings are valid for.
 
     Raises:
-        ConfigError: there is no such task, or none is named and several could be meant.
+        ConfigError: there is no such task, or none is named and it is ambiguous.
     """
     settings = merge(read_yaml(base_file(base)), nested(common))
     if "task" not in settings:
@@ -29,7 +29,7 @@ def base_task(base: Path, common: Settings) -> str:
         if len(fitting) == 1:
             return fitting[0]
     task = settings.get("task")
-    experiment_type(task, base, hint="; common may give it")
+    experiment_type(task, base, hint="; it can be set in common")
     return str(task)
 
 

@@ -1,4 +1,4 @@
-"""baselines.py: what any model of an experiment must beat, measured on the same data."""
+"""baselines.py: baselines that any model of an experiment must beat, measured on the same data."""
 
 from dl_proj.experiments.base_file import base_file, base_task
 from dl_proj.experiments.baselines_settings import BaselinesConfig
@@ -18,14 +18,14 @@ _MEASURED = ("classification", "language", "translation")
 
 
 def measure_baselines(config: BaselinesConfig) -> None:
-    """Print the baselines' table and write it: of images as a sweep does, else to baselines.csv.
+    """Print a table of baselines and write it to baselines.csv; image baselines are trained as a sweep.
 
     Raises:
-        ConfigError: the experiment has no baselines, or its settings are wrong.
+        ConfigError: the experiment has no baselines, or its settings are invalid.
     """
     task = base_task(config.base, config.common)
     if task not in _MEASURED:
-        raise ConfigError(f"base: {config.base}: task {task} has no baselines; those that have: {', '.join(_MEASURED)}")
+        raise ConfigError(f"base: {config.base}: task {task} has no baselines, must be one of {', '.join(_MEASURED)}")
     _check_effect(config, task)
     if task == "classification":
         common = {"task": task} | config.common
@@ -50,7 +50,7 @@ def measure_baselines(config: BaselinesConfig) -> None:
 
 
 def _is_long(column: str) -> bool:
-    """Whether only the CSV has it; what is said of a figure's origin stands below the table."""
+    """Whether only the CSV has the column; the origin of published figures is printed below the table."""
     return column in ("device", "source", "differs") or column.endswith("signature")
 
 
@@ -62,10 +62,10 @@ def _rows(config: BaselinesConfig, task: str) -> list[Row]:
 
 
 def _check_effect(config: BaselinesConfig, task: str) -> None:
-    of_task = {"seeds": "classification", "max_order": "language"}
+    task_of = {"seeds": "classification", "max_order": "language"}
     found = [
-        f"{name}: {getattr(config, name)} has no effect on baselines of {task}"
-        for name, needed in of_task.items()
+        f"{name}: {getattr(config, name)} has no effect on the baselines of task {task}"
+        for name, needed in task_of.items()
         if task != needed and getattr(config, name) != BaselinesConfig.model_fields[name].default
     ]
     if found:

@@ -10,22 +10,22 @@ from dl_proj.settings.base import Strict
 
 
 class BaselinesConfig(Strict):
-    """Measure what any model of an experiment must beat, on the same data.
+    """Measure baselines that any model of an experiment must beat, on the same data.
 
-    For images a linear model and a small convolutional network, trained as the experiment trains; for language
-    compressors and n-grams; for translation the nearest training sentence, and published figures.
+    Images: a linear model and a small convolutional network, trained like the experiment. Language: compressors and
+    n-grams. Translation: the nearest training sentence, and published figures.
     """
 
     base: Path
-    """a training's YAML file, whose data it is, or the name of one in dl_proj/configs; --config takes it, too"""
+    """training file (YAML) whose data to use, or the name of a preset; can also be passed as --config"""
     common: Settings = {}
-    """settings of the training at dotted keys, as in data.path=my_texts"""
+    """settings of the training by dotted key, as in data.path=my_texts"""
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((1, 2, 3), min_length=1)
-    """images: train each baseline with each of these"""
+    """images: train each baseline once per seed"""
     max_order: int = Field(6, ge=1, le=8)
-    """language: bytes of the longest n-gram"""
+    """language: length of the longest n-gram, in bytes"""
     output_dir: Path
-    """folder of the tables; if nothing says it, runs/baselines_ and the base's name"""
+    """folder for the tables; by default runs/baselines_NAME, with the name of the base"""
 
     @model_validator(mode="before")
     @classmethod
@@ -36,5 +36,5 @@ class BaselinesConfig(Strict):
 
     @classmethod
     def beside_flags(cls, values: Settings, flags: Settings, path: Path) -> Settings:
-        """See Strict. A training's file is a base."""
+        """See Strict. A training file given as --config becomes the base."""
         return {"base": str(path)} if "base" not in values and "train" in values else values

@@ -1,4 +1,4 @@
-"""compare_runs.py: one HTML page that compares runs by the files they left; nothing is evaluated again."""
+"""compare_runs.py: an HTML page that compares runs by their files; nothing is evaluated again."""
 
 import json
 import math
@@ -32,18 +32,18 @@ _COSTS = (
     "state_bytes",
     "device",
 )
-_INTERVAL = ", 95 %"  # at the end of a column's name
-_MOST_POINTS = 400  # of a curve; a page is half as wide
+_INTERVAL = ", 95 %"  # suffix of a column's name
+_MOST_POINTS = 400  # per curve, more than enough for its width on the page
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run's folder says.
+    """The contents of a run's folder.
 
     Args:
         path: the folder.
-        settings: its configuration, at dotted keys.
-        figures: its metrics.json; empty where the training has not ended.
+        settings: its configuration, by dotted key.
+        figures: its metrics.json; empty if the training has not finished.
         history: its metrics.csv; empty for a shipped checkpoint.
     """
 
@@ -54,22 +54,22 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of the experiment."""
+        """The name of the experiment."""
         return str(self.settings.get("experiment_name", self.path.name))
 
     @property
     def table(self) -> str:
-        """Its task, or the part of it whose figures mean the same."""
+        """The table it belongs to: its task, or the subtask whose figures are comparable."""
         return str(self.settings.get("data.task", self.settings["task"]))
 
     @property
     def variant(self) -> tuple[tuple[str, str], ...]:
-        """What it has in common with runs that repeat it with other seeds."""
+        """The settings shared by runs that differ only in their seed."""
         return tuple((key, repr(value)) for key, value in sorted(self.settings.items()) if key not in _NOT_COMPARED)
 
     @property
     def best(self) -> tuple[str, float | None]:
-        """The metric that chose its best weights, and the best value."""
+        """The monitored metric and its best value."""
         metric = str(self.settings.get("train.monitor.metric", "val/loss"))
         values = [point.value for point in curve(self.history, metric)]
         choose = max if self.settings.get("train.monitor.mode") == "max" else min
@@ -80,7 +80,7 @@ def compare_runs(config: CompareRunsConfig, folders: Sequence[str]) -> None:
     """Read the runs and write the page; a run that cannot be read is named there and on stderr.
 
     Raises:
-        ConfigError: a folder is not there, or there is no run at all.
+        ConfigError: a folder does not exist, or there are no runs at all.
     """
     runs, left_out = [], []
     for path in _find(folders or ["runs"]):
@@ -89,26 +89,26 @@ def compare_runs(config: CompareRunsConfig, folders: Sequence[str]) -> None:
         except (ConfigError, OSError, ValueError) as error:
             left_out += [f"{path}: {str(error).removeprefix(f'{path}: ')}"]
     if not runs:
-        raise ConfigError(*left_out or [f"{' '.join(folders) or 'runs'}: there is no run in it (with a config.yaml)"])
+        raise ConfigError(*left_out or [f"{' '.join(folders) or 'runs'}: no run in it (a folder with a config.yaml)"])
     tasks: dict[str, list[Run]] = {}
     for run in runs:
         tasks.setdefault(run.table, []).append(run)
     data = {
-        "about": f"{len(runs)} runs. Bold: those that differ in their seed alone, as mean ± standard deviation.",
+        "about": f"{len(runs)} runs. Bold: groups that differ only in their seed, as mean ± standard deviation.",
         "left_out": left_out,
         "tasks": [_task(name, some, config.output.parent) for name, some in tasks.items()],
     }
     template = resources.files("dl_proj.experiments").joinpath("compare_runs.html").read_text(encoding="utf-8")
-    # a name may hold "</script>"
+    # a name may contain "</script>"
     text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
     write_text(config.output, template.replace("/*DATA*/", text, 1))
     for line in left_out:
         print(f"left out: {line}", file=sys.stderr)
-    print(f"written: {config.output}, which compares {len(runs)} runs of {', '.join(tasks)}")
+    print(f"written: {config.output}, comparing {len(runs)} runs of {', '.join(tasks)}")
 
 
 def _find(folders: Iterable[str]) -> list[Path]:
-    """The folders of runs; of those that hold weights and settings within a run, the run's alone."""
+    """Return the run folders; checkpoint folders inside a run are skipped in favour of the run."""
     found: dict[Path, None] = {}
     for word in folders:
         folder = Path(word) if Path(word).exists() or not (SHIPPED / word).is_dir() else SHIPPED / word
@@ -126,19 +126,19 @@ def _is_within_a_run(path: Path) -> bool:
 
 
 def _by_number(path: Path) -> list[tuple[str, int]]:
-    """version_10 comes after version_9."""
+    """Sort key that puts version_10 after version_9."""
     return [(word, int(number or 0)) for word, number in re.findall(r"([^0-9]+)([0-9]*)", str(path))]
 
 
 def _read(path: Path) -> Run:
-    """A run from its files.
+    """Read a run from its files.
 
     Raises:
-        ConfigError, OSError, ValueError: one of them is missing or damaged.
+        ConfigError, OSError, ValueError: a file is missing or damaged.
     """
     settings = flat(read_yaml(path / "config.yaml"))
     if not isinstance(settings.get("task"), str):
-        raise ConfigError(f"{path / 'config.yaml'}: names no task, so this is no run of a training")
+        raise ConfigError(f"{path / 'config.yaml'}: has no task, so this is not a training run")
     figures_file, history_file = path / "metrics.json", path / "metrics.csv"
     figures: dict[str, Any] = {}
     history: Rows = []
@@ -152,19 +152,19 @@ def _read(path: Path) -> Run:
 
 
 def _figures_in(path: Path) -> dict[str, Any]:
-    """Numbers, and the device's name; a page cannot show others."""
+    """Return the finite numbers and the device's name, which are all that the page shows."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise ConfigError(f"{path}: not the figures of a training")
+        raise ConfigError(f"{path}: does not contain the figures of a training")
     numbers = {name: value for name, value in found.items() if isinstance(value, int | float) and math.isfinite(value)}
     return numbers | ({"device": found["device"]} if isinstance(found.get("device"), str) else {})
 
 
 def _task(name: str, runs: list[Run], page: Path) -> dict[str, Any]:
-    """What the page shows of a task's runs."""
+    """Return the page's data for the runs of one task."""
     groups: dict[tuple[tuple[str, str], ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(run.variant, []).append(run)
@@ -179,7 +179,7 @@ def _task(name: str, runs: list[Run], page: Path) -> dict[str, Any]:
         "columns": [
             *(key.removeprefix("model.") for key in common),
             *(figure.replace("_", " ") for figure in figures),
-            *(["its own settings"] if own else []),
+            *(["other settings"] if own else []),
         ],
         "words": len(common) + len(figures),
         "metrics": sorted(metrics, key=lambda metric: (metric.startswith("train/"), metric)),
@@ -196,11 +196,11 @@ def _task(name: str, runs: list[Run], page: Path) -> dict[str, Any]:
 
 
 def _cells(runs: list[Run], common: list[str], figures: list[str], own: list[str]) -> list[str]:
-    """The cells of one table row: means over the finished runs of a group, or over all of them if none is finished."""
+    """Return the cells of a group's row: means over its finished runs, or over all of them if none is finished."""
     settings = runs[0].settings
-    ended = [run for run in runs if run.figures] or runs
+    finished = [run for run in runs if run.figures] or runs
     found = [_shown(settings[key]) for key in common]
-    found += [_spread(figure, ended) for figure in figures]
+    found += [_spread(figure, finished) for figure in figures]
     if own:
         words = ((key, settings.get(key)) for key in own)
         short = (f"{key.rpartition('.')[2]} {_shown(value)}" for key, value in words if value is not None)
@@ -209,7 +209,7 @@ def _cells(runs: list[Run], common: list[str], figures: list[str], own: list[str
 
 
 def _cells_of_one(run: Run, common: list[str], figures: list[str], own: list[str]) -> list[str]:
-    """The cells of a single run of a group, whose settings are in the group's own row."""
+    """Return the cells of a single run in a group; the settings are only in the group's row."""
     return [""] * len(common) + [_spread(figure, [run]) for figure in figures] + [""] * bool(own)
 
 
@@ -227,13 +227,13 @@ def _run(run: Run, cells: list[str], page: Path) -> dict[str, Any]:
 
 
 def _thinned(points: Sequence[Any]) -> list[Any]:
-    """As many as can be seen, the last among them."""
+    """Keep at most _MOST_POINTS evenly spaced points, including the last."""
     every = math.ceil(len(points) / _MOST_POINTS) or 1
     return [*reversed(points[::-1][::every])]
 
 
 def _figures(run: Run) -> dict[str, Any]:
-    """Costs, the best figure of validation, and those of the test but for single classes'."""
+    """Return costs, the best validation figure, and the test figures except per-class ones."""
     found: dict[str, Any] = {"seed": run.settings["seed"]} if "seed" in run.settings else {}
     found |= {name: run.figures[name] for name in _COSTS if name in run.figures}
     if not run.figures:
@@ -246,12 +246,12 @@ def _figures(run: Run) -> dict[str, Any]:
 
 
 def _column(figure: str) -> str:
-    """Both ends of an interval stand in one."""
+    """Return the column of a figure; both ends of an interval share one."""
     return re.sub("_(low|high)$", _INTERVAL, figure)
 
 
 def _differing(settings: list[Settings]) -> list[str]:
-    """Keys that are not the same everywhere."""
+    """Return the keys whose values differ."""
     keys = dict.fromkeys(key for some in settings for key in some if key not in _NOT_COMPARED)
     return [key for key in keys if len({repr(some.get(key, ...)) for some in settings}) > 1]
 
@@ -266,19 +266,19 @@ def _shown(value: Any) -> str:
 
 
 def _spread(figure: str, runs: list[Run]) -> str:
-    """Mean and deviation; of an interval the means of its ends."""
+    """Return mean and deviation as text; for an interval, the means of its ends."""
     if figure.endswith(_INTERVAL):
         name = figure.removesuffix(_INTERVAL)
         ends = [_values(f"{name}_{end}", runs) for end in ("low", "high")]
         return " to ".join(mean_and_deviation([statistics.fmean(some)]) for some in ends if some)
-    there = _values(figure, runs)
-    if not there:
+    values = _values(figure, runs)
+    if not values:
         return ""
     if figure == "device":
-        return "; ".join(dict.fromkeys(there))
-    if all(isinstance(value, int) for value in there):
-        return str(there[0]) if len({*there}) == 1 else f"{min(there)} to {max(there)}"
-    return mean_and_deviation(there)
+        return "; ".join(dict.fromkeys(values))
+    if all(isinstance(value, int) for value in values):
+        return str(values[0]) if len({*values}) == 1 else f"{min(values)} to {max(values)}"
+    return mean_and_deviation(values)
 
 
 def _values(figure: str, runs: list[Run]) -> list[Any]:

@@ -6,7 +6,7 @@ from dl_proj.settings.base import Strict
 
 
 class CompareRunsConfig(Strict):
-    """Compare runs on one HTML page: those whose folders, or folders above them, are named, or else all in runs/."""
+    """Compare runs on an HTML page: those in or below the given folders, by default all in runs/."""
 
     output: Path = Path("runs/comparison.html")
-    """the page; it needs no other file, but its links lead to the runs' pictures"""
+    """the page; self-contained except for links to the runs' pictures"""

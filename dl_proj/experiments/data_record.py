@@ -1,4 +1,4 @@
-"""What a run was made of, so that it goes on with the same."""
+"""A record of a run's data, so that it is only resumed on the same data."""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,10 @@ _PARTS = ("training data", "validation data", "test data")
 
 
 def check_record(experiment: "Experiment", run: RunDirectory) -> None:
-    """Make sure that a run which goes on has the classes, tokens and examples that it began with.
+    """Check that a resumed run has the same classes, tokenizers and examples as at its start.
 
     Raises:
-        ConfigError: a line for each that differs.
+        ConfigError: one line per difference.
     """
     path = run.path / RECORD
     if not path.is_file():
@@ -27,19 +27,19 @@ def check_record(experiment: "Experiment", run: RunDirectory) -> None:
     try:
         before = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, RecursionError):
-        raise ConfigError(f"{path}: damaged: not the record of a run's data") from None
+        raise ConfigError(f"{path}: damaged: not a record of a run's data") from None
     lines = [
-        f"{path}: {key}: the run has {_words(before.get(key))}, now there is {_words(value)}"
+        f"{path}: {key}: the run has {_described(before.get(key))}, now it is {_described(value)}"
         for key, value in _record(experiment).items()
         if before.get(key) != value
     ]
     if lines:
-        advice = "put the old data back, or start a new run, perhaps with --init_from"
+        advice = "restore the old data, or start a new run, perhaps with --init_from"
         raise ConfigError(*(f"--resume: {line}; {advice}" for line in lines))
 
 
 def write_record(experiment: "Experiment", run: RunDirectory) -> None:
-    """Leave in a run's folder what it is made of, beside its settings."""
+    """Write the record into a run's folder."""
     write_text(run.path / RECORD, json.dumps(_record(experiment), indent=2) + "\n")
 
 
@@ -59,7 +59,7 @@ def _part(data: Any, title: str) -> dict[str, Any]:
     return part | {"skipped": len(skipped)} if skipped else part
 
 
-def _words(value: Any) -> str:
+def _described(value: Any) -> str:
     if isinstance(value, dict):
         left_out = f", {value['skipped']} more left out" if value.get("skipped") else ""
         return f"{value.get('examples')} examples of digest {str(value.get('digest'))[-12:]}{left_out}"

@@ -1,4 +1,4 @@
-"""--dry_run: what a training would cost, measured on a few of its own steps; nothing is kept."""
+"""--dry_run: the cost of a training, measured on a few of its steps; nothing is kept."""
 
 import math
 import statistics
@@ -23,13 +23,13 @@ from my_custom_ai.utils.measure import allocated_peak, flops_of, seconds_of, sec
 
 @dataclass(frozen=True)
 class Costs:
-    """What one training step on one process costs, and one evaluation batch.
+    """The cost of one training step and of one evaluation batch, on one process.
 
     Args:
-        flops: of matrix products, convolutions and torch's attention, forward and backward.
-        peak_bytes: weights, the optimiser's state and what a step allocates; None where torch cannot measure it.
-        seconds: of a step, with loading its batches.
-        evaluation_seconds: of an evaluation batch.
+        flops: FLOPs of matrix products, convolutions and torch's attention, forward and backward.
+        peak_bytes: weights, optimiser state and the allocations of a step; None where torch cannot measure them.
+        seconds: duration of a step, including loading its batches.
+        evaluation_seconds: duration of an evaluation batch.
     """
 
     flops: int
@@ -39,10 +39,10 @@ class Costs:
 
 
 def dry_run(config: ExperimentConfig) -> None:
-    """Print what a training is made of and would cost; the data is read as for the training."""
+    """Print the parts of a training and its cost; the data is read as in the training itself."""
     check_installed(config.train.trackers)
-    (of_type,) = (one for one in EXPERIMENT_TYPES.values() if one.schema is type(config))
-    experiment = of_type.experiment(config)
+    (experiment_type,) = (one for one in EXPERIMENT_TYPES.values() if one.schema is type(config))
+    experiment = experiment_type.experiment(config)
     accelerator = start(config.train.device, config.train.precision, config.train.matmul_precision)
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(config, experiment, config.model.dim, RunDirectory(folder), accelerator)
@@ -54,12 +54,12 @@ def dry_run(config: ExperimentConfig) -> None:
 
 
 def measured_costs(trainer: Trainer, experiment: Experiment) -> Costs:
-    """Of a new training, from its first steps."""
+    """Measure the first steps of a new training."""
     device, updates = trainer.accelerator.device, trainer.updates()
     flops = flops_of(lambda: next(updates))
     try:
         peak = _bytes_kept(trainer) + allocated_peak(lambda: next(updates), device)
-    except ValueError:  # this kind of device does not tell
+    except ValueError:  # not measurable on this kind of device
         peak = None
     seconds = seconds_within(lambda: next(updates), device, budget=10, least=3, most=50, patience=60)
     evaluation = seconds_of(lambda: trainer.evaluate(experiment.val_data, max_batches=1), device, calls=1, warm_up=0)
@@ -67,7 +67,7 @@ def measured_costs(trainer: Trainer, experiment: Experiment) -> Costs:
 
 
 def _bytes_kept(trainer: Trainer) -> int:
-    """Of weights, buffers and the optimiser's state, which are there between steps."""
+    """Return the size of weights, buffers and optimiser state, which persist between steps."""
     model = trainer.model
     state = (value for values in trainer.optimizer.state.values() for value in values.values())
     tensors = [*model.parameters(), *model.buffers(), *(value for value in state if isinstance(value, torch.Tensor))]
@@ -75,9 +75,9 @@ def _bytes_kept(trainer: Trainer) -> int:
 
 
 def parts_of(model: nn.Module) -> list[dict[str, object]]:
-    """A row for each part of a model that learns, with its own parameters: rows add up to the whole.
+    """Return a row per part of a model that has parameters; the rows add up to the whole model.
 
-    Of a stack, a row for what its layers are made of, over all layers; what parts share counts for the first of them.
+    Equal parts of a stack's layers share a row. Parameters shared between parts count for the first of them.
     """
     counted: set[nn.Parameter] = set()
     rows: list[dict[str, object]] = []
@@ -92,7 +92,7 @@ def parts_of(model: nn.Module) -> list[dict[str, object]]:
 
 
 def _parts(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, list[nn.Module]]]:
-    """A model's parts by name; those that its layers have in common, once with all their modules; then what is left."""
+    """Yield a model's parts by name; equal parts of its layers are one entry with all modules, the rest comes last."""
     for name, module in model.named_children():
         if isinstance(module, nn.ModuleList):
             alike: dict[tuple[str, str], list[nn.Module]] = {}
@@ -108,7 +108,7 @@ def _parts(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, list[nn.Mo
 
 
 def _title(modules: list[nn.Module]) -> str:
-    """How many of which class, and with which attention mechanism."""
+    """Return the number and class of modules; for an attention layer, the class of its mechanism."""
     first = modules[0]
     mechanism = getattr(first, "mechanism", None)
     title = type(first).__name__ if mechanism is None else type(mechanism).__name__
@@ -116,27 +116,27 @@ def _title(modules: list[nn.Module]) -> str:
 
 
 def report(costs: Costs, trainer: Trainer, experiment: Experiment) -> str:
-    """The report: one line for each cost of a step and of the whole training."""
+    """Return the report: one line for each cost of a step and of the whole training."""
     pace, processes = trainer.pace, trainer.accelerator.num_processes
     val, test = (_batches(pace, data, processes) for data in (experiment.val_data, experiment.test_data))
     n_evaluations = -(-pace.total_steps // pace.eval_every)
     training = pace.total_steps * costs.seconds
     evaluating = (n_evaluations * val + test) * costs.evaluation_seconds
     peak = "unknown on this device" if costs.peak_bytes is None else f"{costs.peak_bytes / 1e6:,.0f} MB"
-    stops = ", if it does not stop early" if trainer.monitor.patience or trainer.monitor.target is not None else ""
+    stops = ", unless it stops early" if trainer.monitor.patience or trainer.monitor.target is not None else ""
     lines = {
         "FLOPs": f"{costs.flops / 1e9:,.3g} billion per step (matrix products and attention, forward and backward)",
         "memory": f"{peak} at the peak of a step",
         "time": f"{costs.seconds:.3g} s per step, {costs.evaluation_seconds:.3g} s per evaluation batch",
         "training": f"{_duration(training)} for {pace.total_steps:,} steps",
-        "evaluation": f"{_duration(evaluating)} for {n_evaluations:,} x {val:,} batches, and {test:,} of the test",
-        "in all": f"about {_duration(training + evaluating)}{stops}",
+        "evaluation": f"{_duration(evaluating)} for {n_evaluations:,} x {val:,} batches, and {test:,} for the test",
+        "total": f"about {_duration(training + evaluating)}{stops}",
     }
     return "\n".join(f"  {name:10} {line}" for name, line in lines.items())
 
 
 def _batches(pace: Pace, data: Dataset[Any], processes: int) -> int:
-    """That an evaluation on each process takes."""
+    """Return the number of batches per process in an evaluation."""
     n = math.ceil(length_of(data, "data") / processes / pace.eval_batch_size)
     return min(n, pace.max_eval_batches or n)
 

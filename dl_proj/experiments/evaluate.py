@@ -1,4 +1,4 @@
-"""evaluate.py: the test figures of trained models of any type, one row each."""
+"""evaluate.py: the test figures of trained models of any task, one row each."""
 
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ def evaluate_checkpoints(config: EvaluateConfig) -> None:
     """Measure one model, or all below a folder; print a table for each task and write evaluation.csv.
 
     Raises:
-        ConfigError: after all others are measured, if some could not be: a line or more for each of those.
-        NonFinite: likewise, if all that is wrong is what models give.
+        ConfigError: some models could not be measured; raised after all others were.
+        NonFinite: likewise, if the only problem is that models return nan or infinity.
     """
     folders = find_checkpoints(config.checkpoint or str(SHIPPED))
     accelerator = start(config.device)
@@ -40,46 +40,46 @@ def evaluate_checkpoints(config: EvaluateConfig) -> None:
     try:
         for name, folder in tqdm(folders.items(), unit="model", desc="evaluation", disable=len(folders) == 1):
             try:
-                of_type = _type(folder)
-                own = {key: value for key, value in changes.items() if key in _data_settings(of_type)}
+                kind = _experiment_type(folder)
+                own = {key: value for key, value in changes.items() if key in _data_settings(kind)}
                 known |= own.keys()
-                trained = read_config(of_type.schema, folder, own)
+                trained = read_config(kind.schema, folder, own)
                 rows.append({"checkpoint": name} | _measure(name, folder, trained, config, accelerator))
             except (ConfigError, CheckpointError) as error:
                 mistakes += str(error).splitlines()
             except NonFinite as error:
                 broken.append(f"{name}: {error}")
-    finally:  # a full disk or an interrupt does not take along what is measured
+    finally:  # print what was measured even after a full disk or an interrupt
         for task in dict.fromkeys(row.get("task") for row in rows):
             print(markdown([with_intervals(row) for row in rows if row.get("task") == task]), end="\n\n")
     mistakes += [
-        f"data.{key}: the data of {config.checkpoint or SHIPPED} has no such setting" for key in changes.keys() - known
+        f"data.{key}: no such setting in the data of {config.checkpoint or SHIPPED}" for key in changes.keys() - known
     ]
     if rows:
         path = config.output_dir / "evaluation.csv"
         write_text(path, csv_text(rows))
         print(f"written: {path}")
     if mistakes:
-        raise ConfigError(*dict.fromkeys(mistakes + broken))  # data that several models lack are said once
+        raise ConfigError(*dict.fromkeys(mistakes + broken))  # the same missing data is reported once
     if broken:
         raise NonFinite("; ".join(broken))
 
 
-def _type(folder: Path) -> ExperimentType[Any]:
+def _experiment_type(folder: Path) -> ExperimentType[Any]:
     path = config_path(folder)
     return experiment_type(read_yaml(path).get("task"), path)
 
 
-def _data_settings(of_type: ExperimentType[Any]) -> set[str]:
-    """Names of the settings that the data of such models has."""
-    kinds = models_in(of_type.schema.model_fields["data"].annotation)
-    return {name for kind in kinds for name in kind.model_fields}
+def _data_settings(kind: ExperimentType[Any]) -> set[str]:
+    """Return the names of the data settings of such models."""
+    members = models_in(kind.schema.model_fields["data"].annotation)
+    return {name for member in members for name in member.model_fields}
 
 
 def _measure(name: str, folder: Path, trained: Any, config: EvaluateConfig, accelerator: Accelerator) -> Row:
-    """One model's row."""
-    of_type = _type(folder)
-    experiment = of_type.experiment(trained, folder) if of_type.of_text else of_type.experiment(trained)
+    """Measure one model and return its row."""
+    kind = _experiment_type(folder)
+    experiment = kind.experiment(trained, folder) if kind.of_text else kind.experiment(trained)
     load_weights(folder / "model.safetensors", experiment.model)
     model = experiment.model.to(accelerator.device)
     batches = evaluation_batches(experiment.test_data, batch_size=config.batch_size)

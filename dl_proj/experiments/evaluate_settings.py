@@ -25,7 +25,7 @@ else:
         TextDataConfig,
         PairsConfig,
         *models_in(LongRangeDataConfig),
-        # of training, or a part of the model
+        # these only affect training, or are part of the model
         without=("kind", "task", "n_train", "fresh", "random_shift", "sampling", "tokenizer"),
     )
 
@@ -34,12 +34,12 @@ class EvaluateConfig(Strict):
     """Measure trained models on their test data, or on other data."""
 
     checkpoint: str | None = Field(None, min_length=1)
-    """name of a shipped checkpoint, folder of a run, or a folder of them: all below it; null: all shipped ones"""
+    """name of a shipped checkpoint, or a folder: a run, or any folder above several; null: all shipped ones"""
     data: DataChanges = DataChanges()
-    """settings of the data, as the training has them, for each model that has them: where it is now, or other data"""
+    """data settings to override, under the training's names, in each model that has them"""
     batch_size: int = Field(100, ge=1)
-    """examples a batch"""
+    """examples per batch"""
     device: DeviceName = "auto"
-    """where to compute; auto takes the fastest there is"""
+    """where to compute; auto picks the fastest device available"""
     output_dir: Path = Path("runs/evaluation")
-    """where evaluation.csv goes, and in a folder a model what there is besides figures"""
+    """folder for evaluation.csv and, in a subfolder per model, confusion matrices"""

@@ -1,4 +1,4 @@
-"""Put an experiment's parts together and run them: train, test the best weights, leave figures and a picture."""
+"""Assemble an experiment and run it: train, test the best weights, write figures and curves."""
 
 import contextlib
 import json
@@ -50,15 +50,12 @@ from my_custom_ai.utils.measure import device_title, machine, peak_since_restart
 from my_custom_ai.utils.trackers import MetricsFile
 
 WITH_INTERVALS = ("accuracy", "bleu")
-"""Figures of a test set that come with a bootstrap interval, where test examples are independent."""
+"""Test metrics that get a bootstrap interval, if the test examples are independent."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a script hands over: a model, its objective and three datasets.
-
-    And the names of their classes, or the tokenizers of their text, if they have any.
-    """
+    """What a script assembles: a model, its objective, three datasets, and class names or tokenizers, if any."""
 
     model: nn.Module
     objective: Objective
@@ -73,9 +70,9 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
     """Train as configured, then measure the best weights on the test data, once.
 
     Args:
-        config: the script's.
-        experiment: what to train on what.
-        dim: of the model, for the noam schedule.
+        config: the training's configuration.
+        experiment: the model, objective and data.
+        dim: the model's width, for the noam schedule.
         resume: the run to continue; None starts a new one.
 
     Returns:
@@ -99,31 +96,31 @@ def train_and_test(config: ExperimentConfig, experiment: Experiment, dim: int, r
 def _train_and_test(config: ExperimentConfig, experiment: Experiment, trainer: Trainer) -> None:
     accelerator = trainer.accelerator
 
-    def say_what_begins() -> None:
+    def announce() -> None:
         if accelerator.is_main_process:
             if not trainer.run.metrics.exists():
-                MetricsFile(trainer.run.metrics).write()  # a run whose history was removed may have no update left
-            goes_on = f", goes on after step {trainer.step:,}" if trainer.step else ""
-            print(f"{trainer.run.path}{goes_on}\n{overview(config, experiment, trainer)}", flush=True)
+                MetricsFile(trainer.run.metrics).write()  # recreate a removed history, even if no update is left
+            resumed = f", resumed after step {trainer.step:,}" if trainer.step else ""
+            print(f"{trainer.run.path}{resumed}\n{overview(config, experiment, trainer)}", flush=True)
 
     restart_peak(accelerator.device)
     with saying_how_to_go_on(config, trainer):
-        trainer.fit(begin=say_what_begins)
+        trainer.fit(begin=announce)
         _test(config, experiment, trainer)
 
 
 def _test(config: ExperimentConfig, experiment: Experiment, trainer: Trainer) -> None:
-    """Measure the best weights on the test data, and leave the figures and the curves in the run's folder."""
+    """Measure the best weights on the test data; write figures and curves into the run's folder."""
     accelerator = trainer.accelerator
     if trainer.monitor.why_stopped and trainer.step < trainer.pace.total_steps and accelerator.is_main_process:
-        print(f"ended after step {trainer.step} of {trainer.pace.total_steps}: {trainer.monitor.why_stopped}")
+        print(f"stopped after step {trainer.step} of {trainer.pace.total_steps}: {trainer.monitor.why_stopped}")
     trainer.load_best()
     figures: dict[str, Any] = {"parameters": count_parameters(experiment.model), "steps": trainer.step} | _costs(
         config, experiment, trainer
     )
     title = f"{config.experiment_name}: test"
-    figures_of_test = trainer.evaluate(experiment.test_data, title=title, intervals=WITH_INTERVALS)
-    figures |= {f"test/{name}": value for name, value in figures_of_test.items()}
+    test_figures = trainer.evaluate(experiment.test_data, title=title, intervals=WITH_INTERVALS)
+    figures |= {f"test/{name}": value for name, value in test_figures.items()}
     if accelerator.is_main_process:
         print(f"{trainer.run.path}: " + ", ".join(f"{name} {_short(value)}" for name, value in figures.items()))
         trainer.run.write_figures(figures)
@@ -131,9 +128,10 @@ def _test(config: ExperimentConfig, experiment: Experiment, trainer: Trainer) ->
 
 
 def _costs(config: ExperimentConfig, experiment: Experiment, trainer: Trainer) -> dict[str, Any]:
-    """Seconds with evaluations, speed without, the main process's peak memory since it was started or resumed.
+    """Return time, speed, peak memory and device.
 
-    And the device that all this is of, the last one, if the run went on elsewhere.
+    Time includes evaluations, speed does not. Memory is the main process's peak since the last start or resumption,
+    and the device is the one used since then.
     """
     accelerator = trainer.accelerator
     found: dict[str, Any] = {"seconds": round(trainer.seconds, 3)}
@@ -148,18 +146,18 @@ def _costs(config: ExperimentConfig, experiment: Experiment, trainer: Trainer) -
 
 
 def _examples_per_update(config: ExperimentConfig, data: Dataset[Any], processes: int) -> float:
-    """Of all processes; a mean where tokens bound the batches."""
+    """Return the examples per update of all processes; an average if batches are bounded by tokens."""
     size = config.train.model_dump().get("batch_size")
-    batch = size * processes if size else length_of(data, "training data") / _batches_an_epoch(config, data, processes)
+    batch = size * processes if size else length_of(data, "training data") / _batches_per_epoch(config, data, processes)
     return config.train.accumulate * float(batch)
 
 
 def build_trainer(
     config: ExperimentConfig, experiment: Experiment, dim: int, resume: RunDirectory | None, accelerator: Accelerator
 ) -> Trainer:
-    """The engine as configured, in the folder of the run to resume, or of a new one with its tokenizers or classes."""
+    """Build the configured trainer, in the folder of the run to resume or in a new one."""
     settings = config.train
-    steps = settings.steps_of(_batches_an_epoch(config, experiment.train_data, accelerator.num_processes))
+    steps = settings.steps_of(_batches_per_epoch(config, experiment.train_data, accelerator.num_processes))
     if mistakes := config.schedule_mistakes(steps):
         raise ConfigError(*mistakes)
     _check_not_done(config, steps, resume)
@@ -197,7 +195,7 @@ def build_trainer(
 
 
 def _done(run: RunDirectory | None) -> int | None:
-    """Updates that a run has done, by its saved state; None: it has none."""
+    """Return the number of updates done according to a run's saved state; None: it has none."""
     return None if run is None or not run.last_state.is_file() else load_note(run.last_state).get("step")
 
 
@@ -206,33 +204,33 @@ def _check_not_done(config: ExperimentConfig, steps: int, run: RunDirectory | No
     if done is not None and done > steps:
         key = "epochs" if config.train.max_steps is None else "max_steps"
         value = getattr(config.train, key)
-        raise ConfigError(f"train.{key}: {value} would end after {steps} updates, and the run has done {done} already")
+        raise ConfigError(f"train.{key}: {value} would end after {steps} updates, but the run has already done {done}")
 
 
 def _start_from(config: ExperimentConfig, experiment: Experiment, is_main_process: bool) -> None:
     found = load_starting_weights(config, experiment.model)
     if is_main_process:
-        print(f"weights of {config.init_from}" + ("" if not found else ", but for:"), *found, sep="\n  ")
+        print(f"weights of {config.init_from}" + ("" if not found else ", except:"), *found, sep="\n  ")
 
 
 def _keep_changes(config: ExperimentConfig, run: RunDirectory) -> None:
-    """Write into the run's config.yaml what is changed from now on, and say it."""
-    if run.config.is_file() and (changes := changes_of(run, config)):  # a dry run has none
+    """Record in the run's config.yaml what changes from now on, and print it."""
+    if run.config.is_file() and (changes := changes_of(run, config)):  # a dry run has no file
         step = _done(run) or 0
         run.change_config(config.model_dump(mode="json"), step, {c.key: [c.old, c.new] for c in changes})
         print(f"{run.path}, changed after step {step}: {', '.join(map(str, changes))}")
 
 
 def _keep_names(experiment: Experiment, folder: Path) -> None:
-    """Leave in a model's folder what its inputs and outputs are called, for whoever has no training data."""
+    """Save tokenizers and class names beside the weights, so that the model can be used without its training data."""
     if experiment.tokenizer is not None:
         experiment.tokenizer.save(folder / TOKENIZER)
     if experiment.classes:
         write_text(folder / CLASSES, json.dumps(experiment.classes) + "\n")
 
 
-def _batches_an_epoch(config: ExperimentConfig, data: Dataset[Any], processes: int) -> int:
-    """Of each process; a configuration cannot know on how many it will run."""
+def _batches_per_epoch(config: ExperimentConfig, data: Dataset[Any], processes: int) -> int:
+    """Return the batches per epoch and process; the number of processes is unknown when settings are validated."""
     bound = config.train.model_dump(include={"batch_size", "batch_tokens"})
     length = length_of(data, "training data")
     wanted = bound.get("batch_size", 0) * processes
@@ -248,7 +246,7 @@ def _batches_an_epoch(config: ExperimentConfig, data: Dataset[Any], processes: i
 
 
 def overview(config: ExperimentConfig, experiment: Experiment, trainer: Trainer) -> str:
-    """What is about to be trained, where, on what and for how long: a line each."""
+    """Return a summary of the training: a line each for device, model, data and length."""
     pace, accelerator = trainer.pace, trainer.accelerator
     bits = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}[config.train.precision]
     processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
@@ -268,12 +266,12 @@ def overview(config: ExperimentConfig, experiment: Experiment, trainer: Trainer)
 
 
 def add_figures(run: RunDirectory, figures: dict[str, float]) -> None:
-    """Put more figures beside those in a finished run's metrics.json."""
+    """Add figures to a finished run's metrics.json."""
     run.write_figures(run.figures() | figures)
 
 
 def build_schedule(config: ScheduleConfig, steps: int, dim: int) -> Schedule:
-    """The learning-rate schedule of a configuration."""
+    """Build the learning-rate schedule of a configuration."""
     match config:
         case ConstantConfig():
             return schedules.constant(config.warmup_steps)
@@ -288,14 +286,14 @@ def build_schedule(config: ScheduleConfig, steps: int, dim: int) -> Schedule:
 
 
 def _new_run(config: ExperimentConfig, is_main_process: bool) -> RunDirectory:
-    """One folder for all processes, made by the main one."""
-    made: list[RunDirectory | None] = [None]
+    """Create a run's folder in the main process, and return it in all processes."""
+    created: list[RunDirectory | None] = [None]
     if is_main_process:
         try:
-            made = [RunDirectory.create(config.runs_dir, config.experiment_name, config.model_dump(mode="json"))]
+            created = [RunDirectory.create(config.runs_dir, config.experiment_name, config.model_dump(mode="json"))]
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise ConfigError(f"runs_dir: no folder can be made in {config.runs_dir} ({error.strerror})") from None
-    return broadcast_object_list(made)[0]
+            raise ConfigError(f"runs_dir: cannot create a folder in {config.runs_dir} ({error.strerror})") from None
+    return broadcast_object_list(created)[0]
 
 
 def _short(value: float | str) -> str:

@@ -1,4 +1,4 @@
-"""What a training that did not come to its end says: where it stopped, and the command that goes on from there."""
+"""Error messages of an interrupted training: where it stopped, and the command that resumes it."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from my_custom_ai.utils.signals import restated
 
 @contextlib.contextmanager
 def saying_how_to_go_on(config: ExperimentConfig, trainer: Trainer) -> Iterator[None]:
-    """Complete what ends a training by a command that works.
+    """Add to any error that ends a training the command that resumes it.
 
     Raises:
         KeyboardInterrupt: a signal.
-        NonFiniteLoss: as the engine's, which is its cause.
-        OutOfMemory: names the sizes that matter.
+        NonFiniteLoss: caused by the engine's.
+        OutOfMemory: the message names the sizes to reduce.
         LostProcess: another process of this training has ended or hangs.
     """
     resume = f"python {_script(config)}.py --resume {trainer.run.path}"
@@ -28,12 +28,12 @@ def saying_how_to_go_on(config: ExperimentConfig, trainer: Trainer) -> Iterator[
         raise restated(error, f"{str(error) or 'interrupted'}; {resume} continues from the last saved state") from error
     except NonFiniteLoss as error:
         rate = _lower_rate(config)
-        raise NonFiniteLoss(f"{error}. {resume} --optimizer.lr {rate:.2g} goes on from there") from error
+        raise NonFiniteLoss(f"{error}. {resume} --optimizer.lr {rate:.2g} resumes there") from error
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise OutOfMemory(_too_large(error, config, trainer, resume)) from error
         if is_lost_process(error):
-            raise LostProcess(f"another process has ended or does not answer; {resume} goes on") from error
+            raise LostProcess(f"another process has ended or does not respond; {resume} continues") from error
         raise
 
 
@@ -43,7 +43,7 @@ def _script(config: ExperimentConfig) -> str:
 
 
 def _lower_rate(config: ExperimentConfig) -> float:
-    """A tenth, but one that trains; noam's is a factor of something small."""
+    """Return a tenth of the rate, at most 1e-3; with noam, whose lr is only a factor, without that bound."""
     tenth = config.optimizer.lr / 10
     return tenth if isinstance(config.schedule, NoamConfig) else min(tenth, 1e-3)
 
@@ -55,8 +55,8 @@ def _too_large(error: BaseException, config: ExperimentConfig, trainer: Trainer,
     sizes = f"train.{key} {batch}, train.accumulate {pace.accumulate}, train.eval_batch_size {pace.eval_batch_size}"
     if trainer.model.training:
         less = f"--train.{key} {max(1, batch // 2)} --train.accumulate {2 * pace.accumulate}"
-        how = f"a new run with {less} makes updates of the same size with less"
+        how = f"a new run with {less} takes less, with updates of the same size"
     else:
-        how = f"{resume} --train.eval_batch_size {max(1, pace.eval_batch_size // 2)} goes on with less"
-    words, saved = OutOfMemory.words(error), StateFile(trainer.run.last_state)
-    return f"{words} after step {trainer.step:,}, with {sizes}; {how}; last state: {saved}"
+        how = f"{resume} --train.eval_batch_size {max(1, pace.eval_batch_size // 2)} resumes with less"
+    reason, saved = OutOfMemory.words(error), StateFile(trainer.run.last_state)
+    return f"{reason} after step {trainer.step:,}, with {sizes}; {how}; last state: {saved}"

@@ -1,4 +1,4 @@
-"""What a run's metrics.csv tells: a metric by step and by time, and how long an update takes."""
+"""Read a run's metrics.csv: a metric by step and by time, and the duration of an update."""
 
 import csv
 import itertools
@@ -22,10 +22,10 @@ class Point(NamedTuple):
 
 
 def read_history(path: Path) -> Rows:
-    """The rows of a metrics.csv, without a last row that a kill cut off while it was written.
+    """Read the rows of a metrics.csv, without a last row that was cut off when the process was killed.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a metrics.csv.
         OSError: it cannot be read.
     """
     try:
@@ -38,12 +38,12 @@ def read_history(path: Path) -> Rows:
             int(row["step"])
             [float(value) for name, value in row.items() if name != "step" and value]
     except (KeyError, TypeError, ValueError, csv.Error):
-        raise ValueError(f"{path} is no metrics.csv: it needs a column step, and numbers in every row") from None
+        raise ValueError(f"{path} is not a metrics.csv: it must have a column step and only numbers") from None
     return rows
 
 
 def curve(rows: Rows, metric: str) -> list[Point]:
-    """Where a metric was measured; nan is left out. Between two rows with a time, time passes evenly."""
+    """Return the points of a metric, without nan; times between two timed rows are interpolated linearly."""
     timed = [(0, 0.0), *_times(rows)]
     steps = [int(row["step"]) for row in rows if row.get(metric)]
     values = [float(row[metric]) for row in rows if row.get(metric)]
@@ -52,19 +52,19 @@ def curve(rows: Rows, metric: str) -> list[Point]:
 
 
 def seconds_per_update(rows: Rows) -> float | None:
-    """The median over the rows of training figures; few of them hold an evaluation or a saved state. None: no rows."""
+    """Return the median over the rows, because a few of them include an evaluation or a save; None without rows."""
     timed = [(0, 0.0), *_times(rows)]
     pairs = [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(timed) if b[0] > a[0]]
     return statistics.median(seconds / steps for steps, seconds in pairs) if pairs else None
 
 
 def seconds_in_all(rows: Rows) -> float:
-    """Of training, as far as the rows go."""
+    """Return the seconds of training up to the last row."""
     return sum(float(row["seconds"]) for row in rows if row.get("seconds"))
 
 
 def _times(rows: Rows) -> list[tuple[int, float]]:
-    """Steps, and the seconds of training until then."""
+    """Return pairs of a step and the seconds of training until then."""
     timed = [row for row in rows if row.get("seconds")]
     seconds = itertools.accumulate(float(row["seconds"]) for row in timed)
     return [(int(row["step"]), until) for row, until in zip(timed, seconds, strict=True)]

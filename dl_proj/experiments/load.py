@@ -1,4 +1,4 @@
-"""A trained model of any type, from its checkpoint."""
+"""Load a trained model of any task from its checkpoint."""
 
 from pathlib import Path
 from typing import Any
@@ -15,5 +15,5 @@ def load(checkpoint: str | Path, *, device: DeviceName = "auto", data: Nested | 
     """See :func:`dl_proj.load`."""
     folder = find_checkpoint(str(checkpoint))
     path = config_path(folder)
-    of_type = experiment_type(read_yaml(path).get("task"), path)
-    return of_type.load(folder, device=device, data=data)
+    kind = experiment_type(read_yaml(path).get("task"), path)
+    return kind.load(folder, device=device, data=data)

@@ -1,4 +1,4 @@
-"""Which of two variants is better, as far as seeds and test examples allow to say so."""
+"""Whether one variant is better than another, given the noise of seeds and test examples."""
 
 import itertools
 import statistics
@@ -9,7 +9,7 @@ from dl_proj.tables import Row
 
 
 class Verdict(StrEnum):
-    """What a difference between two variants means."""
+    """Whether a difference between two variants is larger than the noise."""
 
     APART = "apart"
     NOISE = "within the noise"
@@ -26,9 +26,9 @@ _LEGEND = {
 def verdict(one: Sequence[Row], other: Sequence[Row], figure: str) -> Verdict:
     """Whether two variants can be distinguished by a test metric.
 
-    They are within the noise if their smallest and largest values over the seeds overlap, or if their 95 % intervals
-    over the test examples do (``<figure>_low`` and ``_high``, means over the seeds, where there are any). With one seed
-    of a variant a difference says nothing of other seeds.
+    They are within the noise if their ranges over the seeds overlap, or their 95 % intervals over the test examples
+    (``<figure>_low`` to ``_high``, averaged over the seeds, if present). With a single seed of either variant, a
+    difference says nothing about other seeds.
     """
     pairs = [(_interval(one, figure), _interval(other, figure))]
     several = min(len(one), len(other)) > 1
@@ -41,7 +41,7 @@ def verdict(one: Sequence[Row], other: Sequence[Row], figure: str) -> Verdict:
 
 
 def ranking(runs: dict[str, list[Row]], figure: str, mode: str) -> list[str]:
-    """The variants that have the figure in all their runs, the best mean first; ``mode`` is "max" or "min"."""
+    """Return the variants that have the figure in all runs, best mean first; ``mode`` is "max" or "min"."""
     means = {
         name: statistics.fmean(row[figure] for row in rows)
         for name, rows in runs.items()
@@ -51,7 +51,7 @@ def ranking(runs: dict[str, list[Row]], figure: str, mode: str) -> list[str]:
 
 
 def order_line(runs: dict[str, list[Row]], figure: str, mode: str) -> str | None:
-    """A sentence: the order of the variants, and between which neighbours it is noise; None for fewer than two."""
+    """Return a line with the order of the variants, marking neighbours within the noise; None for fewer than two."""
     names = ranking(runs, figure, mode)
     if len(names) < 2:
         return None
@@ -62,7 +62,7 @@ def order_line(runs: dict[str, list[Row]], figure: str, mode: str) -> str | None
 
 
 def against_the_best(runs: dict[str, list[Row]], figure: str, mode: str) -> dict[str, str]:
-    """For each ranked variant "best", "worse", "within the noise" of the best or "one seed"."""
+    """Compare each ranked variant with the best: "best", "worse", "within the noise" or "one seed"."""
     names = ranking(runs, figure, mode)
     if len(names) < 2:
         return {}
@@ -76,7 +76,7 @@ def _range(rows: Sequence[Row], figure: str) -> tuple[float, float]:
 
 
 def _interval(rows: Sequence[Row], figure: str) -> tuple[float, float] | None:
-    """The means of the ends."""
+    """Return the means of the intervals' ends."""
     names = (f"{figure}_low", f"{figure}_high")
     if not all(name in row for row in rows for name in names):
         return None

@@ -1,4 +1,4 @@
-"""Every type of experiment: the settings it reads, and the functions that build it, train it and load its model."""
+"""The types of experiments: their settings, and the functions that build, train and load them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,10 +34,10 @@ _Config = TypeVar("_Config", bound=ExperimentConfig)
 
 @dataclass(frozen=True)
 class ExperimentType(Generic[_Config]):
-    """What is needed to train one type of model and to measure it."""
+    """What is needed to train, measure and load one type of model."""
 
     schema: type[_Config]
-    experiment: Callable[..., Experiment]  # takes a configuration; of text, also the folder with its tokenizer
+    experiment: Callable[..., Experiment]  # takes a configuration and, if of_text, the folder with the tokenizer
     train: Callable[[_Config, RunDirectory | None], None]
     load: Callable[..., Trained[Any, Any]]  # takes a checkpoint's folder, device and data
     of_text: bool = False
@@ -57,11 +57,11 @@ EXPERIMENT_TYPES: dict[str, ExperimentType[Any]] = {
         TranslationTrainConfig, translation_experiment, train_translator, load_translator, of_text=True
     ),
 }
-"""By the ``task`` that their configurations name."""
+"""By the value of ``task`` in their configurations."""
 
 
 def experiment_type(task: Any, path: Path, hint: str = "") -> ExperimentType[Any]:
-    """The type of experiment that a configuration's ``task`` names; ``path`` is its file's.
+    """Return the type of experiment for the ``task`` of the configuration at ``path``.
 
     Raises:
         ConfigError: there is none; the line ends with ``hint``.

@@ -1,4 +1,4 @@
-"""Schemas of what every training has: optimiser, schedule, pace, stopping."""
+"""Schemas shared by all trainings: optimiser, schedule, pace, early stopping."""
 
 import re
 from pathlib import Path
@@ -20,20 +20,20 @@ class OptimizerConfig(Strict):
     """The optimiser."""
 
     name: OptimizerName = "adam"
-    """which one"""
+    """the algorithm"""
     lr: float = Field(3e-3, gt=0)
-    """the schedule's highest learning rate; adafactor: of its relative steps, which also fall as 1 / sqrt(update), and
-    the paper's is 0.01"""
+    """peak learning rate of the schedule; adafactor: peak of its relative step size, which also decays as
+    1 / sqrt(update), 0.01 in the paper"""
     weight_decay: float = Field(0.0, ge=0)
-    """of matrices; vectors are not decayed"""
+    """weight decay, applied to matrices but not to vectors"""
     betas: tuple[_Beta, _Beta] = (0.9, 0.98)
-    """adam, adamw: decay of the moments"""
+    """adam, adamw: decay rates of the moments"""
     eps: float = Field(1e-8, gt=0)
     """adam, adamw: added to the denominator"""
 
 
 class ConstantConfig(Strict):
-    """The same rate all along."""
+    """Constant rate."""
 
     kind: Literal["constant"] = "constant"
     """learning-rate schedule"""
@@ -49,7 +49,7 @@ class WarmupCosineConfig(Strict):
     warmup_steps: int = Field(0, ge=0)
     """updates of linear warm-up"""
     final_factor: float = Field(0.0, ge=0, le=1)
-    """warmup_cosine: share of the rate that is left at the end"""
+    """warmup_cosine: final rate as a fraction of lr"""
 
 
 class WarmupLinearConfig(Strict):
@@ -60,7 +60,7 @@ class WarmupLinearConfig(Strict):
     warmup_steps: int = Field(0, ge=0)
     """updates of linear warm-up"""
     final_factor: float = Field(0.0, ge=0, le=1)
-    """warmup_linear: share of the rate that is left at the end"""
+    """warmup_linear: final rate as a fraction of lr"""
 
 
 class OneCycleConfig(Strict):
@@ -69,15 +69,15 @@ class OneCycleConfig(Strict):
     kind: Literal["one_cycle"] = "one_cycle"
     """learning-rate schedule"""
     warmup_share: float = Field(0.3, ge=0, lt=1)
-    """one_cycle: share of the updates that the rate rises"""
+    """one_cycle: fraction of the updates in which the rate rises"""
     start_divisor: float = Field(25.0, ge=1)
     """one_cycle: the rate starts at lr divided by this"""
     final_divisor: float = Field(1e4, ge=1)
-    """one_cycle: and ends at that divided by this"""
+    """one_cycle: the rate ends at its initial value divided by this"""
 
 
 class NoamConfig(Strict):
-    """The Transformer paper's: up, then down with the root of the step; use lr 1."""
+    """The Transformer paper's schedule: linear up, then down as 1 / sqrt(step); use lr 1."""
 
     kind: Literal["noam"] = "noam"
     """learning-rate schedule"""
@@ -95,62 +95,62 @@ class MonitorConfig(Strict):
     """Which weights are the best, and when to stop early."""
 
     metric: str = "val/loss"
-    """metric of the validation data that chooses the best weights"""
+    """validation metric that selects the best weights"""
     mode: MonitorMode = "min"
-    """whether it should rise or fall"""
+    """whether a larger (max) or smaller (min) value is better"""
     patience: int | None = Field(None, ge=1)
-    """evaluations without improvement after which training stops; null: never"""
+    """evaluations without improvement before training stops; null: never"""
     min_delta: float = Field(0.0, ge=0)
-    """improvements up to this do not count against patience"""
+    """smaller improvements do not reset the patience counter"""
     target: float | None = None
-    """stop as soon as the metric is this good; null: never"""
+    """stop once the metric reaches this value; null: never"""
 
 
 class PaceConfig(Strict):
-    """How much and how often; subclasses say what a batch is."""
+    """Length of the training and frequency of evaluations; subclasses define the batch."""
 
     max_steps: int | None = Field(None, ge=1)
     """updates of the weights; give this or epochs"""
     epochs: int | None = Field(None, ge=1)
     """passes over the training data; give this or max_steps"""
     eval_batch_size: int = Field(64, ge=1)
-    """examples a batch in evaluation"""
+    """examples per batch in evaluation"""
     accumulate: int = Field(1, ge=1)
-    """batches per update (and process); their losses are summed, then divided once by all that they count together"""
+    """batches per update and process; an update follows the mean loss over all their tokens or examples"""
     clip_norm: float = Field(1.0, ge=0)
-    """largest norm of the gradient; 0: any"""
+    """maximum norm of the gradient; 0: no clipping"""
     eval_every: int = Field(100, ge=1)
     """updates between evaluations"""
     save_every: int = Field(100, ge=1)
     """updates between saved states, besides those after each evaluation"""
     save_minutes: float = Field(5.0, gt=0)
-    """minutes between two saves at most"""
+    """maximum minutes between two saves"""
     wait_minutes: float = Field(10.0, gt=0, le=60 * 24 * 365)
-    """until one of several processes that waits for another ends"""
+    """minutes after which a process gives up waiting for another"""
     log_every: int = Field(10, ge=1)
-    """updates between rows of training figures"""
+    """updates between rows of training metrics"""
     max_eval_batches: int | None = Field(None, ge=1)
-    """evaluate on the first so many batches alone; null: on all"""
+    """evaluate on only this many batches; null: on all"""
     precision: Precision = "no"
     """mixed precision"""
     matmul_precision: MatmulPrecision = "highest"
-    """of float32 matrix products on CUDA; high rounds factors to TF32 and is faster"""
+    """precision of float32 matrix products on CUDA; high: TF32, faster"""
     device: DeviceName = "auto"
-    """where to compute; auto takes the fastest there is"""
+    """where to compute; auto picks the fastest device available"""
     num_workers: int = Field(0, ge=0)
-    """processes that load data"""
+    """data-loading processes"""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
-    """what records curves besides metrics.csv"""
+    """what records metrics besides metrics.csv"""
     monitor: MonitorConfig = MonitorConfig()
     """best weights and early stopping"""
 
     @field_validator("precision", mode="before")
     @classmethod
-    def _no_is_a_word(cls, value: Any) -> Any:
-        return "no" if value is False else value  # as which YAML 1.1 reads it
+    def _read_no_as_a_string(cls, value: Any) -> Any:
+        return "no" if value is False else value  # YAML 1.1 parses no as False
 
     def length_mistakes(self) -> list[str]:
-        """Not one of max_steps and epochs; not among ``mistakes``, which would hide those of the whole experiment."""
+        """Check that either max_steps or epochs is set; in ``mistakes`` it would hide the experiment's."""
         if self.max_steps is None and self.epochs is None:
             return ["train: needs max_steps or epochs"]
         if self.max_steps is not None and self.epochs is not None:
@@ -158,7 +158,7 @@ class PaceConfig(Strict):
         return []
 
     def steps_of(self, n_batches: int) -> int:
-        """Updates of the weights in all, of ``n_batches`` an epoch and process."""
+        """Return the number of updates, given ``n_batches`` per epoch and process."""
         if self.max_steps is not None:
             return self.max_steps
         assert self.epochs is not None  # see length_mistakes
@@ -169,10 +169,10 @@ class TrainConfig(PaceConfig):
     """The pace of training."""
 
     batch_size: int = Field(32, ge=1)
-    """examples a batch (and process)"""
+    """examples per batch (and process)"""
 
     def steps(self, n_examples: int, processes: int = 1) -> int:
-        """Updates of the weights in all."""
+        """Return the number of updates."""
         return self.steps_of(n_examples // processes // self.batch_size)
 
 
@@ -180,33 +180,33 @@ class TranslationPaceConfig(PaceConfig):
     """The pace of training on sentence pairs of similar length."""
 
     batch_tokens: int = Field(4096, ge=1)
-    """tokens a batch (and process): its pairs times the longest of their sentences, padding included"""
+    """tokens per batch (and process), padding included: number of pairs times the longest sentence"""
 
 
 class ExperimentConfig(Strict):
-    """What every training script's configuration has."""
+    """The configuration of a training; the base class of all of them."""
 
-    METRICS: ClassVar[dict[str, MonitorMode]] = {"val/loss": "min"}  # that can be monitored, and the better direction
-    LENGTH: ClassVar[str]  # setting that says how many tokens a sequence has
-    GRID: ClassVar[bool] = False  # whether these are the places of a grid
+    METRICS: ClassVar[dict[str, MonitorMode]] = {"val/loss": "min"}  # metrics to monitor: the better direction
+    LENGTH: ClassVar[str]  # the setting that determines the sequence length
+    GRID: ClassVar[bool] = False  # whether the tokens form a grid
 
     if TYPE_CHECKING:  # a field of every subclass
 
         @property
         def model(self) -> StackConfig | EncoderDecoderConfig | ImageBaselineConfig:
-            """What is trained."""
+            """The settings of the model."""
 
     experiment_name: str = Field("", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$")
-    """folder of its runs; not given: named after task, data and attention"""
+    """name of the experiment and of the folder with its runs; by default from task, data and attention"""
     runs_dir: Path = Path("runs")
-    """where experiments put their folders"""
+    """parent folder of the experiments"""
     seed: int = Field(42, ge=0, lt=2**31)
-    """of weights, data, dropout and hashes"""
+    """seed of weights, data, dropout and hashes"""
     init_from: str | None = Field(None, min_length=1)
-    """weights to start from: a shipped checkpoint's name, or the folder of a run or of an imported model; without
-    --config, also the settings to start from; null: weights are drawn"""
+    """initial weights: the name of a shipped checkpoint, or the folder of a run or an imported model; without
+    --config, its settings apply too; null: random weights"""
     init_strict: bool = True
-    """init_from: refuse weights of another model; false: take those whose names and shapes agree, list the rest"""
+    """init_from: refuse weights that do not fit; false: load those whose names and shapes match, list the others"""
     optimizer: OptimizerConfig = OptimizerConfig()
     """the optimiser"""
     schedule: ScheduleConfig = ConstantConfig()
@@ -217,48 +217,48 @@ class ExperimentConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _without_history(cls, values: Any) -> Any:
-        """A run's config.yaml also says what was changed on the way, which is no setting."""
+        """Drop the history of changes that a run's config.yaml may have: it is not a setting."""
         return {key: value for key, value in values.items() if key != "history"} if isinstance(values, dict) else values
 
     @property
     def metrics(self) -> dict[str, MonitorMode]:
-        """What this training can be monitored by, and the better direction."""
+        """Metrics that this training can monitor, and the better direction of each."""
         return self.METRICS
 
     @property
     def tokens_per_example(self) -> int | None:
-        """Length of the sequences that the model sees; None: they differ."""
+        """Tokens per sequence; None if lengths differ."""
         return None
 
     @property
     def published(self) -> list[Row]:
-        """What papers report for this training, to be printed beside its results."""
+        """Rows with the figures that papers report for this training."""
         return []
 
     @property
     def table(self) -> str:
-        """Which models it is compared with: those of its task, or of a part of it whose figures mean the same."""
+        """The table in which it is listed: its task, or a subtask whose figures are comparable."""
         return str(type(self).model_fields["task"].default)
 
     @property
     def default_name(self) -> str:
-        """Says the task, the data and the attention."""
+        """A name made of the task, the data and the attention."""
         raise NotImplementedError
 
     @model_validator(mode="after")
     def _named(self) -> Self:
         if not self.experiment_name:
-            object.__setattr__(self, "experiment_name", self.default_name)  # it is frozen
+            object.__setattr__(self, "experiment_name", self.default_name)  # self is frozen
         return self
 
     @classmethod
     def beside_flags(cls, values: dict[str, Any], flags: dict[str, Any], path: Path) -> dict[str, Any]:
-        """See Strict: a length that flags give replaces the file's."""
+        """See Strict: a length given by flags replaces the file's."""
         return fitted_to_length(values, flags)
 
     @classmethod
     def quick(cls) -> dict[str, Any]:
-        """The settings that ``--quick`` changes: a few steps and batches, to see whether everything works."""
+        """Return the settings that ``--quick`` changes: a few steps and batches."""
         often = {"eval_every": 10, "save_every": 10, "log_every": 1}
         return {"train": {"max_steps": 20, "max_eval_batches": 2, **often}}
 
@@ -269,7 +269,7 @@ class ExperimentConfig(Strict):
         return found + self._monitor_mistakes() + self.train.length_mistakes()
 
     def _monitor_mistakes(self) -> list[str]:
-        """A metric that the training does not give, or the worse direction."""
+        """Report an unknown metric, or the wrong direction for a known one."""
         monitor = self.train.monitor
         if monitor.metric not in self.metrics:
             return [f"train.monitor.metric {monitor.metric!r} is unknown, must be {' or '.join(self.metrics)}"]
@@ -279,7 +279,7 @@ class ExperimentConfig(Strict):
         return []
 
     def schedule_mistakes(self, steps: int) -> list[str]:
-        """What does not fit a training of so many updates."""
+        """Return the schedule settings that do not fit a training of ``steps`` updates."""
         warmup = getattr(self.schedule, "warmup_steps", 0)
         if warmup < steps:
             return []
@@ -287,11 +287,11 @@ class ExperimentConfig(Strict):
 
 
 def fitted_to_length(values: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
-    """A training file's settings, made to fit the length that flags give.
+    """Adapt a training file's settings to a length given by flags.
 
-    ``train.max_steps`` takes the place of the file's ``epochs``, and ``epochs`` that of its ``max_steps``. The file's
-    warm-up becomes a tenth of ``max_steps`` if it is not shorter than these; of fewer epochs it keeps its share. What
-    is not as it should be is left alone: checking the settings finds it.
+    A flag ``train.max_steps`` replaces the file's ``epochs``, and vice versa. The file's warm-up becomes a tenth of
+    ``max_steps`` if it is not shorter than that; with fewer epochs, it is scaled down with them. Invalid values are
+    left for the validation of the settings.
     """
     given, pace, schedule = flags.get("train"), values.get("train"), values.get("schedule", {})
     if not (isinstance(given, dict) and isinstance(pace, dict) and isinstance(schedule, dict)):
@@ -310,10 +310,10 @@ def fitted_to_length(values: dict[str, Any], flags: dict[str, Any]) -> dict[str,
 
 
 def _whole(value: Any) -> int | None:
-    """A whole number, which a flag brings as a word; None: it is something else."""
+    """Parse a whole number, which is a string if it comes from a flag; None if it is anything else."""
     return int(value) if re.fullmatch(r"[0-9]{1,18}", str(value)) else None
 
 
 def as_name(text: str) -> str:
-    """A word for a run's name, made of a file's or folder's."""
+    """Turn the name of a file or folder into part of a run's name."""
     return "-".join(re.findall(r"[a-z0-9]+", text.lower()))[:60] or "data"

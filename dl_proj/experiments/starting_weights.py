@@ -1,4 +1,4 @@
-"""Weights to start from, instead of drawn ones: ``init_from`` of a training's configuration."""
+"""Initial weights from a checkpoint instead of random ones: a training's ``init_from``."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,15 +15,15 @@ from my_transformers import AxialPositionalEncoding, LearnedPositionalEncoding
 
 
 def load_starting_weights(config: ExperimentConfig, model: nn.Module) -> list[str]:
-    """Fill a model with the weights that ``config.init_from`` names.
+    """Load the weights of ``config.init_from`` into a model.
 
     Args:
-        config: of the training.
-        model: as the configuration has it. A table of learned positions may be shorter than that of the weights, which
-            is then cut, unless the positions are places of a grid.
+        config: the training's configuration.
+        model: the configured model. If its table of learned positions is shorter than the checkpoint's, the latter is
+            truncated, unless the positions form a grid.
 
     Returns:
-        A line for each thing in which the weights and the model differ.
+        A line for each difference between the weights and the model.
 
     Raises:
         ConfigError: no such checkpoint, one of another task, or weights that do not fit.
@@ -37,22 +37,22 @@ def load_starting_weights(config: ExperimentConfig, model: nn.Module) -> list[st
     try:
         return cut + fill(model, tensors, folder, strict=config.init_strict)
     except CheckpointError as error:
-        other = "--init_strict false takes those that fit" if config.init_strict else "none of them fits"
+        other = "--init_strict false loads those that fit" if config.init_strict else "none of them fits"
         raise ConfigError(f"init_from: {error}; {other}") from None
 
 
 def folder_with_tokens(config: Any, resume: RunDirectory | None, begun: Path | None) -> Path | None:
-    """The folder whose tokenizers a training must use: that of its weights, unless its run has its own already.
+    """Return the folder with the tokenizers to use: that of ``init_from``, unless the run already has its own.
 
-    None: they are learnt, or need no file.
+    None: the tokenizers are trained, or need no file.
 
     Args:
-        config: a training's on text.
+        config: the configuration of a training on text.
         resume: the run that it continues.
         begun: that run's folder, if it has tokenizers.
 
     Raises:
-        ConfigError: no such checkpoint, or one of other tokens.
+        ConfigError: no such checkpoint, or one with other tokenizer settings.
     """
     if config.init_from is None or begun is not None or (resume is not None and resume.last_state.is_file()):
         return begun
@@ -64,14 +64,14 @@ def folder_with_tokens(config: Any, resume: RunDirectory | None, begun: Path | N
         return folder
     if config.init_strict:
         raise ConfigError(
-            f"data.tokenizer: {_in_a_line(config.data.tokenizer)} is not that of init_from: {config.init_from}, "
-            f"{_in_a_line(theirs)}, so its weights would be of other tokens; keep it, or give --init_strict false"
+            f"data.tokenizer: {_in_a_line(config.data.tokenizer)} differs from that of init_from: {config.init_from}, "
+            f"{_in_a_line(theirs)}, so its weights belong to other tokens; use the same, or --init_strict false"
         )
     return None
 
 
 def _folder(config: ExperimentConfig) -> Path:
-    assert config.init_from is not None  # or nobody asks
+    assert config.init_from is not None  # checked by the callers
     try:
         return find_checkpoint(config.init_from)
     except CheckpointError as error:
@@ -79,10 +79,10 @@ def _folder(config: ExperimentConfig) -> Path:
 
 
 def _cut_positions(config: ExperimentConfig, tensors: dict[str, Tensor], model: nn.Module) -> list[str]:
-    """Leave of each table of positions as many as the model has; returns a line for each that was longer.
+    """Truncate each table of positions to the model's length; returns a line for each that was longer.
 
     Raises:
-        ConfigError: a table that cannot be cut to the model's length, if all must fit.
+        ConfigError: with ``init_strict``, a table that cannot be truncated to the model's length.
     """
     lines = []
     for name, length in _position_tables(model):
@@ -91,17 +91,17 @@ def _cut_positions(config: ExperimentConfig, tensors: dict[str, Tensor], model: 
             lines.append(f"{name}: the first {length} of {theirs} rows")
             tensors[name] = tensors[name][:length]
         elif theirs != length and config.init_strict:
-            reason = "are places of another grid" if config.GRID else "lack the later ones"
+            reason = "belong to another grid" if config.GRID else "lack the later ones"
             raise ConfigError(
                 f"init_from: {config.init_from} has {theirs} rows of learned positions ({name}), the model {length}; "
                 f"they {reason}: choose {config.LENGTH} so that there are {theirs}{' at most' * (not config.GRID)}, "
-                "or --init_strict false to learn positions anew"
+                "or use --init_strict false to learn positions from scratch"
             )
     return lines
 
 
 def _position_tables(model: nn.Module) -> Iterator[tuple[str, int]]:
-    """Position tables: each parameter's name and its number of rows, one per position or per row of an axial grid."""
+    """Yield each position table's name and number of rows, one per position or per row of an axial grid."""
     for name, module in model.named_modules():
         if isinstance(module, LearnedPositionalEncoding):
             yield f"{name}.weight", len(module.weight)

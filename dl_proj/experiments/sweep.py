@@ -1,4 +1,4 @@
-"""sweep.py: train variants of a configuration, one after the other or side by side, and compare them."""
+"""sweep.py: train variants of a configuration, in sequence or in parallel, and compare them."""
 
 import contextlib
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ from my_custom_ai.utils.signals import restated
 
 @dataclass(frozen=True)
 class Training:
-    """A trial that can be trained.
+    """A trial with all that is needed to train it.
 
     Args:
-        trial: which.
-        task: see EXPERIMENT_TYPES.
-        config: its configuration.
-        run: what an earlier call began; None: nothing.
+        trial: the variant and seed.
+        task: a key of EXPERIMENT_TYPES.
+        config: the training's configuration.
+        run: the run that an earlier call began, if any.
     """
 
     trial: Trial
@@ -40,40 +40,40 @@ class Training:
 
     @property
     def folder(self) -> Path:
-        """That of its runs."""
+        """The folder of its runs."""
         return self.config.runs_dir / self.trial.run_name
 
     @property
     def finished(self) -> RunDirectory | None:
-        """Its run, if all is trained and written."""
+        """Its run, if it is complete."""
         return self.run if self.run is not None and _mark(self.run).is_file() else None
 
 
 def _mark(run: RunDirectory) -> Path:
-    """A file that is there once nothing is left to do; metrics.json comes before pictures."""
+    """Return the path of a file that marks a run as complete; metrics.json is written before the pictures."""
     return run.path / "finished"
 
 
 def sweep(config: SweepConfig) -> None:
-    """Train what is not yet trained, of all variants or of those in ``only``; then compare all that are.
+    """Train the variants, or those in ``only``, that are not yet trained; then compare all that are.
 
     Raises:
-        ConfigError: before anything is trained, with the mistakes of all variants.
-        NonFiniteLoss: of a variant, after the others were trained.
+        ConfigError: the mistakes of all variants, before anything is trained.
+        NonFiniteLoss: a variant diverged; raised after the others were trained.
     """
     processes = PartialState().num_processes
     if config.jobs > 1 and processes > 1:
-        raise ConfigError(f"jobs: {config.jobs} with {processes} processes of torchrun; give jobs 1, or no torchrun")
-    _trainings(config)  # whose mistakes are said before anything is written
-    alone = not config.only and PartialState().is_main_process  # of "only", each process has its own runs
-    with locked(config.output_dir) if alone else contextlib.nullcontext():
+        raise ConfigError(f"jobs: {config.jobs} with {processes} processes of torchrun; use jobs 1, or no torchrun")
+    _trainings(config)  # reports mistakes before anything is written
+    exclusive = not config.only and PartialState().is_main_process  # with "only", processes divide the runs
+    with locked(config.output_dir) if exclusive else contextlib.nullcontext():
         failed = _train_and_compare(config)
     if failed:
         raise NonFiniteLoss("; ".join(failed))
 
 
 def _train_and_compare(config: SweepConfig) -> list[str]:
-    """A line about each training that failed."""
+    """Train and compare; returns a line for each training that failed."""
     waiting = {
         one.trial.run_name: one
         for one in _trainings(config)
@@ -82,15 +82,16 @@ def _train_and_compare(config: SweepConfig) -> list[str]:
     try:
         failed = _train_side_by_side(waiting, config) if config.jobs > 1 else _train_in_turn(waiting)
     except KeyboardInterrupt as error:
-        said = str(error.__cause__ or error) or "interrupted"  # the cause lacks the command that resumes its run alone
-        raise restated(error, f"{said}; the same command continues the sweep") from None
+        # the cause does not name the command that resumes only the interrupted run
+        reason = str(error.__cause__ or error) or "interrupted"
+        raise restated(error, f"{reason}; the same command continues the sweep") from None
     if PartialState().is_main_process:
         _compare(config, _trainings(config))
     return failed
 
 
 def _train_in_turn(waiting: dict[str, Training]) -> list[str]:
-    """Train all; a line about each that failed."""
+    """Train all in this process; returns a line for each that failed."""
     failed = []
     for name, training in waiting.items():
         try:
@@ -113,12 +114,12 @@ def _train(training: Training) -> None:
     EXPERIMENT_TYPES[training.task].train(training.config, training.run)
     if PartialState().is_main_process:
         trained = RunDirectory.newest(training.config.runs_dir, training.trial.run_name)
-        assert trained is not None  # the one that has just ended
+        assert trained is not None  # the run that has just ended
         write_text(_mark(trained), "")
 
 
 def _trainings(config: SweepConfig) -> list[Training]:
-    """All of them, checked."""
+    """Return all trainings, with validated configurations."""
     task, base = base_task(config.base, config.common), base_file(config.base)
     found: list[Training] = []
     mistakes: list[str] = []
@@ -132,22 +133,22 @@ def _trainings(config: SweepConfig) -> list[Training]:
             mistakes += error.lines
             continue
         run = RunDirectory.newest(config.output_dir, trial.run_name)
-        mistakes += _does_not_fit(trained, run, config)
+        mistakes += _conflicts(trained, run, config)
         found.append(Training(trial, task, trained, run))
     if mistakes:
         raise ConfigError(*dict.fromkeys(mistakes))
     return found
 
 
-def _does_not_fit(trained: ExperimentConfig, run: RunDirectory | None, config: SweepConfig) -> list[str]:
+def _conflicts(trained: ExperimentConfig, run: RunDirectory | None, config: SweepConfig) -> list[str]:
     if config.metric is not None and config.metric not in trained.metrics:
         return [f"metric {config.metric!r} is unknown, must be {' or '.join(trained.metrics)}"]
     changed = [] if run is None else other_settings(run, trained)
-    return [f"{line}; take another output_dir, or remove that run" for line in changed]
+    return [f"{line}; use another output_dir, or remove that run" for line in changed]
 
 
 def _compare(config: SweepConfig, trainings: list[Training]) -> None:
-    """Tables and pictures of what is trained."""
+    """Write tables and pictures of the finished trainings."""
     done = [Trained(one.trial, run) for one in trainings if (run := one.finished) is not None]
     if done:
         trained = trainings[0].config
@@ -159,7 +160,7 @@ def _compare(config: SweepConfig, trainings: list[Training]) -> None:
 
 
 def _print_published(configs: list[ExperimentConfig]) -> None:
-    """What papers report for what was trained, if it is known."""
+    """Print the figures that papers report for these trainings, if any."""
     rows = [row for config in configs for row in config.published]
     if rows:
         print(f"\n{markdown([row for number, row in enumerate(rows) if row not in rows[:number]])}")

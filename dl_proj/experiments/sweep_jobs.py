@@ -1,4 +1,4 @@
-"""Several trainings at a time: each in a new process, with a log in its run's folder."""
+"""Several trainings at a time, each in a new process, with a log file."""
 
 import multiprocessing
 import os
@@ -22,19 +22,19 @@ _PATIENCE = 30.0  # seconds that an interrupted training may take to end
 def run_side_by_side(
     train: Callable[[Work], None], waiting: dict[str, Work], jobs: int, log_of: Callable[[str], Path]
 ) -> Iterator[tuple[str, str | None]]:
-    """Call ``train`` on each piece of work, ``jobs`` at a time, each in a fresh process that computes on its share.
+    """Call ``train`` on each item, ``jobs`` at a time, each in a new process with its share of the devices.
 
     Args:
-        train: a function of a module, as it travels by pickle.
-        waiting: the pieces by their names.
-        jobs: processes at a time.
-        log_of: a name's file, which gets what its process prints.
+        train: a module-level function, because it is pickled.
+        waiting: the items by name.
+        jobs: number of processes at a time.
+        log_of: returns the file for the output of a name's process.
 
     Yields:
-        As soon as one has ended: its name, and None or what went wrong.
+        As each item ends: its name, and None or an error message.
     """
     todo, free, devices = list(waiting), list(range(jobs)), shares_of_devices(jobs)
-    running: dict[int, tuple[SpawnProcess, str, int]] = {}  # by what tells that it has ended
+    running: dict[int, tuple[SpawnProcess, str, int]] = {}  # by the sentinel that signals the end of a process
     try:
         while todo or running:
             while todo and free:
@@ -45,7 +45,7 @@ def run_side_by_side(
                 process.start()
                 running[process.sentinel] = (process, name, place)
             for sentinel in wait([*running]):
-                process, name, place = running.pop(sentinel)  # type: ignore[arg-type]  # a sentinel is what came in
+                process, name, place = running.pop(sentinel)  # type: ignore[arg-type]  # wait returns the sentinels it was given
                 process.join()
                 free.append(place)
                 yield name, None if process.exitcode == 0 else _last_line(log_of(name), process.exitcode)
@@ -58,7 +58,7 @@ def run_side_by_side(
 
 
 def _work(train: Callable[[Work], None], work: Work, device: str | None, jobs: int, log: Path) -> None:
-    """In the new process."""
+    """Run ``train`` in the new process, with its output redirected to the log."""
     threading.Thread(target=_end_with_the_sweep, daemon=True).start()
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
@@ -67,15 +67,15 @@ def _work(train: Callable[[Work], None], work: Work, device: str | None, jobs: i
             os.dup2(file.fileno(), stream.fileno())
     use_share(device, jobs)
 
-    def answering_signals() -> None:
+    def train_until_signal() -> None:
         with FirstSignal(raise_stopped):
             train(work)
 
-    exit_on_mistake(answering_signals)
+    exit_on_mistake(train_until_signal)
 
 
 def _end_with_the_sweep() -> None:
-    """However it dies; what a training has saved is whole at any instant."""
+    """Exit when the sweep's process ends for any reason; saved states are valid at any instant."""
     sweep = multiprocessing.parent_process()
     assert sweep is not None
     sweep.join()

@@ -26,7 +26,7 @@ COSTS = (
     "state_bytes",
     "device",
 )
-"""What metrics.json says besides the test's figures."""
+"""The figures in metrics.json that are not test metrics."""
 _AGAINST, _EQUAL = "against the best", "at equal time"
 _TITLES = {
     "examples_per_second": "examples per s",
@@ -37,7 +37,7 @@ _TITLES = {
 
 
 class Trained(NamedTuple):
-    """A trial that is finished, and its run."""
+    """A finished trial and its run."""
 
     trial: Trial
     run: RunDirectory
@@ -46,8 +46,8 @@ class Trained(NamedTuple):
 def write_report(done: Sequence[Trained], metric: str, folder: Path, *, mode: MonitorMode) -> None:
     """Print the table, then write sweep.csv, curves.csv, if there are seeds runs.csv, and pictures of these files.
 
-    ``metric`` of the validation data is drawn, and the test's of that name puts the variants in order, as far as they
-    can be told apart; ``mode`` says whether more or less of it is better.
+    The validation ``metric`` is drawn; the test metric of that name orders the variants as far as they can be
+    distinguished. ``mode`` says whether larger or smaller values are better.
     """
     settings = list(dict.fromkeys(key for one in done for key in flat(one.trial.changes)))
     runs: dict[str, list[Row]] = {}
@@ -62,7 +62,7 @@ def write_report(done: Sequence[Trained], metric: str, folder: Path, *, mode: Mo
     against = against_the_best(runs, figure, mode)
     equal = at_equal_time(histories, mode)
     table = [_means(rows) | _compared(name, metric, against, equal) for name, rows in runs.items()]
-    # before anything is written: a full disk must not hide the results
+    # print first, so that a full disk does not hide the results
     print(markdown([_printed(row, runs[row["variant"]], settings) for row in table]))
     lines = (order_line(runs, figure, mode), _about_equal_time(metric, equal), _devices(runs))
     print("".join(f"{line}\n" for line in lines if line), end="")
@@ -76,17 +76,17 @@ def write_report(done: Sequence[Trained], metric: str, folder: Path, *, mode: Mo
 
 
 class EqualTime(NamedTuple):
-    """What each variant reached in the time that the fastest one took."""
+    """The best value of each variant within the time that the fastest one took."""
 
     seconds: float
     values: dict[str, float]
 
 
 def at_equal_time(histories: dict[str, list[list[Point]]], mode: MonitorMode) -> EqualTime | None:
-    """The best value of each variant until the last evaluation of the fastest one, of its slowest seed.
+    """Return each variant's best value up to the last evaluation of the fastest variant (of its slowest seed).
 
-    Means over the seeds; variants of which a seed was not evaluated by then are left out. None: fewer than two
-    variants, or one that was never evaluated.
+    Values are means over the seeds; a variant is left out if one of its seeds was not evaluated by then. None: fewer
+    than two variants, or one that was never evaluated.
     """
     if len(histories) < 2 or not all(run for runs in histories.values() for run in runs):
         return None
@@ -97,12 +97,12 @@ def at_equal_time(histories: dict[str, list[list[Point]]], mode: MonitorMode) ->
         for name, runs in histories.items()
     }
     values = {name: [v for v in some if v is not None] for name, some in reached.items()}
-    whole = {name: statistics.fmean(some) for name, some in values.items() if len(some) == len(reached[name])}
-    return EqualTime(seconds, whole)
+    means = {name: statistics.fmean(some) for name, some in values.items() if len(some) == len(reached[name])}
+    return EqualTime(seconds, means)
 
 
 def _compared(name: str, metric: str, against: dict[str, str], equal: EqualTime | None) -> Row:
-    """The columns of a variant that say something of the others, too."""
+    """Return the columns that compare a variant with the others."""
     found: Row = {_AGAINST: against[name]} if name in against else {}
     if equal is not None:
         found[f"{metric} {_EQUAL}"] = equal.values.get(name)
@@ -116,7 +116,7 @@ def _about_equal_time(metric: str, equal: EqualTime | None) -> str:
 
 
 def _row(trial: Trial, run: RunDirectory, settings: list[str]) -> Row:
-    """What it changes of those settings, what it cost, its best validation figures and those of the test."""
+    """Return a run's row: changed settings, cost, best validation figures and test figures."""
     own = flat(trial.changes)
     changes = {key: _as_cell(own.get(key)) for key in settings}
     figures = run.figures()
@@ -126,25 +126,25 @@ def _row(trial: Trial, run: RunDirectory, settings: list[str]) -> Row:
 
 
 def _as_cell(value: Any) -> Any:
-    """A setting in a table; one that is a list of sections, such as each layer's attention, as JSON."""
+    """Return a setting as a table cell; a list of sections, such as per-layer attention, as JSON."""
     return json.dumps(value) if isinstance(value, list) else value
 
 
 def _best(run: RunDirectory) -> dict[str, float]:
-    """The validation figures of the best weights, and their step."""
+    """Return the validation figures of the best weights, and their step."""
     _, note = load_tensors(run.best_weights)
     return {"best step": note.pop("step")} | note
 
 
 def _is_figure(name: str, rows: list[Row]) -> bool:
-    """Whether a column can have a mean; a setting may, as it is the same in all rows of a variant."""
+    """Whether a column can be averaged; numeric settings can, being equal in all rows of a variant."""
     if name in ("variant", "seed") or any(isinstance(row.get(name), bool) for row in rows):
         return False
     return all(isinstance(row.get(name), int | float) for row in rows)
 
 
 def _means(rows: list[Row]) -> Row:
-    """One row for a variant: of several, means and standard deviations."""
+    """Return a variant's row; with several seeds, means and standard deviations."""
     if "seed" not in rows[0]:
         return rows[0]
     found: Row = {"variant": rows[0]["variant"], "seeds": len(rows)}
@@ -160,13 +160,13 @@ def _means(rows: list[Row]) -> Row:
 
 
 def _devices(runs: dict[str, list[Row]]) -> str:
-    """A line that names what the seconds were measured on; empty for runs that do not say it."""
+    """Return a line with the devices on which the times were measured; empty for runs without that record."""
     names = dict.fromkeys(row["device"] for rows in runs.values() for row in rows if "device" in row)
     return f"trained on: {'; '.join(names)}" if names else ""
 
 
 def _printed(means: Row, rows: list[Row], settings: list[str]) -> Row:
-    """Without the settings, which the CSV has, and the device, which stands below."""
+    """Return the printed form of a row, without settings (they are in the CSV) and device (printed below)."""
     found: Row = {}
     for name, value in with_intervals(means).items():
         values = [row.get(name) for row in rows]

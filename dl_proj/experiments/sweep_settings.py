@@ -13,45 +13,45 @@ from dl_proj.settings.base import Strict
 from dl_proj.settings.load import merge
 
 Settings = dict[str, Any]
-"""Values at dotted keys of a training's configuration."""
+"""Values by dotted key of a training's configuration."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a folder, as an experiment's
-_MOST = 10_000  # trainings of a sweep
-_OWN = ("experiment_name", "runs_dir")  # a sweep gives its runs names and a folder itself
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # becomes a folder's name
+_MOST = 10_000  # trainings in a sweep
+_OWN = ("experiment_name", "runs_dir")  # set by the sweep itself
 
 
 class Trial(NamedTuple):
     """One training of a sweep: a variant, with one of the seeds if the sweep has several."""
 
-    run_name: str  # of its folder below output_dir
+    run_name: str  # name of its folder in output_dir
     variant: str
-    changes: Settings  # the settings by which the variant differs
-    seed: int | None  # None: the base's
+    changes: Settings  # the variant's settings
+    seed: int | None  # None: the seed of the base
 
 
 class SweepConfig(Strict):
     """Train variants of one configuration and compare them."""
 
     base: Path
-    """a training's YAML file, or the name of one in dl_proj/configs; given as a flag with --variants or --values, the
-    rest of the sweep's file is not used"""
+    """training file (YAML), or the name of a preset; passed as a flag with --variants or --values, it replaces the
+    sweep's file as a whole"""
     variants: dict[str, Settings] = {}
-    """settings that differ, at dotted keys, by the name of the variant; give this or values"""
+    """for each variant, its name and its settings by dotted key; alternative to values"""
     values: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
-    """values to try at dotted keys, all combinations of them, as in model.depth=[1,2]; give this or variants"""
+    """values to try per dotted key, in all combinations, as in model.depth=[1,2]; alternative to variants"""
     common: Settings = {}
-    """settings at dotted keys for all variants, as in train.max_steps=100"""
+    """settings of all variants by dotted key, as in train.max_steps=100"""
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = ()
-    """train each variant with each of these, for means and standard deviations; none: once, with the base's seed"""
+    """train each variant once per seed, for means and standard deviations; empty: once, with the base's seed"""
     jobs: int = Field(1, ge=1)
-    """trainings at a time, each in its own process with its output in OUTPUT_DIR/RUN/log.txt; several CUDA devices are
-    shared out among them"""
+    """parallel trainings, each in its own process, logging to OUTPUT_DIR/RUN/log.txt; CUDA devices are divided among
+    them"""
     only: tuple[str, ...] = ()
-    """names of variants or runs (NAME-seed1) to train now, the others later or by another process; none: all"""
+    """variants or runs (NAME-seed1) to train now, leaving the others to a later or parallel call; empty: all"""
     metric: str | None = None
-    """metric of the validation data that is drawn; null: the one that the base chooses its best weights by"""
+    """validation metric to draw; null: the one that the base monitors"""
     output_dir: Path
-    """folder of all runs, tables and pictures; if nothing says it, runs/sweep_ and the base's name"""
+    """folder for runs, tables and pictures; by default runs/sweep_NAME, with the name of the base"""
 
     @model_validator(mode="before")
     @classmethod
@@ -62,7 +62,7 @@ class SweepConfig(Strict):
 
     @classmethod
     def beside_flags(cls, values: Settings, flags: Settings, path: Path) -> Settings:
-        """See Strict. A training's file is a base; other variants replace the file's, whichever way they are given."""
+        """See Strict. A training file given as --config becomes the base; variants from flags replace the file's."""
         if "base" not in values and "train" in values:
             return {"base": str(path)}
         given = {"variants", "values"} & flags.keys()
@@ -72,7 +72,7 @@ class SweepConfig(Strict):
 
     @property
     def all_variants(self) -> dict[str, Settings]:
-        """What each variant changes, by its name."""
+        """The settings of each variant, by its name."""
         if self.variants:
             return self.variants
         combinations = itertools.product(*([(key, value) for value in some] for key, some in self.values.items()))
@@ -80,7 +80,7 @@ class SweepConfig(Strict):
 
     @property
     def trials(self) -> list[Trial]:
-        """All trainings; every variant once before any is repeated with another seed."""
+        """All trainings; every variant comes once before any is repeated with another seed."""
         variants = self.all_variants.items()
         if not self.seeds:
             return [Trial(name, name, changes, None) for name, changes in variants]
@@ -89,23 +89,23 @@ class SweepConfig(Strict):
     def mistakes(self) -> list[str]:
         """See Strict."""
         if bool(self.variants) == bool(self.values):
-            return ["needs variants or values, one of them, as in --values model.depth=[1,2]"]
+            return ["needs either variants or values, as in --values model.depth=[1,2]"]
         if (trainings := self._count()) > _MOST:
-            return [f"variants, values and seeds make {trainings} trainings, must be at most {_MOST}"]
+            return [f"variants, values and seeds result in {trainings} trainings, must be at most {_MOST}"]
         found = [
-            f"variants: the name {name!r} must begin with a letter or digit, then letters, digits, '.', '_' and '-'"
+            f"variants: the name {name!r} must be letters, digits, '.', '_' and '-', first a letter or digit"
             for name in self.all_variants
             if not _NAME.fullmatch(name)
         ]
         if self.values and len(self.all_variants) < math.prod(map(len, self.values.values())):
-            found.append("values: two combinations have one name; use variants and name them yourself")
+            found.append("values: two combinations have the same name; use variants and choose the names")
         found += [
-            f"{place}: {key} is the sweep's own to give" for place, key in self._keys() if key.split(".")[0] in _OWN
+            f"{place}: {key} is set by the sweep itself" for place, key in self._keys() if key.split(".")[0] in _OWN
         ]
         return found + self._mistakes_in_seeds() + self._mistakes_in_only()
 
     def _count(self) -> int:
-        """Of trainings, without making a list of them."""
+        """Return the number of trainings, without listing them."""
         variants = len(self.variants) or math.prod(map(len, self.values.values()))
         return variants * max(1, len(self.seeds))
 
@@ -113,7 +113,9 @@ class SweepConfig(Strict):
         if not self.seeds:
             return []
         found = [
-            f"{place}: seed and seeds {list(self.seeds)}: give one" for place, key in self._keys() if key == "seed"
+            f"{place}: seed conflicts with seeds {list(self.seeds)}: set one"
+            for place, key in self._keys()
+            if key == "seed"
         ]
         if len({*self.seeds}) < len(self.seeds):
             found.append(f"seeds {list(self.seeds)} must be different")
@@ -121,16 +123,20 @@ class SweepConfig(Strict):
 
     def _mistakes_in_only(self) -> list[str]:
         known = dict.fromkeys([*self.all_variants, *(trial.run_name for trial in self.trials)])
-        return [f"only: there is no variant {n!r}, only {', '.join(known)}" for n in self.only if n not in known]
+        return [
+            f"only: no such variant or run: {name!r}; must be one of {', '.join(known)}"
+            for name in self.only
+            if name not in known
+        ]
 
     def _keys(self) -> list[tuple[str, str]]:
-        """Every dotted key, and where it stands."""
+        """Return every dotted key with the setting that contains it."""
         found = [("common", key) for key in self.common] + [("values", key) for key in self.values]
         return found + [(f"variants.{name}", key) for name, some in self.variants.items() for key in some]
 
 
 def nested(settings: Settings) -> Settings:
-    """Values at dotted keys as the mappings that a file has."""
+    """Turn values by dotted key into nested mappings, as in a file."""
     found: Settings = {}
     for dotted, value in settings.items():
         for key in reversed(dotted.split(".")):
@@ -140,7 +146,7 @@ def nested(settings: Settings) -> Settings:
 
 
 def flat(settings: Settings) -> Settings:
-    """The way back: single values at dotted keys."""
+    """Turn nested mappings into values by dotted key."""
     found: Settings = {}
     for key, value in settings.items():
         found |= flat({f"{key}.{k}": v for k, v in value.items()}) if isinstance(value, dict) else {key: value}
@@ -148,6 +154,6 @@ def flat(settings: Settings) -> Settings:
 
 
 def _title(key: str, value: Any) -> str:
-    """``n_rounds-4`` for model.attention.n_rounds and 4."""
+    """Return a name such as ``n_rounds-4``, for model.attention.n_rounds and 4."""
     text = value if isinstance(value, str) else json.dumps(value)
     return f"{key.rpartition('.')[2]}-{'-'.join(re.findall(r'[A-Za-z0-9.]+', text))}"

@@ -1,4 +1,4 @@
-"""What every loaded model has."""
+"""The base class of all loaded models."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +17,13 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Trained(Generic[Config, Model]):
-    """A trained model, ready for use; what can be done with it depends on its task, see the subclasses.
+    """A trained model, ready for use; the subclasses add what their task offers.
 
     Args:
-        folder: of its checkpoint.
-        config: that it was trained with.
-        model: in eval mode, with its trained weights.
-        device: where the model is.
+        folder: the checkpoint's folder.
+        config: the configuration that it was trained with.
+        model: in eval mode, with the trained weights.
+        device: the model's device.
     """
 
     folder: Path
@@ -33,10 +33,10 @@ class Trained(Generic[Config, Model]):
 
 
 def ready(model: Model, folder: Path, device: DeviceName) -> tuple[Model, torch.device]:
-    """Give a model the weights in a checkpoint's folder; returns it in eval mode on the device.
+    """Load a checkpoint's weights into a model; returns it in eval mode on the device.
 
     Raises:
-        CheckpointError: weights of another model.
+        CheckpointError: the weights do not fit the model.
         SetupError: this machine has no such device.
     """
     where = device_called(device)

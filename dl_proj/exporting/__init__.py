@@ -1,1 +1,1 @@
-"""Models as graphs that run without this project: torch.export and ONNX."""
+"""Export of models as graphs that run without this project: torch.export and ONNX."""

@@ -1,4 +1,4 @@
-"""export.py: a trained model as a graph, compared with the model."""
+"""export.py: export a trained model as a graph, and compare the graph with the model."""
 
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -21,15 +21,15 @@ Run = Callable[[Mapping[str, Tensor]], Tensor]
 
 
 def export_model(config: ExportConfig) -> None:
-    """Write the graphs, and say how far their logits are from the model's.
+    """Write the graphs, and print how far their logits differ from the model's.
 
     Raises:
-        ConfigError: a package is missing, or a graph's logits are farther off than ``tolerance``.
+        ConfigError: a package is missing, or a graph's logits differ by more than ``tolerance``.
         NonFinite: the model's logits are nan or infinite.
     """
     if "onnx" in config.formats and (missing := [name for name in _NEEDED if find_spec(name) is None]):
         raise ConfigError(
-            f"formats: onnx needs {', '.join(missing)}, not installed; the extra 'onnx' has it (pip install '.[onnx]' "
+            f"formats: onnx needs {', '.join(missing)}, not installed; install the extra 'onnx' (pip install '.[onnx]' "
             "in the project's folder), or use --formats pt2"
         )
     trained = load(config.checkpoint)
@@ -41,16 +41,16 @@ def export_model(config: ExportConfig) -> None:
         path = config.output_dir / f"model.{name}"
         run = _written(program, inputs.examples(), path)
         difference = largest_difference(model, run, inputs)
-        print(f"written: {path}, its logits are the model's within {difference:.1e} of the largest")
+        print(f"written: {path}, its logits equal the model's within {difference:.1e} of the largest")
         if not difference <= config.tolerance:
             raise ConfigError(
                 f"tolerance: the logits of {path} differ from the model's by {difference:.1e} of the largest, more "
-                f"than {config.tolerance:g}; check it before you use it, or raise --tolerance"
+                f"than {config.tolerance:g}; check the graph before using it, or raise --tolerance"
             )
 
 
 def _written(program: ExportedProgram, examples: Mapping[str, Input], path: Path) -> Run:
-    """Write one format; returns a function that runs what was written."""
+    """Write one format; returns a function that runs the written graph."""
     if path.suffix == ".onnx":
         write_onnx(program, examples, path)
         return onnx_runner(path)
@@ -61,19 +61,19 @@ def _written(program: ExportedProgram, examples: Mapping[str, Input], path: Path
 
 @torch.no_grad()
 def largest_difference(model: nn.Module, run: Run, inputs: GraphInputs) -> float:
-    """Of any logit, over inputs of several sizes, as a share of the largest logit (or of 1, if that is more).
+    """Return the largest difference of a logit, relative to the largest logit (or 1, if that is larger).
 
-    nan if a logit of the graph is.
+    Inputs of several sizes are tried. The result is nan if a logit of the graph is.
 
     Raises:
         NonFinite: a logit of the model is nan or infinite.
     """
-    shares = []
+    differences = []
     for given in inputs.checks():
         own = model(**given)
         check_logits(own)
-        shares.append((run(given) - own).abs().max() / own.abs().max().clamp_min(1))
-    return torch.stack(shares).max().item()  # Python's max would pass over a nan
+        differences.append((run(given) - own).abs().max() / own.abs().max().clamp_min(1))
+    return torch.stack(differences).max().item()  # Python's max may ignore nan
 
 
 def _described(inputs: GraphInputs) -> str:

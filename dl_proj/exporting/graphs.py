@@ -1,8 +1,8 @@
-"""Make a model's forward a graph, in eval mode, and run the graph: torch.export, ONNX, onnxruntime.
+"""Export a model's forward pass, in eval mode, as a graph, and run it: torch.export, ONNX, onnxruntime.
 
-What is traced is the model's own forward, but for three things whose work is cut into pieces, the number of which a
-graph would fix: LSH and local attention of any length are their definitions (O(n^2), see their files), causal kernel
-attention has one chunk, and a feed-forward network takes all positions at once.
+The model's own forward pass is traced, with three exceptions. They split their work into pieces, and a graph would fix
+the number of pieces: LSH and local attention of variable length use their definitions (O(n^2), see their files),
+causal kernel attention has a single chunk, and feed-forward networks process all positions at once.
 """
 
 import copy
@@ -29,8 +29,8 @@ class Input:
     """One input of a graph.
 
     Args:
-        example: a tensor like those that will come; any length in the middle of what is allowed.
-        axes: names of the axes that may have other sizes, by their numbers.
+        example: an example value; a variable length must be strictly inside its range.
+        axes: the names of the variable axes, by index.
     """
 
     example: Tensor
@@ -38,16 +38,16 @@ class Input:
 
 
 def graph_of(model: nn.Module, inputs: Mapping[str, Input], *, max_len: int) -> ExportedProgram:
-    """``torch.export`` of a model's forward in eval mode, for any batch.
+    """Export a model's forward pass in eval mode with ``torch.export``, for any batch size.
 
     Args:
-        model: is not changed.
-        inputs: by the names of forward's arguments. The axis "batch" is any size; all others go up to ``max_len``.
-        max_len: tokens.
+        model: the model, which is not modified.
+        inputs: by argument name of forward. The axis "batch" has any size, all others at most ``max_len``.
+        max_len: maximum tokens of a sequence.
 
     Returns:
-        A program whose only operator that is not PyTorch's is ``my_transformers::seeded_rotations``, and that only if
-        there is LSH attention: import ``my_transformers`` before you load such a program.
+        A program that uses only PyTorch's operators and, with LSH attention, ``my_transformers::seeded_rotations``; in
+        that case import ``my_transformers`` before loading it.
     """
     model = _for_any_length(copy.deepcopy(model).cpu().eval(), max_len)
     names = {name for one in inputs.values() for name in one.axes.values()}
@@ -58,9 +58,9 @@ def graph_of(model: nn.Module, inputs: Mapping[str, Input], *, max_len: int) -> 
             (),
             {name: one.example for name, one in inputs.items()},
             dynamic_shapes={
-                name: {axis: dims[of] for axis, of in one.axes.items()} or None for name, one in inputs.items()
+                name: {axis: dims[dim] for axis, dim in one.axes.items()} or None for name, one in inputs.items()
             },
-            strict=False,  # python runs the forward; the strict way reads its bytecode, and knows less of python
+            strict=False,  # run forward in Python; strict mode analyses bytecode, and supports less of Python
             prefer_deferred_runtime_asserts_over_guards=True,
         )
 
@@ -75,19 +75,19 @@ def _for_any_length(model: nn.Module, max_len: int) -> nn.Module:
 
 
 def write_program(program: ExportedProgram, path: Path) -> None:
-    """Write a .pt2 file, whole."""
+    """Write a .pt2 file atomically."""
     with whole_file(path) as part, open(part, "wb") as file:
         torch.export.save(program, file)
 
 
 def write_onnx(program: ExportedProgram, inputs: Mapping[str, Input], path: Path) -> None:
-    """Write an .onnx file, whole, with its weights inside; its output is called "logits".
+    """Write an .onnx file atomically, including the weights; its output is called "logits".
 
     Raises:
         ModuleNotFoundError: onnx or onnxscript is missing.
     """
     with _quiet():
-        made = torch.onnx.export(
+        exported = torch.onnx.export(
             program,
             (),
             kwargs={name: one.example for name, one in inputs.items()},
@@ -96,14 +96,14 @@ def write_onnx(program: ExportedProgram, inputs: Mapping[str, Input], path: Path
             output_names=["logits"],
             verbose=False,
         )
-    assert made is not None  # as always with dynamo=True
-    _name_axes(made.model.graph, inputs)
+    assert exported is not None  # always the case with dynamo=True
+    _name_axes(exported.model.graph, inputs)
     with whole_file(path) as part:
-        made.save(part)
+        exported.save(part)
 
 
 def _name_axes(graph: Any, inputs: Mapping[str, Input]) -> None:
-    """The exporter calls them s52 and s27."""
+    """Name the variable axes, which the exporter calls s52 and s27."""
     from onnx_ir import Shape
 
     names = {str(value.shape[axis]): name for value in graph.inputs for axis, name in inputs[value.name].axes.items()}
@@ -112,7 +112,7 @@ def _name_axes(graph: Any, inputs: Mapping[str, Input]) -> None:
 
 
 def onnx_runner(path: Path) -> Callable[[Mapping[str, Tensor]], Tensor]:
-    """A function that runs an .onnx file on the CPU.
+    """Return a function that runs an .onnx file on the CPU.
 
     Raises:
         ModuleNotFoundError: onnxruntime is missing.
@@ -130,7 +130,7 @@ def onnx_runner(path: Path) -> Callable[[Mapping[str, Tensor]], Tensor]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's advice to its developers."""
+    """Silence the exporter's warnings, which are addressed to its developers."""
     loggers = [logging.getLogger(name) for name in ("torch.export", "torch.onnx", "onnxscript", "onnx_ir", "torch")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""What a trained model's graph takes: names, sizes, and examples drawn at random, for each task."""
+"""The inputs of a trained model's graph, per task: names, sizes, and random examples."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ _EXAMPLE_BATCH = 3
 
 @dataclass(frozen=True)
 class GraphInputs:
-    """A model's inputs.
+    """The inputs of a model.
 
     Args:
         trained: the model.
-        max_len: tokens of a sequence.
-        any_length: the graph is to serve all lengths up to it, not it alone.
+        max_len: maximum tokens of a sequence.
+        any_length: whether the graph supports all lengths up to ``max_len``, or only ``max_len``.
     """
 
     trained: Trained[Any, Any]
@@ -36,7 +36,7 @@ class GraphInputs:
 
     @classmethod
     def of(cls, trained: Trained[Any, Any]) -> "GraphInputs":
-        """With any length, where there are sequences of several and all mechanisms allow it."""
+        """Build the inputs, with any length if the task has variable lengths and all mechanisms support it."""
         config = trained.config
         match trained:
             case Classifier():
@@ -52,13 +52,13 @@ class GraphInputs:
         return cls(trained, longest, all(one.exports_any_length for one in _mechanisms(config.model)))
 
     def examples(self) -> dict[str, Input]:
-        """Every input by its name, with a length between the least and the greatest if it may be any."""
+        """Return an example of every input by name; a variable length is strictly inside its range."""
         length = max(2, self.max_len - 1) if self.any_length else self.max_len
         drawn = self.draw(_EXAMPLE_BATCH, length, seed=0)
         return {name: Input(value, self._axes(name, value)) for name, value in drawn.items()}
 
     def draw(self, batch: int, length: int, *, seed: int) -> dict[str, Tensor]:
-        """Inputs at random; ``length`` is that of all sequences, if there are any."""
+        """Draw random inputs, with sequences of ``length`` tokens."""
         generator = torch.Generator().manual_seed(seed)
         trained = self.trained
 
@@ -73,14 +73,14 @@ class GraphInputs:
                 n_symbols = trained.config.data.vocab_size
                 return {"tokens": tokens(n_symbols, length), "labels": tokens(len(trained.classes))}
             case Translator():
-                of = trained.tokenizer
+                tokenizer = trained.tokenizer
                 real = torch.arange(length) < torch.randint(1, length + 1, (batch, 1), generator=generator)
-                source, target = tokens(of.source.vocab_size, length), tokens(of.target.vocab_size, length)
+                source, target = (tokens(side.vocab_size, length) for side in (tokenizer.source, tokenizer.target))
                 return {"source": source, "target": target, "source_mask": real}
         return {"tokens": tokens(trained.model.embedding.num_embeddings, length)}
 
     def checks(self) -> Iterator[dict[str, Tensor]]:
-        """Inputs of several sizes, for a comparison of graph and model."""
+        """Yield inputs of several sizes, to compare graph and model."""
         lengths = sorted({1, self.max_len // 2 or 1, self.max_len}) if self.any_length else [self.max_len]
         for seed, length in enumerate(lengths, 1):
             for batch in (1, 5):

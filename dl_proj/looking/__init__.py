@@ -1,1 +1,1 @@
-"""Pictures of what a trained model attends to."""
+"""Pictures of a trained model's attention weights."""

@@ -1,4 +1,4 @@
-"""attention_maps.py: what a trained model attends to, as pictures and as numbers."""
+"""attention_maps.py: the attention weights of a trained model, as pictures and as arrays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ from my_custom_ai.custom_train.errors import NonFinite
 from my_custom_ai.utils.files import whole_file
 from my_transformers.looking import recorded_weights
 
-_PARTS = {  # of the models' names for their layers, and who attends to whom in them
+_PARTS = {  # by the first part of a layer's name: name of the picture, then queries and keys
     "stack": ("attention", "", ""),
     "encoder": ("attention_encoder", "source", "source"),
     "decoder": ("attention_decoder", "target", "target"),
@@ -37,17 +37,17 @@ _PARTS = {  # of the models' names for their layers, and who attends to whom in 
 
 @dataclass(frozen=True)
 class _Subject:
-    """What goes into the model, each a batch of one, and what the tokens of its sequences are called."""
+    """The inputs of the model, with batch size one, and the names of their tokens."""
 
     inputs: dict[str, Tensor]
-    sides: dict[str, Side] = field(default_factory=dict)  # by "source" and "target", or "" where there is one sequence
+    sides: dict[str, Side] = field(default_factory=dict)  # by "source" and "target", or "" for a single sequence
 
 
 def draw_attention(config: AttentionMapsConfig) -> None:
-    """Run the model on the input; write a picture for each kind of attention in it, and attention.npz.
+    """Run the model on the input; write a picture per kind of attention in it, and attention.npz.
 
     Raises:
-        ConfigError: no such model, or an input that does not fit it.
+        ConfigError: no such model, or an unsuitable input.
         NonFinite: its logits or attention weights are nan or infinite.
     """
     trained = load(config.checkpoint, device=config.device)
@@ -58,7 +58,7 @@ def draw_attention(config: AttentionMapsConfig) -> None:
     except ValueError as error:
         raise ConfigError(f"checkpoint: {config.checkpoint}: {error}") from None
     if not found:
-        raise ConfigError(f"checkpoint: {config.checkpoint}: this model has no attention that could be drawn")
+        raise ConfigError(f"checkpoint: {config.checkpoint}: this model has no attention")
     check_logits(logits)
     weights = {name: value[0].float().cpu() for name, value in found.items()}
     if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
@@ -86,37 +86,37 @@ def _subject(trained: Trained[Any, Any], config: AttentionMapsConfig) -> _Subjec
     if isinstance(trained, Copier | Recaller):
         if config.input is not None:
             task = trained.config.data.task
-            raise ConfigError(
-                f"input: a model of the {task} task gets a sequence that is drawn; leave it out, or set seed"
-            )
-        return _copied(trained, config.seed) if isinstance(trained, Copier) else _recalled(trained, config.seed)
+            raise ConfigError(f"input: a model of the {task} task gets a random sequence; remove input, or set seed")
+        if isinstance(trained, Copier):
+            return _copy_subject(trained, config.seed)
+        return _recall_subject(trained, config.seed)
     if config.input is None:
-        raise ConfigError(f"input: must be given for a model of task {trained.config.task}: {_WANTED[type(trained)]}")
-    return _of_input(trained, config.input, config.seed)
+        raise ConfigError(f"input: required for a model of task {trained.config.task}: {_WANTED[type(trained)]}")
+    return _input_subject(trained, config.input, config.seed)
 
 
 _WANTED: dict[type, str] = {
-    Classifier: "a picture's file",
-    Generator: "the class that it draws",
+    Classifier: "a picture file",
+    Generator: "the class to draw",
     TextGenerator: "a text",
     GapFiller: "a text",
     Translator: "a sentence",
 }
 
 
-def _copied(trained: Copier, seed: int) -> _Subject:
-    drawn = torch.Generator().manual_seed(seed)
-    word = torch.randint(SOS + 1, trained.config.data.vocab_size, (trained.word_length,), generator=drawn)
+def _copy_subject(trained: Copier, seed: int) -> _Subject:
+    generator = torch.Generator().manual_seed(seed)
+    word = torch.randint(SOS + 1, trained.config.data.vocab_size, (trained.word_length,), generator=generator)
     sos = torch.tensor([SOS])
     return _Subject({"tokens": torch.cat((sos, word, sos, word[:-1])).unsqueeze(0)})
 
 
-def _recalled(trained: Recaller, seed: int) -> _Subject:
+def _recall_subject(trained: Recaller, seed: int) -> _Subject:
     tokens, _ = recall_dataset(trained.config.data, "test", 1, seed)[0]
     return _Subject({"tokens": tokens.unsqueeze(0)})
 
 
-def _of_input(trained: Trained[Any, Any], given: str, seed: int) -> _Subject:
+def _input_subject(trained: Trained[Any, Any], given: str, seed: int) -> _Subject:
     match trained:
         case Classifier():
             try:
@@ -124,13 +124,13 @@ def _of_input(trained: Trained[Any, Any], given: str, seed: int) -> _Subject:
             except ValueError as error:
                 raise ConfigError(f"input: {error}") from None
         case Generator():
-            return _drawn(trained, given, seed)
+            return _generator_subject(trained, given, seed)
         case Translator():
-            return _translated(trained, given)
-    return _text(trained, given)
+            return _translation_subject(trained, given)
+    return _text_subject(trained, given)
 
 
-def _drawn(trained: Generator, label: str, seed: int) -> _Subject:
+def _generator_subject(trained: Generator, label: str, seed: int) -> _Subject:
     if label not in trained.classes:
         raise ConfigError(f"input: must be one of {', '.join(trained.classes)} (got {label!r})")
     data = trained.config.data
@@ -142,15 +142,15 @@ def _drawn(trained: Generator, label: str, seed: int) -> _Subject:
     return _Subject({"tokens": tokens[:, :-1], "labels": labels})
 
 
-def _text(trained: Any, text: str) -> _Subject:
+def _text_subject(trained: Any, text: str) -> _Subject:
     tokens = trained.tokenizer.encode(text)
     if not 0 < len(tokens) <= trained.config.data.window:
         raise ConfigError(f"input: has {len(tokens)} tokens, must have 1 to {trained.config.data.window}")
     return _Subject({"tokens": torch.tensor([tokens])}, {"": Side(_names(trained.tokenizer, tokens))})
 
 
-def _translated(trained: Translator, sentence: str) -> _Subject:
-    """The sentence, and what the model makes of it, up to its last token."""
+def _translation_subject(trained: Translator, sentence: str) -> _Subject:
+    """Return the sentence and the model's translation of it, up to its last token."""
     source, end = trained.tokenizer.source.encode([sentence])[0], trained.tokenizer.source.boundary
     if not 0 < len(source) < trained.max_length:
         raise ConfigError(f"input: has {len(source)} tokens, must have 1 to {trained.max_length - 1}")

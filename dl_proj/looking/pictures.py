@@ -16,7 +16,7 @@ from dl_proj.experiments.images.classification.settings import ClassifierConfig,
 from dl_proj.figure_style import PAGE, WEIGHTS, style
 from dl_proj.pictures import plain, save_figure
 
-_NAMED = 30  # tokens: with more, their names could not be read
+_NAMED = 30  # tokens; with more, names would be unreadable
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Side:
     """The tokens along one side of a panel.
 
     Args:
-        names: of the tokens; empty: they have numbers.
-        axis: what the axis is called.
+        names: names of the tokens; empty: they are numbered.
+        axis: label of the axis.
     """
 
     names: Sequence[str] = ()
@@ -33,10 +33,10 @@ class Side:
 
 
 def draw_weights(layers: Sequence[Tensor], queries: Side, keys: Side, path: Path) -> None:
-    """Each layer's weights (h, n, m), a row of panels per layer, all on one scale.
+    """Draw each layer's weights (h, n, m) as a row of panels, all on one scale.
 
-    A mechanism that mixes values by a learned matrix (Linformer, Nystrom) may have negative weights: then the colours
-    go both ways from 0. A few largest weights may be beyond the scale's end, so that the others can be told apart.
+    A mechanism that mixes values with a learned matrix (Linformer, Nystrom) may have negative weights; then the colour
+    scale is symmetric about 0. The few largest weights may exceed the scale, so that the others can be distinguished.
     """
     values = torch.cat([layer.flatten() for layer in layers])
     largest = _largest(values.abs())
@@ -58,10 +58,10 @@ def draw_weights(layers: Sequence[Tensor], queries: Side, keys: Side, path: Path
 
 
 def draw_looks(layers: Sequence[Tensor], image: Tensor, config: ClassifierTrainConfig, path: Path) -> None:
-    """How much each patch of an image is looked at, in the place where it lies, under the image's outline in white.
+    """Draw how much attention each patch of an image receives, at its position, with the image's outline in white.
 
-    That is the mean of its weights over all queries (or the class token's, from which such a model takes its logits),
-    as a multiple of an even share.
+    The value is the mean weight over all queries (or that of the class token, if the model classifies its output),
+    relative to uniform attention.
     """
     data = config.data
     by_class_token = isinstance(config.model, ClassifierConfig) and config.model.pooling == "class_token"
@@ -86,27 +86,27 @@ def _add_scale(figure: Figure, of: ScalarMappable, panels: list[list[Axes]], lab
 
 
 def _outline(panel: Axes, image: Tensor) -> None:
-    """Where the image, (c, side, side) levels, is half as bright as it gets."""
+    """Draw the contour where the image, (c, side, side) levels, has half its brightness."""
     grey = image.float().mean(0)
     if grey.min() < grey.max():
         panel.contour(grey.numpy(), levels=[(grey.min() + grey.max()).item() / 2], colors="white", linewidths=1.5)
 
 
 def _at_pixels(look: Tensor, size: int, stride: int, side: int) -> Tensor:
-    """A number for each patch (n,) -> its mean over the patches that hold a pixel (side, side); NaN where none."""
+    """Spread a number per patch (n,) to pixels (side, side), averaging overlapping patches; NaN outside of patches."""
     spread = look.expand(size * size, -1).unsqueeze(0)
     both = [F.fold(x, (side, side), size, stride=stride)[0, 0] for x in (spread, torch.ones_like(spread))]
     return both[0] / both[1]
 
 
 def _largest(values: Tensor) -> float:
-    """The end of a scale: of the numbers that are not nearly 0, one in 200 lies beyond."""
+    """Return the end of a scale, exceeded by one in 200 of the values that are not nearly 0."""
     seen = values[values > 1e-4 * values.max()]
     return float(np.quantile(seen.numpy(), 0.995)) if len(seen) else 1.0
 
 
 def _panels(layers: Sequence[Tensor]) -> tuple[Figure, list[list[Axes]]]:
-    """A panel for each layer and head, as wide together as a page's column."""
+    """Create a panel per layer and head, together as wide as a page's column."""
     heads = len(layers[0])
     size = max(1.1, (PAGE - 0.9) / heads)
     figure = Figure(figsize=(size * heads + 0.9, min(size, 2.4) * len(layers) + 0.6), layout="constrained")
@@ -130,5 +130,5 @@ def _name_ticks(panel: Axes, queries: Side, keys: Side) -> None:
 
 
 def _shown(name: str) -> str:
-    """A token's name without what a font cannot draw, or would take for a formula."""
+    """Return a token's name without characters that a font cannot draw or that would start a formula."""
     return plain(name.replace(" ", "\u00b7").replace("\n", "\u21b5"))

@@ -1,1 +1,1 @@
-"""Models composed from my_transformers, their settings, and builders from one to the other."""
+"""Models composed from my_transformers, their settings, and the builders between the two."""

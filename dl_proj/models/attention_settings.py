@@ -1,4 +1,4 @@
-"""The attention mechanisms' settings as schemas: my_transformers declares them, files and flags are checked here."""
+"""Schemas that validate the settings of attention mechanisms, derived from their dataclasses in my_transformers."""
 
 import types
 import typing
@@ -14,24 +14,24 @@ from my_transformers.settings import MechanismSettings
 
 
 class AttentionSchema(Strict):
-    """One mechanism's settings: fields, defaults, bounds and meanings are those of its dataclass."""
+    """The settings of a mechanism; fields, defaults, bounds and help texts are taken from its dataclass."""
 
     declared: ClassVar[type[MechanismSettings]]
 
-    if TYPE_CHECKING:  # every made class has these among its fields
+    if TYPE_CHECKING:  # every generated class has these fields
         kind: str = ""
         dropout: float = 0.0
 
     @classmethod
     def of(cls, settings: MechanismSettings) -> "AttentionSchema":
-        """The schema of settings that are given in code."""
+        """Convert a mechanism's dataclass to its schema."""
         given = {field.name: getattr(settings, field.name) for field in fields(settings)}
-        usual = {field.name: field.default for field in fields(settings)}
-        return SCHEMAS[settings.kind](**{name: value for name, value in given.items() if value != usual[name]})
+        defaults = {field.name: field.default for field in fields(settings)}
+        return SCHEMAS[settings.kind](**{name: value for name, value in given.items() if value != defaults[name]})
 
     @property
     def settings(self) -> MechanismSettings:
-        """The same values as my_transformers takes them."""
+        """The same values as the dataclass of my_transformers."""
         return self.declared(**{field.name: getattr(self, field.name) for field in fields(self.declared)})
 
     @property
@@ -49,7 +49,7 @@ class AttentionSchema(Strict):
         return self.settings.mistakes()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For pickle, which would look for the made class by its name."""
+        """Support pickling: pickle could not find the generated class by its name."""
         return _of_kind, (self.kind, self.model_dump(exclude_unset=True))
 
 
@@ -58,7 +58,7 @@ def _of_kind(kind: str, values: dict[str, Any]) -> AttentionSchema:
 
 
 class _Bounds(TypedDict, total=False):
-    """What :func:`my_transformers.settings.setting` notes of a field, by pydantic's names."""
+    """The bounds that :func:`my_transformers.settings.setting` records for a field, under pydantic's names."""
 
     ge: float
     lt: float
@@ -66,13 +66,13 @@ class _Bounds(TypedDict, total=False):
 
 
 def _schema(declared: type[MechanismSettings]) -> type[AttentionSchema]:
-    """A field for each of the dataclass's, and ``kind`` before those that it adds to its base class's."""
+    """Generate the schema of a dataclass; ``kind`` comes after inherited fields and before its own."""
     inherited = {field.name for base in declared.__mro__[1:] if is_dataclass(base) for field in fields(base)}
     hints = typing.get_type_hints(declared)
-    made = {field.name: _field(hints[field.name], field.default, **field.metadata) for field in fields(declared)}
+    own = {field.name: _field(hints[field.name], field.default, **field.metadata) for field in fields(declared)}
     kind = (Literal[declared.kind], Field(declared.kind, description="attention mechanism"))
-    old, new = ({name: made[name] for name in made if (name in inherited) is known} for known in (True, False))
-    ordered: dict[str, Any] = {**old, "kind": kind, **new}  # create_model's type has no narrower one
+    old, new = ({name: own[name] for name in own if (name in inherited) is known} for known in (True, False))
+    ordered: dict[str, Any] = {**old, "kind": kind, **new}  # create_model is typed with Any
     name = declared.__name__.removesuffix("Settings") + "Config"
     schema = create_model(name, __base__=AttentionSchema, __module__=__name__, __doc__=declared.__doc__, **ordered)
     schema.declared = declared
@@ -80,7 +80,7 @@ def _schema(declared: type[MechanismSettings]) -> type[AttentionSchema]:
 
 
 def _field(hint: Any, default: Any, *, help: str, bounds: _Bounds) -> tuple[Any, FieldInfo]:
-    """A dataclass's field as pydantic has it; bounds of a tuple are those of its numbers."""
+    """Convert a dataclass's field to pydantic's; the bounds of a tuple apply to its numbers."""
     numbers = next((part for part in (hint, *get_args(hint)) if get_origin(part) is tuple), None)
     if numbers is None:
         return hint, Field(default, description=help, **bounds)
@@ -92,12 +92,12 @@ def _field(hint: Any, default: Any, *, help: str, bounds: _Bounds) -> tuple[Any,
 
 
 def _one_or_several(value: Any) -> Any:
-    """A number where several may stand; a flag brings a list always."""
+    """Accept a single number for a tuple; flags always pass a list."""
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
 SCHEMAS: dict[str, type[AttentionSchema]] = {declared.kind: _schema(declared) for declared in SETTINGS}
-"""Each kind's schema, in the registry's order."""
+"""The schema of each kind, in the order of the registry."""
 
 if TYPE_CHECKING:
     AttentionConfig = AttentionSchema

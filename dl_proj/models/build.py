@@ -1,4 +1,4 @@
-"""The one place where a configuration becomes modules; below it everything takes plain arguments."""
+"""Builders from configurations to modules; everything below them takes plain arguments."""
 
 from typing import assert_never
 
@@ -48,16 +48,17 @@ def build_mechanisms(
     seed: int = 0,
     every: int = 1,
 ) -> list[Mechanism]:
-    """The attention mechanism of a configuration for each of its layers; number i's random numbers: seed + i * every.
+    """Build the attention mechanisms of ``depth`` layers with the same configuration.
 
-    ``every`` so many layers of a model is one of these, so that no two layers of it have the same seed.
+    Layer i gets the seed ``seed + i * every``. ``every`` is the layer stride: if the model alternates between several
+    mechanisms, it keeps the seeds of all layers distinct.
     """
     seeds = tuple(seed + i * every for i in range(depth))
     return config.settings.build(Site(heads, head_dim, causal, places, seeds))
 
 
 def build_positions(config: PositionsConfig, *, dim: int, places: Places) -> PositionalEncoding:
-    """The positional encoding of a configuration."""
+    """Build the positional encoding of a configuration."""
     match config:
         case LearnedPositionsConfig():
             return LearnedPositionalEncoding(dim, places.max_len)
@@ -76,10 +77,10 @@ def build_positions(config: PositionsConfig, *, dim: int, places: Places) -> Pos
 
 
 def build_stack(config: StackConfig, *, causal: bool, places: Places, seed: int = 0) -> EncoderStack | ReversibleStack:
-    """Layers with the configured attention."""
+    """Build a stack of layers with the configured attention."""
     layers = [
         EncoderLayer(
-            _around(mechanism, config),
+            _multi_head(mechanism, config),
             _feed_forward(config),
             dim=config.dim,
             norm=config.norm,
@@ -95,7 +96,7 @@ def build_stack(config: StackConfig, *, causal: bool, places: Places, seed: int 
 
 
 def _mechanisms_of(config: StackConfig, causal: bool, places: Places, seed: int) -> list[Mechanism]:
-    """Each layer's."""
+    """Build the mechanism of each layer."""
     of_layer: dict[int, Mechanism] = {}
     for number, attention in enumerate(config.mechanisms):
         layers = config.layers_of(number)
@@ -113,7 +114,7 @@ def _mechanisms_of(config: StackConfig, causal: bool, places: Places, seed: int)
     return [of_layer[i] for i in range(config.depth)]
 
 
-def _around(mechanism: Mechanism, config: StackConfig) -> MultiHeadAttention:
+def _multi_head(mechanism: Mechanism, config: StackConfig) -> MultiHeadAttention:
     return MultiHeadAttention(
         mechanism, dim=config.dim, heads=config.heads, head_dim=config.head_dim, bias=config.attention_bias
     )
@@ -139,7 +140,7 @@ def build_autoregressive(
     tied: bool = False,
     seed: int = 0,
 ) -> AutoregressiveModel:
-    """A causal model of token sequences, conditional on a label if there are any; ``columns``: of a grid of tokens."""
+    """Build a causal model of token sequences, conditional on a label if ``n_labels``; ``columns``: of a token grid."""
     places = Places(max_len, columns, off_grid=1 if n_labels else 0)  # the label comes first
     return AutoregressiveModel(
         build_stack(config, causal=True, places=places, seed=seed),
@@ -155,7 +156,7 @@ def build_autoregressive(
 def build_language_model(
     config: LanguageModelConfig, *, causal: bool, vocab_size: int, max_len: int, seed: int = 0
 ) -> LanguageModel | AutoregressiveModel:
-    """A model of text: one that continues it, if causal, else one that fills in what is masked."""
+    """Build a model of text: one that continues it if causal, otherwise one that fills in masked tokens."""
     if causal:
         return build_autoregressive(config, vocab_size=vocab_size, max_len=max_len, tied=config.tied, seed=seed)
     places = Places(max_len)
@@ -178,7 +179,7 @@ def build_encoder_decoder(
     max_target_len: int,
     seed: int = 0,
 ) -> EncoderDecoderModel:
-    """A model of target sequences given source sequences."""
+    """Build a model of target sequences given source sequences."""
     source, target = Places(max_source_len), Places(max_target_len)
     return EncoderDecoderModel(
         build_stack(config.encoder, causal=False, places=source, seed=seed),
@@ -199,8 +200,8 @@ def _decoder(
     own, across = config.decoder, config.across
     layers = [
         DecoderLayer(
-            _around(self_attention, own),
-            _around(cross_attention, across),
+            _multi_head(self_attention, own),
+            _multi_head(cross_attention, across),
             _feed_forward(own),
             dim=config.dim,
             norm=config.norm,

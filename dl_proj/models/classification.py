@@ -1,4 +1,4 @@
-"""Classification by attention over the patches of an image (Dosovitskiy et al. 2021) or over a sequence of tokens."""
+"""Classifiers with attention over image patches (Dosovitskiy et al. 2021) or over tokens."""
 
 from typing import Literal
 
@@ -11,20 +11,20 @@ from my_transformers.positional_encoding import PositionalEncoding
 
 
 class PatchEmbedding(nn.Module):
-    """Images of pixel levels -> one vector a patch.
+    """An embedding of images of pixel levels: one vector per patch.
 
     Args:
-        dim: of the vectors.
-        values: pixel values a patch.
-        vocab_size: levels of a pixel.
-        kind: "linear" maps the values, scaled to [-1, 1]; "mlp" does so twice with a gelu between; "lookup" learns a
-            vector for each level, for patches of one value.
+        dim: width of the vectors.
+        values: pixel values per patch.
+        vocab_size: number of pixel levels.
+        kind: "linear" maps the values, scaled to [-1, 1]; "mlp" applies two linear maps with a gelu between; "lookup"
+            learns a vector per level, for patches of one value.
         patch_size: side of a patch.
         patch_stride: pixels from one patch to the next; None: patch_size.
-        split_channels: a patch for each channel; see :func:`~dl_proj.models.patches.to_patches`.
+        split_channels: make each channel a patch; see :func:`~dl_proj.models.patches.to_patches`.
 
     Raises:
-        ValueError: lookup with patches of more than one value.
+        ValueError: "lookup" with patches of more than one value.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class PatchEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         if kind == "lookup" and values != 1:
-            raise ValueError(f"a lookup needs patches of one value, these have {values}")
+            raise ValueError(f"kind 'lookup' needs patches of one value (got {values})")
         self.patch_size = patch_size
         self.patch_stride = patch_stride
         self.split_channels = split_channels
@@ -63,17 +63,17 @@ class PatchEmbedding(nn.Module):
 
 
 class ClassificationModel(nn.Module):
-    """Embedded patches, positions, a stack, and a linear map from one vector an image to logits.
+    """Embedded patches, positions, a stack, and a linear map from one vector per image to logits.
 
     Args:
-        embedding: images -> (b, n, dim).
-        stack: of bidirectional layers.
+        embedding: maps images to (b, n, dim).
+        stack: bidirectional layers.
         positions: positional encoding of n positions, or n + 1 with a class token.
-        dim: of the activations.
-        n_classes: classes.
-        pooling: "mean" over the outputs, or the output of a "class_token", a learned vector put before the patches.
-            Under LSH attention a class token sees the patches of one bucket a round and layer only.
-        dropout: on the embedded input.
+        dim: width of the activations.
+        n_classes: number of classes.
+        pooling: "mean" over the outputs, or the output at a "class_token", a learned vector before the patches. With
+            LSH attention, a class token attends only to the patches of one bucket per round and layer.
+        dropout: dropout on the embedded input.
     """
 
     def __init__(
@@ -105,21 +105,21 @@ class ClassificationModel(nn.Module):
 
 
 class SequenceClassifier(nn.Module):
-    """Embedded tokens, positions, a stack, a vector for each sequence, and two layers from it to logits.
+    """Embedded tokens, positions, a stack, and two layers from one vector per sequence to logits.
 
-    Several sequences in an example go through the same stack; of two, the vectors a and b become [a, b, a b, a - b], as
-    in the Long Range Arena (Tay et al. 2021, section 2.2.3).
+    If an example consists of two sequences, both go through the same stack, and their vectors a and b become
+    [a, b, a b, a - b], as in the Long Range Arena (Tay et al. 2021, section 2.2.3).
 
     Args:
-        stack: of bidirectional layers.
+        stack: bidirectional layers.
         positions: positional encoding of n positions, or n + 1 with a class token.
-        dim: of the activations.
-        vocab_size: symbols.
-        n_classes: classes.
+        dim: width of the activations.
+        vocab_size: number of symbols.
+        n_classes: number of classes.
         hidden: width of the layer before the logits.
-        together: sequences in an example, 1 or 2.
-        pooling: "mean" over the outputs at real tokens, or the output of a "class_token", put before the sequence.
-        dropout: on the embedded input.
+        together: sequences per example, 1 or 2.
+        pooling: "mean" over the outputs at real tokens, or the output at a "class_token" before the sequence.
+        dropout: dropout on the embedded input.
     """
 
     def __init__(
@@ -146,11 +146,11 @@ class SequenceClassifier(nn.Module):
         self.to_logits = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, n_classes))
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Logits of examples.
+        """Return the logits of examples.
 
         Args:
-            tokens: (b, sequences in an example, n) int64.
-            mask: of that shape, True for real tokens, at least one per sequence; None if all are real.
+            tokens: (b, sequences per example, n) int64.
+            mask: of the same shape, True for real tokens, at least one per sequence; None if all are real.
 
         Returns:
             (b, n_classes).

@@ -13,19 +13,19 @@ from my_transformers.positional_encoding import PositionalEncoding
 
 
 class AutoregressiveModel(TokenModel):
-    """A model of tokens with a causal stack, that can continue sequences, perhaps given a label.
+    """A causal model of token sequences, optionally conditional on a label, that can continue them.
 
-    With labels, the sequence starts with the label's vector alone, in the place of the token that the first one lacks,
-    and the vector is added to every later token too: a mechanism that sees few tokens still knows the label.
+    With labels, the label's vector is the first input, from which the first token is predicted. It is also added to
+    every token, so that a mechanism that attends to few tokens still knows the label.
 
     Args:
-        stack: of causal layers.
+        stack: causal layers.
         positions: positional encoding; its max_len is the model's.
-        dim: of the activations.
-        vocab_size: symbols.
-        n_labels: labels that condition the model; 0 for none.
-        tied: one matrix embeds tokens and maps to logits.
-        dropout: on the embedded input.
+        dim: width of the activations.
+        vocab_size: number of symbols.
+        n_labels: number of labels; 0: unconditional.
+        tied: whether the same matrix embeds tokens and maps to logits.
+        dropout: dropout on the embedded input.
     """
 
     def __init__(
@@ -52,20 +52,20 @@ class AutoregressiveModel(TokenModel):
         mask: Tensor | None = None,
         at: Tensor | None = None,
     ) -> Tensor:
-        """Logits of each next token, or of those after some.
+        """Return the logits of each next token, or only at the positions ``at``.
 
         Args:
             tokens: (b, n) int64.
-            labels: (b,) int64, for a model that has labels.
+            labels: (b,) int64, for a model with labels.
             mask: (b, n), True where a token is real.
-            at: (b, n), with labels (b, n + 1), True where logits are wanted, for the map to a large vocabulary is slow.
+            at: (b, n), with labels (b, n + 1), True where logits are wanted; saves the map to the vocabulary elsewhere.
 
         Returns:
-            (b, n, vocab), for the tokens after the given ones; with labels (b, n + 1, vocab), from the first token on.
-            With ``at`` (places, vocab), row by row.
+            (b, n, vocab), for the token after each given one; with labels (b, n + 1, vocab), from the first token on.
+            With ``at``: (positions, vocab), row by row.
 
         Raises:
-            ValueError: labels for a model that has none, or none for one that has.
+            ValueError: labels for a model without labels, or no labels for a model with them.
         """
         x = self.embedding(tokens)
         label = self._embed_labels(labels)
@@ -75,7 +75,7 @@ class AutoregressiveModel(TokenModel):
         return self.logits(x, mask, at)
 
     def logits_in_steps(self, tokens: Tensor) -> Tensor:
-        """What :meth:`forward` returns, read token by token with caches; for a model without labels.
+        """Compute :meth:`forward` token by token with caches; for a model without labels.
 
         Args:
             tokens: (b, n) int64.
@@ -92,7 +92,7 @@ class AutoregressiveModel(TokenModel):
         return self.to_logits(torch.cat(steps, dim=1))
 
     def state_size(self, length: int, dtype: torch.dtype | None = None) -> int:
-        """Bytes that decoding up to ``length`` tokens keeps of a sequence, see EncoderStack.state_size."""
+        """Return the bytes of state per sequence when decoding up to ``length`` tokens, see EncoderStack.state_size."""
         return self.stack.state_size(length, dtype)
 
     def generate(
@@ -104,7 +104,7 @@ class AutoregressiveModel(TokenModel):
         choose: Choice = most_probable,
         progress: Callable[[range], Iterable[int]] = iter,
     ) -> Tensor:
-        """What :meth:`stream` gives, as one tensor (b, length) int64."""
+        """Return the tokens of :meth:`stream` as one tensor (b, length) int64."""
         stream = self.stream(prompt, length, labels=labels, choose=choose, progress=progress)
         new = list(stream)
         return torch.stack(new, dim=1) if new else prompt[:, :0]
@@ -119,49 +119,49 @@ class AutoregressiveModel(TokenModel):
         choose: Choice = most_probable,
         progress: Callable[[range], Iterable[int]] = iter,
     ) -> Iterator[Tensor]:
-        """Continue sequences token by token, with a cache; each token is yielded as soon as it is drawn.
+        """Continue sequences token by token, with a cache; each token is yielded as soon as it is chosen.
 
-        The prompt goes through the model at once.
+        The prompt is processed in one step.
 
         Args:
             prompt: (b, n) int64; n may be 0 for a model with labels.
-            length: tokens to add.
-            labels: (b,) int64, for a model that has labels.
-            choose: (logits (b, vocab), number of the new token) -> tokens (b,); default the most probable.
-            progress: wraps the numbers of the new tokens, for a progress bar.
+            length: tokens to generate.
+            labels: (b,) int64, for a model with labels.
+            choose: (logits (b, vocab), index of the new token) -> tokens (b,); by default the most probable.
+            progress: wraps the iteration over new tokens, for a progress bar.
 
         Yields:
             (b,) int64, ``length`` times, without the prompt.
 
         Raises:
-            ValueError: the sequence would outgrow max_len; nothing to start from; labels as in :meth:`forward`.
+            ValueError: the sequence would exceed max_len; an empty prompt without labels; labels as in :meth:`forward`.
         """
         label = self._embed_labels(labels)
-        given, start = prompt.shape[1], 0 if label is None else 1  # inputs before the first token
+        given, start = prompt.shape[1], 0 if label is None else 1  # start: inputs before the first token
         n_inputs, max_len = start + given + length - 1, self.positions.max_len
         if n_inputs > max_len:
-            raise ValueError(f"{given} + {length} tokens are more than the model's {max_len - start} + 1")
+            raise ValueError(f"{given} + {length} tokens exceed the model's {max_len - start} + 1")
         if start + given == 0:
-            raise ValueError("an empty prompt: a model without labels needs one token to start from")
+            raise ValueError("the prompt is empty, must have at least one token for a model without labels")
         yield from self._steps(prompt, progress(range(length)), n_inputs, label, choose, self.positions)
 
     @torch.no_grad()
     def stream_on(self, prompt: Tensor, length: int, *, choose: Choice = most_probable) -> Iterator[Tensor]:
-        """As :meth:`stream`, but past max_len too, for a model without labels.
+        """Continue sequences as :meth:`stream`, but also beyond max_len; for a model without labels.
 
-        A model that :attr:`runs_on` does so, and its last token still knows the first. Others slide their window:
-        whenever max_len tokens went in, the last :attr:`kept` of them are put in anew, as the first ones of a sequence.
+        If the model :attr:`runs_on`, it simply continues, and the last token still depends on the first. Otherwise the
+        window slides: whenever it has max_len tokens, the last :attr:`kept` of them start a new window.
 
         Args:
-            prompt: (b, n) int64; where the window slides, its last max_len tokens count.
-            length: tokens to add.
+            prompt: (b, n) int64; if the window slides, only the last max_len tokens are used.
+            length: tokens to generate.
             choose: see :meth:`stream`.
 
         Yields:
             (b,) int64, ``length`` times, without the prompt.
 
         Raises:
-            ValueError: nothing to start from, or a model with labels.
+            ValueError: an empty prompt, or a model with labels.
         """
         max_len, n_inputs = self.positions.max_len, prompt.shape[1] + length - 1
         if prompt.shape[1] == 0 or n_inputs <= max_len:
@@ -173,10 +173,10 @@ class AutoregressiveModel(TokenModel):
 
     @property
     def runs_on(self) -> bool:
-        """Whether it can continue a sequence beyond max_len: it adds no positions, and no cache grows with the length.
+        """Whether it can decode beyond max_len: it adds no positions, and no cache grows with the length.
 
         Raises:
-            ValueError: a mechanism that cannot decode step by step.
+            ValueError: a mechanism cannot decode step by step.
         """
         lengths = (self.positions.max_len, 2 * self.positions.max_len)
         sizes = {sum(cache.size for cache in self.stack.new_cache(1, length)) for length in lengths}
@@ -184,7 +184,7 @@ class AutoregressiveModel(TokenModel):
 
     @property
     def kept(self) -> int:
-        """Tokens that a window which slides begins with: half of it, so that each goes in about twice."""
+        """Tokens kept when the window slides: half of it, so that each token is processed about twice."""
         return max(1, self.positions.max_len // 2)
 
     def _slide(self, window: Tensor, length: int, choose: Choice) -> Iterator[Tensor]:
@@ -223,7 +223,7 @@ class AutoregressiveModel(TokenModel):
         if labels is None and self.label_embedding is None:
             return None
         if labels is None or self.label_embedding is None:
-            raise ValueError("labels are given if and only if the model was made with n_labels")
+            raise ValueError("labels must be given if and only if the model has n_labels")
         return self.label_embedding(labels).unsqueeze(1)
 
 
@@ -232,5 +232,5 @@ def _no_positions(x: Tensor, *, first: int) -> Tensor:
 
 
 def _from_number(first: int, choose: Choice) -> Choice:
-    """The same choice for tokens that are numbered from 0 again."""
+    """Shift the token indices passed to ``choose`` by ``first``."""
     return lambda logits, number: choose(logits, first + number)

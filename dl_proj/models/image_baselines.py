@@ -1,4 +1,4 @@
-"""Image classifiers without attention: what a classifier with it must beat on the same images."""
+"""Image classifiers without attention, as baselines."""
 
 import itertools
 from collections.abc import Sequence
@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 
 class LinearClassifier(nn.Module):
-    """Multinomial logistic regression on all pixels, scaled to [-1, 1]; it starts at equal probabilities.
+    """Multinomial logistic regression on all pixels, scaled to [-1, 1]; initial probabilities are equal.
 
     Args:
-        channels: of an image.
+        channels: channels of an image.
         side: height and width of an image.
-        vocab_size: levels of a pixel.
-        n_classes: classes.
+        vocab_size: number of pixel levels.
+        n_classes: number of classes.
     """
 
     def __init__(self, *, channels: int, side: int, vocab_size: int, n_classes: int) -> None:
@@ -29,18 +29,18 @@ class LinearClassifier(nn.Module):
 
 
 class ConvolutionalClassifier(nn.Module):
-    """Convolutions and pooling by turns, then a linear map of what is left (LeCun et al. 1998, section II).
+    """Alternating convolutions and pooling, then a linear map (LeCun et al. 1998, section II).
 
-    Each convolution is 3 x 3 with a border of zeros, followed by a relu and a maximum over 2 x 2 pixels, at the edges
-    over those that are there; so any image is large enough.
+    Each 3 x 3 convolution is zero-padded and followed by a relu and 2 x 2 max pooling, with partial windows at the
+    edges, so that images of any size are accepted.
 
     Args:
-        channels: of an image.
+        channels: channels of an image.
         side: height and width of an image.
-        vocab_size: levels of a pixel.
-        n_classes: classes.
+        vocab_size: number of pixel levels.
+        n_classes: number of classes.
         widths: channels of each convolution.
-        dropout: on the input of the linear map.
+        dropout: dropout on the input of the linear map.
     """
 
     def __init__(
@@ -72,5 +72,5 @@ def _block(inputs: int, outputs: int) -> nn.Module:
 
 
 def _scaled(images: Tensor, vocab_size: int, like: Tensor) -> Tensor:
-    """Levels in [0, vocab_size) -> numbers in [-1, 1] of the type of ``like``."""
+    """Scale levels in [0, vocab_size) to [-1, 1], with the dtype of ``like``."""
     return images.to(like.dtype) * (2 / (vocab_size - 1)) - 1

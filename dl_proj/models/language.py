@@ -1,4 +1,4 @@
-"""Models of token sequences: logits at each place, from what the stack lets it see."""
+"""Models of token sequences, which return logits at each position."""
 
 from torch import Tensor, nn
 
@@ -7,15 +7,15 @@ from my_transformers.positional_encoding import PositionalEncoding
 
 
 class TokenModel(nn.Module):
-    """Embedding, positions, a stack and a linear map to logits: what models of token sequences share.
+    """Embedding, positions, a stack and a linear map to logits; the base class of models of token sequences.
 
     Args:
-        stack: of layers.
+        stack: the layers.
         positions: positional encoding; its max_len is the model's.
-        dim: of the activations.
-        vocab_size: symbols.
-        tied: one matrix embeds tokens and maps to logits (Press and Wolf 2017).
-        dropout: on the embedded input.
+        dim: width of the activations.
+        vocab_size: number of symbols.
+        tied: whether the same matrix embeds tokens and maps to logits (Press and Wolf 2017).
+        dropout: dropout on the embedded input.
     """
 
     def __init__(
@@ -39,28 +39,27 @@ class TokenModel(nn.Module):
             self.to_logits.weight = self.embedding.weight
 
     def logits(self, x: Tensor, mask: Tensor | None = None, at: Tensor | None = None) -> Tensor:
-        """Embedded tokens (b, n, dim), without positions -> (b, n, vocab), or (places, vocab) where ``at`` is True."""
-        seen = self.stack(self.dropout(self.positions(x)), mask=mask)
-        return self.to_logits(seen if at is None else seen[at])
+        """Map embedded tokens (b, n, dim), without positions, to (b, n, vocab); with ``at``, to (positions, vocab)."""
+        x = self.stack(self.dropout(self.positions(x)), mask=mask)
+        return self.to_logits(x if at is None else x[at])
 
 
 class LanguageModel(TokenModel):
-    """Logits at each place, from the tokens that the stack lets it see.
+    """A language model without labels or decoding.
 
-    With a stack that looks both ways it is a masked language model (Devlin et al. 2019): the logits at a place are of
-    the token there. With a causal stack they are of the next token.
+    With a bidirectional stack, it is a masked language model (Devlin et al. 2019): the logits at a position predict the
+    token there. With a causal stack, they predict the next token.
     """
 
     def forward(self, tokens: Tensor, *, mask: Tensor | None = None, at: Tensor | None = None) -> Tensor:
-        """Logits at each place, or at some.
+        """Return logits at all positions, or only at the positions ``at``.
 
         Args:
             tokens: (b, n) int64.
             mask: (b, n), True where a token is real.
-            at: (b, n), True where logits are wanted; a masked model is asked at the chosen places alone, and spares the
-                map to the vocabulary at the others.
+            at: (b, n), True where logits are wanted; saves the map to the vocabulary elsewhere.
 
         Returns:
-            (b, n, vocab), or (places, vocab) at those places, row by row.
+            (b, n, vocab), or with ``at`` (positions, vocab), row by row.
         """
         return self.logits(self.embedding(tokens), mask, at)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # settings ask for lengths, without torch
+if TYPE_CHECKING:  # settings import this module, and must not import torch
     from torch import Tensor
 
 
@@ -10,14 +10,10 @@ def to_patches(images: "Tensor", size: int, *, stride: int | None = None, split_
     """Cut images into squares, row by row.
 
     Args:
-        images: (b, c, height, width); pixels at the right and lower edge that fill no square are left out.
-        size: side of a square; 1 gives pixels.
-        stride: pixels from one square to the next; less than ``size`` makes them overlap. None: ``size``.
-        split_channels: a token for each channel of a square, all squares of the first channel coming first, instead
-            of one token for all channels.
-
-    Returns:
-        (b, n, values): n squares of c * size^2 values, or c * n squares of size^2 values.
+        images: (b, c, height, width); incomplete squares at the right and lower edge are dropped.
+        size: side of a square; 1: pixels.
+        stride: pixels from one square to the next; less than ``size``: squares overlap; None: ``size``.
+        split_channels: make each channel of a square a token, with all squares of the first channel first.
     """
     step = stride or size
     squares = images.unfold(2, size, step).unfold(3, size, step)  # (b, c, rows, columns, size, size)
@@ -27,12 +23,12 @@ def to_patches(images: "Tensor", size: int, *, stride: int | None = None, split_
 
 
 def patches_a_side(side: int, size: int, *, stride: int | None = None) -> int:
-    """Squares in each row and column that :func:`to_patches` makes of a square image."""
+    """Return the squares per row and column that :func:`to_patches` makes of a square image."""
     return (side - size) // (stride or size) + 1
 
 
 def sequence_length(
     side: int, channels: int, size: int, *, stride: int | None = None, split_channels: bool = False
 ) -> int:
-    """Tokens that :func:`to_patches` makes of a square image."""
+    """Return the number of tokens that :func:`to_patches` makes of a square image."""
     return patches_a_side(side, size, stride=stride) ** 2 * (channels if split_channels else 1)

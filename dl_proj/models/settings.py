@@ -31,7 +31,7 @@ class SinusoidalPositionsConfig(Strict):
     kind: Literal["sinusoidal"] = "sinusoidal"
     """positional encoding"""
     amplitude: float = Field(0.02, gt=0)
-    """sinusoidal: of the sines; embeddings of tokens start as small as this, and 1 would drown them"""
+    """sinusoidal: amplitude of the sines; the default is the initial scale of token embeddings, which 1 would drown"""
 
 
 class AxialPositionsConfig(Strict):
@@ -40,20 +40,20 @@ class AxialPositionsConfig(Strict):
     kind: Literal["axial"] = "axial"
     """positional encoding"""
     shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
-    """axial: rows,columns; their product is the number of positions"""
+    """axial: rows,columns of the grid; their product is the number of positions"""
     dims: Annotated[tuple[Width, Width] | None, BeforeValidator(null_is_none)] = None
-    """axial: widths of the rows' and the columns' vectors, which add up to dim; null: halves"""
+    """axial: widths of row and column vectors, which must add up to dim; null: half each"""
 
 
 class LearnedSinusoidalPositionsConfig(Strict):
-    """Sines and cosines of learned frequencies and amplitudes; of row and column where the tokens form a grid."""
+    """Sines and cosines with learned frequencies and amplitudes; of row and column if the tokens form a grid."""
 
     kind: Literal["learned_sinusoidal"] = "learned_sinusoidal"
     """positional encoding"""
 
 
 class NoPositionsConfig(Strict):
-    """No positional encoding: the attention knows positions, or nothing does."""
+    """No positional encoding; for attention with relative positions, or none at all."""
 
     kind: Literal["none"] = "none"
     """positional encoding"""
@@ -75,23 +75,23 @@ class _LayersConfig(Strict):
     heads: int = Field(4, ge=1)
     """attention heads"""
     attention_bias: bool = True
-    """biases in the projections around attention"""
+    """whether the projections around attention have biases"""
     head_dim: int | None = Field(None, ge=1)
     """width of a head; null: dim / heads"""
     ffn_dim: int = Field(512, ge=1)
     """hidden width of the feed-forward network"""
     ffn_chunk_size: int = Field(0, ge=0)
-    """positions that the feed-forward network works on together; 0: all"""
+    """positions that the feed-forward network processes at a time, to save memory; 0: all"""
     activation: Literal["gelu", "relu"] = "gelu"
-    """of the feed-forward network"""
+    """activation of the feed-forward network"""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """on the embedding, in the feed-forward network and on each sublayer's output"""
+    """dropout on the embedding, in the feed-forward network and on each sublayer's output"""
     norm: Literal["pre", "post"] = "pre"
     """layer normalisation before or after each sublayer"""
     norm_epsilon: float = Field(1e-5, gt=0)
     """added to the variance in layer normalisation"""
     reversible: bool = False
-    """reversible residual streams: activation memory that does not grow with depth"""
+    """use reversible residual streams, whose activation memory does not grow with depth"""
     positions: PositionsConfig = LearnedPositionsConfig()
     """the positional encoding, chosen by kind"""
 
@@ -99,12 +99,12 @@ class _LayersConfig(Strict):
         """See Strict."""
         found = []
         if self.head_dim is None and self.dim % self.heads:
-            found.append(f"dim {self.dim} is not divisible by heads {self.heads}; change one, or set head_dim")
+            found.append(f"dim {self.dim} must be divisible by heads {self.heads}, unless head_dim is set")
         if self.reversible and self.norm == "post":
             found.append("reversible: true needs norm: pre (norm: post cannot be inverted)")
         dims = getattr(self.positions, "dims", None)
         if dims is not None and sum(dims) != self.dim:
-            found.append(f"positions.dims {dims[0]} + {dims[1]} must be dim {self.dim}")
+            found.append(f"positions.dims {dims[0]} + {dims[1]} must add up to dim {self.dim}")
         return found
 
 
@@ -112,18 +112,18 @@ class StackConfig(_LayersConfig):
     """A stack of encoder layers around any attention."""
 
     depth: int = Field(1, ge=1)
-    """layers"""
+    """number of layers"""
     attention: AttentionConfig = AttentionSchema.of(LSHSettings())
     """the attention mechanism, chosen by kind"""
     attentions: Annotated[tuple[AttentionConfig, ...] | None, BeforeValidator(null_is_none)] = None
-    """a list of mechanisms, one a layer, begun again when there are more layers, such as [{kind: local}, {kind: lsh}];
-    null: attention in all layers"""
+    """per-layer mechanisms, repeated cyclically if there are more layers, such as [{kind: local}, {kind: lsh}]; null:
+    attention in all layers"""
     streams: Literal["mean", "concatenate"] = "mean"
-    """reversible: what is made of the two streams at the end: their mean, or both side by side, twice as wide"""
+    """reversible: output of the stack: the mean of the two streams, or their concatenation, twice as wide"""
 
     @property
     def mechanisms(self) -> tuple[AttentionConfig, ...]:
-        """The attention of the first layers, with which the others begin again."""
+        """The attention of the first layers, repeated cyclically in the others."""
         return (self.attention,) if self.attentions is None else self.attentions
 
     @property
@@ -133,52 +133,52 @@ class StackConfig(_LayersConfig):
 
     @property
     def attention_slug(self) -> str:
-        """The same for folders and files."""
+        """A short name for folders and files."""
         return "-".join(dict.fromkeys(mechanism.slug for mechanism in self.mechanisms))
 
     def layers_of(self, number: int) -> range:
-        """The numbers of the layers that have the mechanism of this number."""
+        """Return the indices of the layers that use the mechanism with this index."""
         return range(number, self.depth, len(self.mechanisms))
 
     def mistakes(self) -> list[str]:
         """See Strict."""
         found = super().mistakes()
         if self.streams == "concatenate" and not self.reversible:
-            found.append("streams: concatenate needs reversible: true: there is one stream without it")
+            found.append("streams: concatenate needs reversible: true, or there is only one stream")
         if self.attentions is None:
             return found
         if self.attention != StackConfig.model_fields["attention"].default:
-            found.append(f"attentions is given, so attention.kind: {self.attention.kind} has no effect; leave it out")
+            found.append(f"attention.kind: {self.attention.kind} has no effect with attentions; remove one of them")
         if not self.attentions:
-            found.append("attentions is empty, needs one at least")
+            found.append("attentions is empty, needs at least one")
         elif len(self.attentions) > self.depth:
-            found.append(f"attentions has {len(self.attentions)} mechanisms, but there are {self.depth} layers (depth)")
+            found.append(f"attentions has {len(self.attentions)} mechanisms, must have at most depth {self.depth}")
         return found
 
     def mistakes_at(self, length: int, *, causal: bool, grid: bool) -> list[str]:
-        """What does not fit sequences of ``length`` tokens, which are the places of a grid or of a line."""
+        """Return the mistakes with sequences of ``length`` tokens, which form a grid or a line."""
         found = self.attention_mistakes(length, causal=causal)
         positions = self.positions
         if isinstance(positions, AxialPositionsConfig) and math.prod(positions.shape) < length:
             rows, columns = positions.shape
-            found.append(f"model.positions.shape {rows} x {columns} has fewer positions than the {length} tokens")
+            found.append(f"model.positions.shape {rows} x {columns} needs at least {length} positions, one per token")
         if isinstance(positions, LearnedSinusoidalPositionsConfig) and self.dim % (4 if grid else 2):
             found.append(
-                f"model.dim {self.dim} is not divisible by {4 if grid else 2}, which model.positions.kind: "
-                "learned_sinusoidal needs here"
+                f"model.dim {self.dim} must be divisible by {4 if grid else 2} with model.positions.kind: "
+                "learned_sinusoidal"
             )
         return found
 
     def moving_chunks(self, purpose: str) -> list[str]:
-        """Why there are no steps, which ``purpose`` needs: attention whose chunks later tokens move."""
+        """Return why step-by-step decoding, needed to ``purpose``, is impossible: chunks depend on later tokens."""
         found = [leak for attention in self.mechanisms if (leak := attention.settings.leak)]
         return [
-            f"model.attention.{setting} cannot {purpose}: later tokens move its chunks; use {instead}"
+            f"model.attention.{setting} cannot {purpose}: its chunks depend on later tokens; use {instead}"
             for setting, instead in dict.fromkeys(found)
         ]
 
     def attention_mistakes(self, length: int, *, causal: bool) -> list[str]:
-        """What of it is the attention's, in any layer."""
+        """Return the mistakes in the attention of all layers."""
         found = []
         for number, attention in enumerate(self.mechanisms):
             key = "model.attention" if self.attentions is None else f"model.attentions.{number}"
@@ -187,7 +187,7 @@ class StackConfig(_LayersConfig):
         return found
 
     def _attention_mistakes(self, attention: AttentionConfig, depth: int, length: int, causal: bool) -> list[str]:
-        """Of one mechanism, that ``depth`` layers have."""
+        """Return the mistakes of one mechanism, used in ``depth`` layers."""
         if causal not in attention.declared.directions:
             return [_lacks_direction(attention, causal)]
         head_dim = self.head_dim or self.dim // self.heads
@@ -196,7 +196,7 @@ class StackConfig(_LayersConfig):
 
 
 def _key(name: str) -> str:
-    """What a message calls a setting of the model, or of its attention."""
+    """Return the key, for messages, of a setting of the model or of its attention."""
     return f"model.{name}" if name in StackConfig.model_fields else f"model.attention.{name}"
 
 
@@ -210,72 +210,72 @@ _CROSS = _either(one.kind for one in SETTINGS if one.cross)
 
 def _lacks_direction(attention: AttentionConfig, causal: bool) -> str:
     declared = attention.declared
-    there = [one for one in SETTINGS if causal in one.directions and (one.steps or not causal)]
-    instead = _either(declared.instead or [one.kind for one in there])
+    suitable = [one for one in SETTINGS if causal in one.directions and (one.steps or not causal)]
+    instead = _either(declared.instead or [one.kind for one in suitable])
     key = f"model.attention.kind: {declared.kind} {declared.one_way}"
     return f"{key}, so it cannot be causal; use {instead}" if causal else f"{key}; use {instead} for both directions"
 
 
 class LanguageModelConfig(StackConfig):
-    """A stack between embedded tokens and logits."""
+    """A stack of layers on embedded tokens."""
 
     tied: bool = False
-    """one matrix embeds tokens and maps to logits"""
+    """use the same matrix to embed tokens and to map to logits"""
 
     def mistakes(self) -> list[str]:
         """See Strict."""
         found = super().mistakes()
         if self.tied and self.streams == "concatenate":
-            found.append("tied: true needs streams: mean, as wide as the embedding")
+            found.append("tied: true needs streams: mean, whose width is that of the embedding")
         return found
 
 
 class EncoderDecoderConfig(_LayersConfig):
-    """An encoder of the source and a decoder of the target, that attends to it."""
+    """An encoder of the source, and a decoder of the target that attends to it."""
 
     encoder_depth: int = Field(1, ge=1)
-    """layers of the encoder"""
+    """number of encoder layers"""
     decoder_depth: int = Field(1, ge=1)
-    """layers of the decoder"""
+    """number of decoder layers"""
     attention: AnyOrNoAttention = None
-    """encoder_attention and, if it can be causal and decode step by step, decoder_attention in one"""
+    """shortcut for encoder_attention and, if it can be causal and decode step by step, decoder_attention"""
     encoder_attention: AttentionConfig = AttentionSchema.of(FullSettings())
     """the encoder's attention mechanism, chosen by kind"""
     decoder_attention: AttentionConfig = AttentionSchema.of(FullSettings())
     """the decoder's causal self-attention, chosen by kind"""
     cross_attention: AttentionConfig = Field(
         AttentionSchema.of(FullSettings()),
-        description=f"from the decoder to the encoder's output, chosen by kind: {_CROSS}",
+        description=f"the decoder's attention to the encoder's output, chosen by kind: {_CROSS}",
     )
     tied: bool = False
-    """one matrix embeds the tokens of both sides and maps to logits; both sides then have one vocabulary"""
+    """use the same matrix to embed the tokens of both sides and to map to logits; requires one joint vocabulary"""
 
     @model_validator(mode="before")
     @classmethod
     def _attention_of_both_sides(cls, values: Any) -> Any:
-        """``attention`` stands for those of the two sides that are not given."""
+        """Use ``attention`` for the sides whose own setting is not given."""
         if not isinstance(values, dict) or values.get("attention") is None:
             return values
         try:
             both = _ATTENTION.validate_python(values["attention"])
-        except ValidationError:  # of which the field itself complains, once
+        except ValidationError:  # reported once, by the validation of the field itself
             return values
         return dict.fromkeys(_sides(both), both) | values
 
     @property
     def attention_title(self) -> str:
-        """A short name for tables: the encoder's, the decoder's own and across, or what all of them are."""
+        """A name for tables: encoder, decoder and cross-attention; a single name if all are the same."""
         titles = [mechanism.title for mechanism in self.mechanisms]
         return titles[0] if len(set(titles)) == 1 else ", ".join(titles)
 
     @property
     def attention_slug(self) -> str:
-        """For folders and files: the mechanisms other than full attention, if there are any."""
+        """A name for folders and files: the mechanisms other than full attention, if any."""
         return "-".join(dict.fromkeys(mechanism.slug for mechanism in self.mechanisms if mechanism.kind != "full"))
 
     @property
     def mechanisms(self) -> tuple[AttentionConfig, ...]:
-        """The encoder's, the decoder's own and that across."""
+        """The attention of the encoder, the decoder's self-attention, and its cross-attention."""
         return self.encoder_attention, self.decoder_attention, self.cross_attention
 
     @property
@@ -285,12 +285,12 @@ class EncoderDecoderConfig(_LayersConfig):
 
     @property
     def decoder(self) -> StackConfig:
-        """The decoder's stack, but for the cross-attention."""
+        """The decoder's stack with its self-attention."""
         return self._stack(self.decoder_depth, self.decoder_attention)
 
     @property
     def across(self) -> StackConfig:
-        """The decoder's stack with its cross-attention for an attention."""
+        """The decoder's stack with its cross-attention."""
         return self._stack(self.decoder_depth, self.cross_attention)
 
     def _stack(self, depth: int, attention: AttentionConfig) -> StackConfig:
@@ -302,8 +302,8 @@ class EncoderDecoderConfig(_LayersConfig):
         found = super().mistakes()
         if self.attention is not None:
             found += [
-                f"attention.kind: {self.attention.kind} and {side}.kind: {getattr(self, side).kind} are both given and "
-                "differ; give encoder_attention and decoder_attention without attention"
+                f"attention.kind: {self.attention.kind} conflicts with {side}.kind: {getattr(self, side).kind}; remove "
+                "attention, and set encoder_attention and decoder_attention"
                 for side in _sides(self.attention)
                 if getattr(self, side) != self.attention
             ]
@@ -314,28 +314,28 @@ class EncoderDecoderConfig(_LayersConfig):
         return found
 
     def mistakes_in_translation(self) -> list[str]:
-        """Why a source is not translated alike in every batch, or not step by step: what fits equal lengths alone."""
+        """Return why step-by-step decoding is impossible, or why translations would depend on the batch's padding."""
         found = _with_keys(self.decoder.moving_chunks("translate"), "decoder", "decoder")
         if line := self.encoder_attention.settings.sees_padding:
             found.append(f"model.encoder_attention.{line}")
         return found
 
     def mistakes_at(self, source_length: int, target_length: int) -> list[str]:
-        """What does not fit sources and targets of so many tokens."""
+        """Return the mistakes with sources and targets of these lengths."""
         found = _with_keys(self.encoder.mistakes_at(source_length, causal=False, grid=False), "encoder", "encoder")
         found += _with_keys(self.decoder.mistakes_at(target_length, causal=True, grid=False), "decoder", "decoder")
         found += _with_keys(self.across.attention_mistakes(source_length, causal=False), "decoder", "cross")
-        return list(dict.fromkeys(found))  # both sides have the same positions, so some are found twice
+        return list(dict.fromkeys(found))  # mistakes in the shared positions are found on both sides
 
 
 def _sides(attention: AttentionConfig) -> list[str]:
-    """What EncoderDecoderConfig.attention stands for: a decoder must be causal, and take steps."""
+    """Return the settings that EncoderDecoderConfig.attention replaces: a decoder must be causal and take steps."""
     declared = attention.declared
     return ["encoder_attention", *(["decoder_attention"] if True in declared.directions and declared.steps else [])]
 
 
 def _with_keys(mistakes: list[str], stack: str, attention: str) -> list[str]:
-    """A stack's mistakes with the keys that it has in an EncoderDecoderConfig."""
+    """Rename the keys in a stack's mistakes to those of EncoderDecoderConfig."""
     return [
         line.replace("model.attention", f"model.{attention}_attention").replace("model.depth", f"model.{stack}_depth")
         for line in mistakes

@@ -12,16 +12,16 @@ from my_transformers.positional_encoding import PositionalEncoding
 
 @dataclass
 class TranslationCache:
-    """What decoding knows: each layer's cache, and how many tokens of the targets went in."""
+    """The state of decoding: each layer's cache, and the number of target tokens processed."""
 
     layers: list[DecoderCache]
     length: int
 
     def select_rows(self, rows: Tensor, sources: Tensor | None = None) -> None:
-        """Go on with other targets: number i has what number rows[i] had so far; rows is int64 (any,).
+        """Reorder the targets: new row i is a copy of old row rows[i]; rows is int64 (any,).
 
-        Targets of one source follow each other, equally many of each. ``sources`` are the numbers of those that stay,
-        int64 (any,), in order; None: all.
+        The targets of a source are adjacent, equally many per source. ``sources`` are the indices of the remaining
+        sources, int64 (any,), in order; None: all.
         """
         for layer in self.layers:
             layer.select_rows(rows, sources)
@@ -31,16 +31,16 @@ class EncoderDecoderModel(nn.Module):
     """Embeddings and positions of both sides, an encoder, a decoder and a linear map to logits (Vaswani et al. 2017).
 
     Args:
-        encoder: of bidirectional layers.
-        decoder: of causal layers, that attend to the encoder's output.
-        source_positions: positional encoding; its max_len is the longest source.
-        target_positions: likewise.
-        dim: of the activations.
-        source_vocab_size: symbols of the source.
-        target_vocab_size: symbols of the target.
-        tied: one matrix embeds both sides' tokens and maps to logits (section 3.4). Embeddings start as small as
-            the positions, at 0.02, so they are not multiplied by the root of dim.
-        dropout: on the embedded inputs.
+        encoder: bidirectional layers.
+        decoder: causal layers that attend to the encoder's output.
+        source_positions: positional encoding; its max_len bounds the source.
+        target_positions: positional encoding; its max_len bounds the target.
+        dim: width of the activations.
+        source_vocab_size: number of source symbols.
+        target_vocab_size: number of target symbols.
+        tied: whether the same matrix embeds both sides' tokens and maps to logits (section 3.4). Embeddings have the
+            initial scale of the positions, 0.02, so they are not multiplied by sqrt(dim).
+        dropout: dropout on the embedded inputs.
 
     Raises:
         ValueError: tied, but the vocabularies differ in size.
@@ -62,7 +62,7 @@ class EncoderDecoderModel(nn.Module):
         super().__init__()
         if tied and source_vocab_size != target_vocab_size:
             raise ValueError(
-                f"tied embeddings need one vocabulary, but these have {source_vocab_size} and {target_vocab_size} "
+                f"tied embeddings need one vocabulary, but the sides have {source_vocab_size} and {target_vocab_size} "
                 "symbols; use tied=False"
             )
         self.source_embedding = _embedding(source_vocab_size, dim)
@@ -84,13 +84,13 @@ class EncoderDecoderModel(nn.Module):
         source_mask: Tensor | None = None,
         target_mask: Tensor | None = None,
     ) -> Tensor:
-        """Logits of the token after each token of the target.
+        """Return the logits of the token after each token of the target.
 
         Args:
             source: (b, m) int64.
-            target: (b, n) int64; it starts with a symbol that says so.
+            target: (b, n) int64, starting with a start symbol.
             source_mask: (b, m), True where a token is real.
-            target_mask: (b, n), likewise.
+            target_mask: (b, n), True where a token is real.
 
         Returns:
             (b, n, target vocab).
@@ -100,32 +100,32 @@ class EncoderDecoderModel(nn.Module):
         return self.to_logits(self.decoder(x, context, mask=target_mask, context_mask=source_mask))
 
     def encode(self, source: Tensor, source_mask: Tensor | None = None) -> Tensor:
-        """(b, m) int64 -> (b, m, dim), the context of the decoder."""
+        """Encode (b, m) int64 to (b, m, dim), the context of the decoder."""
         return self.encoder(self.dropout(self.source_positions(self.source_embedding(source))), mask=source_mask)
 
     @torch.no_grad()
     def new_cache(
         self, context: Tensor, source_mask: Tensor | None = None, *, max_len: int | None = None, targets: int = 1
     ) -> TranslationCache:
-        """A cache with which :meth:`step` decodes some targets for each context.
+        """Create a cache with which :meth:`step` decodes several targets per context.
 
         Args:
-            context: (b, m, dim), of :meth:`encode`.
+            context: (b, m, dim), from :meth:`encode`.
             source_mask: (b, m), True where a token of the source is real.
-            max_len: tokens of a target at most; default the positional encoding's.
-            targets: of each context; they follow each other.
+            max_len: maximum tokens of a target; by default that of the positional encoding.
+            targets: targets per context, in adjacent rows.
         """
         max_len = max_len or self.target_positions.max_len
         return TranslationCache(self.decoder.new_cache(targets * len(context), max_len, context, source_mask), 0)
 
     @torch.no_grad()
     def step(self, tokens: Tensor, cache: TranslationCache) -> Tensor:
-        """The next token of each of b targets, (b,) int64 -> logits of the one after it (b, target vocab).
+        """Process the next token of each of b targets, (b,) int64; returns the logits of the following one, (b, vocab).
 
-        The cache takes it in. In eval mode the logits are those of :meth:`forward`.
+        Updates the cache. In eval mode, the logits equal those of :meth:`forward`.
 
         Raises:
-            ValueError: more tokens than the cache was made for.
+            ValueError: more tokens than the cache was created for.
         """
         x = self.target_positions(self.target_embedding(tokens.unsqueeze(1)), first=cache.length)
         x = self.decoder.step(self.dropout(x), cache.layers)

@@ -1,1 +1,1 @@
-"""Reading a YAML file and flags into checked settings; knows no experiment."""
+"""Read a YAML file and flags into validated settings; independent of the experiments."""

@@ -1,4 +1,4 @@
-"""What every schema inherits."""
+"""The base class of every schema."""
 
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -6,25 +6,26 @@ from typing import Any, Self, get_args
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-_LARGEST = 2**40  # of whole numbers: more than any machine can count or hold
-_LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes, of usual file systems
-_NAMES_OR_PATHS = {"experiment_name", "init_from", "checkpoint", "checkpoints", "judge", "source"}  # settings, of words
+_LARGEST = 2**40  # bound of whole numbers: more than any count or size on any machine
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes; limits of common file systems
+# string settings that become, or may be, a path
+_NAMES_OR_PATHS = {"experiment_name", "init_from", "checkpoint", "checkpoints", "judge", "source"}
 
 
 class Strict(BaseModel):
-    """A schema that knows all its keys, never changes, and documents its fields by their docstrings."""
+    """A frozen schema that rejects unknown keys and documents its fields by their docstrings."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, validate_default=True
     )
 
     def mistakes(self) -> list[str]:
-        """What is wrong between settings that are right one by one: a line each, with the keys and their values."""
+        """Return cross-field validation errors, one line each, with the keys and their values."""
         return []
 
     @classmethod
     def beside_flags(cls, values: dict[str, Any], flags: dict[str, Any], path: Path) -> dict[str, Any]:
-        """What counts of the settings ``values`` in the file ``path``, before ``flags`` are laid over them."""
+        """Return the values of the file at ``path`` that apply, adjusted to ``flags``, which are merged afterwards."""
         return values
 
     @model_validator(mode="after")
@@ -36,7 +37,7 @@ class Strict(BaseModel):
     @field_validator("*", mode="after")
     @classmethod
     def _within_bounds(cls, value: Any, info: ValidationInfo) -> Any:
-        """No machine counts further, and no file system has longer names."""
+        """Reject numbers and paths too large for any machine or file system."""
         for item in value if isinstance(value, tuple) else [value]:
             if isinstance(item, int) and abs(item) > _LARGEST:
                 raise PydanticCustomError("too_large", f"must be at most {_LARGEST} in size")
@@ -46,8 +47,8 @@ class Strict(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _true_is_no_number(cls, values: Any) -> Any:
-        """As a word it is refused where a number belongs; as python's True it would count as 1."""
+    def _reject_booleans_for_numbers(cls, values: Any) -> Any:
+        """Reject booleans for numeric fields: pydantic would take True as 1, but refuses the string "true"."""
         if not isinstance(values, dict):
             return values
         numbers = {name for name, field in cls.model_fields.items() if _holds(field.annotation, int, float)}
@@ -55,8 +56,8 @@ class Strict(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _tilde_is_the_home_folder(cls, values: Any) -> Any:
-        """In a path, which comes from a file or a quoted flag: no shell has expanded it."""
+    def _expand_tilde(cls, values: Any) -> Any:
+        """Expand ``~`` in paths: in a file or a quoted flag, no shell has expanded it."""
         if not isinstance(values, dict):
             return values
         paths = {name for name, field in cls.model_fields.items() if _holds(field.annotation, Path)}
@@ -64,7 +65,7 @@ class Strict(BaseModel):
 
 
 def expanded(path: Path | str) -> Path:
-    """A path with the home folder in place of ``~`` or ``~user`` at its start; an unknown user's stays as it is."""
+    """Expand ``~`` or ``~user`` at the start of a path; an unknown user's is left unchanged."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -73,16 +74,16 @@ def expanded(path: Path | str) -> Path:
 
 def _check_path(path: str) -> None:
     if "\0" in path:
-        raise PydanticCustomError("null_in_path", "must be a path without a null character")
+        raise PydanticCustomError("null_in_path", "must be a path without null characters")
     parts = [part.encode(errors="surrogateescape") for part in Path(path).parts]
     if any(len(part) > _LONGEST_NAME for part in parts) or sum(len(part) + 1 for part in parts) > _LONGEST_PATH:
         raise PydanticCustomError(
-            "long_path", f"must have names of at most {_LONGEST_NAME} bytes, {_LONGEST_PATH} in all"
+            "long_path", f"must be at most {_LONGEST_PATH} bytes long, and each name in it {_LONGEST_NAME}"
         )
 
 
 def null_is_none(value: Any) -> Any:
-    """For a list that may be null, which a flag brings as [null]."""
+    """Turn [None] into None: pydantic-settings parses the flag value null of a list as [null]."""
     return None if value == [None] else value
 
 

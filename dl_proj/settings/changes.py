@@ -1,4 +1,4 @@
-"""Settings of another configuration that a script may be told anew, such as where a trained model's data is now."""
+"""Settings that override those of another configuration, such as the location of a trained model's data."""
 
 from typing import Annotated, Any, ClassVar, Union
 
@@ -10,21 +10,21 @@ from dl_proj.settings.help import Nested, models_in
 
 
 class Changes(Strict):
-    """Settings with the names that they have elsewhere; what is not given stays as it is there."""
+    """Overrides, under their names in the other configuration; those not given keep their value there."""
 
     UNSET: ClassVar[str] = "as trained"
 
     @property
     def given(self) -> Nested:
-        """The settings that were given, nested as in a file; the schema that they are for checks their values."""
+        """The overrides that were given, nested as in a file; their target's schema validates the values."""
         values = {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
         return {name: value.given if isinstance(value, Changes) else value for name, value in values.items()}
 
 
 def changes_to(*schemas: type[BaseModel], without: tuple[str, ...] = ()) -> type[Changes]:
-    """A schema with every setting of ``schemas``, none of them needed and none checked, but for those in ``without``.
+    """Return a schema with all settings of ``schemas`` except ``without``, all of them optional and unvalidated.
 
-    A section becomes a section, one of several kinds as well: with the settings of all kinds.
+    A section becomes a section; a union of kinds becomes one section with the settings of all kinds.
     """
     fields: dict[str, list[FieldInfo]] = {}
     for schema in schemas:
@@ -36,7 +36,7 @@ def changes_to(*schemas: type[BaseModel], without: tuple[str, ...] = ()) -> type
 
 
 def _optional(fields: list[FieldInfo]) -> tuple[Any, Any]:
-    """One field for those of a name; its type says only how a flag is read: as a word, a list or a section."""
+    """Merge fields of the same name; the type only decides how a flag is parsed: as a string, list or section."""
     members = [member for field in fields for member in models_in(field.annotation)]
     meanings = dict.fromkeys(field.description or "" for field in fields)
     default = Field(None, description="; ".join(meanings))

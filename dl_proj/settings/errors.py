@@ -1,16 +1,16 @@
-"""The mistakes of a user, at the bottom of all that can report one."""
+"""Reporting a user's mistakes; imported by all modules that can find one."""
 
 import json
 import re
 import sys
 from typing import Any
 
-_WORD, _LINE = 200, 1200  # characters of a word in a message, such as a path, and of all of it; longer ones are cut
-_LINES = 20  # of mistakes; more are counted
+_WORD, _LINE = 200, 1200  # characters of one word in a message, such as a path, and of a line; longer ones are cut
+_LINES = 20  # mistakes printed; the others are counted
 
 
 class ConfigError(Exception):
-    """Mistakes of the user's; ``lines`` says what, where and what is allowed."""
+    """Mistakes of the user; each of ``lines`` says what is wrong, where, and what is allowed."""
 
     def __init__(self, *lines: str) -> None:
         super().__init__("\n".join(lines))
@@ -18,20 +18,20 @@ class ConfigError(Exception):
 
 
 def reason(error: OSError) -> str:
-    """Why a file could not be used, in lower case; an error that a library raises may have a message alone."""
+    """Return why a file could not be used, in lower case; errors raised by libraries may lack ``strerror``."""
     return (error.strerror or str(error)).lower()
 
 
 def shown(value: Any) -> str:
-    """A value that came, cut to a line."""
+    """Return a given value as text, cut to fit on a line."""
     text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def complain(lines: tuple[str, ...]) -> None:
-    """Print mistakes where they belong, each on one line.
+    """Print mistakes on standard error, each on one line.
 
-    No message repeats more of what was given than fits a line or two, nor a character that moves a terminal's cursor.
+    Long input is cut, and unprintable characters are escaped, since they could move the terminal's cursor.
     """
     more = [f"... and {len(lines) - _LINES} more mistakes"] if len(lines) > _LINES else []
     print(*map(_one_line, lines[:_LINES]), *more, sep="\n", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What ``--help`` says of each setting: its meaning and its value in the file that a command starts from."""
+"""The text of ``--help``: each setting's meaning and its value in the file that a command starts from."""
 
 import argparse
 import json
@@ -11,20 +11,20 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 Nested = dict[str, Any]
-"""Settings as a file has them: a section is a mapping of its own."""
+"""Settings as in a file: a section is a mapping."""
 
-_LONG = 100  # characters of a list or mapping that are shown
+_LONG = 100  # characters; longer lists and mappings are summarised
 
 
 def explain(parser: argparse.ArgumentParser, schema: type[BaseModel], values: Nested, path: Path) -> None:
-    """Give the flags of ``schema`` their help, with the values that they have without a flag.
+    """Set the help of the flags of ``schema``: their meaning and current value.
 
-    Of a section that has kinds, the settings of the kind in ``values`` are shown, ``kind`` first.
+    In a section with kinds, only the settings of the kind in ``values`` are shown, ``kind`` first.
 
     Args:
-        parser: has a flag for each setting, and for each section one that takes JSON.
-        schema: the settings.
-        values: what the file at ``path`` and the other flags say, nested; defaults fill in what they lack.
+        parser: has a flag for each setting, and a flag for each section, which takes JSON.
+        schema: the schema of the settings.
+        values: nested settings from the file at ``path`` and from the other flags; missing ones have their defaults.
         path: the file.
     """
     shown = dict(_settings(schema, values))
@@ -32,14 +32,14 @@ def explain(parser: argparse.ArgumentParser, schema: type[BaseModel], values: Ne
         if flag in shown:
             action.help = shown[flag].replace("%", "%%")
         elif flag.startswith("--") and ("." in flag or action.nargs == "?"):
-            action.help = argparse.SUPPRESS  # another kind's, or a whole section
+            action.help = argparse.SUPPRESS  # a setting of another kind, or a whole section
     for group in parser._action_groups:
         group._group_actions.sort(key=lambda action: not action.option_strings[0].endswith(".kind"))
     kinds = [flag for flag in shown if flag.endswith(".kind")]
-    hints = [f"Defaults are those of {path} and of the flags beside --help."]
+    hints = [f"Defaults are taken from {path} and from the other flags."]
     if kinds:
-        hints.append(f"Where there are kinds, the chosen one's settings are listed: try {kinds[-1]} KIND --help.")
-    hints.append("A section can be given as JSON, too: --optimizer '{\"lr\": 0.001}'." if "optimizer" in values else "")
+        hints.append(f"Only the settings of the chosen kinds are listed; for another kind: {kinds[-1]} KIND --help.")
+    hints.append("A section can be given as JSON: --optimizer '{\"lr\": 0.001}'." if "optimizer" in values else "")
     parser.description = "\n".join([(schema.__doc__ or "").strip(), "", *filter(None, hints)])
     parser.formatter_class = partial(argparse.RawDescriptionHelpFormatter, max_help_position=32)
 
@@ -47,12 +47,12 @@ def explain(parser: argparse.ArgumentParser, schema: type[BaseModel], values: Ne
 def _settings(
     schema: type[BaseModel], values: Nested, default: Any = None, prefix: str = "--"
 ) -> Iterator[tuple[str, str]]:
-    """Flag and help of each setting; of a union's, those of the kind that ``values`` has.
+    """Yield flag and help of each setting; in a union, of the settings of the kind in ``values``.
 
-    A section that ``values`` lacks is the one of ``default``, if that is of this schema.
+    A section missing from ``values`` is taken from ``default``, if that is an instance of this schema.
     """
     kind = getattr(schema.model_fields.get("kind"), "default", "")
-    unset = getattr(schema, "UNSET", None)  # what null means in this schema
+    unset = getattr(schema, "UNSET", None)  # how this schema describes null
     for name, field in schema.model_fields.items():
         value = getattr(default, name) if isinstance(default, schema) else field.default
         value = values.get(name, value)
@@ -63,12 +63,12 @@ def _settings(
         else:
             needed = field.is_required() and name not in values and not isinstance(default, schema)
             meaning = (field.description or "").removeprefix(f"{kind}: ")
-            text = "needed" if needed else f"default: {unset if unset and value is None else _as_flag(value)}"
+            text = "required" if needed else f"default: {unset if unset and value is None else _as_flag(value)}"
             yield prefix + name, f"{meaning} ({text})"
 
 
 def is_of(value: Any, schema: type[BaseModel]) -> bool:
-    """Whether a section, a schema's or as a file has it, is of this kind; one without kinds is."""
+    """Whether a section (a model, or a mapping as in a file) is of this schema's kind; always true without kinds."""
     if not isinstance(value, dict):
         return isinstance(value, schema)
     return "kind" not in schema.model_fields or value.get("kind") == schema.model_fields["kind"].default
@@ -82,7 +82,7 @@ def _as_flag(value: Any) -> str:
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The schemas that an annotation allows: one, the members of a union, or none; a list of them is one setting."""
+    """Return the schemas that an annotation allows, such as a union's members; a list of schemas is one setting."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if get_origin(annotation) in (list, tuple):

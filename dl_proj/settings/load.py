@@ -1,4 +1,4 @@
-"""From a YAML file and flags to a checked configuration, or to one line a mistake."""
+"""From a YAML file and flags to a validated configuration, or to one line per mistake."""
 
 import argparse
 import difflib
@@ -22,16 +22,16 @@ from dl_proj.settings.read_yaml import parse_yaml, read_yaml
 Config = TypeVar("Config", bound=BaseModel)
 
 _KEY = 120  # characters of a dotted key in a message
-_WORDS = "one or more, after -- also such that look like flags"
+_WORDS = "one or more; after -- they may start with a dash"
 
 
 def load_config(schema: type[Config], path: Path, overrides: Nested | None = None, *, origin: str = "flags") -> Config:
-    """Read a YAML file, lay ``overrides``, which ``origin`` gave, over it and check the result.
+    """Read a YAML file, apply ``overrides`` and validate the result; ``origin`` says where the overrides come from.
 
-    An override in a section that the file lacks changes the schema's own section.
+    An override in a section that the file lacks is applied to the schema's default section.
 
     Raises:
-        ConfigError: one line a mistake.
+        ConfigError: one line per mistake.
     """
     overrides = overrides or {}
     values = read_yaml(path)
@@ -45,10 +45,10 @@ def load_config(schema: type[Config], path: Path, overrides: Nested | None = Non
 
 
 def file_or_preset(given: Path, presets: Path) -> Path:
-    """A YAML file, or else the preset of that name: demo.yaml, or paper/synth_lsh4.yaml in a folder of them.
+    """Return ``given`` if it exists, or else the preset of that name, such as demo.yaml or paper/synth_lsh4.yaml.
 
     Raises:
-        ConfigError: neither is there.
+        ConfigError: neither exists.
     """
     if given.exists():
         return given
@@ -61,12 +61,12 @@ def file_or_preset(given: Path, presets: Path) -> Path:
 
 
 def is_training(schema: type[BaseModel]) -> bool:
-    """Whether it describes a training, which leaves a run that can be resumed."""
+    """Whether it describes a training, whose run can be resumed."""
     return "train" in schema.model_fields
 
 
 def merge(values: Nested, overrides: Nested) -> Nested:
-    """Lay ``overrides`` over ``values``, key by key; another ``kind`` starts from that kind's defaults."""
+    """Merge ``overrides`` into ``values``, key by key; a section whose ``kind`` changes is replaced as a whole."""
     merged = dict(values)
     for key, value in overrides.items():
         old: Any = merged.get(key)
@@ -77,7 +77,7 @@ def merge(values: Nested, overrides: Nested) -> Nested:
 
 
 def _with_sections(schema: type[BaseModel], values: Nested, overrides: Nested) -> Nested:
-    """A file's values, with the schema's own sections for those that it lacks and overrides change."""
+    """Add to a file's values the default sections that it lacks and that overrides change."""
     filled = dict(values)
     for name, change in overrides.items():
         field = schema.model_fields.get(name)
@@ -92,7 +92,7 @@ def _with_sections(schema: type[BaseModel], values: Nested, overrides: Nested) -
 
 
 def _as_values(section: BaseModel) -> Nested:
-    """What was given to make it, as a file would have it, and its kind."""
+    """Return the fields that were set explicitly, as in a file, and the kind."""
     dumped, fields = section.model_dump(mode="json"), type(section).model_fields
     names = [name for name in fields if name in section.model_fields_set or name == "kind"]
     values = {name: getattr(section, name) for name in names}
@@ -102,18 +102,23 @@ def _as_values(section: BaseModel) -> Nested:
 def parse_flags(
     schema: type[BaseModel], argv: list[str], default: Path, *, words: str | None = None, prog: str | None = None
 ) -> tuple[argparse.Namespace, Nested]:
-    """Read ``--config``, ``--resume`` (trainings) and a flag for each field.
+    """Parse ``--config``, a training's ``--resume``, ``--dry_run`` and ``--quick``, and a flag for each field.
 
-    And what is no flag, before, between and behind the flags, if ``words`` has a name for it; after ``--`` nothing is.
-    ``default`` is the preset that is read without ``--config``, in the folder of all presets, and ``prog`` what
-    ``--help`` calls the program.
+    Positional arguments may stand anywhere among the flags; everything after ``--`` is positional. ``--help`` prints
+    and exits.
+
+    Args:
+        schema: has a field for each flag.
+        argv: the arguments.
+        default: the preset that is read without ``--config``, in the folder of all presets.
+        words: the name of positional arguments in ``--help``; None: there are none.
+        prog: the name of the program in ``--help``.
 
     Returns:
-        The script's own options, among them ``words``, a list, and the fields that flags set, nested as in the file.
-        ``--help`` prints and exits.
+        The script's own options, including the list ``words``; and the fields that flags set, nested as in a file.
 
     Raises:
-        ConfigError: a flag that does not exist, or that lacks its value.
+        ConfigError: an unknown flag, or one without its value.
     """
     argv = with_whole_mappings(schema, argv, parse_yaml)
     own = _OneLineParser(add_help=False, allow_abbrev=False)
@@ -122,13 +127,13 @@ def parse_flags(
         own.add_argument(
             "--resume",
             metavar="RUN",
-            help="continue a run: its folder, or 'last' for the newest version of the experiment",
+            help="continue a run: its folder, or 'last' for the newest run of the experiment",
         )
         own.add_argument(
-            "--dry_run", action="store_true", help="train nothing: say what the training would cost, from a few steps"
+            "--dry_run", action="store_true", help="do not train: measure a few steps, print the cost of the training"
         )
         own.add_argument(
-            "--quick", action="store_true", help="try everything in 20 steps, in a run of its own, NAME-quick"
+            "--quick", action="store_true", help="try the whole training in 20 steps, in a run called NAME-quick"
         )
     usage = "".join([f" [{action.option_strings[0]} {action.metavar or ''}".rstrip() + "]" for action in own._actions])
     usage += " [--SETTING VALUE ...]" + (f" [{words} ...]" if words else "")
@@ -144,7 +149,7 @@ def parse_flags(
         others = [word for word in rest if word not in ("-h", "--help")]
         try:
             overrides = source(parsed_args=parser.parse_args(others))()
-        except (ConfigError, SettingsError, RecursionError):  # help is shown even so
+        except (ConfigError, SettingsError, RecursionError):  # --help works in spite of mistakes
             overrides = {}
         explain(parser, schema, *_values_for_help(schema, options.config, default, overrides))
     options.words = []
@@ -164,17 +169,17 @@ def parse_flags(
 
 
 def _refuse_twice(schema: type[BaseModel], argv: list[str]) -> None:
-    """Or the second value would silently win, and two lists would become one; mappings may come key by key."""
+    """Refuse repeated flags: the last value would silently win, and lists would be joined. Mappings may repeat."""
     mappings = {f"--{name}" for name, field in schema.model_fields.items() if get_origin(field.annotation) is dict}
     counts = Counter(word.partition("=")[0] for word in argv if word.startswith("--"))
     if twice := [flag for flag, times in counts.items() if times > 1 and flag not in mappings]:
-        raise ConfigError(*(f"flags: {flag}: was given {counts[flag]} times, must be given once" for flag in twice))
+        raise ConfigError(*(f"flags: {flag}: given {counts[flag]} times, must be given once" for flag in twice))
 
 
 def _values_for_help(
     schema: type[BaseModel], given: Path | None, default: Path, overrides: Nested
 ) -> tuple[Nested, Path]:
-    """What the settings are with the flags beside --help, and the file; without a readable one, the preset."""
+    """Return the settings with the other flags applied, and the file; if it cannot be read, the preset."""
     try:
         path = file_or_preset(given, default.parent) if given else default
         values = read_yaml(path)
@@ -185,12 +190,12 @@ def _values_for_help(
     values = merge(values, overrides)
     try:
         return schema.model_validate(values).model_dump(mode="json"), path
-    except ValidationError:  # flags must add what it lacks
+    except ValidationError:  # required settings may be missing
         return values, path
 
 
 def _unreadable_flags(argv: list[str], read: Callable[[list[str]], Any]) -> list[str]:
-    """A line for each flag that cannot be read by itself: a list with a number such as 010, which is no JSON."""
+    """Return a line for each flag that cannot be parsed: a list with a number such as 010 is not valid JSON."""
     words = [part for word in argv for part in word.split("=", 1)]
     found = []
     for flag, value in itertools.pairwise(words):
@@ -198,7 +203,7 @@ def _unreadable_flags(argv: list[str], read: Callable[[list[str]], Any]) -> list
             read([flag, value])
         except (SettingsError, RecursionError):
             found.append(f"flags: {flag}: must be a list of plain numbers, as in 1,0.5 (got {shown(value)})")
-        except ConfigError:  # a value and the next flag
+        except ConfigError:  # this pair is a value and the next flag
             continue
     return found
 
@@ -215,13 +220,13 @@ def _flags_with_broken_json(argv: list[str]) -> list[str]:
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)
-    except (ValueError, RecursionError):  # the latter of brackets nested thousands deep
+    except (ValueError, RecursionError):  # RecursionError: brackets nested thousands deep
         return False
     return True
 
 
 class _OneLineParser(argparse.ArgumentParser):
-    """Raises its complaint instead of printing the whole usage before it, and guesses what was meant."""
+    """Raises ConfigError instead of printing the usage, and suggests similar flags."""
 
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ")
@@ -233,14 +238,14 @@ class _OneLineParser(argparse.ArgumentParser):
         raise ConfigError(*(f"flags: {flag}: no such flag{_did_you_mean(flag, known)}; see --help" for flag in flags))
 
 
-_PLAIN = {  # pydantic's words where they mean nothing to who writes a file
+_PLAIN = {  # replacements for pydantic messages that are unclear to the author of a file
     "model_type": "must be a mapping of settings",
     "model_attributes_type": "must be a mapping of settings",
     "path_type": "must be a path",
     "string_unicode": "must be UTF-8",
     "int_parsing_size": "must be a whole number of fewer digits",
     "tuple_type": "must be a list",
-    "missing": "is needed and is not there",
+    "missing": "is required",
     "extra_forbidden": "no such setting",
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
     **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
@@ -249,7 +254,10 @@ _PLAIN = {  # pydantic's words where they mean nothing to who writes a file
 
 
 def _lines(path: Path, overrides: Nested, origin: str, schema: type[BaseModel], mistake: ErrorDetails) -> list[str]:
-    """One mistake, or all that a rule over several settings found: where, the key, what is allowed, what came."""
+    """Return the lines of one validation error, with file, key, what is allowed and what was given.
+
+    A cross-field rule may report several mistakes in one error.
+    """
     steps, parent, here = _walk(schema, mistake["loc"])
     kind, message, got = mistake["type"], mistake["msg"], mistake["input"]
     if kind.startswith("union_tag"):
@@ -258,31 +266,31 @@ def _lines(path: Path, overrides: Nested, origin: str, schema: type[BaseModel], 
         steps, got = [*steps, "kind"], got.get("kind")
     source = _source(path, overrides, origin, steps[:-1] if kind == "missing" else steps)
     place = ": ".join(part for part in (source, _cut(".".join(steps))) if part)
-    if kind == "value_error":  # its message names the settings
+    if kind == "value_error":  # a cross-field rule; its message names the settings
         return [f"{place}: {line}" for line in str(mistake["ctx"]["error"]).splitlines()]
     if kind == "missing":
         hint = f", {message}" if steps[-1] == "kind" else ""
-        return [f"{place}: this setting is needed and is not there{hint}"]
+        return [f"{place}: this setting is required{hint}"]
     if kind == "extra_forbidden":
         known = list(parent.model_fields)
-        message = f"no such setting{_did_you_mean(steps[-1], known)}; there are: {', '.join(known)}"
+        message = f"no such setting{_did_you_mean(steps[-1], known)}; must be one of {', '.join(known)}"
         return [f"{place}: {message} (got {shown(got)})"]
     return [f"{place}: {in_plain_words(kind, message)} (got {shown(got)})"]
 
 
 def in_plain_words(kind: str, message: str) -> str:
-    """What a mistake of pydantic's says to someone who writes a file."""
+    """Translate a pydantic message for the author of a file."""
     words = _PLAIN.get(kind) or message.replace("Input should be", "must be")
     return f"{words[0].lower()}{words[1:]}"
 
 
 def _cut(key: str) -> str:
-    """A key that came, which may be as long as a file."""
+    """Cut a given key, which may be arbitrarily long."""
     return key if len(key) <= _KEY else f"{key[:_KEY]}..."
 
 
 def _source(path: Path, overrides: Nested, origin: str, steps: list[str]) -> str:
-    """Where the value at a key came from; a rule over several settings may have met some from the file and flags."""
+    """Return where the value at a key came from; a section may have values from both the file and flags."""
     here: Any = overrides
     for step in steps:
         if not isinstance(here, dict):
@@ -296,7 +304,7 @@ def _source(path: Path, overrides: Nested, origin: str, steps: list[str]) -> str
 
 
 def _walk(schema: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel], Any]:
-    """The keys of a location as the file has them, without pydantic's union tags; the last one's model and type."""
+    """Return the keys of a pydantic location without its union tags, and the last key's model and type."""
     steps: list[str] = []
     here: Any = schema
     parent = schema
@@ -318,7 +326,7 @@ def _walk(schema: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str
 
 
 def _entry_of(annotation: Any) -> Any:
-    """What a list holds, where an annotation allows one."""
+    """Return the item type of the list that an annotation allows, if any."""
     if get_origin(annotation) in (list, tuple):
         return get_args(annotation)[0]
     return next(filter(None, map(_entry_of, get_args(annotation))), None)
@@ -338,7 +346,7 @@ def _did_you_mean(word: str, known: Any) -> str:
 
 
 def differences(one: Nested, other: Nested, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Dotted keys whose values differ between two nested mappings, and both values."""
+    """Yield the dotted keys whose values differ between two nested mappings, with both values."""
     for key in dict.fromkeys([*one, *other]):
         a, b = one.get(key), other.get(key)
         if isinstance(a, dict) and isinstance(b, dict):

@@ -1,4 +1,4 @@
-"""Flags of settings that are mappings, such as a sweep's ``--values model.depth=[1,2]``."""
+"""Flags for settings that are mappings, such as a sweep's ``--values model.depth=[1,2]``."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from dl_proj.settings.errors import ConfigError
 
 
 def with_whole_mappings(schema: type[BaseModel], argv: list[str], read: Callable[[str], Any]) -> list[str]:
-    """The same flags, but for mappings JSON instead of ``key=value``, ``key=[a,b]`` or null; ``read`` reads a value."""
+    """Turn ``key=value``, ``key=[a,b]`` and null after a mapping's flag into JSON; ``read`` parses the values."""
     mappings = {f"--{name}" for name, field in schema.model_fields.items() if get_origin(field.annotation) is dict}
     found: list[str] = []
     for word in argv:
@@ -31,5 +31,5 @@ def _mapping(text: str, read: Callable[[str], Any]) -> str:
         return text
     try:
         return json.dumps({key: read(value)})
-    except (yaml.YAMLError, ValueError, TypeError):  # a date is no JSON
+    except (yaml.YAMLError, ValueError, TypeError):  # TypeError: a date cannot be written as JSON
         raise ConfigError(f"flags: {text}: must be key=value or key=[value,value] (got {value!r})") from None

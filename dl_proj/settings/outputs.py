@@ -1,4 +1,4 @@
-"""Whether a command's results can be written where its settings say, found out before its work starts."""
+"""Check that a command's results can be written before its work starts."""
 
 import errno
 from pathlib import Path
@@ -7,15 +7,15 @@ from typing import Any
 from dl_proj.settings.errors import ConfigError, reason
 from my_custom_ai.utils.files import check_writable
 
-_OUTPUTS = {"output_dir": False, "runs_dir": False, "output": True}  # names of settings; whether they mean a file
+_OUTPUTS = {"output_dir": False, "runs_dir": False, "output": True}  # setting: whether it names a file
 _REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def check_outputs(config: Any) -> None:
-    """Try to make a nameless file where each of the command's results will go.
+    """Create an unnamed temporary file wherever the command will write, to test the permission.
 
     Raises:
-        ConfigError: that cannot be done.
+        ConfigError: it cannot be created.
     """
     for name, is_file in _OUTPUTS.items():
         path: Path | None = getattr(config, name, None)
@@ -30,7 +30,7 @@ def check_outputs(config: Any) -> None:
 
 
 def refusal_of(config: Any, error: OSError) -> ConfigError | None:
-    """What a user is told when one of the folders that settings name is read-only; None: the error is another."""
+    """Return the error to report if a folder named in the settings is read-only; None for any other error."""
     if error.errno not in _REFUSED or error.filename is None:
         return None
     folders = {name: getattr(config, name, None) for name in _OUTPUTS}
@@ -42,4 +42,4 @@ def refusal_of(config: Any, error: OSError) -> ConfigError | None:
 
 
 def _refusal(name: str, path: Path, error: OSError) -> str:
-    return f"{name}: {path} cannot be written ({reason(error)}); --{name} says where to write"
+    return f"{name}: {path} cannot be written ({reason(error)}); set another place with --{name}"

@@ -1,4 +1,4 @@
-"""The mapping in a YAML file, or one line that says what is wrong with it and at which key."""
+"""Read the mapping in a YAML file, or report in one line what is wrong and at which key."""
 
 import re
 from collections.abc import Hashable
@@ -12,16 +12,16 @@ from dl_proj.settings.help import Nested
 
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
 _FRACTION = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?\.inf|\.nan", re.IGNORECASE)
-_DIGITS = 1000  # of a whole number; longer ones stay words, which no setting takes for a number
-_VALUES = 100_000  # in a file, aliases written out
-_DEPTH = 50  # of values in values
+_DIGITS = 1000  # longest whole number; longer ones stay strings, which numeric settings reject
+_VALUES = 100_000  # in a file, with aliases expanded
+_DEPTH = 50  # of nesting
 
 
 def read_yaml(path: Path) -> Nested:
-    """The mapping in a YAML file.
+    """Read the mapping in a YAML file.
 
     Raises:
-        ConfigError: no such file, not YAML, not a mapping, a key twice, or values that are too many or too deep.
+        ConfigError: no such file, not YAML, not a mapping, a repeated key, or too many or too deeply nested values.
     """
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"))
@@ -34,35 +34,35 @@ def read_yaml(path: Path) -> Nested:
         where = f"{path}:{mark.line + 1}" if mark else f"{path}"
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
         raise ConfigError(f"{where}: not valid YAML: {problem}") from None
-    except (ValueError, RecursionError) as error:  # a NUL in the path, brackets without end
+    except (ValueError, RecursionError) as error:  # a NUL in the path; endless brackets
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if values is None:
-        raise ConfigError(f"{path}: is empty, must hold 'key: value' lines")
+        raise ConfigError(f"{path}: is empty, must contain 'key: value' lines")
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: must hold 'key: value' lines (got {shown(values)})")
+        raise ConfigError(f"{path}: must contain 'key: value' lines (got {shown(values)})")
     return values
 
 
 def parse_yaml(text: str) -> Any:
-    """What a text in YAML says.
+    """Parse YAML text.
 
     Raises:
-        YAMLError: it is not valid, or has values of odd types, too many or too deep.
-        ValueError: no date, or a number out of bounds.
+        YAMLError: it is invalid, or has values of unsupported types, too many or too deeply nested ones.
+        ValueError: an impossible date, or a number out of bounds.
         RecursionError: brackets nested thousands deep.
     """
     return yaml.load(text, Loader=_PlainLoader)
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without the rule that the second of two equal keys silently wins, and with decimal numbers alone.
+    """A YAML loader that rejects repeated keys and reads only decimal numbers.
 
-    By YAML 1.1, 010 is 8 and 1:30 is 90. Here what is no plain decimal number stays the word that was written, which
-    the schema takes or refuses as it does a flag's.
+    In YAML 1.1, 010 is 8 and 1:30 is 90. Here anything but a plain decimal number stays a string, which the schema
+    accepts or rejects as it does a flag's value.
     """
 
     def get_single_node(self) -> yaml.Node | None:
-        """The file's root, checked before anything is made of it."""
+        """Return the root node, checked before anything is constructed."""
         node = super().get_single_node()
         if node is not None:
             _size(node, (), {})
@@ -70,7 +70,7 @@ class _PlainLoader(yaml.SafeLoader):
         return node
 
     def _check_tags(self, node: yaml.Node, keys: tuple[str, ...], seen: set[yaml.Node] | None = None) -> None:
-        """Refuse, by key, values with an unknown tag and scalars that their tag cannot represent (``!!bool maybe``)."""
+        """Reject, by key, values with an unknown tag, and scalars that do not fit their tag (``!!bool maybe``)."""
         seen = set() if seen is None else seen
         if node in seen:
             return
@@ -78,13 +78,13 @@ class _PlainLoader(yaml.SafeLoader):
         for key, value in _inner(node):
             self._check_tags(value, (*keys, key), seen)
         if node.tag not in self.yaml_constructors:
-            _refuse(node, keys, f"has a type that settings do not have, {shown(node.tag)}")
+            _refuse(node, keys, f"has an unsupported type, {shown(node.tag)}")
         if isinstance(node, yaml.ScalarNode):
             try:
                 self.yaml_constructors[node.tag](self, node)
             except (ValueError, LookupError, AttributeError, TypeError, yaml.YAMLError):
                 kind = node.tag.rpartition(":")[2]
-                _refuse(node, keys, f"is no {kind} that YAML has (got {shown(node.value)})")
+                _refuse(node, keys, f"is not a valid YAML {kind} (got {shown(node.value)})")
 
     def construct_plain_int(self, node: yaml.ScalarNode) -> int | str:
         text = self.construct_scalar(node)
@@ -101,9 +101,9 @@ class _PlainLoader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a single word", key.start_mark)
             if key.value in seen:
-                problem = f"key {shown(key.value)} is there twice"
+                problem = f"key {shown(key.value)} is given twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
@@ -116,21 +116,21 @@ _PlainLoader.add_constructor("tag:yaml.org,2002:merge", _PlainLoader.construct_w
 
 
 def _inner(node: yaml.Node) -> list[tuple[str, yaml.Node]]:
-    """What a node holds, by key or place."""
+    """Return a node's children, by key or index."""
     if isinstance(node, yaml.MappingNode):
         return [(str(key.value) if isinstance(key, yaml.ScalarNode) else "?", value) for key, value in node.value]
     return [(str(i), value) for i, value in enumerate(node.value)] if isinstance(node, yaml.SequenceNode) else []
 
 
 def _size(node: yaml.Node, keys: tuple[str, ...], sizes: dict[yaml.Node, int]) -> int:
-    """Values in a node with aliases written out: nine levels of nine aliases are 9^9, and a loop has no end."""
+    """Count a node's values with aliases expanded: nine levels of nine aliases are 9^9 values, a cycle never ends."""
     if node not in sizes:
-        sizes[node] = _VALUES  # what an alias inside of its own value meets
+        sizes[node] = _VALUES  # so an alias inside its own value exceeds the bound
         if len(keys) > _DEPTH:
             _refuse(node, keys[:3], f"is nested more than {_DEPTH} deep")
         sizes[node] = size = 1 + sum(_size(value, (*keys, key), sizes) for key, value in _inner(node))
         if size > _VALUES:
-            _refuse(node, keys, f"has more than {_VALUES} values, or holds itself, its aliases written out")
+            _refuse(node, keys, f"has more than {_VALUES} values with its aliases expanded, or contains itself")
     return sizes[node]
 
 

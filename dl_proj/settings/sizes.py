@@ -1,4 +1,4 @@
-"""Which settings decide how much memory a command takes, for when there is too little."""
+"""Which settings determine how much memory a command takes, for out-of-memory messages."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ _SHOWN = 3
 
 
 def sizes_in(config: BaseModel) -> str:
-    """What batches are made of, and the largest other sizes, with their keys and values."""
+    """Return the batch sizes and the largest other sizes, with their keys."""
     sizes = dict(_whole_numbers(config))
     batches = {key: size for key, size in sizes.items() if key.rpartition(".")[2] in _BATCHES}
     others = sorted(sizes.keys() - batches.keys(), key=lambda key: (-sizes[key], key))[:_SHOWN]

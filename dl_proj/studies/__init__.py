@@ -1,1 +1,1 @@
-"""What is measured without training: costs, random features, reconstruction, and their pictures."""
+"""Studies without training: costs, random features, reconstruction, and their pictures."""

@@ -15,13 +15,13 @@ Counts = tuple[Annotated[int, Field(ge=1)], ...]
 
 
 def lists_mistakes(config: Strict, *names: str) -> list[str]:
-    """What is wrong with lists of points: none, or one twice."""
+    """Return the mistakes in lists of points: empty lists and duplicates."""
     found = []
     for name in names:
         points = getattr(config, name)
         if not points:
-            found.append(f"{name} is empty, needs one at least")
-        found += [f"{name}: {point} is there twice" for point in dict.fromkeys(points) if points.count(point) > 1]
+            found.append(f"{name} is empty, needs at least one")
+        found += [f"{name}: {point} is given twice" for point in dict.fromkeys(points) if points.count(point) > 1]
     return found
 
 
@@ -29,10 +29,10 @@ class _Labelled(Strict):
     label: str = Field(min_length=1)
     """name of the curve"""
     max_length: int | None = Field(None, ge=1)
-    """longer sequences are left out; null: none"""
+    """longer sequences are skipped; null: none are"""
 
     def at(self, lengths: Counts) -> Counts:
-        """Those of the lengths that are measured."""
+        """Return the lengths that are measured."""
         return tuple(length for length in lengths if self.max_length is None or length <= self.max_length)
 
 
@@ -45,7 +45,7 @@ class Variant(_Labelled):
     """a token attends only to itself and earlier tokens"""
 
     def mistakes_at(self, length: int, *, dim: int, heads: int, depth: int = 1) -> list[str]:
-        """What does not fit sequences of ``length`` tokens in layers of these sizes."""
+        """Return the mistakes with sequences of ``length`` tokens in layers of these sizes."""
         stack = StackConfig(dim=dim, heads=heads, depth=depth, attention=self.attention)
         found = stack.mistakes_at(length, causal=self.causal, grid=False)
         return [f"variants: {self.label}: {line.replace('model.', '')}" for line in found]
@@ -55,25 +55,25 @@ class ModelVariant(_Labelled):
     """Attention mechanisms of a whole model."""
 
     encoder_attention: AttentionConfig = AttentionSchema.of(FullSettings())
-    """of the encoder"""
+    """attention of the encoder"""
     decoder_attention: AttentionConfig = AttentionSchema.of(FullSettings())
-    """of the decoder's own tokens, causal; where there is a decoder"""
+    """causal self-attention of the decoder, if any"""
     cross_attention: AttentionConfig = AttentionSchema.of(FullSettings())
-    """from the decoder to the encoder; where there is a decoder"""
+    """cross-attention of the decoder, if any"""
 
     def mistakes(self) -> list[str]:
         """See Strict."""
         return EncoderDecoderConfig.model_construct(cross_attention=self.cross_attention).mistakes()
 
     def model(self, config: "ModelStudyConfig", *, reversible: bool = False) -> EncoderDecoderConfig:
-        """The encoder-decoder of the study's sizes; its encoder is the encoder-only model's."""
+        """Return the encoder-decoder with the study's sizes; the encoder-only model uses its encoder."""
         own = self.model_dump(include={"encoder_attention", "decoder_attention", "cross_attention"})
         sizes = {"dim": config.dim, "heads": config.heads, "ffn_dim": 4 * config.dim}
         depths = {"encoder_depth": config.depth, "decoder_depth": config.depth}
         return EncoderDecoderConfig(**sizes, **depths, **own, reversible=reversible)
 
     def mistakes_at(self, length: int, config: "ModelStudyConfig") -> list[str]:
-        """What does not fit sequences of ``length`` tokens."""
+        """Return the mistakes with sequences of ``length`` tokens."""
         model = self.model(config)
         if "encoder_decoder" in config.architectures:
             found = model.mistakes_at(length, length)
@@ -84,7 +84,7 @@ class ModelVariant(_Labelled):
 
 
 def _list_of(adapter: TypeAdapter[Any]) -> BeforeValidator:
-    """Checks a list of schemas, which has one flag, that takes JSON; says what is wrong a line each."""
+    """Return a validator of a list of schemas, which a single flag passes as JSON; it reports a line per mistake."""
 
     def check(values: object) -> Any:
         try:
@@ -97,7 +97,7 @@ def _list_of(adapter: TypeAdapter[Any]) -> BeforeValidator:
 
 
 def _lines(values: Any, mistake: ErrorDetails) -> list[str]:
-    """A mistake in a list of schemas, or all that a rule found; a variant is named by its label, if it has one."""
+    """Return the lines of one validation error in a list of schemas; a variant is named by its label, if it has one."""
     first, *rest = mistake["loc"] or ("",)
     entry = values[first] if isinstance(first, int) else {}
     name = entry.get("label", first) if isinstance(entry, dict) else first
@@ -108,12 +108,12 @@ def _lines(values: Any, mistake: ErrorDetails) -> list[str]:
 
 
 class CostConfig(Strict):
-    """Sizes that studies of time and memory share."""
+    """Sizes shared by the studies of time and memory."""
 
     lengths: Counts = (512, 1024, 2048, 4096)
-    """costs: points of the curves, tokens a sequence"""
+    """costs: points of the curves, in tokens per sequence"""
     tokens: int = Field(16384, ge=1)
-    """costs: in all sequences of a batch; the batch is this / length"""
+    """costs: tokens per batch; the batch size is this divided by the length"""
     dim: int = Field(256, ge=1)
     """costs: width of the activations"""
     heads: int = Field(4, ge=1)
@@ -123,36 +123,36 @@ class CostConfig(Strict):
         """See Strict."""
         found = lists_mistakes(self, "lengths")
         if self.dim % self.heads:
-            found.append(f"dim {self.dim} is not divisible by heads {self.heads}")
+            found.append(f"dim {self.dim} must be divisible by heads {self.heads}")
         return found + [
-            f"tokens {self.tokens} is not a multiple of length {length}"
+            f"tokens {self.tokens} must be a multiple of length {length}"
             for length in self.lengths
             if self.tokens % length
         ]
 
     def variants_mistakes(self, variants: tuple[_Labelled, ...]) -> list[str]:
-        """Labels that are there twice, and curves without a point."""
+        """Return the mistakes in the variants: duplicate labels, and curves without points."""
         labels = [variant.label for variant in variants]
-        found = [f"variants: {label} is there twice" for label in dict.fromkeys(labels) if labels.count(label) > 1]
+        found = [f"variants: {label} is given twice" for label in dict.fromkeys(labels) if labels.count(label) > 1]
         return found + [
-            f"variants: {variant.label}: max_length {variant.max_length} leaves out all lengths {list(self.lengths)}"
+            f"variants: {variant.label}: max_length {variant.max_length} skips all lengths {list(self.lengths)}"
             for variant in variants
             if self.lengths and not variant.at(self.lengths)
         ]
 
 
 class TimedConfig(CostConfig):
-    """Sizes, and how often to call."""
+    """Sizes, and the number of timed calls."""
 
     calls: int = Field(3, ge=1)
-    """costs: timed calls, after one that is not; the median counts"""
+    """costs: timed calls after a warm-up call; the median is reported"""
 
 
 class LengthConfig(TimedConfig):
-    """Time and memory of an attention layer by length, at the same number of tokens (Kitaev et al. 2020, figure 5)."""
+    """Time and memory of a layer by length, at a constant number of tokens (Kitaev et al. 2020, figure 5)."""
 
     variants: Annotated[tuple[Any, ...], _list_of(TypeAdapter(tuple[Variant, ...]))] = ()
-    """length: curves, a list of {label, attention, causal, max_length}"""
+    """length: the curves, a list of {label, attention, causal, max_length}"""
 
     def mistakes(self) -> list[str]:
         """See Strict."""
@@ -167,35 +167,35 @@ class LengthConfig(TimedConfig):
 
 
 class LinformerStudyConfig(TimedConfig):
-    """What a Linformer saves against full attention, by length and rank (Wang et al. 2020, table 3)."""
+    """Savings of a Linformer over full attention, by length and rank (Wang et al. 2020, table 3)."""
 
     ranks: Counts = (64, 128, 256)
-    """linformer: tokens that keys and values are projected to; those above length / 2 are left out"""
+    """linformer: projected lengths of keys and values; those above length / 2 are skipped"""
     depth: int = Field(2, ge=1)
-    """linformer: layers, which share one projection"""
+    """linformer: number of layers, which share one projection"""
 
     def mistakes(self) -> list[str]:
         """See Strict."""
         found = super().mistakes() + lists_mistakes(self, "ranks")
         longest = max(self.lengths, default=0)
         return found + [
-            f"ranks: {rank} is more than half of the longest sequence, {longest} tokens"
+            f"ranks: {rank} must be at most half of the longest sequence, {longest} tokens"
             for rank in self.ranks
             if longest and 2 * rank > longest
         ]
 
 
 class DepthConfig(CostConfig):
-    """Memory of a step of training by the number of layers, plain and reversible (Kitaev et al. 2020, section 3)."""
+    """Memory of a training step by the number of layers, plain and reversible (Kitaev et al. 2020, section 3)."""
 
     lengths: Counts = (1024,)
-    """depth: tokens a sequence; a picture each"""
+    """depth: tokens per sequence; one panel each"""
     dim: int = Field(64, ge=1)
-    """depth: width of the activations; small, so that the parameters' gradients are"""
+    """depth: width of the activations; small, so that the parameters' gradients are small too"""
     depths: Counts = (1, 2, 4, 8)
-    """depth: points of the curves, layers"""
+    """depth: points of the curves, in layers"""
     variants: Annotated[tuple[Any, ...], _list_of(TypeAdapter(tuple[Variant, ...]))] = ()
-    """depth: two curves each, a list of {label, attention, causal, max_length}"""
+    """depth: variants with two curves each, a list of {label, attention, causal, max_length}"""
 
     def mistakes(self) -> list[str]:
         """See Strict."""
@@ -214,13 +214,14 @@ class ModelStudyConfig(TimedConfig):
     """Time and memory of whole models by length, plain and reversible, in inference and in training."""
 
     architectures: tuple[Literal["encoder_only", "encoder_decoder"], ...] = ("encoder_only", "encoder_decoder")
-    """model: pictures; an encoder-decoder's source and target are equally long"""
+    """model: one picture each; an encoder-decoder's source and target have the same length"""
     variants: Annotated[tuple[Any, ...], _list_of(TypeAdapter(tuple[ModelVariant, ...]))] = ()
-    """model: two curves each, a list of {label, encoder_attention, decoder_attention, cross_attention, max_length}"""
+    """model: variants with two curves each, a list of {label, encoder_attention, decoder_attention, cross_attention,
+    max_length}"""
     depth: int = Field(2, ge=1)
-    """model: layers, of the encoder and of the decoder"""
+    """model: number of layers of the encoder and of the decoder"""
     vocab_size: int = Field(32, ge=2)
-    """model: symbols; few, so that the map to logits, which is measured too, costs little"""
+    """model: number of symbols; small, because the map to logits is measured too"""
 
     def mistakes(self) -> list[str]:
         """See Strict."""

@@ -1,4 +1,4 @@
-"""performance_studies.py: what layers, stacks and whole models cost in time and memory."""
+"""performance_studies.py: time and memory of layers, stacks and whole models."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,17 +25,17 @@ from my_transformers.linformer.settings import LinformerSettings
 from my_transformers.settings import Places
 
 _MIB = 2**20
-_FIRST_TOKENS = 64  # of a small call that loads what libraries load once
+_FIRST_TOKENS = 64  # of a small first call, after which libraries are loaded
 
 
 @dataclass(frozen=True)
 class Case:
-    """A module with what it is called with; inputs and the output's gradient are drawn once, outside all measurements.
+    """A module and its inputs, drawn once, outside all measurements.
 
     Args:
         module: called with the inputs, without a mask.
         inputs: (b, n) tokens or (b, n, dim) activations.
-        gradient: of the output, (b, n, e).
+        gradient: the gradient of the output, (b, n, e).
     """
 
     module: nn.Module
@@ -43,28 +43,28 @@ class Case:
     gradient: Tensor
 
     def forward(self) -> None:
-        """Inference."""
+        """Run inference."""
         with torch.no_grad():
             self.module.eval()(*self.inputs)
 
     def train(self) -> None:
-        """Forward and backward, to the inputs and the parameters; what it leaves is what it found."""
+        """Run forward and backward, to the inputs and parameters; gradients are removed afterwards."""
         torch.autograd.backward(self.module.train()(*self.inputs), self.gradient)
         for tensor in (*self.module.parameters(), *self.inputs):
             tensor.grad = None
 
     def calls(self) -> dict[str, Callable[[], None]]:
-        """By mode."""
+        """Return the calls by mode."""
         return {"forward": self.forward, "train": self.train}
 
     def start(self) -> "Case":
-        """Of the first tokens of the first sequence."""
+        """Return a case with only the first tokens of the first sequence."""
         inputs = tuple(x[:1, :_FIRST_TOKENS].detach().requires_grad_(x.requires_grad) for x in self.inputs)
         return Case(self.module, inputs, self.gradient[:1, :_FIRST_TOKENS])
 
 
 def _cost(call: Callable[[], None], calls: int, device: torch.device, *, warm_up: int = 1) -> dict[str, float]:
-    """Time of a call, and the allocator's peak in another."""
+    """Measure the time of calls, and the allocator's peak in another call."""
     seconds = spread(seconds_of(call, device, calls=calls, warm_up=warm_up))
     names = {"median": "seconds", "min": "seconds_min", "max": "seconds_max"}
     allocated = allocated_peak(call, device) / _MIB
@@ -72,10 +72,10 @@ def _cost(call: Callable[[], None], calls: int, device: torch.device, *, warm_up
 
 
 def by_length(config: LengthConfig, seed: int, device: torch.device) -> list[Row]:
-    """Cost of an attention layer by length; a row a mode.
+    """Measure an attention layer by length; a row per variant, length and mode.
 
-    On a CPU each row has a process of its own, whose growth tells what the call really took. An accelerator's memory
-    is its allocator's.
+    On a CPU, each row is measured in its own process, whose growth is the memory that the call really took. On an
+    accelerator, memory is what the allocator reports.
     """
     cases = [
         (variant, length, mode)
@@ -91,7 +91,7 @@ def by_length(config: LengthConfig, seed: int, device: torch.device) -> list[Row
 
 
 def layer_cost(variant: Variant, length: int, mode: str, config: LengthConfig, seed: int, device: torch.device) -> Row:
-    """A row. The process's growth comes first: later calls find memory that the first one left."""
+    """Measure one row; the growth of the process first, because later calls reuse memory of the first one."""
     case = _layer(variant, length, config, seed, device)
     case.start().calls()[mode]()
     call = case.calls()[mode]
@@ -122,11 +122,11 @@ def _of_activations(module: nn.Module, batch: int, length: int, dim: int, device
 
 
 def by_rank(config: LinformerStudyConfig, seed: int, device: torch.device) -> list[Row]:
-    """Inference of a stack with full attention (rank None) and with Linformers; a row a length and rank.
+    """Measure inference of a stack with full attention (rank None) and with Linformers; a row per length and rank.
 
-    ``speed_up`` and ``memory_saving`` are full attention's cost over the Linformer's. For memory, the paper has the
-    largest batches that fit; here it is the allocator's peak at the same batch. Full attention runs on kernels that
-    never hold a matrix of scores, so it has less to lose than the paper's.
+    ``speed_up`` and ``memory_saving`` are full attention's cost divided by the Linformer's. For memory, the paper
+    compares the largest batches that fit; here it is the allocator's peak at the same batch. Full attention uses
+    kernels that never store the matrix of scores, so there is less to save than in the paper.
     """
     pairs = [(n, rank) for n in config.lengths for rank in (None, *config.ranks) if rank is None or 2 * rank <= n]
     rows: list[Row] = []
@@ -169,11 +169,12 @@ def _stack(
 
 
 def by_depth(config: DepthConfig, seed: int, device: torch.device) -> list[Row]:
-    """Memory of forward and backward by the number of layers; a row a variant, kind of residuals, length and depth.
+    """Measure the memory of forward and backward by the number of layers.
 
-    ``allocated_mib`` is the allocator's peak above parameters and inputs. The gradients of the parameters are in it
-    as far as they are there at that instant: not yet in a plain stack, whose memory is highest as backward starts,
-    but nearly all in a reversible one, whose backward gives them out at its end. ``gradients_mib`` is their size.
+    There is a row per variant, kind of residuals, length and depth. ``allocated_mib`` is the allocator's peak above
+    parameters and inputs. It includes the gradients of the parameters that exist at that instant: none in a plain
+    stack, whose memory peaks when backward starts, but nearly all in a reversible one, whose backward returns them at
+    its end. ``gradients_mib`` is their size.
     """
     cases = [
         (variant, reversible, length, depth)
@@ -199,9 +200,9 @@ def _curve(label: str, reversible: bool) -> str:
 
 
 def of_models(config: ModelStudyConfig, seed: int, device: torch.device) -> list[Row]:
-    """Cost of whole models by length; a row an architecture, variant, kind of residuals, length and mode.
+    """Measure whole models by length; a row per architecture, variant, kind of residuals, length and mode.
 
-    From tokens, which are drawn beforehand, to logits; no loss.
+    Measured from tokens, which are drawn beforehand, to logits, without a loss.
     """
     cases = [
         (architecture, variant, reversible, length)
@@ -247,7 +248,7 @@ def _model(
 
 
 def _encoder(model: EncoderDecoderConfig, vocab_size: int, length: int, seed: int) -> nn.Module:
-    """The encoder by itself, with a map to logits."""
+    """Build the encoder alone, with a map to logits."""
     return nn.Sequential(
         nn.Embedding(vocab_size, model.dim),
         build_positions(model.positions, dim=model.dim, places=Places(length)),

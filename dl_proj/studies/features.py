@@ -1,4 +1,4 @@
-"""performance_studies.py: what random features cost in exactness, by their number."""
+"""performance_studies.py: the error of random features, by their number."""
 
 import math
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from my_transformers import (
 
 @torch.no_grad()
 def approximation(config: ApproximationConfig, seed: int, device: torch.device) -> list[Row]:
-    """Mean squared error of a Performer's output against softmax attention; a row a curve and number of features."""
+    """Measure the squared error of a Performer against softmax attention; a row per curve and number of features."""
     generator = torch.Generator().manual_seed(seed)
     curves: dict[str, tuple[Literal["softmax", "hyperbolic"], bool]] = {
         f"{kernel}, {'orthogonal' if orthogonal else 'iid'}": (kernel, orthogonal)
@@ -48,9 +48,9 @@ def approximation(config: ApproximationConfig, seed: int, device: torch.device) 
 
 @torch.no_grad()
 def equivariance(config: EquivarianceConfig, seed: int, device: torch.device) -> list[Row]:
-    """Norm of the change of a fresh layer's output when all tokens move, divided by the output's; rows as above.
+    """Measure the relative change of a new layer's output when all tokens are shifted; rows as above.
 
-    The tokens are a block in a larger grid, all else of which is padding; a class token stands beside it.
+    The tokens are a block in a larger grid that is otherwise padding, plus a class token outside of the grid.
     """
     errors: dict[tuple[str, int | None], list[float]] = {}
     for sample in tqdm(range(config.samples), desc="equivariance", unit="sample"):
@@ -58,13 +58,13 @@ def equivariance(config: EquivarianceConfig, seed: int, device: torch.device) ->
             torch.manual_seed(seed * config.samples + sample)
             layer = MultiHeadAttention(mechanism, dim=config.dim, heads=config.heads).to(device).double().eval()
             tokens = config.scale * torch.randn(1, 1 + config.side**2, config.dim, dtype=torch.float64).to(device)
-            here, there = (_output_at(layer, tokens, config, shift) for shift in (0, config.shift))
-            errors.setdefault((name, m), []).append(((here - there).norm() / here.norm()).item())
+            original, shifted = (_output_at(layer, tokens, config, shift) for shift in (0, config.shift))
+            errors.setdefault((name, m), []).append(((original - shifted).norm() / original.norm()).item())
     return [{"curve": name, "n_features": m} | mean_and_error(found, "change") for (name, m), found in errors.items()]
 
 
 def _mechanisms(config: EquivarianceConfig, seed: int) -> Iterator[tuple[str, int | None, Mechanism]]:
-    """Name, features and mechanism of each point; None features: no random numbers."""
+    """Yield name, number of features and mechanism of each point; None: no random features."""
     head_dim = config.dim // config.heads
     columns = config.side + config.shift
     relative = partial(RelativeAttention, heads=config.heads, head_dim=head_dim, columns=columns, off_grid=1)
@@ -85,7 +85,7 @@ def _mechanisms(config: EquivarianceConfig, seed: int) -> Iterator[tuple[str, in
 
 
 def _output_at(layer: nn.Module, tokens: Tensor, config: EquivarianceConfig, shift: int) -> Tensor:
-    """What comes out at the tokens when their block stands ``shift`` rows and columns from the grid's corner."""
+    """Return the output at the tokens when their block is ``shift`` rows and columns from the grid's corner."""
     side, columns = config.side, config.side + config.shift
     place = torch.arange(side, device=tokens.device) + shift
     places = torch.cat((place.new_zeros(1), 1 + (place.unsqueeze(1) * columns + place).flatten()))
@@ -96,14 +96,14 @@ def _output_at(layer: nn.Module, tokens: Tensor, config: EquivarianceConfig, shi
 
 
 def mean_and_error(values: list[float], name: str) -> dict[str, float]:
-    """Mean, and its standard error."""
+    """Return the mean and its standard error."""
     mean = sum(values) / len(values)
     variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
     return {name: mean, "standard_error": math.sqrt(variance / len(values))}
 
 
 def slope(rows: list[Row], curve: str, name: str) -> float:
-    """Exponent of the power of n_features by which a curve falls: least squares through the logarithms."""
+    """Fit the exponent of n_features in a curve, by least squares on the logarithms."""
     x, y = (torch.tensor([row[key] for row in rows if row["curve"] == curve]).log() for key in ("n_features", name))
     x = x - x.mean()
     return ((x * y).sum() / x.square().sum()).item()

@@ -1,4 +1,4 @@
-"""performance_studies.py: what its studies draw."""
+"""performance_studies.py: the pictures of the studies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -39,15 +39,15 @@ _SHOWN = 96  # tokens of an attention matrix: with more, a page has no pixels fo
 
 @dataclass(frozen=True)
 class Panel:
-    """A curve for each value of ``curve`` in the rows.
+    """A panel with a curve per value of ``curve`` in the rows.
 
     Args:
-        rows: those without a number for ``x`` or ``y`` are left out.
-        x: column; its values are the axis' ticks.
-        y: column.
-        xlabel: of the axis.
-        ylabel: of the axis.
-        title: above the panel.
+        rows: the data; rows without a number for ``x`` or ``y`` are skipped.
+        x: column of the x axis; its values are the ticks.
+        y: column of the y axis.
+        xlabel: label of the x axis.
+        ylabel: label of the y axis.
+        title: title of the panel.
         error: column of the error bars.
         log: the axes that are logarithmic. Another y axis starts at 0, and so does one whose numbers differ by less
             than a factor of four: its logarithms would make much of little.
@@ -186,12 +186,12 @@ def _hidden(lines: dict[str, list[Row]], panel: Panel) -> dict[str, int]:
 
 
 def matrices(pictures: dict[tuple[int | None, int | None], Tensor]) -> Figure:
-    """Attention matrices: bucket sizes down, the exact one and then hash rounds across, all in the same colours.
+    """Draw attention matrices on one colour scale: a row per bucket size, columns for the exact one and hash rounds.
 
     The first 96 tokens are shown, three of the bucket sizes, and weights down to a thousandth of the largest one.
 
     Args:
-        pictures: (n, n) by bucket size and rounds; (None, None) has the exact one.
+        pictures: (n, n) by bucket size and rounds, with the exact one at (None, None).
     """
     exact = pictures[None, None]
     sizes = sorted({size for size, _ in pictures if size is not None})

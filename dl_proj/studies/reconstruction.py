@@ -1,4 +1,4 @@
-"""performance_studies.py: the attention matrix of LSH attention beside that of full shared query-key attention."""
+"""performance_studies.py: the matrix of LSH attention compared with that of full shared query-key attention."""
 
 from collections.abc import Iterator
 
@@ -20,8 +20,7 @@ Matrices = dict[tuple[int | None, int | None], Tensor]
 def reconstruction(config: ReconstructionConfig, seed: int, device: torch.device) -> list[Row]:
     """How far the matrix of LSH attention is from that of full attention, by bucket size and hash rounds.
 
-    The error of a sample is the root of the mean squared difference of all entries of all heads' matrices, each head
-    compared with itself.
+    The error of a sample is the root mean squared difference over all entries of all heads' matrices.
 
     Returns:
         A row a bucket size and number of rounds: mean and standard error over the samples.
@@ -55,28 +54,29 @@ def _matrices(
 
 
 def random_walk(config: ReconstructionConfig, generator: torch.Generator) -> Tensor:
-    """Queries (1, h, n, d) in float64: q_t = a q_(t-1) + sqrt(1 - a^2) e_t with normal e and a^memory = 1/e.
+    """Draw queries (1, h, n, d) in float64: q_t = a q_(t-1) + sqrt(1 - a^2) e_t with normal e_t and a^memory = 1/e.
 
-    Near tokens are alike, and far ones wherever the walk comes back to: attention has something to find. Independent
-    normal queries are almost orthogonal, and their attention is almost uniform.
+    Nearby tokens are similar, and so are distant ones when the walk returns, so there is something to attend to. In
+    contrast, independent normal queries are almost orthogonal, and their attention is almost uniform.
     """
     shape = (1, config.heads, config.length, config.head_dim)
     steps = torch.arange(config.length, dtype=torch.float64)
-    kept = torch.exp(-(steps.unsqueeze(1) - steps).clamp(min=0) / config.memory).tril()  # a^(t - s) of step s is in q_t
+    # the weight a^(t - s) of step s in q_t
+    kept = torch.exp(-(steps.unsqueeze(1) - steps).clamp(min=0) / config.memory).tril()
     fresh = (1 - torch.exp(torch.tensor(-2 / config.memory, dtype=torch.float64))).sqrt()
-    kept[:, 1:] *= fresh  # the first token has nothing before it
+    kept[:, 1:] *= fresh  # the first token has no predecessor
     return config.scale * (kept @ torch.randn(shape, generator=generator, dtype=torch.float64))
 
 
 def attention_matrix(mechanism: SharedQKAttention | LSHAttention, qk: Tensor) -> Tensor:
-    """What a mechanism does with values, as a matrix (b, h, n, n): its output where the values are the identity."""
+    """Return the attention weights of a mechanism, (b, h, n, n): its output for the identity as values."""
     batch, heads, n, _ = qk.shape
     identity = torch.eye(n, dtype=qk.dtype, device=qk.device)
     return mechanism(qk, identity.expand(batch, heads, n, n))
 
 
 def lsh_matrix(qk: Tensor, bucket_size: int, n_rounds: int, *, causal: bool, seed: int) -> Tensor:
-    """The matrix (b, h, n, n) of LSHAttention(bucket_size, n_rounds, max_len=n, causal, seed) in evaluation."""
+    """Return the matrix (b, h, n, n) of LSHAttention(bucket_size, n_rounds, max_len=n, causal, seed) in eval mode."""
     _, heads, n, head_dim = qk.shape
     n_buckets = choose_n_buckets(n, bucket_size)
     buckets = bucket_of(qk, seeded_rotations(qk, heads, n_rounds, head_dim, n_buckets, seed))
@@ -84,16 +84,16 @@ def lsh_matrix(qk: Tensor, bucket_size: int, n_rounds: int, *, causal: bool, see
 
 
 def lsh_attention_matrix(qk: Tensor, buckets: Tensor, *, window: int, causal: bool) -> Tensor:
-    """The matrix of LSH attention (Kitaev et al. 2020, section 2) for given buckets, by scattering who sees whom.
+    """Return the matrix of LSH attention (Kitaev et al. 2020, section 2) for given buckets, using a mask of pairs.
 
-    Token i sees j if in some round both are in one bucket and j stands among the ``window`` tokens before i in the
-    order of (bucket, position), or, without ``causal``, behind it; a token that sees nobody sees itself. A row is the
-    softmax of q_i . q_j / (||q_j|| sqrt(d)) over all j that it sees in any round.
+    Token i attends to j if in some round both are in the same bucket, and j is among the ``window`` tokens before i in
+    (bucket, position) order or, if not ``causal``, after it; a token without any other attends to itself. A row is the
+    softmax of q_i . q_j / (||q_j|| sqrt(d)) over all visible j.
 
     Args:
         qk: (b, h, n, d).
         buckets: (b, h, r, n).
-        window: tokens to a side.
+        window: number of tokens on each side.
         causal: a token attends only to itself and earlier tokens.
 
     Returns:
@@ -101,8 +101,8 @@ def lsh_attention_matrix(qk: Tensor, buckets: Tensor, *, window: int, causal: bo
     """
     n, head_dim = qk.shape[2:]
     visible = qk.new_zeros(*qk.shape[:2], n * n, dtype=torch.bool)
-    for of_round in buckets.unbind(2):
-        visible.scatter_(-1, _seen_pairs(of_round, min(window, n - 1), causal), True)
+    for round_buckets in buckets.unbind(2):
+        visible.scatter_(-1, _visible_pairs(round_buckets, min(window, n - 1), causal), True)
     visible = visible.unflatten(-1, (n, n))
     itself = torch.eye(n, dtype=torch.bool, device=qk.device)
     visible = visible & ~itself
@@ -111,8 +111,8 @@ def lsh_attention_matrix(qk: Tensor, buckets: Tensor, *, window: int, causal: bo
     return scores.masked_fill(~visible, -torch.inf).softmax(dim=-1)
 
 
-def _seen_pairs(buckets: Tensor, window: int, causal: bool) -> Tensor:
-    """Buckets (b, h, n) -> i * n + j (b, h, n * s) of each pair in reach; i * n + i where there is none."""
+def _visible_pairs(buckets: Tensor, window: int, causal: bool) -> Tensor:
+    """Buckets (b, h, n) -> i * n + j (b, h, n * s) for each visible pair; i * n + i elsewhere."""
     n = buckets.shape[-1]
     order = sort_by_bucket(buckets)
     gaps = torch.arange(-window, 1 if causal else window + 1, device=buckets.device)

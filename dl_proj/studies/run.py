@@ -1,4 +1,4 @@
-"""performance_studies.py: make the chosen studies; each ends in a table, CSV, JSON and pictures as PNG and PDF."""
+"""performance_studies.py: run the chosen studies; each writes a table, CSV, JSON and pictures as PNG and PDF."""
 
 import json
 from collections.abc import Callable
@@ -25,14 +25,14 @@ _MODES = {"forward": "inference", "train": "training: forward and backward"}
 
 
 def make_studies(config: PerformanceConfig) -> None:
-    """Measure, print, write; each study's files are there before the next begins.
+    """Run the studies one by one; each is written before the next begins.
 
     Raises:
-        SetupError: a study of memory, on a device that does not tell its memory's peak.
+        SetupError: a study of memory on a device whose peak memory cannot be measured.
     """
     device = start(config.device).device
     if device.type == "mps" and set(config.studies) & set(_COSTS):
-        raise SetupError(f"torch does not tell the peak of memory on {device.type}; use --device cpu")
+        raise SetupError(f"torch cannot measure peak memory on {device.type}; use --device cpu")
     for study in config.studies:
         rows = _measure(study, config, device)
         _print_slopes(study, rows)
@@ -112,7 +112,7 @@ def _savings(rows: list[Row]) -> Figure:
 
 
 def _memory_by_depth(rows: list[Row]) -> Figure:
-    """A panel a length; the parameters' gradients are a curve of their own."""
+    """Draw a panel per length, with the parameters' gradients as an additional curve."""
     panels = []
     lengths = list(dict.fromkeys(row["length"] for row in rows))
     for length in lengths:
@@ -133,9 +133,9 @@ def _write(study: Study, rows: list[Row], config: PerformanceConfig, device: tor
     print(markdown([{name: _short(value) for name, value in row.items()} for row in rows]))
     path = config.output_dir / study
     settings = {"seed": config.seed} | getattr(config, study).model_dump(mode="json")
-    whole = {"study": study, "machine": machine(device), "settings": settings, "rows": rows}
+    record = {"study": study, "machine": machine(device), "settings": settings, "rows": rows}
     write_text(path.with_suffix(".csv"), csv_text(rows))
-    write_text(path.with_suffix(".json"), json.dumps(whole, indent=2) + "\n")
+    write_text(path.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
     pictures = redraw(path.with_suffix(".json"))
     print(f"written: {path}.csv, .json; pictures, .png and .pdf: {', '.join(picture.stem for picture in pictures)}")
 

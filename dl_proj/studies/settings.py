@@ -20,18 +20,18 @@ Study = Literal["approximation", "equivariance", "reconstruction", "length", "li
 
 
 class ApproximationConfig(Strict):
-    """How far a Performer's output is from softmax attention (Choromanski et al. 2021, figure 4)."""
+    """Error of a Performer's output against softmax attention (Choromanski et al. 2021, figure 4)."""
 
     length: int = Field(4096, ge=1)
-    """approximation: tokens"""
+    """approximation: number of tokens"""
     head_dim: int = Field(16, ge=1)
-    """approximation: of queries, keys and values, which are normally distributed"""
+    """approximation: width of queries, keys and values, which are normally distributed"""
     scale: float = Field(0.3, gt=0)
-    """approximation: standard deviation of queries and keys, values have 1; larger ones need more features"""
+    """approximation: standard deviation of queries and keys (of values, it is 1); larger ones need more features"""
     n_features: Counts = (16, 32, 64, 128, 256, 512)
-    """approximation: points of the curves; even numbers"""
+    """approximation: points of the curves, even numbers of features"""
     samples: int = Field(15, ge=2)
-    """approximation: draws of queries, keys, values and directions"""
+    """approximation: number of draws of queries, keys, values and directions"""
 
     def mistakes(self) -> list[str]:
         """See Strict."""
@@ -41,7 +41,7 @@ class ApproximationConfig(Strict):
 
 
 class EquivarianceConfig(Strict):
-    """How far the output of attention with relative positions moves when all tokens move (Horn et al. 2021)."""
+    """Change of the output of attention with relative positions when all tokens are shifted (Horn et al. 2021)."""
 
     dim: int = Field(128, ge=1)
     """equivariance: width of the tokens"""
@@ -50,91 +50,91 @@ class EquivarianceConfig(Strict):
     scale: float = Field(0.25, gt=0)
     """equivariance: standard deviation of the tokens; larger ones need more features"""
     side: int = Field(12, ge=1)
-    """equivariance: rows and columns of the block of tokens that moves"""
+    """equivariance: side of the block of tokens that is shifted"""
     shift: int = Field(5, ge=1)
-    """equivariance: rows and columns that it moves by"""
+    """equivariance: shift in rows and columns"""
     n_features: Counts = (64, 256, 1024, 4096)
-    """equivariance: points of the curves; multiples of 4"""
+    """equivariance: points of the curves, numbers of features that are multiples of 4"""
     samples: int = Field(4, ge=2)
-    """equivariance: draws of weights, tokens and directions"""
+    """equivariance: number of draws of weights, tokens and directions"""
 
     def mistakes(self) -> list[str]:
         """See Strict."""
         found = []
         if self.dim % self.heads:
-            found.append(f"dim {self.dim} is not divisible by heads {self.heads}")
+            found.append(f"dim {self.dim} must be divisible by heads {self.heads}")
         if not self.n_features or any(m % 4 for m in self.n_features):
             found.append(
-                f"n_features {list(self.n_features)} must be multiples of 4: each direction is turned four times"
+                f"n_features {list(self.n_features)} must be multiples of 4: each direction is used in four rotations"
             )
         return found
 
 
 class ReconstructionConfig(Strict):
-    """What LSH attention sees of full attention with shared queries and keys (Kitaev et al. 2020, section 2)."""
+    """Error of LSH attention's matrix against full shared query-key attention (Kitaev et al. 2020, section 2)."""
 
     length: int = Field(512, ge=2)
-    """reconstruction: tokens"""
+    """reconstruction: number of tokens"""
     head_dim: int = Field(64, ge=1)
-    """reconstruction: of the queries"""
+    """reconstruction: width of the queries"""
     heads: int = Field(4, ge=1)
-    """reconstruction: attention heads, each with queries and hashes of its own"""
+    """reconstruction: attention heads, each with its own queries and hashes"""
     scale: float = Field(8.0, gt=0)
-    """reconstruction: standard deviation of the queries' entries; larger ones make attention sharper. A score is at
-    most about this times the queries' cosine"""
+    """reconstruction: standard deviation of the queries' entries; larger ones make attention sharper, since a score is
+    about this times the queries' cosine"""
     memory: float = Field(16.0, gt=0)
-    """reconstruction: queries walk at random and are drawn back to 0 (an autoregressive process of order 1): tokens
-    after which their correlation has fallen to 1/e"""
+    """reconstruction: queries follow an autoregressive process of order 1; tokens after which their correlation has
+    fallen to 1/e"""
     bucket_sizes: Counts = (16, 32, 64, 128, 512)
-    """reconstruction: rows of the picture; with one that is the length nothing is missed"""
+    """reconstruction: bucket sizes, rows of the picture; one equal to the length is exact"""
     rounds: Counts = (1, 2, 4, 8)
-    """reconstruction: columns of the picture; hash rounds"""
+    """reconstruction: hash rounds, columns of the picture"""
     causal: bool = False
     """reconstruction: a token attends only to itself and earlier tokens"""
     samples: int = Field(10, ge=2)
-    """reconstruction: draws of queries and hashes"""
+    """reconstruction: number of draws of queries and hashes"""
 
     def mistakes(self) -> list[str]:
         """See Strict."""
         found = lists_mistakes(self, "bucket_sizes", "rounds")
         return found + [
-            f"bucket_sizes: {size} is larger than length {self.length}; with {self.length} nothing is missed already"
+            f"bucket_sizes: {size} must be at most length {self.length}; {self.length} is already exact"
             for size in self.bucket_sizes
             if size > self.length
         ]
 
 
 class PerformanceConfig(Strict):
-    """Measure the mechanisms."""
+    """Measure time, memory and error of the mechanisms."""
 
     studies: tuple[Study, ...] = ("approximation", "equivariance")
-    """which to make, in this order"""
+    """studies to run, in this order"""
     approximation: ApproximationConfig = ApproximationConfig()
     """Performer against softmax attention, by the number of features"""
     equivariance: EquivarianceConfig = EquivarianceConfig()
-    """what a translation changes, by the number of features"""
+    """change under translation, by the number of features"""
     reconstruction: ReconstructionConfig = ReconstructionConfig()
     """LSH attention against full attention, by bucket size and rounds"""
     length: LengthConfig = LengthConfig()
     """time and memory of a layer, by length"""
     linformer: LinformerStudyConfig = LinformerStudyConfig()
-    """what a Linformer saves, by length and rank"""
+    """savings of a Linformer, by length and rank"""
     depth: DepthConfig = DepthConfig()
-    """memory of a stack, by layers"""
+    """memory of a stack, by number of layers"""
     model: ModelStudyConfig = ModelStudyConfig()
     """time and memory of whole models, by length"""
     seed: int = Field(0, ge=0, lt=2**31)
-    """of all that is drawn"""
+    """seed of all random numbers"""
     device: DeviceName = "auto"
-    """where to compute; auto takes the fastest there is"""
+    """where to compute; auto picks the fastest device available"""
     output_dir: Path = Path("runs/performance_studies")
-    """where each study's CSV, JSON and pictures go"""
+    """folder for each study's CSV, JSON and pictures"""
 
     def mistakes(self) -> list[str]:
         """See Strict."""
         found = lists_mistakes(self, "studies")
         return found + [
-            f"{study}.variants is empty, needs one at least"
+            f"{study}.variants is empty, needs at least one"
             for study in self.studies
             if not getattr(getattr(self, study), "variants", True)
         ]

@@ -1,44 +1,44 @@
-"""Texts are UTF-8: a byte-order mark before them is no part of them, and their start shows what is something else."""
+"""Texts must be UTF-8: a byte-order mark at their start is skipped, and other encodings are recognised there."""
 
 import codecs
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-MARK = "\ufeff"  # which editors, spreadsheets and shells of Windows put before a text
-HEAD = 256  # bytes that show an encoding
-_MARKS = {  # UTF-32's begins with UTF-16's, so it comes first
+MARK = "\ufeff"  # written by editors, spreadsheets and shells of Windows at the start of a text
+HEAD = 256  # bytes from which an encoding is recognised
+_MARKS = {  # UTF-32 first, because its mark starts with that of UTF-16
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-_PACKED = (  # how compressed files begin, and what by
+_COMPRESSED = (  # first bytes of compressed files, and the format
     (b"\x1f\x8b\x08", "gzip"),
     (b"PK\x03\x04", "zip"),
     (b"\xfd7zXZ\x00", "xz"),
     (b"\x28\xb5\x2f\xfd", "zstd"),
     *((b"BZh%d1AY&SY" % level, "bzip2") for level in range(1, 10)),
 )
-_LINE = 2**16  # bytes after which a line is cut: what a text without line ends is tokenised by
+_LINE = 2**16  # bytes after which a line is cut, so that a text without line ends can be tokenised in pieces
 _ASCII = frozenset(b"\t\r\n" + bytes(range(0x20, 0x7F)))
 
 
 class OtherEncoding(ValueError):
-    """A text that is not UTF-8 but another encoding, or compressed, which the message says."""
+    """A text in an encoding other than UTF-8, or compressed; the message names it."""
 
 
 def check_utf8(head: bytes) -> None:
-    """Refuse what begins like UTF-16 or UTF-32, with its mark, or with Latin letters between zeros, or is compressed.
+    """Reject compressed data, and text that looks like UTF-16 or UTF-32: a mark, or ASCII alternating with zeros.
 
-    Bytes that are no text at all pass: a language model may be one of any bytes.
+    Bytes that are not text at all are accepted, because language models may be trained on any bytes.
 
     Raises:
-        OtherEncoding: it does.
+        OtherEncoding: it is rejected.
     """
     head = head[:HEAD]
-    if packed := next((name for start, name in _PACKED if head.startswith(start)), None):
-        raise OtherEncoding(f"is compressed by {packed}, must be text; unpack it")
+    if compressed := next((name for start, name in _COMPRESSED if head.startswith(start)), None):
+        raise OtherEncoding(f"is compressed with {compressed}, must be text; decompress it")
     encoding = next((name for mark, name in _MARKS.items() if head.startswith(mark) and _decodes(head, name)), None)
     if encoding is None and len(head) >= 4:
         halves = (head[::2], head[1::2])
@@ -49,7 +49,7 @@ def check_utf8(head: bytes) -> None:
 
 
 def text_start(path: Path) -> int:
-    """The place of a file's first byte of text: after the mark, if there is one.
+    """Return the offset of a file's first byte of text, after a byte-order mark, if any.
 
     Raises:
         OtherEncoding: see :func:`check_utf8`.
@@ -59,7 +59,7 @@ def text_start(path: Path) -> int:
 
 
 def mark_before(head: bytes) -> int:
-    """Bytes of the mark, if there is one, at the start of a text, of which ``head`` are the first ``HEAD`` bytes.
+    """Return the length of the byte-order mark at the start of a text, given its first ``HEAD`` bytes; 0 without one.
 
     Raises:
         OtherEncoding: see :func:`check_utf8`.
@@ -70,14 +70,14 @@ def mark_before(head: bytes) -> int:
 
 def _decodes(head: bytes, encoding: str) -> bool:
     try:
-        codecs.getincrementaldecoder(encoding)().decode(head)  # which may end inside of a character
+        codecs.getincrementaldecoder(encoding)().decode(head)  # head may end inside a character
     except UnicodeDecodeError:
         return False
     return True
 
 
 class NotUTF8(ValueError):
-    """Bytes that are no text; ``offset`` counts the bytes before them."""
+    """Bytes that are not UTF-8; ``offset`` is their position."""
 
     def __init__(self, offset: int) -> None:
         super().__init__(f"byte {offset} is not UTF-8")
@@ -85,10 +85,10 @@ class NotUTF8(ValueError):
 
 
 def text_lines(file: BinaryIO, size: int) -> Iterator[str]:
-    """The next ``size`` bytes of a file as text, a line at a time, each with its end; lines of 64 KiB are cut.
+    """Yield the next ``size`` bytes of a file as text, line by line with line ends; lines are cut at 64 KiB.
 
     Raises:
-        NotUTF8: they are no text.
+        NotUTF8: the bytes are not UTF-8.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     done = 0
@@ -96,7 +96,7 @@ def text_lines(file: BinaryIO, size: int) -> Iterator[str]:
         done += len(line)
         try:
             text = decoder.decode(line, final=done == size)
-        except UnicodeDecodeError as error:  # which starts with what was left of the line before
+        except UnicodeDecodeError as error:  # its object starts with bytes left over from the previous line
             raise NotUTF8(done - len(error.object) + error.start) from None
         if text:
             yield text

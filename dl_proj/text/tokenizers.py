@@ -1,4 +1,4 @@
-"""Text as tokens and back: bytes, or subwords that the ``tokenizers`` library learns from the training text."""
+"""Tokenizers of text: bytes, or subwords trained on the training text by the ``tokenizers`` library."""
 
 import codecs
 import hashlib
@@ -19,17 +19,17 @@ from my_custom_ai.utils.files import write_text
 
 _MASK = b"[MASK]"
 _UNKNOWN = "[UNK]"
-_PROBE = "E\u0301 \ufb01\t\u0130  \u2028[MASK] x,y \n."  # what normalising, stripping or splitting would change
-_LONGEST_WORD = 256  # characters of a word that subwords are learnt from
-_ALPHABET = 1000  # characters that WordPiece knows at most; words with others are unknown
+_PROBE = "E\u0301 \ufb01\t\u0130  \u2028[MASK] x,y \n."  # text that normalising, stripping or splitting would change
+_LONGEST_WORD = 256  # bytes (WordPiece: characters); longer words are cut when subwords are trained
+_ALPHABET = 1000  # maximum number of characters in WordPiece's vocabulary; words with others are unknown
 
 
 class Tokenizer:
-    """Bytes as tokens: token t is the byte t; the mask is one symbol more, which no text contains.
+    """Bytes as tokens: token t is byte t; the mask is an additional symbol, which no text contains.
 
     Args:
-        pieces: bytes of text that each token stands for; a subclass may give others than the 256.
-        n_special: so many tokens, the first ones, stand for no text.
+        pieces: the bytes of text of each token; None: the 256 bytes.
+        n_special: number of tokens, at the start, that represent no text.
     """
 
     def __init__(self, pieces: list[bytes] | None = None, n_special: int = 0) -> None:
@@ -38,12 +38,12 @@ class Tokenizer:
 
     @property
     def n_symbols(self) -> int:
-        """Tokens that text may become, 0 to n_symbols - 1: the vocabulary of a causal model."""
+        """Number of symbols in text, 0 to n_symbols - 1: the vocabulary of a causal model."""
         return len(self._pieces)
 
     @property
     def pieces(self) -> list[bytes]:
-        """The bytes of text that each token stands for."""
+        """The bytes of text of each token."""
         return list(self._pieces)
 
     @property
@@ -53,38 +53,38 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Symbols with the mask: the vocabulary of a masked model."""
+        """Number of symbols including the mask: the vocabulary of a masked model."""
         return self.n_symbols + 1
 
     @property
     def ordinary(self) -> range:
-        """Tokens that stand for text: no special ones, no mask."""
+        """The tokens that represent text, without special ones and the mask."""
         return range(self._n_special, self.n_symbols)
 
     @property
     def starts_word(self) -> Tensor:
-        """(vocab_size,) bool: whether a token begins a word.
+        """Whether each token starts a word, (vocab_size,) bool.
 
-        A word is letters and digits with the space, or whatever mark, that stands directly before them; other marks are
-        words of their own. Bytes beyond ASCII count as letters.
+        A word consists of letters and digits, with the space or other character directly before them; all other
+        characters are words of their own. Bytes beyond ASCII count as letters.
         """
         return torch.tensor([not (piece[:1].isalnum() or piece[:1] >= b"\x80") for piece in self._pieces] + [True])
 
     @property
     def digest(self) -> str:
-        """A word for all that decides which tokens a text becomes."""
+        """Identifies the mapping from text to tokens."""
         return "bytes"
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of a text, each below n_symbols."""
+        """Return the tokens of a text, each below n_symbols."""
         return list(text.encode())
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of tokens; bytes that are no UTF-8 become U+FFFD, the mask ``[MASK]``."""
+        """Return the text of tokens; bytes that are not UTF-8 become U+FFFD, the mask becomes ``[MASK]``."""
         return "".join(self.decode_stream(tokens))
 
     def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
-        """Whole characters, each as soon as its last token came; together what :meth:`decode` gives."""
+        """Yield whole characters, each as soon as its last token arrives; together they equal :meth:`decode`."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for token in tokens:
             if text := decoder.decode(_MASK if token == self.mask_token else self._pieces[token]):
@@ -93,30 +93,30 @@ class Tokenizer:
             yield text
 
     def save(self, path: Path) -> None:
-        """Write what :func:`load_tokenizer` reads; bytes need no file, and write none."""
+        """Write a file for :func:`load_tokenizer`; a tokenizer of bytes writes none."""
 
 
 class SubwordTokenizer(Tokenizer):
-    """Subwords, found line by line.
+    """Subwords; text is tokenised line by line.
 
-    Byte-level BPE spells any text exactly. WordPiece loses white space (decoded, each word has one space before it) and
-    perhaps case; words that it cannot spell become its token 0, ``[UNK]``.
+    Byte-level BPE encodes any text exactly. WordPiece loses white space (when decoded, each word has one space before
+    it) and, if lowercase, case; words that it cannot encode become its token 0, ``[UNK]``.
 
     Args:
-        subwords: a byte-level BPE or a WordPiece tokenizer as :func:`train_bpe` and :func:`train_wordpiece` make them.
+        subwords: a byte-level BPE or WordPiece tokenizer, as built by :func:`train_bpe` and :func:`train_wordpiece`.
 
     Raises:
-        ValueError: it is another one.
+        ValueError: another kind of tokenizer.
     """
 
     def __init__(self, subwords: tokenizers.Tokenizer) -> None:
         numbers = subwords.get_vocab()
         symbols = sorted(numbers, key=lambda symbol: numbers[symbol])
         if not symbols or sorted(numbers.values()) != list(range(len(symbols))):
-            raise ValueError("its symbols are not numbered from 0 on")
+            raise ValueError("its symbols are not numbered consecutively from 0")
         if isinstance(subwords.model, models.BPE):
             if set("".join(symbols)) - _BYTE_OF.keys():
-                raise ValueError("it is no byte-level BPE")
+                raise ValueError("it is not a byte-level BPE")
             super().__init__([bytes(_BYTE_OF[character] for character in symbol) for symbol in symbols])
         elif isinstance(subwords.model, models.WordPiece):
             pieces = [symbol[2:] if symbol.startswith("##") else f" {symbol}" for symbol in symbols]
@@ -132,60 +132,60 @@ class SubwordTokenizer(Tokenizer):
 
     @property
     def exact(self) -> bool:
-        """Whether it spells every text, so that it comes back as it was: not WordPiece, nor a BPE that normalises."""
-        spelled = {bytes([byte]) for byte in range(256)} <= set(self._pieces)
-        return spelled and self.decode(self.encode_each([_PROBE])[0]) == _PROBE
+        """Whether decoding recovers every text exactly: not with WordPiece, nor with a BPE that normalises."""
+        has_all_bytes = {bytes([byte]) for byte in range(256)} <= set(self._pieces)
+        return has_all_bytes and self.decode(self.encode_each([_PROBE])[0]) == _PROBE
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of a text: the same, one by one, as in a token file."""
+        """Return the tokens of a text, identical to those in a token file."""
         data = text.encode()
         return self.encode_lines(list(text_lines(io.BytesIO(data), len(data))))
 
     def encode_lines(self, lines: list[str]) -> list[int]:
-        """Tokens of lines as :func:`text_lines` gives them."""
+        """Return the tokens of lines as yielded by :func:`text_lines`."""
         return list(itertools.chain.from_iterable(self.encode_each(lines)))
 
     def encode_each(self, texts: list[str]) -> list[list[int]]:
-        """Tokens of each of some texts, line ends in them like other characters."""
+        """Return the tokens of each text; line ends are treated like other characters."""
         encodings = self._subwords.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def save(self, path: Path) -> None:
-        """Write what :func:`load_tokenizer` reads: the library's tokenizer.json."""
+        """Write a file for :func:`load_tokenizer`: the library's tokenizer.json."""
         write_text(path, self._subwords.to_str(pretty=True))
 
 
 def load_tokenizer(path: Path) -> SubwordTokenizer:
-    """Subwords that were saved.
+    """Load a saved tokenizer of subwords.
 
     Raises:
-        ValueError: not a tokenizer that was saved here.
+        ValueError: not a tokenizer saved by this project.
         OSError: no such file.
-        CheckpointError: the SHA256SUMS beside it has another checksum.
+        CheckpointError: its checksum differs from that in SHA256SUMS.
     """
     if path.exists() and not path.is_file():
-        raise ValueError("it is no file")
+        raise ValueError("not a file")
     agrees_with_sums(path)
     text = path.read_text(encoding="utf-8")
     try:
         subwords = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the library raises nothing more particular
+    except Exception as error:  # the library raises nothing more specific
         raise ValueError(str(error)) from None
     return SubwordTokenizer(subwords)
 
 
 def train_bpe(lines: Iterable[str], vocab_size: int) -> SubwordTokenizer:
-    """Byte-level byte-pair encoding (Sennrich et al. 2016, section 3.2, on bytes as Radford et al. 2019, section 2.2).
+    """Train byte-level BPE (Sennrich et al. 2016, section 3.2; on bytes as in Radford et al. 2019, section 2.2).
 
-    The 256 bytes are symbols, so that any text can be spelled; the most frequent pair of symbols becomes a symbol,
-    again and again, inside of words, which a space leads.
+    The vocabulary starts with the 256 bytes, so that any text can be encoded; repeatedly, the most frequent pair of
+    symbols within words (with their leading space) becomes a new symbol.
 
-    Words are cut after ``_LONGEST_WORD`` bytes before subwords are learnt from them, or a text without spaces would
-    need time and memory without bound. Texts are spelled as if they were not cut.
+    For training, words are cut after ``_LONGEST_WORD`` bytes: a text without spaces would otherwise need unbounded
+    time and memory. Encoding does not cut words.
 
     Args:
-        lines: a text, read once, never held as a whole.
-        vocab_size: symbols; fewer if the text has no more pairs.
+        lines: a text, read once, never held in memory as a whole.
+        vocab_size: number of symbols; fewer if the text has no more pairs.
     """
     subwords = tokenizers.Tokenizer(models.BPE())
     words = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -199,22 +199,23 @@ def train_bpe(lines: Iterable[str], vocab_size: int) -> SubwordTokenizer:
 
 
 def _with_short_words(words: pre_tokenizers.PreTokenizer) -> pre_tokenizers.PreTokenizer:
-    pieces = pre_tokenizers.Split(tokenizers.Regex(rf"(?m).{{1,{_LONGEST_WORD}}}"), "isolated")  # m: . is any character
+    # m: . matches any character
+    pieces = pre_tokenizers.Split(tokenizers.Regex(rf"(?m).{{1,{_LONGEST_WORD}}}"), "isolated")
     return pre_tokenizers.Sequence([words, pieces])
 
 
 def train_wordpiece(lines: Iterable[str], vocab_size: int, *, lowercase: bool) -> SubwordTokenizer:
-    """Subwords as BERT has them (Devlin et al. 2019, section 3): words and marks of punctuation, divided where needed.
+    """Train BERT's subwords (Devlin et al. 2019, section 3): words and punctuation, split where needed.
 
     Args:
-        lines: a text, read twice, never held as a whole.
-        vocab_size: symbols, ``[UNK]`` included; fewer if the text has no more pairs.
-        lowercase: without case and accents.
+        lines: a text, read twice, never held in memory as a whole.
+        vocab_size: number of symbols, including ``[UNK]``; fewer if the text has no more pairs.
+        lowercase: ignore case and accents.
     """
     subwords = _wordpiece(lowercase, {})
     subwords.pre_tokenizer = _with_short_words(subwords.pre_tokenizer)
-    # Each character is a symbol at a word's start and another one inside. The library would number the latter in an
-    # order that changes from run to run, and by it decide between pairs: so they are all named to it.
+    # Each character is one symbol at the start of a word and another one inside. The library would number the latter
+    # in an order that varies between runs, and that number breaks ties between pairs; so they are passed explicitly.
     alphabet = _alphabet(subwords, lines, min(_ALPHABET, vocab_size // 4))
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
@@ -224,7 +225,7 @@ def train_wordpiece(lines: Iterable[str], vocab_size: int, *, lowercase: bool) -
         show_progress=False,
     )
     subwords.train_from_iterator(lines, trainer)
-    return SubwordTokenizer(_wordpiece(lowercase, subwords.get_vocab()))  # to which a text's own [UNK] is no symbol
+    return SubwordTokenizer(_wordpiece(lowercase, subwords.get_vocab()))  # here, [UNK] in a text is not a symbol
 
 
 def _wordpiece(lowercase: bool, vocabulary: dict[str, int]) -> tokenizers.Tokenizer:
@@ -236,7 +237,7 @@ def _wordpiece(lowercase: bool, vocabulary: dict[str, int]) -> tokenizers.Tokeni
 
 
 def _alphabet(subwords: tokenizers.Tokenizer, lines: Iterable[str], size: int) -> list[str]:
-    """The most frequent characters of a text, in order."""
+    """Return the most frequent characters of a text, sorted."""
     counts: Counter[str] = Counter()
     for line in lines:
         counts.update(subwords.normalizer.normalize_str(line))
@@ -245,14 +246,14 @@ def _alphabet(subwords: tokenizers.Tokenizer, lines: Iterable[str], size: int) -
 
 
 def _joins(subwords: tokenizers.Tokenizer, character: str) -> bool:
-    """Whether a character can stand inside of a word."""
+    """Whether a character can occur inside a word."""
     return len(subwords.pre_tokenizer.pre_tokenize_str(subwords.normalizer.normalize_str(f"a{character}"))) == 1
 
 
 def _byte_level_alphabet() -> dict[str, int]:
-    """The byte that each character of the library's byte-level symbols stands for (Radford et al. 2019).
+    """Return the byte that each character in the library's byte-level symbols represents (Radford et al. 2019).
 
-    Bytes that are visible characters of Latin-1 stand for themselves, the others, in order, for U+0100 and so on.
+    Visible Latin-1 characters represent their own byte; the other bytes, in order, are represented by U+0100 onwards.
     """
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in visible]

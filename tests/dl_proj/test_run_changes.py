@@ -99,9 +99,9 @@ def test_the_learning_rate_is_lowered_and_its_schedule_changed(train):
 )
 def test_a_run_that_stopped_itself_goes_on_once_it_may(stop, train):
     tiny_yaml("c.yaml", {"train.max_steps": 8, "train.trackers": [], "train.monitor": stop})
-    (said,) = [line for line in train().splitlines() if line.startswith("ended")]
+    (said,) = [line for line in train().splitlines() if line.startswith("stopped")]
     stopped = 2 if "target" in stop else 4
-    assert_states(said, "ended", stopped, 8, next(iter(stop)))
+    assert_states(said, "stopped", stopped, 8, next(iter(stop)))
     train("--resume", "last", "--train.max_steps", "10")
     assert column("step")[-1] == stopped, "its reason to stop is still there"
     train("--resume", "last", f"--train.monitor.{next(iter(stop))}", "null")

@@ -1,4 +1,4 @@
-"""synth_models_comparison.py: trained rounds against evaluated rounds, as in the Reformer paper's table 2."""
+"""synth_models_comparison.py: accuracy by rounds in training and in evaluation (the Reformer paper's table 2)."""
 
 import csv
 import io
@@ -27,7 +27,7 @@ from my_custom_ai.utils.files import write_text
 from my_transformers.full_settings import SharedQKSettings
 from my_transformers.lsh.settings import LSHSettings
 
-# Kitaev et al. 2020, table 2: accuracy in percent by how the model was trained (length 1024) and evaluated
+# Kitaev et al. 2020, table 2: accuracy in percent at length 1024, by attention in training, then in evaluation
 PAPER = {
     "full": {"full": 100.0, "LSH-8": 94.8, "LSH-4": 92.5, "LSH-2": 76.9, "LSH-1": 52.5},
     "LSH-4": {"full": 0.8, "LSH-8": 100.0, "LSH-4": 99.9, "LSH-2": 99.4, "LSH-1": 91.9},
@@ -39,19 +39,19 @@ PAPER_LENGTH = 1024
 
 
 def compare(config: SynthComparisonConfig) -> None:
-    """Evaluate every checkpoint: models of the copy task in every way, those of associative recall as they are.
+    """Evaluate every checkpoint; those of the copy task with each kind of attention, those of recall with their own.
 
-    Print the table, and write it as table.csv and table.png.
+    Prints the table and writes it as table.csv and table.png.
 
     Raises:
-        ConfigError: models of both tasks, or that cannot be compared.
+        ConfigError: models of different tasks, or models that cannot be compared.
     """
-    folders = _find(config.checkpoints)  # all, before the first takes its time
+    folders = _find(config.checkpoints)  # find all, before spending time on the first
     trained = {name: (folder, read_config(SynthTrainConfig, folder)) for name, folder in folders.items()}
     tasks = {own.data.task: name for name, (_, own) in trained.items()}
     if len(tasks) > 1:
-        of_each = ", ".join(f"{name} is of task {task}" for task, name in tasks.items())
-        raise ConfigError(f"checkpoints: {of_each}; compare models of one task")
+        task_names = ", ".join(f"{name} is of task {task}" for task, name in tasks.items())
+        raise ConfigError(f"checkpoints: {task_names}; must all be of one task")
     if "recall" in tasks:
         compare_recall(config, trained)
     else:
@@ -60,7 +60,7 @@ def compare(config: SynthComparisonConfig) -> None:
 
 def _compare_copies(config: SynthComparisonConfig, trained: dict[str, tuple[Path, SynthTrainConfig]]) -> None:
     mistakes = [
-        f"{folder}: {mistake}" for folder, own in trained.values() for mistake in _cannot_be_compared(own, config)
+        f"{folder}: {mistake}" for folder, own in trained.values() for mistake in _comparison_mistakes(own, config)
     ]
     if mistakes:
         raise ConfigError(*mistakes)
@@ -82,7 +82,7 @@ def _compare_copies(config: SynthComparisonConfig, trained: dict[str, tuple[Path
 
 
 def _find(names: tuple[str, ...]) -> dict[str, Path]:
-    """The folders that names mean, all below one that is no model's; of what is not there, how a preset trains it."""
+    """Return the checkpoints that the names refer to; for a missing one, the message says which preset trains it."""
     folders: dict[str, Path] = {}
     mistakes = []
     for name in names:
@@ -91,7 +91,7 @@ def _find(names: tuple[str, ...]) -> dict[str, Path]:
         except CheckpointError as error:
             presets = [path for path in sorted(CONFIGS.rglob("synth*.yaml")) if _experiment(path) in Path(name).parts]
             training = [f"python synth_train.py --config {path.relative_to(CONFIGS)}" for path in presets]
-            problem = f"{name} is not there; {training[0]} trains it" if training else str(error)
+            problem = f"{name} does not exist; to train it: {training[0]}" if training else str(error)
             mistakes.append(f"checkpoints: {problem}")
     if mistakes:
         raise ConfigError(*mistakes)
@@ -99,19 +99,19 @@ def _find(names: tuple[str, ...]) -> dict[str, Path]:
 
 
 def _named(name: str) -> dict[str, Path]:
-    """The one model that a name means, or those below a folder."""
+    """Return the one model that a name refers to, or those below a folder."""
     found = find_checkpoints(name)
     return found if name in found else {str(Path(name) / below): folder for below, folder in found.items()}
 
 
 def _experiment(preset: Path) -> str:
-    """The name of a training's folder; an empty one if the file is no training."""
+    """Return the experiment's name in a training file; empty for other files."""
     return read_yaml(preset).get("experiment_name", "")
 
 
-def _cannot_be_compared(trained: SynthTrainConfig, config: SynthComparisonConfig) -> list[str]:
+def _comparison_mistakes(trained: SynthTrainConfig, config: SynthComparisonConfig) -> list[str]:
     if trained.model.attentions is not None:
-        return ["trained with attentions of its own in each layer, which are not replaced; use attention: shared_qk"]
+        return ["trained with per-layer attentions, which cannot be replaced here; use attention: shared_qk"]
     if not isinstance(trained.model.attention.settings, SharedQKSettings | LSHSettings):
         return [f"trained with kind: {trained.model.attention.kind}, which LSH cannot evaluate; use kind: shared_qk"]
     lsh = trained.model.model_copy(update={"attention": _evaluated_with(trained, config)[-1]})
@@ -142,7 +142,7 @@ def _load(trained: SynthTrainConfig, weights: Path) -> AutoregressiveModel:
 def _with_attention(
     trained: SynthTrainConfig, attention: AttentionConfig, model: AutoregressiveModel
 ) -> AutoregressiveModel:
-    """A model with other attention and the same weights: they fit any that shares queries and keys."""
+    """Rebuild a model with other attention and its weights, which fit any attention with shared queries and keys."""
     other = trained.model_copy(update={"model": trained.model.model_copy(update={"attention": attention})})
     built = build_copy_model(other)
     built.load_state_dict(model.state_dict())
@@ -152,7 +152,7 @@ def _with_attention(
 def _accuracy(
     model: AutoregressiveModel, trained: SynthTrainConfig, config: SynthComparisonConfig, accelerator: Accelerator
 ) -> float:
-    """In percent, on test sequences."""
+    """Return the accuracy on test sequences, in percent."""
     data = copy_dataset(trained.data, "test", config.n_test, trained.seed)
     batches = evaluation_batches(data, batch_size=config.batch_size)
     objective = CopyObjective(trained.data.length)
@@ -160,12 +160,12 @@ def _accuracy(
 
 
 def render_table(rows: list[Row], ways: list[str]) -> str:
-    """Ours, with the paper's figure for the same row and column in brackets."""
+    """Return our accuracies as a table, with the paper's in brackets."""
     header = ["trained", "length", *(f"eval {way}" for way in ways)]
     lines = [[row["trained"], str(row["length"]), *(_cell(row, way) for way in ways)] for row in rows]
     widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
     table = ["  ".join(map(str.rjust, line, widths)) for line in [header, *lines]]
-    table.append("accuracy in percent on the second word; in brackets: Kitaev et al. 2020, table 2, at length 1024")
+    table.append("accuracy on the second word, in percent; in brackets: Kitaev et al. 2020, table 2, at length 1024")
     return "\n".join(table)
 
 
@@ -185,8 +185,8 @@ def _write_csv(rows: list[Row], ways: list[str], path: Path) -> None:
     for row in rows:
         for way in ways:
             paper = _paper(row, way)
-            start_of_line = [row["checkpoint"], row["trained"], row["length"], way]
-            writer.writerow([*start_of_line, f"{row[way]:.4f}", "" if paper is None else paper])
+            first_cells = [row["checkpoint"], row["trained"], row["length"], way]
+            writer.writerow([*first_cells, f"{row[way]:.4f}", "" if paper is None else paper])
     write_text(path, text.getvalue())
 
 

@@ -1,4 +1,4 @@
-"""A trained model of the copy task in use: a word in, the same word out."""
+"""Use a trained model of the copy task: a word in, the same word out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,31 +22,31 @@ class Copier(Trained[SynthTrainConfig, AutoregressiveModel]):
     """A model that was trained to copy words."""
 
     def generate(self, word: Sequence[int]) -> list[int]:
-        """The word as the model says it once more.
+        """Return the model's copy of a word.
 
         Args:
             word: ``word_length`` symbols, each 1 to vocab_size - 1.
 
         Raises:
-            ValueError: another symbol, or a word of another length.
+            ValueError: an invalid symbol, or a word of the wrong length.
         """
         n_symbols = self.config.data.vocab_size
         if len(word) != self.word_length or not all(SOS < symbol < n_symbols for symbol in word):
             raise ValueError(
-                f"the model copies words of {self.word_length} symbols, each 1 to {n_symbols - 1}; got {len(word)} "
-                f"symbols from {min(word, default=None)} to {max(word, default=None)}"
+                f"word must have {self.word_length} symbols, each from 1 to {n_symbols - 1} (got {len(word)} symbols, "
+                f"from {min(word, default=None)} to {max(word, default=None)})"
             )
         prompt = torch.tensor([[SOS, *word, SOS]], device=self.device)
         return self.model.generate(prompt, len(word))[0].tolist()
 
     @property
     def word_length(self) -> int:
-        """Symbols of the words that it was trained on."""
+        """Length of the words that it was trained on."""
         return word_length(self.config.data.length)
 
 
 def load_copier(folder: Path, *, device: DeviceName = "auto", data: Nested | None = None) -> Copier | Recaller:
-    """The model in a checkpoint's folder, of the copy task or of associative recall; see :func:`dl_proj.load`."""
+    """Load a model of the copy task or of associative recall from a checkpoint's folder; see :func:`dl_proj.load`."""
     config = read_config(SynthTrainConfig, folder, data)
     kind = Recaller if config.data.task == "recall" else Copier
     return kind(folder, config, *ready(build_copy_model(config), folder, device))

@@ -1,4 +1,4 @@
-"""Sequences ``SOS w SOS w`` (Kitaev et al. 2020, section 5): a model that copies must find what stood one word ago."""
+"""Sequences ``SOS w SOS w`` (Kitaev et al. 2020, section 5): to copy, a model must look back one word."""
 
 import hashlib
 import zlib
@@ -11,25 +11,26 @@ from torch.utils.data import Dataset
 
 Split = Literal["train", "val", "test"]
 
-SOS = 0  # the start symbol; words are made of 1 to vocab_size - 1
+SOS = 0  # the start symbol; words consist of symbols 1 to vocab_size - 1
 _SPLIT_OF_HASH: tuple[Split, ...] = ("val", "test", *("train",) * 8)
 
 
 class CopyDataset(Dataset[Tensor]):
-    """Sequence number i of a split, made when asked for, from (seed, split, i) alone.
+    """The copy task; its words depend only on the seed, the split and, if ``fresh``, the epoch.
 
-    Which split a word belongs to is decided by a hash of the word, so a word of the test split is never trained on,
-    however many sequences are drawn, at any size of the task.
+    A hash of the word decides which split it belongs to, so a test word is never trained on, however many sequences
+    are drawn and whatever the task's size.
 
     Args:
-        split: of words; eight of ten are for training.
-        size: sequences (an epoch), each with a word of its own.
-        vocab_size: symbols, SOS included.
-        length: tokens a sequence; if odd, the second word's last symbol is cut off.
-        seed: other seeds give other sequences.
-        corruption: probability with which a symbol of the second word is replaced by a random one, which may be the
-            same; copying exactly is then right with probability 1 - corruption * (vocab_size - 2) / (vocab_size - 1).
-        fresh: new words in each epoch, told by :meth:`set_epoch`.
+        split: the part of the words; eight tenths are for training.
+        size: number of sequences (per epoch), each with a different word.
+        vocab_size: number of symbols, including SOS.
+        length: tokens per sequence; if odd, the last symbol of the second word is cut off.
+        seed: determines the sequences.
+        corruption: probability of replacing a symbol of the second word by a random one, which may be the same; an
+            exact copy of a symbol is then correct with probability
+            1 - corruption * (vocab_size - 2) / (vocab_size - 1).
+        fresh: draw new words in each epoch, see :meth:`set_epoch`.
     """
 
     def __init__(
@@ -54,41 +55,41 @@ class CopyDataset(Dataset[Tensor]):
         self._words = self._draw_words()
 
     def __len__(self) -> int:
-        """Sequences (an epoch)."""
+        """Return the number of sequences (per epoch)."""
         return self._size
 
     def __getitem__(self, index: int) -> Tensor:
-        """(length,) int64."""
+        """Return a sequence, (length,) int64."""
         word = self._words[index]
         copy = self._corrupted(word, index) if self.corruption else word
         sequence = np.concatenate(([SOS], word, [SOS], copy))[: self.length]
         return torch.from_numpy(sequence.astype(np.int64))
 
     def set_epoch(self, epoch: int) -> None:
-        """Give the words of another epoch."""
+        """Draw the words of another epoch, if ``fresh``."""
         if self.fresh and epoch != self._epoch:
             self._epoch = epoch
             self._words = self._draw_words()
 
     @property
     def digest(self) -> str:
-        """Another one as soon as a word is."""
+        """A digest of all words."""
         return hashlib.sha256(self._words.tobytes()).hexdigest()
 
     @property
     def word_length(self) -> int:
-        """Symbols a word."""
+        """Symbols per word."""
         return word_length(self.length)
 
     def _draw_words(self) -> np.ndarray:
-        """(size, word_length): distinct words of this split."""
+        """Return distinct words of this split, (size, word_length)."""
         generator = self._generator("words")
         found: dict[bytes, np.ndarray] = {}
         while len(found) < self._size:
             shape = (2 * (self._size - len(found)) + 16, self.word_length)
             words = generator.integers(SOS + 1, self.vocab_size, shape, dtype=np.int32)
-            mine = ((word.tobytes(), word) for word in words if split_of(word) == self.split)
-            found.update(pair for pair in mine if pair[0] not in found)
+            of_split = ((word.tobytes(), word) for word in words if split_of(word) == self.split)
+            found.update(pair for pair in of_split if pair[0] not in found)
         return np.stack(list(found.values())[: self._size])
 
     def _corrupted(self, word: np.ndarray, index: int) -> np.ndarray:
@@ -102,10 +103,10 @@ class CopyDataset(Dataset[Tensor]):
 
 
 def word_length(length: int) -> int:
-    """Symbols in the word of a sequence of ``length`` tokens."""
+    """Return the length of the word in a sequence of ``length`` tokens."""
     return (length + 1) // 2 - 1
 
 
 def split_of(word: np.ndarray) -> Split:
-    """The split that a word belongs to."""
+    """Return the split that a word belongs to."""
     return _SPLIT_OF_HASH[zlib.crc32(word.astype(np.int32).tobytes()) % len(_SPLIT_OF_HASH)]

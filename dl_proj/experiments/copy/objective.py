@@ -1,4 +1,4 @@
-"""The copy task: loss and accuracy on the second word only."""
+"""The objective of the copy task: loss and accuracy on the second word only."""
 
 import torch
 import torch.nn.functional as F
@@ -10,25 +10,25 @@ from my_custom_ai.utils.meters import Ratio
 
 
 class CopyObjective:
-    """Cross-entropy (nats a token) and accuracy on the second word of ``SOS w SOS w``; the first is pure chance.
+    """Cross-entropy (nats per token) and accuracy on the second word of ``SOS w SOS w``; the first is unpredictable.
 
     Args:
-        length: tokens a sequence.
+        length: tokens per sequence.
     """
 
     def __init__(self, length: int) -> None:
-        self.second_start = word_length(length) + 1  # where the second SOS stands
+        self.second_start = word_length(length) + 1  # index of the second SOS
 
     def measure(self, model: nn.Module, batch: Tensor) -> dict[str, Ratio]:
-        """Batch (b, length) of sequences, see Objective."""
+        """Measure a batch of sequences, (b, length); see Objective."""
         logits = model(batch[:, :-1])[:, self.second_start :]
         word = batch[:, self.second_start + 1 :]
         loss = F.cross_entropy(logits.transpose(1, 2), word, reduction="sum")
-        right = (logits.argmax(-1) == word).sum(1)
-        return {"loss": Ratio(loss, word.numel()), "accuracy": Ratio(right, torch.full_like(right, word.shape[1]))}
+        correct = (logits.argmax(-1) == word).sum(1)
+        return {"loss": Ratio(loss, word.numel()), "accuracy": Ratio(correct, torch.full_like(correct, word.shape[1]))}
 
     def generated_accuracy(self, model: AutoregressiveModel, batch: Tensor) -> float:
-        """Share of right symbols when the model continues ``SOS w SOS`` by itself, fed with its own output."""
+        """Return the fraction of correct symbols when the model continues ``SOS w SOS`` from its own output."""
         was_training = model.training
         model.eval()
         word = batch[:, self.second_start + 1 :]

@@ -1,4 +1,4 @@
-"""Schemas of the two scripts of synthetic tasks."""
+"""Schemas of synth_train.py and synth_models_comparison.py."""
 
 import math
 from pathlib import Path
@@ -23,89 +23,89 @@ class SynthDataConfig(Strict):
     """Sequences of the copy task, ``SOS w SOS w`` with a random word w, or of associative recall."""
 
     task: Literal["copy", "recall"] = "copy"
-    """copy: repeat a word (Kitaev et al. 2020); recall: say the values of keys (Arora et al. 2024)"""
+    """copy: repeat a word (Kitaev et al. 2020); recall: recall the values of keys (Arora et al. 2024)"""
     vocab_size: int = Field(128, ge=3)
-    """symbols, the start symbol SOS included; recall: the blank and keys in one half, values in the other, and 8192 if
-    it is left out"""
+    """number of symbols, including the start symbol; recall: blank and keys in the first half, values in the second;
+    8192 by default"""
     length: int = Field(196, ge=4)
-    """tokens a sequence, both start symbols included; recall: 64 if it is left out"""
+    """tokens per sequence, including both start symbols; recall: 64 by default"""
     n_train: int = Field(16384, ge=1)
-    """training sequences an epoch, all different"""
+    """training sequences per epoch, all different"""
     fresh: bool = True
-    """draw new training sequences each epoch instead of repeating the first epoch's"""
+    """draw new training sequences in each epoch instead of repeating those of the first"""
     n_val: int = Field(256, ge=1)
     """validation sequences"""
     n_test: int = Field(1024, ge=1)
     """test sequences"""
     corruption: float = Field(0.0, ge=0, le=1)
-    """copy: probability with which a symbol of the second word is replaced by a random one"""
+    """copy: probability of replacing a symbol of the second word by a random one"""
     n_pairs: int = Field(8, ge=1)
-    """recall: pairs of a key and its value, each of which is asked for once; four tokens each at least"""
+    """recall: key-value pairs per sequence, each queried once; a pair takes at least four tokens"""
     gap_power: float = Field(0.01, ge=0, le=1)
-    """recall: a key is asked for in slot i after the pairs with a probability that goes as i^(gap_power - 1); 1: in any
-    slot alike"""
+    """recall: the probability of a query in slot i after the pairs is proportional to i^(gap_power - 1); 1: uniform"""
     filler: Literal["blank", "random"] = "blank"
-    """recall: tokens that are no pair and no query: all the blank, or random symbols that are none of the keys"""
+    """recall: tokens that are neither pairs nor queries: all blank, or random symbols other than the sequence's keys"""
 
     @model_validator(mode="before")
     @classmethod
-    def _usual_recall(cls, values: Any) -> Any:
-        """Zoology's sizes, where associative recall is chosen and they are left out."""
+    def _default_recall_sizes(cls, values: Any) -> Any:
+        """Use Zoology's sizes as defaults for associative recall."""
         is_recall = isinstance(values, dict) and values.get("task") == "recall"
         return {"vocab_size": 8192, "length": 64} | values if is_recall else values
 
     @property
     def n_inputs(self) -> int:
-        """Tokens that the model sees; of the copy task the last one is only predicted."""
+        """Length of the model's input; in the copy task the last token is only predicted."""
         return self.length if self.task == "recall" else self.length - 1
 
     def mistakes(self) -> list[str]:
         """See Strict."""
-        found = self._without_effect()
+        found = self._unused_settings()
         if self.task == "recall":
-            too_small = self._mistakes_of_recall()
+            too_small = self._recall_mistakes()
             return found + (too_small or self._too_many("dictionaries", self._n_dictionaries))
-        words = (self.vocab_size - 1) ** min((self.length + 1) // 2 - 1, 64)
-        return found + self._too_many("words", words)
+        n_words = (self.vocab_size - 1) ** min((self.length + 1) // 2 - 1, 64)
+        return found + self._too_many("words", n_words)
 
-    def _without_effect(self) -> list[str]:
+    def _unused_settings(self) -> list[str]:
         others = ("corruption",) if self.task == "recall" else ("n_pairs", "gap_power", "filler")
         fields = type(self).model_fields
         return [
-            f"{name} {getattr(self, name)} has no effect with task: {self.task}; leave it out"
+            f"{name} {getattr(self, name)} has no effect with task: {self.task}; remove it"
             for name in others
             if getattr(self, name) != fields[name].default
         ]
 
-    def _mistakes_of_recall(self) -> list[str]:
+    def _recall_mistakes(self) -> list[str]:
         found, n_keys = [], n_keys_of(self.vocab_size)
         if n_slots_of(self.length, self.n_pairs) < self.n_pairs:
             found.append(
-                f"length {self.length} is too short: n_pairs {self.n_pairs} take {4 * self.n_pairs} tokens at least, "
-                "two each as pairs and two each as queries"
+                f"length {self.length} is too short: n_pairs {self.n_pairs} needs at least {4 * self.n_pairs} tokens, "
+                "two per pair and two per query"
             )
         if n_keys < self.n_pairs:
             found.append(
                 f"vocab_size {self.vocab_size} is too small: it has {n_keys} keys, but n_pairs is {self.n_pairs}; "
-                f"take {2 * self.n_pairs + 2} at least"
+                f"must be at least {2 * self.n_pairs + 2}"
             )
         return found
 
     @property
     def _n_dictionaries(self) -> int:
-        n_keys, some = n_keys_of(self.vocab_size), min(self.n_pairs, 8)  # of more there are always enough
+        n_keys, some = n_keys_of(self.vocab_size), min(self.n_pairs, 8)  # 8 pairs are enough for a lower bound
         return math.perm(n_keys, some) * math.perm(self.vocab_size - 1 - n_keys, some)
 
-    def _too_many(self, what: str, there_are: int) -> list[str]:
+    def _too_many(self, what: str, available: int) -> list[str]:
         found = []
         for name, share in (("n_train", 0.8), ("n_val", 0.1), ("n_test", 0.1)):
-            wanted, most = getattr(self, name), there_are * share / 2
-            if wanted > most:  # drawing distinct ones stays quick, and the luck of a few is covered
+            # half of a split's share: distinct ones are still drawn quickly, and shares vary by chance
+            wanted, most = getattr(self, name), available * share / 2
+            if wanted > most:
                 sizes = f"vocab_size {self.vocab_size} and "
                 sizes += f"n_pairs {self.n_pairs}" if self.task == "recall" else f"length {self.length}"
                 found.append(
-                    f"{name} {wanted} is too many: with {sizes} there are {there_are} {what}, of which {name} may take "
-                    f"{int(most)}"
+                    f"{name} {wanted} is too many: with {sizes} there are {available} {what}, of which {name} may use "
+                    f"at most {int(most)}"
                 )
         return found
 
@@ -117,9 +117,9 @@ class SynthTrainConfig(ExperimentConfig):
     LENGTH: ClassVar[str] = "data.length"
 
     task: Literal["copy"] = "copy"
-    """what is trained"""
+    """type of training; fixed"""
     data: SynthDataConfig = SynthDataConfig()
-    """the sequences, of the copy task or of associative recall"""
+    """the sequences"""
     model: StackConfig = StackConfig()
     """the model"""
     train: TrainConfig
@@ -153,33 +153,31 @@ class SynthTrainConfig(ExperimentConfig):
 class SynthComparisonConfig(Strict):
     """Evaluate models of the copy task with other numbers of hash rounds (Kitaev et al. 2020, table 2).
 
-    Or compare models of associative recall by the state that they keep (Arora et al. 2024, figure 2).
+    Or compare models of associative recall by the size of their decoding state (Arora et al. 2024, figure 2).
     """
 
     checkpoints: tuple[Annotated[str, Field(min_length=1)], ...]
-    """rows, all of one task: names of shipped checkpoints, folders of runs, or folders with runs below them"""
+    """models to compare, all of one task: names of shipped checkpoints, run folders, or folders above several runs"""
     eval_rounds: tuple[Annotated[int, Field(ge=1)], ...] = (8, 4, 2, 1)
-    """copy task: columns after full attention: hash rounds in evaluation"""
+    """copy task: hash rounds in evaluation, one column each after full attention"""
     lsh: LSHConfig = LSHConfig()
-    """copy task: LSH settings for models that were trained with full attention; the others keep their own"""
+    """copy task: LSH settings for models trained with full attention; the others keep their own"""
     n_test: int = Field(1024, ge=1)
     """test sequences"""
     batch_size: int = Field(64, ge=1)
-    """sequences a batch"""
+    """sequences per batch"""
     device: DeviceName = "auto"
-    """where to compute; auto takes the fastest there is"""
+    """where to compute; auto picks the fastest device available"""
     output_dir: Path = Path("runs/synth_comparison")
-    """where table.csv and table.png go; of recall also runs.csv"""
+    """folder for table.csv, table.png and, for recall, runs.csv"""
 
     def mistakes(self) -> list[str]:
         """See Strict."""
         found = [
-            f"{name} is empty, needs one at least" for name in ("checkpoints", "eval_rounds") if not getattr(self, name)
+            f"{name} is empty, needs at least one" for name in ("checkpoints", "eval_rounds") if not getattr(self, name)
         ]
-        for name in ("n_rounds", "eval_rounds", "dropout", "fresh_rotations"):  # of training, or the columns' own
+        for name in ("n_rounds", "eval_rounds", "dropout", "fresh_rotations"):  # affect training, or set per column
             value = getattr(self.lsh, name)
             if value != LSHConfig.model_fields[name].default:
-                found.append(
-                    f"lsh.{name} {value} has no effect: the columns' rounds are eval_rounds, and nothing is trained"
-                )
+                found.append(f"lsh.{name} {value} has no effect: rounds are set by eval_rounds, and nothing is trained")
         return found

@@ -1,4 +1,4 @@
-"""synth_train.py: train a model to copy, or to recall."""
+"""synth_train.py: train a model on the copy task or on associative recall."""
 
 import torch
 from accelerate.utils import send_to_device
@@ -14,18 +14,18 @@ from dl_proj.models.build import build_autoregressive
 from dl_proj.models.generation import AutoregressiveModel
 from my_custom_ai.custom_train import RunDirectory
 
-_DECODED = 64  # test sequences that the model also goes through by itself, token by token
+_DECODED = 64  # test sequences that are also decoded token by token
 
 
 def build_copy_model(config: SynthTrainConfig) -> AutoregressiveModel:
-    """The model, its initial weights drawn from the configuration's seed."""
+    """Build the model, with initial weights drawn from the configuration's seed."""
     torch.manual_seed(config.seed)
     data = config.data
     return build_autoregressive(config.model, vocab_size=data.vocab_size, max_len=data.n_inputs, seed=config.seed)
 
 
 def copy_dataset(data: SynthDataConfig, split: Split, size: int, seed: int) -> CopyDataset:
-    """A split of the copy task; only training sequences may be fresh each epoch."""
+    """Build a split of the copy task; only training sequences may be redrawn in each epoch."""
     return CopyDataset(
         split,
         size,
@@ -38,7 +38,7 @@ def copy_dataset(data: SynthDataConfig, split: Split, size: int, seed: int) -> C
 
 
 def recall_dataset(data: SynthDataConfig, split: Split, size: int, seed: int) -> RecallDataset:
-    """A split of associative recall, likewise."""
+    """Build a split of associative recall; only training sequences may be redrawn in each epoch."""
     return RecallDataset(
         split,
         size,
@@ -53,7 +53,7 @@ def recall_dataset(data: SynthDataConfig, split: Split, size: int, seed: int) ->
 
 
 def copy_experiment(config: SynthTrainConfig) -> Experiment:
-    """Model, objective and sequences, of whichever task."""
+    """Assemble model, objective and sequences of either task."""
     data, seed = config.data, config.seed
     is_recall = data.task == "recall"
     draw = recall_dataset if is_recall else copy_dataset
@@ -67,29 +67,29 @@ def copy_experiment(config: SynthTrainConfig) -> Experiment:
 
 
 def train_to_copy(config: SynthTrainConfig, resume: RunDirectory | None = None) -> None:
-    """Train, test, and let the model go through some test sequences by itself, token by token, if it can."""
+    """Train and test; then, if the model can, decode some test sequences token by token."""
     experiment = copy_experiment(config)
     trainer = train_and_test(config, experiment, config.model.dim, resume)
     if not trainer.accelerator.is_main_process:
         return
     if not can_decode(config):
-        print("it keeps no state: rule: chunk cannot be decoded token by token")
+        print("not decoded token by token: rule: chunk keeps no state")
         return
     some = [experiment.test_data[i] for i in range(min(_DECODED, config.data.n_test))]
     batch = send_to_device(default_collate(some), trainer.accelerator.device)
     model = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(experiment.objective, RecallObjective):
         found = {"test/decoded_accuracy": experiment.objective.decoded_accuracy(model, batch)}
-        said = f"{found['test/decoded_accuracy']:.2%} of the answers to {len(some)} test sequences right"
+        result = f"{found['test/decoded_accuracy']:.2%} of the answers in {len(some)} test sequences correct"
     else:
         assert isinstance(experiment.objective, CopyObjective)
         found = {"test/generated_accuracy": experiment.objective.generated_accuracy(model, batch)}
-        said = f"{found['test/generated_accuracy']:.2%} of the symbols of {len(some)} test words copied"
+        result = f"{found['test/generated_accuracy']:.2%} of the symbols in {len(some)} test words copied"
     found["state_bytes"] = model.eval().state_size(config.data.n_inputs)
     add_figures(trainer.run, found)
-    print(f"decoded token by token: {said}, {found['state_bytes']:,} bytes kept of a sequence")
+    print(f"decoded token by token: {result}, {found['state_bytes']:,} bytes of state per sequence")
 
 
 def can_decode(config: SynthTrainConfig) -> bool:
-    """The paper's chunk rule cannot be decoded step by step."""
+    """Whether the model can be decoded step by step; the paper's chunk rule cannot."""
     return all(getattr(attention, "rule", "bucket") == "bucket" for attention in config.model.mechanisms)

@@ -1,1 +1,1 @@
-"""Images as sequences: reading them, splits, patches."""
+"""Image experiments: data, classification, generation."""

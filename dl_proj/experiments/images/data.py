@@ -1,4 +1,4 @@
-"""Labelled images as quantised pixel levels, in a fixed split for training, validation and test."""
+"""Labelled images as quantised pixel levels, with a fixed split into training, validation and test."""
 
 import contextlib
 import gzip
@@ -27,16 +27,17 @@ from my_custom_ai.custom_train import CheckpointError
 from my_custom_ai.custom_train.checksums import agrees_with_sums
 from my_custom_ai.utils.files import content_digest
 
-_SPLIT_SEED = 0  # of what is held out: the same images in every run, whatever its own seed
-_DIGITS_TEST = 360  # of the 1,797 digits, which come without a split
-_MNIST_MD5 = {  # of the unpacked files by their sizes; torchvision checks only the archives
+_SPLIT_SEED = 0  # of the held-out images: the same in every run, whatever its seed
+_DIGITS_TEST = 360  # test images among the 1,797 digits, which have no official split
+_MNIST_MD5 = {  # names and digests of the unpacked files, by size; torchvision only checks the archives
     47_040_016: ("train-images-idx3-ubyte", "6bbc9ace898e44ae57da46a324031adb"),
     60_008: ("train-labels-idx1-ubyte", "a25bea736e30d166cdddb491f175f624"),
     7_840_016: ("t10k-images-idx3-ubyte", "2646ac647ad5339dbf082846283269ea"),
     10_008: ("t10k-labels-idx1-ubyte", "27ae3e4e09519cfbb04c329615203637"),
 }
 
-_NOT_WHOLE = (RuntimeError, ValueError, TypeError, LookupError, AssertionError, EOFError)  # as torchvision finds files
+# torchvision's errors on damaged files
+_NOT_WHOLE = (RuntimeError, ValueError, TypeError, LookupError, AssertionError, EOFError)
 _NOT_READ = (OSError, tarfile.TarError, *_NOT_WHOLE)
 
 Labelled = tuple[Tensor, Tensor]  # images (n, channels, height, width) uint8, labels (n,) int64
@@ -47,8 +48,8 @@ class LabelledImages(Dataset[Labelled]):
 
     Args:
         levels: (n, channels, side, side) uint8, each in [0, vocab_size).
-        labels: (n,) int64, numbers of the chosen classes.
-        skipped: paths of the pictures that could not be read and were left out.
+        labels: (n,) int64, indices of the chosen classes.
+        skipped: paths of unreadable pictures that were left out.
     """
 
     def __init__(self, levels: Tensor, labels: Tensor, skipped: tuple[str, ...] = ()) -> None:
@@ -57,12 +58,12 @@ class LabelledImages(Dataset[Labelled]):
         self.skipped = skipped
 
     def __len__(self) -> int:
-        """Images."""
+        """Return the number of images."""
         return len(self.labels)
 
     @property
     def digest(self) -> str:
-        """Another one as soon as an image or a label is, or which pictures were left out."""
+        """A digest of images, labels and the paths that were left out."""
         digest = hashlib.sha256(str(tuple(self.levels.shape)).encode())
         for name in self.skipped:
             digest.update(os.fsencode(name) + b"\0")
@@ -71,7 +72,7 @@ class LabelledImages(Dataset[Labelled]):
         return digest.hexdigest()
 
     def __getitem__(self, index: int) -> Labelled:
-        """Levels (channels, side, side) uint8 and label () int64."""
+        """Return levels (channels, side, side) uint8 and label () int64."""
         return self.levels[index], self.labels[index]
 
 
@@ -97,31 +98,31 @@ def load_images(
     min_classes: int = 1,
     skip_broken: bool = False,
 ) -> ImageSplits:
-    """Load a dataset into memory, downloading it to ``root`` if it is not there.
+    """Load a dataset into memory, downloading it to ``root`` if it is missing.
 
-    Validation images are held out of the training images, always the same ones; the test images are the dataset's own.
+    Validation images are held out from the training images, always the same ones; the test set is the dataset's own.
 
     Args:
         dataset: its name.
-        root: folder of the files; an image folder's holds ``train/<class>/`` and ``test/<class>/``, and may hold
+        root: folder of the files; an image folder has ``train/<class>/``, ``test/<class>/`` and optionally
             ``val/<class>/``.
         side: height and width of the images, resized with antialiasing; a folder's pictures are cropped to a square.
-        greyscale: turn colours into grey.
-        vocab_size: pixel levels: a value v of 0 to 255 becomes v * vocab_size // 256.
+        greyscale: convert colours to grey.
+        vocab_size: number of pixel levels: a value v from 0 to 255 becomes v * vocab_size // 256.
         labels: classes to keep, by name or number, renumbered in this order; None keeps all.
-        val_share: share of the training images to hold out, unless an image folder has its own.
-        min_classes: fewer are refused.
-        skip_broken: go on without pictures of an image folder that cannot be read, and say how many on standard error.
+        val_share: fraction of the training images to hold out, unless an image folder has its own ``val``.
+        min_classes: fewer classes are refused.
+        skip_broken: skip unreadable pictures of an image folder, and report their number on standard error.
 
     Raises:
-        ConfigError: files that are neither there nor can be downloaded, or are none that can be read; a label that
-            there is not; too few classes.
+        ConfigError: files that are missing and cannot be downloaded, or cannot be read; an unknown label; too few
+            classes.
     """
     everything, classes = _known_and_chosen(dataset, root, labels, skip_broken)
     broken: list[str] | None = [] if skip_broken else None
     if len(classes) < min_classes:
         raise ConfigError(
-            f"data.root: {root / 'train'} has {len(classes)} class, {classes[0]}; must be {min_classes} at least"
+            f"data.root: {root / 'train'} has {len(classes)} class, {classes[0]}; must have at least {min_classes}"
         )
     if dataset == "image_folder":
         parts = read_folder(root, everything, classes, side=side, greyscale=greyscale, broken=broken)
@@ -133,12 +134,12 @@ def load_images(
     skipped = {name: tuple(path for path in broken or () if Path(path).parts[0] == name) for name in parts}
     split = {name: _chosen(part, numbers, vocab_size, skipped[name]) for name, part in parts.items()}
     if empty := [name for name, part in split.items() if len(part) == 0]:
-        raise ConfigError(f"data: {dataset} has no images for {', '.join(empty)} with these labels and val_share")
+        raise ConfigError(f"data: {dataset} has no {', '.join(empty)} images with these labels and val_share")
     return ImageSplits(**split, classes=classes)
 
 
 def load_configured(data: ClassifierDataConfig | GeneratorDataConfig) -> ImageSplits:
-    """The images of a configuration; see :func:`load_images`."""
+    """Load the images of a configuration; see :func:`load_images`."""
     return load_images(
         data.dataset,
         data.root,
@@ -147,16 +148,16 @@ def load_configured(data: ClassifierDataConfig | GeneratorDataConfig) -> ImageSp
         vocab_size=data.vocab_size,
         labels=data.labels,
         val_share=data.val_share,
-        min_classes=2 if isinstance(data, ClassifierDataConfig) else 1,  # of one, every classifier is right
+        min_classes=2 if isinstance(data, ClassifierDataConfig) else 1,  # with one, every classifier is correct
         skip_broken=data.skip_broken,
     )
 
 
 def load_test_pixels(data: ClassifierDataConfig) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """The test images of a configuration before they are resized and quantised; a folder's come at its image_size.
+    """Load the test images of a configuration, not yet resized (except those of an image folder) nor quantised.
 
     Returns:
-        Pixels (n, channels, height, width) uint8 from 0 to 255, labels (n,) int64, and the names of the classes.
+        Pixels (n, channels, height, width) uint8 from 0 to 255, labels (n,) int64, and the class names.
 
     Raises:
         ConfigError: as :func:`load_images`.
@@ -173,25 +174,25 @@ def load_test_pixels(data: ClassifierDataConfig) -> tuple[Tensor, Tensor, tuple[
 
 
 def prepared(pixels: Tensor, data: ClassifierDataConfig) -> Tensor:
-    """Pixels as :func:`load_test_pixels` gives them -> what a model of the configuration takes."""
+    """Resize and quantise pixels from :func:`load_test_pixels` into a model's input."""
     images, _ = _resized((pixels, torch.empty(0)), data.side, data.greyscale)
     return quantised(images, data.vocab_size)
 
 
 def known_classes(data: ImageDataConfig) -> tuple[str, ...]:
-    """Names of the classes of a configuration, without reading its images."""
+    """Return the class names of a configuration, without reading its images."""
     try:
         return chosen_classes(classes_of(data.dataset, data.root, skip_broken=data.skip_broken), data.labels)
     except (FileNotFoundError, ValueError) as error:
-        raise ConfigError(f"data.root: {error}, to name the model's classes") from None
+        raise ConfigError(f"data.root: {error}; needed for the names of the model's classes") from None
 
 
 def classes_of_model(folder: Path, data: ImageDataConfig) -> tuple[str, ...]:
-    """Names of a model's classes, which its training left in the checkpoint's folder; or else those of its data.
+    """Return the names of a model's classes, from the checkpoint's folder or else from its data.
 
     Raises:
-        CheckpointError: the file holds something else, or the SHA256SUMS beside it has another checksum.
-        ConfigError: an image folder, that would name them, is not there.
+        CheckpointError: the file is invalid, or its checksum differs from that in SHA256SUMS.
+        ConfigError: the names must come from an image folder that does not exist.
     """
     path = folder / CLASSES
     if not path.is_file():
@@ -202,19 +203,19 @@ def classes_of_model(folder: Path, data: ImageDataConfig) -> tuple[str, ...]:
     except (ValueError, RecursionError):
         names = None
     if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
-        raise CheckpointError(f"{path}: must be a list of the classes' names")
+        raise CheckpointError(f"{path}: must be a list of class names")
     return tuple(names)
 
 
 def picture_levels(picture: str | Path | Image.Image, data: ClassifierDataConfig) -> Tensor:
-    """A picture as a model of the configuration takes it, prepared as the dataset's own: (channels, side, side) levels.
+    """Convert a picture to a model's input, as in training: levels (channels, side, side).
 
     Args:
-        picture: a file or a picture of Pillow; if it is not a square, its centre is taken.
-        data: the images that the model was trained on.
+        picture: a file or a Pillow image; it is cropped to the central square.
+        data: the data settings that the model was trained with.
 
     Raises:
-        ValueError: a picture that cannot be read; the message names it.
+        ValueError: the picture cannot be read; the message names it.
     """
     if data.dataset == "image_folder":
         return quantised(square_pixels(picture, data.side, greyscale=data.greyscale), data.vocab_size)
@@ -223,19 +224,19 @@ def picture_levels(picture: str | Path | Image.Image, data: ClassifierDataConfig
 
 
 def quantised(pixels: Tensor, vocab_size: int) -> Tensor:
-    """Pixels 0 to 255 as levels in [0, vocab_size) of equal width, uint8."""
+    """Quantise pixels from 0 to 255 into levels in [0, vocab_size) of equal width, uint8."""
     return (pixels.to(torch.int32) * vocab_size // 256).to(torch.uint8)
 
 
 def to_pixels(levels: Tensor, vocab_size: int) -> Tensor:
-    """Levels in [0, vocab_size) as pixels 0 to 255, uint8: black stays black and white white."""
+    """Convert levels in [0, vocab_size) to pixels from 0 to 255, uint8; black and white are preserved."""
     return (levels.float() * (255 / (vocab_size - 1))).round().to(torch.uint8)
 
 
 def _known_and_chosen(
     dataset: ImageSetName, root: Path, labels: tuple[int | str, ...] | None, skip_broken: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of all classes, and of those that ``labels`` chooses."""
+    """Return the names of all classes, and of those in ``labels``."""
     try:
         everything = classes_of(dataset, root, skip_broken=skip_broken)
         return everything, chosen_classes(everything, labels)
@@ -246,21 +247,21 @@ def _known_and_chosen(
 
 
 def _numbers(everything: tuple[str, ...], classes: tuple[str, ...]) -> Tensor:
-    """For each of all classes its number among the chosen ones, or -1."""
+    """Return for each class its index among the chosen ones, or -1."""
     numbers = torch.full((len(everything),), -1)
     numbers[[everything.index(name) for name in classes]] = torch.arange(len(classes))
     return numbers
 
 
 def _chosen(part: Labelled, numbers: Tensor, vocab_size: int, skipped: tuple[str, ...]) -> LabelledImages:
-    """The images of the chosen classes, renumbered and quantised."""
+    """Keep the images of the chosen classes, renumbered and quantised."""
     images, labels = part
     kept = numbers[labels] >= 0
     return LabelledImages(quantised(images[kept], vocab_size), numbers[labels[kept]], skipped)
 
 
 def _divided(part: Labelled, first: int) -> tuple[Labelled, Labelled]:
-    """``first`` images, always the same, and the others."""
+    """Split off ``first`` random images, always the same ones."""
     images, labels = part
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(_SPLIT_SEED))
     one, other = order[:first].sort().values, order[first:].sort().values
@@ -277,7 +278,7 @@ def _resized(part: Labelled, side: int, greyscale: bool) -> Labelled:
 
 
 def _read_digits(root: Path) -> dict[str, Labelled]:
-    from sklearn.datasets import load_digits  # takes a second to import
+    from sklearn.datasets import load_digits  # slow to import
 
     bunch = load_digits()
     images = torch.from_numpy(bunch.images * (255 / 16)).round().to(torch.uint8).unsqueeze(1)
@@ -297,22 +298,22 @@ def _read_mnist(kind: type[datasets.MNIST], folder: str) -> Callable[[Path], dic
 
 
 def _check_mnist(folder: Path) -> None:
-    """Refuse files as large as MNIST's with another content; smaller ones are somebody's own choice of it."""
+    """Refuse files of MNIST's size with other content; files of another size may be a deliberate subset."""
     for size, (name, md5) in _MNIST_MD5.items():
         path = folder / name
         if path.stat().st_size == size and content_digest(path, "md5") != md5:
-            raise ConfigError(f"data.root: {path} is damaged: its MD5 is not MNIST's {md5}; remove it, or copy it anew")
+            raise ConfigError(f"data.root: {path} is damaged: its MD5 is not MNIST's {md5}; remove or replace it")
 
 
 def _check_unpacked(kind: type[datasets.MNIST], folder: Path) -> None:
-    """Refuse a file that is as large as what an archive beside it holds, but another."""
+    """Refuse a file that differs from the content of the intact archive beside it."""
     for name, md5 in kind.resources:
         archive, path = folder / name, folder / name.removesuffix(".gz")
         if archive.is_file() and path.stat().st_size in _MNIST_MD5 and content_digest(archive, "md5") == md5:
             with gzip.open(archive) as packed:
-                whole = hashlib.file_digest(packed, "sha256").hexdigest() == content_digest(path)
-            if not whole:
-                raise ConfigError(f"data.root: {path} is damaged: it is not what {archive} holds; remove it")
+                is_intact = hashlib.file_digest(packed, "sha256").hexdigest() == content_digest(path)
+            if not is_intact:
+                raise ConfigError(f"data.root: {path} is damaged: it differs from that in {archive}; remove it")
 
 
 def _read_cifar10(root: Path) -> dict[str, Labelled]:
@@ -333,28 +334,28 @@ _READERS: dict[str, Callable[[Path], dict[str, Labelled]]] = {
 
 def _there_or_downloaded(kind: type, root: Path, files: Path) -> dict[str, datasets.VisionDataset]:
     try:
-        # torchvision tells on standard output of every mirror that it tries
+        # torchvision prints every mirror that it tries
         with _unpacking_safely(), contextlib.redirect_stdout(io.StringIO()):
             parts = {name: kind(root, train=name == "train", download=True) for name in ("train", "test")}
         if any(len(part.data) != len(part.targets) for part in parts.values()):
-            raise ValueError("not as many labels as images")
+            raise ValueError("different numbers of labels and images")
         if any(max(part.targets) >= len(part.classes) for part in parts.values()):
-            raise ValueError("labels that are no class")
+            raise ValueError("labels without a class")
         return parts
     except _NOT_READ as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(":")
         raise ConfigError(
-            f"data.root: {kind.__name__} is not in {files}, or not whole, and cannot be downloaded ({reason})",
-            "data.dataset: without a network take digits, which needs no files, or image_folder for pictures of your "
-            f"own; or copy the files of {kind.__name__} to {files}",
+            f"data.root: {kind.__name__} is missing or incomplete in {files}, and cannot be downloaded ({reason})",
+            "data.dataset: without a network, use digits, which needs no files, or image_folder for your own "
+            f"pictures; or copy the files of {kind.__name__} to {files}",
         ) from None
 
 
 @contextlib.contextmanager
 def _unpacking_safely() -> Iterator[None]:
-    """Whatever a tar archive holds, torchvision unpacks no link or path that leads out of its folder, and no device.
+    """Make torchvision unpack no device, and no link or path that leads out of the folder.
 
-    It does so only after it has checked the archive's MD5, on which alone Python before 3.11.4 has to rely.
+    torchvision checks the archive's MD5 first; Python before 3.11.4, which has no filter, relies on that alone.
     """
     before = getattr(tarfile.TarFile, "extraction_filter", None)
     safe = getattr(tarfile, "data_filter", None)

@@ -12,29 +12,30 @@ from dl_proj.models.patches import patches_a_side, sequence_length
 from dl_proj.settings.base import Strict, null_is_none
 
 
-def _numbers_as_words(value: Any) -> Any:
+def _number_to_string(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Label = Annotated[str, BeforeValidator(_numbers_as_words)]  # a class's name or number; flags bring both as words
+Label = Annotated[str, BeforeValidator(_number_to_string)]  # a class's name or number; flags pass both as strings
 Labels = Annotated[tuple[Label, ...] | None, BeforeValidator(null_is_none)]
 
 
 class ImageDataConfig(Strict):
-    """Labelled images, quantised; the validation images are held out of the training images, always the same."""
+    """Labelled images, quantised; validation images are held out from the training images, always the same ones."""
 
     dataset: ImageSetName = "digits"
-    """digits needs no files; mnist, fashion_mnist and cifar10 are downloaded; image_folder is for your own pictures"""
+    """the dataset: digits needs no files; mnist, fashion_mnist and cifar10 are downloaded; image_folder is for your own
+    pictures"""
     root: Path = Path("data")
-    """folder of the files; image_folder: it holds train/<class>/, test/<class>/ and perhaps val/<class>/"""
+    """folder of the files; image_folder: contains train/<class>/, test/<class>/ and optionally val/<class>/"""
     labels: Labels = None
-    """classes to keep, by name or number, two at least; null: all"""
+    """classes to keep, by name or number, at least two; null: all"""
     val_share: float = Field(0.1, gt=0, lt=1)
-    """share of the training images that is held out for validation"""
+    """fraction of the training images held out for validation"""
     skip_broken: bool = False
-    """image_folder: go on without pictures that cannot be read, and say how many; false: refuse them"""
+    """image_folder: skip unreadable pictures and report their number; false: refuse them"""
     vocab_size: int = Field(256, ge=2, le=256)
-    """levels of a pixel"""
+    """number of levels of a pixel"""
 
     @property
     def slug(self) -> str:
@@ -43,20 +44,20 @@ class ImageDataConfig(Strict):
 
     @property
     def n_train(self) -> int | None:
-        """Training images, if that can be told without reading them."""
+        """Number of training images, if it is known without reading them."""
         if self.dataset not in IMAGE_SETS or self.labels is not None:
             return None
-        there = IMAGE_SETS[self.dataset].n_train
-        return there - round(self.val_share * there)
+        total = IMAGE_SETS[self.dataset].n_train
+        return total - round(self.val_share * total)
 
     def mistakes(self) -> list[str]:
         """See Strict."""
         if self.skip_broken and self.dataset != "image_folder":
-            return [f"skip_broken true has no effect: dataset {self.dataset} is read whole or not at all"]
+            return [f"skip_broken true has no effect with dataset {self.dataset}, only with image_folder"]
         if self.labels is None:
             return []
         if len(self.labels) < 2:
-            return [f"labels {list(self.labels)} must name two classes at least"]
+            return [f"labels {list(self.labels)} must name at least two classes"]
         if self.dataset in IMAGE_SETS:
             try:
                 chosen_classes(IMAGE_SETS[self.dataset].classes, self.labels)
@@ -69,21 +70,21 @@ class ClassifierDataConfig(ImageDataConfig):
     """Images as sequences of patches."""
 
     image_size: int | None = Field(None, ge=1)
-    """height and width that images are resized to; null: as they come"""
+    """height and width to which images are resized; null: not resized"""
     greyscale: bool = False
-    """turn colours into grey"""
+    """convert colours to grey"""
     patch_size: int = Field(1, ge=1)
-    """side of a patch, which is a token; 1: pixels"""
+    """side of a patch in pixels; each patch is a token"""
     patch_stride: int | None = Field(None, ge=1)
-    """pixels from one patch to the next; less than patch_size makes them overlap; null: patch_size"""
+    """pixels from one patch to the next; less than patch_size: patches overlap; null: patch_size"""
     split_channels: bool = False
-    """a token for each channel of a patch, instead of one for all"""
+    """make each channel of a patch a token"""
     random_shift: int = Field(0, ge=0)
-    """training images are moved by up to so many pixels in each direction"""
+    """maximum of the random shifts of training images, in pixels along each axis"""
 
     @property
     def slug(self) -> str:
-        """See ImageDataConfig; images of another size are others."""
+        """See ImageDataConfig; includes the size of resized images."""
         return f"{super().slug}{self.image_size or ''}"
 
     @property
@@ -98,17 +99,17 @@ class ClassifierDataConfig(ImageDataConfig):
 
     @property
     def values(self) -> int:
-        """Pixel values a token."""
+        """Pixel values per token."""
         return self.patch_size**2 * (1 if self.split_channels else self.channels)
 
     @property
     def columns(self) -> int:
-        """Patches a row."""
+        """Patches per row."""
         return patches_a_side(self.side, self.patch_size, stride=self.patch_stride)
 
     @property
     def length(self) -> int:
-        """Patches an image."""
+        """Tokens per image."""
         return sequence_length(
             self.side,
             self.channels,
@@ -121,7 +122,7 @@ class ClassifierDataConfig(ImageDataConfig):
         """See Strict."""
         found = super().mistakes()
         if self.dataset == "image_folder" and self.image_size is None:
-            return [*found, "image_size is needed for dataset: image_folder"]
+            return [*found, "image_size is required with dataset: image_folder"]
         found += self._patch_mistakes()
         if self.random_shift >= self.side:
             found.append(f"random_shift {self.random_shift} must be less than the images' side of {self.side} pixels")
@@ -130,11 +131,11 @@ class ClassifierDataConfig(ImageDataConfig):
     def _patch_mistakes(self) -> list[str]:
         size, stride = self.patch_size, self.patch_stride
         if stride is not None and stride > size:
-            return [f"patch_stride {stride} must be at most patch_size {size}: pixels between patches would be lost"]
+            return [f"patch_stride {stride} must be at most patch_size {size}, or pixels between patches would be lost"]
         if size > self.side or (self.side - size) % (stride or size):
             if stride is None:
                 return [f"patch_size {size} does not divide the images' side of {self.side} pixels"]
-            return [f"patches of patch_size {size} at patch_stride {stride} do not end with the {self.side} pixels"]
+            return [f"patch_size {size} and patch_stride {stride} must end at the images' side of {self.side} pixels"]
         return []
 
 
@@ -142,11 +143,11 @@ class GeneratorDataConfig(ImageDataConfig):
     """Grey images as sequences of pixels."""
 
     max_len: int = Field(64, ge=4)
-    """pixels an image: a square number; images are resized to that square, colours become grey"""
+    """pixels per image, a square number; images are resized to that square and converted to grey"""
 
     @property
     def greyscale(self) -> bool:
-        """A pixel is one token."""
+        """Always true: a pixel is one token."""
         return True
 
     @property
@@ -159,12 +160,12 @@ class GeneratorDataConfig(ImageDataConfig):
         found = super().mistakes()
         if self.side**2 != self.max_len:
             near = f"{self.side**2} or {(self.side + 1) ** 2}"
-            found.append(f"max_len {self.max_len} is no square number; {near} would be")
+            found.append(f"max_len {self.max_len} must be a square number, such as {near}")
         return found
 
 
 class ImageTrainConfig(ExperimentConfig):
-    """What a training on images has; subclasses say which images."""
+    """The base class of trainings on images."""
 
     GRID: ClassVar[bool] = True
 

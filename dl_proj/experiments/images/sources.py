@@ -1,4 +1,4 @@
-"""The image datasets that are known by name: what can be said of them before a file is read."""
+"""The image datasets, with what is known about them without reading a file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from dl_proj.settings.errors import ConfigError
 
 ImageSetName = Literal["digits", "mnist", "fashion_mnist", "cifar10", "image_folder"]
 
-_PART_NAMES = {  # in small letters; what an image folder's parts are called elsewhere
+_PART_NAMES = {  # lower-case names that other image folders use for these parts
     "train": ("train", "training", "train_set"),
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing", "tests", "test_set"),
@@ -31,7 +31,7 @@ _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hor
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Channels, side and number of the training images as they come; names of the classes in the labels' order."""
+    """Channels, side and number of the training images; class names, in the order of the labels."""
 
     channels: int
     side: int
@@ -48,12 +48,12 @@ IMAGE_SETS: dict[str, ImageSet] = {
 
 
 def classes_of(dataset: ImageSetName, root: Path, *, skip_broken: bool = False) -> tuple[str, ...]:
-    """Names of all classes; those of an image folder are its subfolders, in alphabetical order.
+    """Return the names of all classes; in an image folder, those of its subfolders in alphabetical order.
 
     Args:
         dataset: its name.
         root: folder of its files.
-        skip_broken: leave out subfolders whose names are not UTF-8, instead of refusing them.
+        skip_broken: skip subfolders whose names are not UTF-8, instead of refusing them.
 
     Raises:
         FileNotFoundError: an image folder has no ``train`` with subfolders.
@@ -66,36 +66,36 @@ def classes_of(dataset: ImageSetName, root: Path, *, skip_broken: bool = False) 
     if nameless := [name for name in names if not is_utf8(name)]:
         if not skip_broken:
             raise ConfigError(
-                f"data.root: {folder / nameless[0]}: the name of this class is not UTF-8; rename it, or "
-                "data.skip_broken: true goes on without it"
+                f"data.root: {folder / nameless[0]}: the name of this class must be UTF-8; rename it, or skip it "
+                "with data.skip_broken: true"
             )
         names = tuple(name for name in names if name not in nameless)
     if not names:
-        instead = "" if folder.is_dir() else _instead_of_train(root)
-        raise FileNotFoundError(f"{folder} must be a folder with one subfolder of pictures for each class{instead}")
+        hint = "" if folder.is_dir() else _hint_for_train(root)
+        raise FileNotFoundError(f"{folder} must be a folder with one subfolder of pictures per class{hint}")
     return names
 
 
-def _instead_of_train(root: Path) -> str:
+def _hint_for_train(root: Path) -> str:
     if wrong := near_miss(root, "train"):
         return f"; rename {root / wrong} to train"
-    there = subfolders(root) if root.is_dir() else ()
-    return f"; {root} holds {', '.join(there[:5])}{', ...' if there[5:] else ''}" if there else ""
+    names = subfolders(root) if root.is_dir() else ()
+    return f"; {root} contains {', '.join(names[:5])}{', ...' if names[5:] else ''}" if names else ""
 
 
 def near_miss(root: Path, part: str) -> str | None:
-    """The folder in ``root`` that is meant to be its ``train``, ``val`` or ``test``, but has another name; or None."""
-    there = subfolders(root) if root.is_dir() else ()
-    return next((name for name in there if name != part and name.lower() in _PART_NAMES[part]), None)
+    """Return a folder in ``root`` that is probably its ``train``, ``val`` or ``test`` under another name, or None."""
+    names = subfolders(root) if root.is_dir() else ()
+    return next((name for name in names if name != part and name.lower() in _PART_NAMES[part]), None)
 
 
 def subfolders(folder: Path) -> tuple[str, ...]:
-    """Names of a folder's folders in alphabetical order, but hidden ones and those of operating systems."""
+    """Return the names of subfolders in alphabetical order, without hidden ones and those of operating systems."""
     return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_system(path.name)))
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a name from the file system is text, which can be printed and written to files."""
+    """Whether a name from the file system is valid UTF-8, so it can be printed and written to files."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -104,15 +104,15 @@ def is_utf8(name: str) -> bool:
 
 
 def is_system(name: str) -> bool:
-    """Whether a file or folder is hidden, or left by an operating system or an unpacking program."""
+    """Whether a file or folder is hidden, or was created by an operating system or archive program."""
     return name.startswith(".") or name.lower() in _SYSTEM_NAMES
 
 
 def chosen_classes(classes: tuple[str, ...], labels: tuple[int | str, ...] | None) -> tuple[str, ...]:
-    """The classes that ``labels`` chooses by name or number, all for None.
+    """Return the classes that ``labels`` selects by name or number; None selects all.
 
     Raises:
-        ValueError: a label that there is not, or one twice.
+        ValueError: an unknown or repeated label.
     """
     if labels is None:
         return classes
@@ -120,7 +120,7 @@ def chosen_classes(classes: tuple[str, ...], labels: tuple[int | str, ...] | Non
     chosen = tuple(str(label) if str(label) in classes else numbers.get(str(label), "") for label in labels)
     for label, name in zip(labels, chosen, strict=True):
         if not name:
-            raise ValueError(f"{label!r} is no class; there are: {', '.join(classes)}")
+            raise ValueError(f"{label!r} is not a class, must be one of {', '.join(classes)}")
         if chosen.count(name) > 1:
-            raise ValueError(f"{name!r} is there twice")
+            raise ValueError(f"{name!r} is given twice")
     return chosen

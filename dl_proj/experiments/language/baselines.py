@@ -1,4 +1,4 @@
-"""Bits per byte of compressors and of n-grams, on the text that language models are measured on."""
+"""Bits per byte of compressors and n-grams, on the held-out text of a language-model training."""
 
 import bz2
 import gzip
@@ -26,7 +26,7 @@ class Compressor:
     """A compressor at its strongest setting.
 
     Args:
-        compress: bytes to bytes.
+        compress: compresses bytes.
         sees: how far it looks back.
     """
 
@@ -35,7 +35,7 @@ class Compressor:
 
 
 def _xz(text: bytes) -> bytes:
-    """With a dictionary as large as the text, so that all of it can be looked back at."""
+    """Compress with a dictionary as large as the text, so that xz can look back at all of it."""
     size = min(max(len(text), 4096), 1536 * 2**20)  # the format's bounds
     lzma2 = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": size}
     return lzma.compress(text, filters=[lzma2])
@@ -46,26 +46,26 @@ COMPRESSORS = {
     "bz2": Compressor(lambda text: bz2.compress(text, 9), "a block of 900 kB"),
     "xz": Compressor(_xz, "all"),
 }
-"""By name; those that Python brings along."""
+"""The compressors of Python's standard library, by name."""
 
 
 def text_baselines(config: LanguageTrainConfig, max_order: int) -> list[Row]:
-    """A row for each compressor and for the n-grams of each order, with bits per byte of validation and test text.
+    """Return a row per compressor and per n-gram order, with bits per byte of validation and test text.
 
-    A compressor's are those after the training text: the bytes by which its archive grows when the held-out text is
-    appended to the training text. ``<split> alone`` is the archive of the held-out text by itself. An n-gram model is
-    trained on the training text and predicts the bytes that a language model does: all but the first.
+    For a compressor, the bits are the growth of its archive when the held-out text is appended to the training text;
+    ``<split> alone`` is the archive of the held-out text by itself. An n-gram model is trained on the training text and
+    predicts the same bytes as a language model: all but the first.
 
     Raises:
-        ConfigError: a masked model's configuration, or a text that cannot be read or has a part without text.
+        ConfigError: the configuration is of a masked model, or the text cannot be read or has an empty split.
     """
     if not config.causal:
-        raise ConfigError("objective.kind: masked has no likelihood of a text that baselines could be compared with")
+        raise ConfigError("objective.kind: must be causal: a masked model has no likelihood to compare with baselines")
     corpus, _ = corpus_of(config.data)
     texts = {split: b"".join(piece for span in spans for piece in span.pieces()) for split, spans in corpus.items()}
     if short := [split for split, text in texts.items() if len(text) < max(2, max_order)]:
-        raise ConfigError(f"data: the text for {', '.join(short)} has fewer bytes than n-grams of {max_order}")
-    device = {"device": f"{processor()}, 1 thread"}  # none of these computes with more
+        raise ConfigError(f"data: the text for {', '.join(short)} is shorter than n-grams of {max_order} bytes")
+    device = {"device": f"{processor()}, 1 thread"}  # all of these are single-threaded
     with tqdm(total=len(COMPRESSORS) + 1, unit="baseline", delay=1, leave=False, dynamic_ncols=True) as bar:
         rows = []
         for name, compressor in COMPRESSORS.items():
@@ -79,18 +79,18 @@ def text_baselines(config: LanguageTrainConfig, max_order: int) -> list[Row]:
 def _compressed(name: str, compressor: Compressor, texts: Mapping[Split, bytes]) -> Row:
     since = time.perf_counter()
     train = texts["train"]
-    of_train = len(compressor.compress(train))
+    train_size = len(compressor.compress(train))
     row: Row = {"baseline": name, "looks back": compressor.sees}
     for split in _HELD_OUT:
-        grown = len(compressor.compress(train + texts[split])) - of_train
-        row[f"{split}/bits_per_byte"] = 8 * grown / len(texts[split])
+        growth = len(compressor.compress(train + texts[split])) - train_size
+        row[f"{split}/bits_per_byte"] = 8 * growth / len(texts[split])
     for split in _HELD_OUT:
         row[f"{split} alone"] = 8 * len(compressor.compress(texts[split])) / len(texts[split])
     return row | {"seconds": round(time.perf_counter() - since, 1)}
 
 
 def _ngrams(texts: Mapping[Split, bytes], max_order: int) -> list[Row]:
-    """The seconds of each order hold its share of counting, which is done for all at once, and its own predicting."""
+    """Measure n-grams of each order; the time includes a share of the counting, which is done for all at once."""
     since = time.perf_counter()
     models = train_ngrams(texts["train"], max_order)
     counting = time.perf_counter() - since
@@ -105,5 +105,5 @@ def _ngrams(texts: Mapping[Split, bytes], max_order: int) -> list[Row]:
 
 
 def bits_per_byte(model: KneserNey, text: bytes) -> float:
-    """The mean of -log2 p over all bytes of a text but the first, which a language model does not predict either."""
+    """Return the mean of -log2 p over all bytes but the first, which a language model does not predict either."""
     return float(-np.mean(model.log2_probabilities(text)[1:]))

@@ -1,4 +1,4 @@
-"""Windows of tokens, read from files as they are asked for: a text may be larger than memory."""
+"""Windows of tokens, read from files on demand: a text may be larger than memory."""
 
 import abc
 import hashlib
@@ -27,7 +27,7 @@ from dl_proj.settings.errors import ConfigError, reason
 from dl_proj.text.tokenizers import SubwordTokenizer, Tokenizer, load_tokenizer, train_bpe, train_wordpiece
 from my_custom_ai.utils.files import content_digest, made_once, write_once
 
-_BATCH = 2**18  # characters that are tokenised at once
+_BATCH = 2**18  # characters tokenised at once
 _DIGEST_BYTES = hashlib.sha256().digest_size  # at the start of a token file
 _SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 
@@ -36,9 +36,9 @@ Window = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class TokenFile:
-    """Tokens in a file, from byte ``offset`` on: as many as ``length``, made of ``n_bytes`` bytes of text.
+    """Tokens in a file: ``length`` of them from byte ``offset`` on, encoding ``n_bytes`` bytes of text.
 
-    ``digest`` is another one as soon as the text or its tokenizer is.
+    ``digest`` identifies the text and its tokenizer.
     """
 
     path: Path
@@ -49,10 +49,10 @@ class TokenFile:
     digest: str = ""
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Tokens ``start`` to ``stop`` (exclusive), int64.
+        """Read tokens ``start`` to ``stop`` (exclusive), int64.
 
-        The file is mapped for this moment only: a mapping that stays would count every page ever read as this
-        process's memory, and would be copied to a loader's processes as a whole.
+        The file is mapped anew for each call: with a permanent mapping, every page ever read would count as memory, and
+        the whole mapping would be copied to data-loading processes.
         """
         dtype = np.dtype(self.dtype)
         at = self.offset + start * dtype.itemsize
@@ -64,12 +64,12 @@ class Windows(Dataset[Window], abc.ABC):
     """Sequences of ``window`` tokens, each with the ``ahead`` tokens after it.
 
     An item is ``(tokens, counted, bytes_per_token)``: tokens (window + ahead,) int64; counted (window,) bool, True
-    where the target (the token ``ahead`` places on) counts in loss and metrics; bytes of text a token, () float32, a
+    where the target (the token ``ahead`` positions later) counts in loss and metrics; bytes_per_token () float32, the
     mean over the whole text.
 
     Args:
         tokens: the text.
-        window: tokens a sequence.
+        window: tokens per sequence.
         ahead: 1 to predict the next token, 0 to predict masked ones.
 
     Raises:
@@ -78,16 +78,16 @@ class Windows(Dataset[Window], abc.ABC):
 
     def __init__(self, tokens: TokenFile, window: int, ahead: int) -> None:
         if tokens.length < window + ahead:
-            raise ValueError(f"{tokens.length} tokens are less than a window of {window} and {ahead} ahead")
+            raise ValueError(f"{tokens.length} tokens are fewer than a window of {window} plus {ahead} ahead")
         self._tokens = tokens
         self._window = window
         self._ahead = ahead
         self._targets = tokens.length - ahead
 
     def __getitem__(self, index: int) -> Window:
-        """See the class."""
+        """Return an item, see the class."""
         if not 0 <= index < len(self):
-            raise IndexError(f"{index} is not in 0 to {len(self) - 1}")
+            raise IndexError(f"index must be from 0 to {len(self) - 1} (got {index})")
         start, first_counted = self._place(index)
         tokens = self._tokens.read(start, start + self._window + self._ahead)
         counted = torch.arange(start, start + self._window) >= first_counted
@@ -95,24 +95,24 @@ class Windows(Dataset[Window], abc.ABC):
 
     @property
     def digest(self) -> str:
-        """That of the tokens."""
+        """The digest of the tokens."""
         return self._tokens.digest
 
     @abc.abstractmethod
     def __len__(self) -> int:
-        """Windows."""
+        """Return the number of windows."""
 
     @abc.abstractmethod
     def _place(self, index: int) -> tuple[int, int]:
-        """Where a window starts, and the first position in the text that counts in it."""
+        """Return the start of a window, and the first position in the text that counts in it."""
 
 
 class RandomWindows(Windows):
-    """Windows that start anywhere, drawn from (seed, epoch, index) alone; an epoch has as many tokens as the text.
+    """Windows with random starts, determined by seed, epoch and index; an epoch has as many tokens as the text.
 
     Args:
         tokens, window, ahead: see :class:`Windows`.
-        seed: other seeds give other windows.
+        seed: determines the windows.
     """
 
     def __init__(self, tokens: TokenFile, window: int, ahead: int, *, seed: int) -> None:
@@ -121,11 +121,11 @@ class RandomWindows(Windows):
         self._epoch = 0
 
     def __len__(self) -> int:
-        """Windows an epoch."""
+        """Return the number of windows per epoch."""
         return self._targets // self._window
 
     def set_epoch(self, epoch: int) -> None:
-        """Give the windows of another epoch."""
+        """Switch to the windows of another epoch."""
         self._epoch = epoch
 
     def _place(self, index: int) -> tuple[int, int]:
@@ -135,22 +135,22 @@ class RandomWindows(Windows):
 
 
 class SequentialWindows(Windows):
-    """Windows in the text's order in which every target counts exactly once; the last one is moved back to be full.
+    """Windows in text order, in which every target counts exactly once; the last is moved back to be full.
 
     Args:
         tokens, window, ahead: see :class:`Windows`.
-        stride: tokens from one window to the next, so many count in each but the first; less than ``window`` gives
-            each at least ``window - stride`` tokens of context.
+        stride: tokens from one window to the next, which is also how many count in each window but the first; if less
+            than ``window``, each counted token has at least ``window - stride`` tokens of context.
     """
 
     def __init__(self, tokens: TokenFile, window: int, ahead: int, *, stride: int) -> None:
         super().__init__(tokens, window, ahead)
         if not 1 <= stride <= window:
-            raise ValueError(f"stride {stride} must be 1 to window {window}, or tokens would be left out")
+            raise ValueError(f"stride {stride} must be from 1 to window {window}, or tokens would be skipped")
         self._stride = stride
 
     def __len__(self) -> int:
-        """Windows."""
+        """Return the number of windows."""
         return 1 + -(-(self._targets - self._window) // self._stride)
 
     def _place(self, index: int) -> tuple[int, int]:
@@ -160,7 +160,7 @@ class SequentialWindows(Windows):
 
 @dataclass(frozen=True)
 class TextData:
-    """The three parts of a text and their tokens' meaning; ``train`` may have ``set_epoch``."""
+    """The three splits of a text and their tokenizer; ``train`` may have ``set_epoch``."""
 
     train: Windows
     val: Windows
@@ -169,16 +169,16 @@ class TextData:
 
 
 def load_text(config: TextDataConfig, *, seed: int, ahead: int = 1, saved_tokenizer: Path | None = None) -> TextData:
-    """The windows of a text, tokenised once into ``root/tokens``; a single file of bytes is read as it is.
+    """Load the windows of a text, tokenised once into ``root/tokens``; a single file of bytes is read directly.
 
     Args:
-        config: which text, tokens and windows.
-        seed: of the random training windows.
+        config: settings of the text, tokens and windows.
+        seed: seed of the random training windows.
         ahead: see :class:`Windows`.
-        saved_tokenizer: file of the subwords to use, instead of learning them from the training text.
+        saved_tokenizer: file of a tokenizer to use, instead of training one on the training text.
 
     Raises:
-        ConfigError: files that are not there and cannot be downloaded, or are empty, too short, or no text.
+        ConfigError: files that are missing and cannot be downloaded, or are empty, too short, or not text.
     """
     try:
         corpus, name = corpus_of(config)
@@ -200,13 +200,13 @@ def load_text(config: TextDataConfig, *, seed: int, ahead: int = 1, saved_tokeni
 
 
 def corpus_of(config: TextDataConfig) -> tuple[Corpus, str]:
-    """The text, and a name for files made of it.
+    """Return the text, and a name for the files derived from it.
 
     Raises:
-        ConfigError: files that are not there and cannot be downloaded, or are empty or no text.
+        ConfigError: files that are missing and cannot be downloaded, or are empty or not text.
     """
     if config.source == "files":
-        assert config.path is not None  # which the settings refuse
+        assert config.path is not None  # checked by the settings
         corpus = files_corpus(config.path, val_share=config.val_share, test_share=config.test_share)
         return corpus, config.path.resolve().stem
     if config.source == "enwik8":
@@ -223,30 +223,30 @@ def _tokenizer(
     if saved is None:
         key = _key(spans, contents, settings.model_dump_json())
         path = config.root / "tokens" / f"{name}-{settings.kind}-{key}.json"
-        saved = made_once(path, lambda part: _learn(settings, name, spans).save(part))
+        saved = made_once(path, lambda part: _train_tokenizer(settings, name, spans).save(part))
     return saved_tokenizer(settings, saved)
 
 
 def saved_tokenizer(settings: TokenizerConfig, saved: Path) -> Tokenizer:
-    """The tokenizer that a model was trained with; for bytes there is no file.
+    """Load the tokenizer that a model was trained with; for bytes there is no file.
 
     Raises:
-        ConfigError: no such file, or not a tokenizer; a file, though the tokens are bytes.
+        ConfigError: no such file, or not a tokenizer; or a file although the tokens are bytes.
     """
     if isinstance(settings, BytesConfig):
         if saved.exists():
-            raise ConfigError(f"data.tokenizer: {saved}: a model of bytes has none; remove it, or set its kind")
+            raise ConfigError(f"data.tokenizer: {saved}: a model of bytes has no such file; remove it, or set its kind")
         return Tokenizer()
     try:
         return load_tokenizer(saved)
     except FileNotFoundError:
-        raise ConfigError(f"data.tokenizer: {saved} is not there: without it nobody knows the model's tokens") from None
+        raise ConfigError(f"data.tokenizer: {saved} is missing: it defines the model's tokens") from None
     except ValueError as error:
-        raise ConfigError(f"data.tokenizer: {saved} is no tokenizer of this project's ({error})") from None
+        raise ConfigError(f"data.tokenizer: {saved} is not a tokenizer of this project ({error})") from None
 
 
-def _learn(settings: BPEConfig | WordPieceConfig, name: str, spans: list[Span]) -> SubwordTokenizer:
-    lines = _Lines(spans, f"learning subwords of {name}")
+def _train_tokenizer(settings: BPEConfig | WordPieceConfig, name: str, spans: list[Span]) -> SubwordTokenizer:
+    lines = _Lines(spans, f"training tokenizer on {name}")
     if isinstance(settings, BPEConfig):
         return train_bpe(lines, settings.vocab_size)
     return train_wordpiece(lines, settings.vocab_size, lowercase=settings.lowercase)
@@ -267,7 +267,7 @@ def _token_file(
 
 
 def _write_tokens(part: Path, name: str, spans: list[Span], tokenizer: Tokenizer, dtype: np.dtype) -> None:
-    """A SHA-256 of the rest, then the tokens."""
+    """Write the tokens, preceded by their SHA-256."""
     digest = hashlib.sha256()
     with part.open("wb") as file:
         file.write(bytes(_DIGEST_BYTES))
@@ -298,7 +298,7 @@ def _has_its_digest(path: Path) -> bool:
 
 @dataclass
 class _Lines:
-    """A text's lines, from its start each time that they are asked for; a bar shows how far they are."""
+    """The lines of a text, with a progress bar; each iteration starts from the beginning."""
 
     spans: list[Span]
     what: str
@@ -307,12 +307,12 @@ class _Lines:
         with _progress(self.what, self.spans) as bar:
             for span in self.spans:
                 for line in span.lines():
-                    bar.update(len(line))  # characters, which in most texts are about as many as bytes
+                    bar.update(len(line))  # characters; in most texts about as many as bytes
                     yield line
 
 
 def _batches(lines: Iterable[str]) -> Iterator[list[str]]:
-    """Lines, so many together as are worth sharing out among threads."""
+    """Yield lines in batches that are large enough to be tokenised by several threads."""
     batch, size = [], 0
     for line in lines:
         batch.append(line)
@@ -330,7 +330,7 @@ def _progress(what: str, spans: list[Span]) -> "tqdm[NoReturn]":
 
 
 def _key(spans: list[Span], contents: Mapping[Path, str], *others: str) -> str:
-    """A word for what is made of parts of files: another one as soon as their content is."""
+    """Return an identifier of files derived from parts of others; it changes with their content."""
     parts = [(contents[span.path], span.start, span.end) for span in spans]
     return hashlib.sha256(json.dumps([parts, others]).encode()).hexdigest()[:12]
 
@@ -342,10 +342,10 @@ def _check_lengths(files: Mapping[Split, TokenFile], config: TextDataConfig, ahe
             continue
         most = file.length - ahead
         raised = f" or raise data.{split}_share" if config.source == "files" and split != "train" else ""
-        lowered = f"lower data.window to {most} at most{raised}" if most >= 2 else f"take a longer text{raised}"
+        advice = f"lower data.window to at most {most}{raised}" if most >= 2 else f"use a longer text{raised}"
         lines.append(
-            f"data.window: {config.window} tokens{' and the one after them' if ahead else ''} are more than the "
-            f"{file.length} of the {_SPLIT_NAMES[split]} text; {lowered}"
+            f"data.window: {config.window} tokens{' and the next one' if ahead else ''} are more than the "
+            f"{file.length} of the {_SPLIT_NAMES[split]} text; {advice}"
         )
     if lines:
         raise ConfigError(*lines)

@@ -1,4 +1,4 @@
-"""lm_generate.py: text from a trained language model, shown while it is drawn."""
+"""lm_generate.py: text from a trained language model, printed as it is generated."""
 
 import sys
 
@@ -10,11 +10,11 @@ from dl_proj.text.encodings import MARK, OtherEncoding, check_utf8
 
 
 def continue_text(config: ContinueTextConfig) -> None:
-    """Print the prompt and what the model adds, as it comes; before each of several samples a line with its number."""
+    """Print the prompt and its continuation as it is generated; several samples are numbered."""
     generator = _load(config)
     prompt = _prompt(config.prompt)
     if not generator.tokenizer.encode(prompt):
-        raise ConfigError("prompt: has no tokens, a model needs one to start from")
+        raise ConfigError("prompt: has no tokens, must have at least one")
     if line := generator.past_window(prompt, config.length):
         complain((f"length: {line}",))
     for number in range(config.samples):
@@ -36,8 +36,7 @@ def _load(config: ContinueTextConfig) -> TextGenerator:
     loaded = load_text_model(find_checkpoint(config.checkpoint), device=config.device)
     if not isinstance(loaded, TextGenerator):
         raise ConfigError(
-            f"checkpoint: {config.checkpoint}: a masked model fills in tokens between others and continues nothing; "
-            "take one with objective: causal"
+            f"checkpoint: {config.checkpoint}: a masked model cannot continue text; use one with objective.kind: causal"
         )
     if mistakes := loaded.config.model.moving_chunks("continue text"):
         raise ConfigError(*(f"checkpoint: {config.checkpoint}: {line}" for line in mistakes))
@@ -45,7 +44,7 @@ def _load(config: ContinueTextConfig) -> TextGenerator:
 
 
 def _prompt(given: str) -> str:
-    """The text itself, or what stands on standard input."""
+    """Return the prompt; ``-`` reads it from standard input."""
     if given != "-":
         return given.removeprefix(MARK)
     if sys.stdin is None:
@@ -59,5 +58,5 @@ def _prompt(given: str) -> str:
     except UnicodeDecodeError as error:
         raise ConfigError(f"prompt: standard input is not UTF-8 at byte {error.start}") from None
     if not text:
-        raise ConfigError("prompt: standard input is empty, a model needs one token to start from")
+        raise ConfigError("prompt: standard input is empty, must have at least one token")
     return text

@@ -1,7 +1,7 @@
-"""import_reformer.py: a Reformer that the transformers library saved becomes a checkpoint.
+"""import_reformer.py: convert a Reformer saved by the transformers library to a checkpoint.
 
-Their LSH layers become :class:`~my_transformers.TransformersLSHAttention`; what there is no setting for is refused.
-Dropout, which no evaluation knows, is put where our layers have it.
+Its LSH layers become :class:`~my_transformers.TransformersLSHAttention`; settings without a counterpart are refused.
+Dropout is placed where our layers have it, which does not affect evaluation.
 """
 
 import json
@@ -28,14 +28,14 @@ from my_custom_ai.custom_train.checkpoint import save_weights, unwrapped
 from my_custom_ai.utils.files import write_text
 
 Settings = dict[str, Any]
-"""A configuration file's, by name."""
+"""The settings of a configuration file, by name."""
 
 _WEIGHTS = "model.safetensors"
-_INDEX = "model.safetensors.index.json"  # in its place where the weights are in several files
+_INDEX = "model.safetensors.index.json"  # replaces it if the weights are in several files
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")  # a name without a folder
-_NO_BYTES = 2  # symbols before the bytes where there are 258: token = byte + 2 (google/reformer-enwik8)
-_KEY_EPSILON = 1e-6  # that they add to the mean square of a query before it becomes a key
-_DEFAULTS: Settings = {  # of settings that a file may leave out
+_NON_BYTES = 2  # extra symbols before the bytes in a vocabulary of 258: token = byte + 2 (google/reformer-enwik8)
+_KEY_EPSILON = 1e-6  # added by transformers to the mean square of a query when it is normalised to a key
+_DEFAULTS: Settings = {  # of optional settings
     "architectures": None,
     "axial_pos_embds": True,
     "chunk_size_feed_forward": 0,
@@ -54,7 +54,7 @@ _DEFAULTS: Settings = {  # of settings that a file may leave out
     "num_hashes": 1,
     "tie_word_embeddings": False,
 }
-_SIZES = (  # whole numbers that there must be
+_SIZES = (  # required whole numbers
     "attention_head_size",
     "feed_forward_size",
     "hidden_size",
@@ -62,27 +62,27 @@ _SIZES = (  # whole numbers that there must be
     "num_hashes",
     "vocab_size",
 )
-_ATTENTION = {"lsh": ("query_key", "value"), "local": ("query", "key", "value")}  # its projections
+_ATTENTION = {"lsh": ("query_key", "value"), "local": ("query", "key", "value")}  # projections by kind
 
 
 def import_reformer(config: ImportReformerConfig) -> None:
     """Write the checkpoint: model.safetensors, config.yaml and, for subwords, tokenizer.json.
 
     Raises:
-        ConfigError: files that are not there, settings without a counterpart, a vocabulary that is not the text's.
+        ConfigError: missing files, settings without a counterpart, or a vocabulary that does not fit the tokenizer.
     """
     theirs = read_settings(_find(config.source, "config.json"))
     tokenizer = _tokenizer(config)
     ours = _our_config(config, theirs)
-    left_out = _symbols_left_out(theirs["vocab_size"], tokenizer, ours)
+    n_unused = _unused_symbols(theirs["vocab_size"], tokenizer, ours)
     weights = translated_weights(_read_weights(config.source), theirs, config.data.window)
     for name in ("embedding.weight", "to_logits.weight", "to_logits.bias"):
-        weights[name] = weights[name][left_out:]
+        weights[name] = weights[name][n_unused:]
     model = build_configured(ours, tokenizer)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise ConfigError(f"source: model.safetensors is not what config.json says: {error}".splitlines()[0]) from None
+        raise ConfigError(f"source: model.safetensors does not match config.json: {error}".splitlines()[0]) from None
     config.output_dir.mkdir(parents=True, exist_ok=True)
     tokenizer.save(config.output_dir / TOKENIZER)
     write_text(config.output_dir / "config.yaml", yaml.safe_dump(ours.model_dump(mode="json"), sort_keys=False))
@@ -91,18 +91,18 @@ def import_reformer(config: ImportReformerConfig) -> None:
 
 
 def _find(source: str, name: str) -> Path:
-    """A file in a folder or on the hub."""
+    """Return the path of a file in a folder or on the hub."""
     if path := _find_optional(source, name):
         return path
     folder = Path(source)
     if not folder.is_dir():
-        raise ConfigError(f"source: {source} has no {name} on the hub: load and save it with transformers")
-    pickled = "; pytorch_model.bin may hold any program, so it is never read: load and save it with transformers"
+        raise ConfigError(f"source: {source} has no {name} on the hub; load and save the model with transformers")
+    pickled = "; pytorch_model.bin could run code, so it is never read: load and save the model with transformers"
     raise ConfigError(f"source: {folder} has no {name}{pickled if (folder / 'pytorch_model.bin').is_file() else ''}")
 
 
 def _find_optional(source: str, name: str) -> Path | None:
-    """A file in a folder or on the hub; None if it is not there."""
+    """Return the path of a file in a folder or on the hub; None if there is none."""
     folder = Path(source)
     if not folder.is_dir():
         return _download(source, name)
@@ -110,14 +110,14 @@ def _find_optional(source: str, name: str) -> Path | None:
 
 
 def _download(source: str, name: str) -> Path | None:
-    # takes a second that other scripts need not wait
+    # imported here because it takes a second
     from huggingface_hub import errors, hf_hub_download
     from huggingface_hub.utils import logging
 
-    logging.set_verbosity_error()  # it says of each retry that there is no network
+    logging.set_verbosity_error()  # it would report each retry without a network
     unreachable = ConfigError(
-        f"source: {source} is no folder, and the Hugging Face hub cannot be reached; give a folder that "
-        "save_pretrained wrote"
+        f"source: {source} is not a folder, and the Hugging Face hub cannot be reached; pass a folder written by "
+        "save_pretrained"
     )
     try:
         return Path(hf_hub_download(source, name))
@@ -132,10 +132,10 @@ def _download(source: str, name: str) -> Path | None:
 
 
 def read_settings(path: Path) -> Settings:
-    """A config.json, with what it may leave out.
+    """Read a config.json, with defaults for optional settings.
 
     Raises:
-        ConfigError: no JSON, or no mapping.
+        ConfigError: not JSON, or not a mapping.
     """
     return _DEFAULTS | _read_mapping(path)
 
@@ -151,7 +151,7 @@ def _read_mapping(path: Path) -> Settings:
 
 
 def _read_weights(source: str) -> dict[str, Tensor]:
-    """All tensors, by their own names, whether the saved model was compiled or not, in one file or in several."""
+    """Read all tensors from one file or several, by their names without those of wrappers such as torch.compile's."""
     path = _find_optional(source, _WEIGHTS)
     index = None if path else _find_optional(source, _INDEX)
     tensors = _read_shards(source, index) if index else _read_tensors(path or _find(source, _WEIGHTS))
@@ -159,19 +159,19 @@ def _read_weights(source: str) -> dict[str, Tensor]:
 
 
 def _read_shards(source: str, index: Path) -> dict[str, Tensor]:
-    """The tensors of a model in several files; the index says which tensor is in which."""
+    """Read the tensors of a model in several files; the index maps tensor names to files."""
     file_of = _read_mapping(index).get("weight_map")
     if not isinstance(file_of, dict) or not file_of:
-        raise ConfigError(f"{index}: weight_map: must say for each tensor which file holds it (got {shown(file_of)})")
+        raise ConfigError(f"{index}: weight_map: must map tensor names to files (got {shown(file_of)})")
     for name, file in file_of.items():
-        if not isinstance(file, str) or not _SHARD.fullmatch(file):  # as '../' could lead anywhere
+        if not isinstance(file, str) or not _SHARD.fullmatch(file):  # '../' could lead anywhere
             raise ConfigError(
                 f"{index}: weight_map: {name}: must be the name of a .safetensors file beside it (got {shown(file)})"
             )
     shards = {file: _read_tensors(_find(source, file)) for file in dict.fromkeys(file_of.values())}
     if missing := [(name, file) for name, file in file_of.items() if name not in shards[file]]:
         name, file = missing[0]
-        raise ConfigError(f"source: {file} has no {name!r}, which {_INDEX} says it has")
+        raise ConfigError(f"source: {file} has no {name!r}, contrary to {_INDEX}")
     return {name: shards[file][name] for name, file in file_of.items()}
 
 
@@ -189,14 +189,14 @@ def _tokenizer(config: ImportReformerConfig) -> Tokenizer:
     try:
         return load_tokenizer(path)
     except ValueError as error:
-        raise ConfigError(f"data.tokenizer: {path} is no byte-level BPE or WordPiece ({error})") from None
+        raise ConfigError(f"data.tokenizer: {path} must be a byte-level BPE or a WordPiece ({error})") from None
 
 
-def _symbols_left_out(theirs: int, tokenizer: Tokenizer, ours: LanguageTrainConfig) -> int:
-    """How many of their symbols, the first ones, stand for nothing in the text."""
+def _unused_symbols(theirs: int, tokenizer: Tokenizer, ours: LanguageTrainConfig) -> int:
+    """Return how many symbols at the start of their vocabulary never occur in the text."""
     own = tokenizer.n_symbols if ours.causal else tokenizer.vocab_size
-    of_bytes = isinstance(ours.data.tokenizer, BytesConfig)
-    allowed = [own, own + _NO_BYTES] if of_bytes else [own]
+    is_bytes = isinstance(ours.data.tokenizer, BytesConfig)
+    allowed = [own, own + _NON_BYTES] if is_bytes else [own]
     if theirs not in allowed:
         raise ConfigError(
             f"vocab_size: {theirs}: must be {' or '.join(map(str, allowed))} for data.tokenizer.kind: "
@@ -213,25 +213,25 @@ def _our_config(config: ImportReformerConfig, theirs: Settings) -> LanguageTrain
         "objective": {"kind": "causal" if theirs["is_decoder"] else "masked"},
         "data": config.data.model_dump(),
         "model": translated_settings(theirs),
-        "optimizer": {"lr": 1e-4},  # for going on with --init_from; how it was trained is not known
+        "optimizer": {"lr": 1e-4},  # for training with --init_from; the original value is not recorded
         "train": {"max_steps": 1000},
     }
     try:
         return LanguageTrainConfig.model_validate(values)
-    except ValidationError as error:  # data.window that does not fit
+    except ValidationError as error:  # an unsuitable data.window
         found = [mistake["msg"].removeprefix("Value error, ") for mistake in error.errors()]
         raise ConfigError(*(line for message in found for line in message.splitlines())) from None
 
 
 def unsupported(theirs: Settings) -> list[str]:
-    """A line for each setting without a counterpart: the key, its value and what is supported."""
+    """Return a line for each setting without a counterpart: the key, its value and what is supported."""
     kinds = set(theirs.get("attn_layers") or ())
     if not kinds or kinds - _ATTENTION.keys():
         return [f"attn_layers: {shown(theirs.get('attn_layers'))}: must be a list of {' and '.join(_ATTENTION)}"]
     sizes = [*_SIZES, *(f"{kind}_attn_chunk_length" for kind in sorted(kinds))]
     wrong = [key for key in sizes if not isinstance(theirs.get(key), int) or theirs[key] < 1]
     if wrong:
-        return [f"{key}: {shown(theirs.get(key))}: must be a whole number of 1 at least" for key in wrong]
+        return [f"{key}: {shown(theirs.get(key))}: must be a whole number, at least 1" for key in wrong]
     causal = theirs["is_decoder"]
     allowed: dict[str, list[Any]] = {
         "model_type": ["reformer"],
@@ -240,7 +240,7 @@ def unsupported(theirs: Settings) -> list[str]:
     }
     if "lsh" in kinds:
         allowed |= {"lsh_num_chunks_before": [1], "lsh_num_chunks_after": [0]}
-    if "local" in kinds:  # with more, they count a chunk several times in a sequence of fewer chunks
+    if "local" in kinds:  # with more, transformers repeats chunks in a sequence of few chunks
         allowed |= {"local_num_chunks_before": [0, 1], "local_num_chunks_after": [0] if causal else [0, 1]}
     found = [
         f"{key}: {shown(theirs[key])}: must be {' or '.join(map(shown, values))}"
@@ -255,14 +255,14 @@ def unsupported(theirs: Settings) -> list[str]:
         )
     if "lsh" in kinds and theirs["num_buckets"] is None and theirs["hash_seed"] is not None:
         found.append(
-            "num_buckets: null: must be a number, or a list of factors, with a hash_seed; transformers sets it by the "
-            "first sequence that it is given, and saves it"
+            "num_buckets: null: must be a number, or a list of factors, with a hash_seed; transformers sets it from "
+            "the first input and saves it"
         )
     return found
 
 
 def translated_settings(theirs: Settings) -> Settings:
-    """Their model's settings as those of a LanguageModelConfig."""
+    """Translate their settings into those of a LanguageModelConfig."""
     positions = {"kind": "learned"}
     if theirs["axial_pos_embds"]:
         positions = {"kind": "axial", "shape": theirs["axial_pos_shape"], "dims": theirs["axial_pos_embds_dim"]}
@@ -285,8 +285,8 @@ def translated_settings(theirs: Settings) -> Settings:
     }
 
 
-def _chunks_of_all(theirs: Settings) -> int:
-    """Tokens to a multiple of which they pad a sequence."""
+def _padding_multiple(theirs: Settings) -> int:
+    """Return the number of tokens to a multiple of which transformers pads sequences."""
     return math.lcm(*(theirs[f"{kind}_attn_chunk_length"] for kind in set(theirs["attn_layers"])))
 
 
@@ -297,36 +297,36 @@ def _local(theirs: Settings) -> Settings:
         "chunk_size": theirs["local_attn_chunk_length"],
         "back": theirs["local_num_chunks_before"],
         "ahead": theirs["local_num_chunks_after"],
-        "circle": None if theirs["is_decoder"] else _chunks_of_all(theirs),
+        "circle": None if theirs["is_decoder"] else _padding_multiple(theirs),
     }
 
 
 def _lsh(theirs: Settings) -> Settings:
     n_buckets = theirs["num_buckets"]
-    in_factors = isinstance(n_buckets, list)
+    is_factored = isinstance(n_buckets, list)
     return {
         "kind": "transformers_lsh",
         "dropout": theirs["lsh_attention_probs_dropout_prob"],
         "chunk_size": theirs["lsh_attn_chunk_length"],
         "n_rounds": theirs["num_hashes"],
-        "n_buckets": None if in_factors else n_buckets,
-        "bucket_factors": n_buckets if in_factors else None,
-        "multiple_of": _chunks_of_all(theirs),
-        "epsilon": _KEY_EPSILON * theirs["attention_head_size"] ** 2,  # our queries are sqrt(head_dim) times as long
+        "n_buckets": None if is_factored else n_buckets,
+        "bucket_factors": n_buckets if is_factored else None,
+        "multiple_of": _padding_multiple(theirs),
+        "epsilon": _KEY_EPSILON * theirs["attention_head_size"] ** 2,  # our queries are longer by sqrt(head_dim)
         "keep_rotations": theirs["hash_seed"] is not None,
     }
 
 
 def translated_weights(tensors: dict[str, Tensor], theirs: Settings, max_len: int) -> dict[str, Tensor]:
-    """Their weights by our names, in float32 or better; with a hash_seed also the rotations that it means on a CPU.
+    """Rename their weights to our names, in float32 or float64; a hash_seed adds the rotations it produces on a CPU.
 
-    The bias of the logits is a part of the model, although version 5 of their library leaves it out; where a file also
-    has the one that newer versions add instead (5.24), it is the sum of both.
+    The bias of the logits is part of the model, although version 5 of transformers ignores it; if a file also has the
+    bias that newer versions add instead (5.24), the two are summed.
 
     Args:
-        tensors: theirs, by name.
-        theirs: settings.
-        max_len: positions that are wanted, of those that have a vector each.
+        tensors: their weights, by name.
+        theirs: their settings.
+        max_len: number of learned positions to keep, unless they are axial.
 
     Raises:
         ConfigError: a tensor is missing.
@@ -345,7 +345,7 @@ def translated_weights(tensors: dict[str, Tensor], theirs: Settings, max_len: in
 
 
 def _outside(tensors: dict[str, Tensor], theirs: Settings, max_len: int) -> dict[str, Tensor]:
-    """All but the layers."""
+    """Return all weights outside of the layers."""
     names = {
         "embedding.weight": "reformer.embeddings.word_embeddings.weight",
         "stack.final_norm.weight": "reformer.encoder.layer_norm.weight",
@@ -356,21 +356,21 @@ def _outside(tensors: dict[str, Tensor], theirs: Settings, max_len: int) -> dict
         axis = "reformer.embeddings.position_embeddings.weights"
         names |= {"positions.rows": f"{axis}.0", "positions.columns": f"{axis}.1"}
     found = {ours: tensors[name] for ours, name in names.items()}
-    found["to_logits.bias"] = _bias_of_logits(tensors)
+    found["to_logits.bias"] = _logit_bias(tensors)
     if not theirs["axial_pos_embds"]:
         found["positions.weight"] = tensors["reformer.embeddings.position_embeddings.embedding.weight"][:max_len]
     return found
 
 
-def _bias_of_logits(tensors: dict[str, Tensor]) -> Tensor:
-    """That of the head, and that of its matrix, which newer versions of their library have beside it and add alone."""
+def _logit_bias(tensors: dict[str, Tensor]) -> Tensor:
+    """Return the head's bias, plus that of its linear layer, which newer versions of transformers also save."""
     bias, newer = tensors["lm_head.bias"], tensors.get("lm_head.decoder.bias")
-    return bias if newer is None or torch.equal(bias, newer) else bias + newer  # equal: one tensor with two names
+    return bias if newer is None or torch.equal(bias, newer) else bias + newer  # if equal: one tensor, two names
 
 
 def _layer(tensors: dict[str, Tensor], i: int, kind: str) -> dict[str, Tensor]:
-    start = f"reformer.encoder.layers.{i}."
-    projections = [tensors[f"{start}attention.self_attention.{name}.weight"] for name in _ATTENTION[kind]]
+    prefix = f"reformer.encoder.layers.{i}."
+    projections = [tensors[f"{prefix}attention.self_attention.{name}.weight"] for name in _ATTENTION[kind]]
     names = {"attention.to_out.weight": "attention.output.dense.weight"}
     for part in ("weight", "bias"):
         names |= {
@@ -379,12 +379,12 @@ def _layer(tensors: dict[str, Tensor], i: int, kind: str) -> dict[str, Tensor]:
             f"feed_forward.expand.{part}": f"feed_forward.dense.dense.{part}",
             f"feed_forward.contract.{part}": f"feed_forward.output.dense.{part}",
         }
-    found = {ours: tensors[start + name] for ours, name in names.items()}
+    found = {ours: tensors[prefix + name] for ours, name in names.items()}
     return found | {"attention.to_heads.weight": torch.cat(projections)}
 
 
 def _rotations(theirs: Settings) -> Tensor:
-    """(h, r, d, directions), as they draw them in each forward after setting the global seed."""
+    """Draw the rotations as transformers does in each forward pass, after seeding: (h, r, d, directions)."""
     sizes = [theirs[key] for key in ("num_attention_heads", "attention_head_size", "num_hashes")]
     generator = torch.Generator().manual_seed(theirs["hash_seed"])
     n_buckets = theirs["num_buckets"]

@@ -9,12 +9,12 @@ from dl_proj.settings.base import Strict
 
 
 class ImportReformerConfig(Strict):
-    """Make a checkpoint of a Reformer that the transformers library saved; its logits are the same."""
+    """Convert a Reformer saved by the transformers library to a checkpoint with the same logits."""
 
     source: str = Field(min_length=1)
-    """folder that save_pretrained wrote, with config.json and model.safetensors, or a name on the Hugging Face hub"""
+    """folder written by save_pretrained, with config.json and model.safetensors; or a name on the Hugging Face hub"""
     data: TextDataConfig = TextDataConfig(source="enwik8")
-    """a text to measure it on, and what its tokens are: bytes with 256 symbols, or 258 of which the first two stand for
-    no byte and are left out; bpe and wordpiece by a tokenizer.json in the folder"""
+    """a text to measure it on, and its tokens: bytes with 256 symbols, or 258 of which the first two are not bytes and
+    are dropped; bpe and wordpiece with a tokenizer.json in the folder"""
     output_dir: Path = Path("runs/imported_reformer")
-    """the checkpoint's folder"""
+    """folder for the checkpoint"""

@@ -1,4 +1,4 @@
-"""Masked tokens to predict, as BERT has them (Devlin et al. 2019, section 3.1, task 1)."""
+"""Masking of tokens to predict, as in BERT (Devlin et al. 2019, section 3.1, task 1)."""
 
 import zlib
 
@@ -10,26 +10,27 @@ from torch.utils.data import Dataset
 from dl_proj.experiments.language.data import Windows
 from dl_proj.text.tokenizers import Tokenizer
 
-_MASKED = 0.8  # of the chosen tokens; of the rest one half become random ones, one half stay
+_MASKED = 0.8  # fractions of the chosen tokens; the remaining ones are kept
 _RANDOM = 0.1
 
 
 class MaskedWindows(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Windows some tokens of which are chosen; of these 80 % are masked, 10 % replaced at random, 10 % kept.
+    """Windows in which some tokens are chosen; of these, 80 % are masked, 10 % replaced at random, 10 % kept.
 
-    An item is ``(inputs, targets, chosen)``: inputs and targets (window,) int64, chosen (window,) bool, True where a
-    model has to tell the target. Drawn from (seed, epoch, index) alone, so the same in each evaluation. Tokens that do
-    not count (where windows of an evaluation overlap) are masked like others, but not chosen; one token at least is.
+    An item is ``(inputs, targets, chosen)``: inputs and targets (window,) int64, chosen (window,) bool, True where the
+    model has to predict the target. It depends only on seed, epoch and index, so it is the same in each evaluation.
+    Tokens that do not count (where evaluation windows overlap) are masked like others, but never chosen; at least one
+    token is chosen.
 
     Args:
-        windows: with ``ahead=0``.
-        tokenizer: of their tokens.
-        seed: of the draws.
-        share: of the tokens that are chosen.
-        whole_word: choose words, all their tokens together, until the share is reached.
+        windows: windows with ``ahead=0``.
+        tokenizer: the tokenizer of their tokens.
+        seed: determines the choice.
+        share: fraction of the tokens that are chosen.
+        whole_word: choose whole words until ``share`` is reached.
 
     Raises:
-        ValueError: a share that is not in (0, 1], or windows with tokens ahead.
+        ValueError: ``share`` is not in (0, 1], or the windows have tokens ahead.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class MaskedWindows(Dataset[tuple[Tensor, Tensor, Tensor]]):
             raise ValueError(f"share {share} must be more than 0 and at most 1")
         tokens, counted, _ = windows[0]
         if len(tokens) != len(counted):
-            raise ValueError("masked tokens are predicted where they stand: windows must have ahead=0")
+            raise ValueError("masked tokens are predicted at their own position: windows must have ahead=0")
         self._windows = windows
         self.digest = windows.digest
         self._mask_token = tokenizer.mask_token
@@ -50,11 +51,11 @@ class MaskedWindows(Dataset[tuple[Tensor, Tensor, Tensor]]):
         self._epoch = 0
 
     def __len__(self) -> int:
-        """Windows."""
+        """Return the number of windows."""
         return len(self._windows)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """See the class."""
+        """Return an item, see the class."""
         targets, counted, _ = self._windows[index]
         generator = np.random.default_rng((self._seed, zlib.crc32(b"masking"), self._epoch, index))
         drawn = torch.from_numpy(self._drawn(targets.numpy(), generator))
@@ -66,18 +67,18 @@ class MaskedWindows(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return torch.where(drawn, inputs, targets), targets, drawn & counted
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose other tokens, and the windows of another epoch if they differ."""
+        """Switch to the choices, and the windows, of another epoch."""
         self._epoch = epoch
         if hasattr(self._windows, "set_epoch"):
             self._windows.set_epoch(epoch)
 
     def _drawn(self, tokens: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """(window,) bool: the share of tokens, rounded, but one at least; whole words reach it or pass it."""
+        """Choose ``share`` of the tokens, at least one: (window,) bool; with whole words, possibly a few more."""
         number = max(1, round(self._share * len(tokens)))
         if self._starts_word is None:
             return generator.permutation(len(tokens)) < number
-        word = np.cumsum(self._starts_word[tokens])  # the number of each token's word
-        word -= word[0]  # a window may begin inside of one
+        word = np.cumsum(self._starts_word[tokens])  # the index of each token's word
+        word -= word[0]  # a window may begin inside a word
         sizes = np.bincount(word)
         order = generator.permutation(len(sizes))
         before = np.cumsum(sizes[order]) - sizes[order]

@@ -12,36 +12,36 @@ from my_custom_ai.custom_train.names import DeviceName
 
 
 class CausalConfig(Strict):
-    """Predict each token from those before it."""
+    """Predict each token from earlier ones."""
 
     kind: Literal["causal"] = "causal"
-    """what is learned"""
+    """training objective"""
 
 
 class MaskedConfig(Strict):
-    """Fill in tokens that are hidden, from those on both sides (Devlin et al. 2019, section 3.1)."""
+    """Predict masked tokens from those on both sides (Devlin et al. 2019, section 3.1)."""
 
     kind: Literal["masked"] = "masked"
-    """what is learned"""
+    """training objective"""
     share: float = Field(0.15, gt=0, lt=1)
-    """masked: share of the tokens that are to be filled in; of these, 80 % are masked, 10 % replaced, 10 % kept"""
+    """masked: fraction of the tokens to predict; of these, 80 % are masked, 10 % replaced, 10 % kept"""
     whole_word: bool = False
-    """masked: hide all tokens of a word or none"""
+    """masked: choose whole words instead of single tokens"""
 
 
 ObjectiveConfig = Annotated[CausalConfig | MaskedConfig, Field(discriminator="kind")]
 
 
 class LanguageTrainConfig(ExperimentConfig):
-    """Train a language model: a causal one, that continues text, or a masked one, that looks both ways."""
+    """Train a language model: a causal one, which continues text, or a masked one, which uses context on both sides."""
 
     METRICS: ClassVar[dict[str, MonitorMode]] = {"val/loss": "min", "val/perplexity": "min", "val/accuracy": "max"}
     LENGTH: ClassVar[str] = "data.window"
 
     task: Literal["language"] = "language"
-    """what is trained"""
+    """type of training; fixed"""
     objective: ObjectiveConfig = CausalConfig()
-    """what is learned, chosen by kind"""
+    """the training objective, chosen by kind"""
     data: TextDataConfig
     """the text"""
     model: LanguageModelConfig = LanguageModelConfig()
@@ -51,12 +51,12 @@ class LanguageTrainConfig(ExperimentConfig):
 
     @property
     def causal(self) -> bool:
-        """Whether the model continues text."""
+        """Whether the model is causal, so it can continue text."""
         return isinstance(self.objective, CausalConfig)
 
     @property
     def metrics(self) -> dict[str, MonitorMode]:
-        """See ExperimentConfig; what a masked model says of hidden bytes is no likelihood of the text."""
+        """See ExperimentConfig; a masked model has no likelihood of the text, so no bits per byte."""
         return self.METRICS | ({"val/bits_per_byte": "min"} if self.causal else {})
 
     @property
@@ -72,34 +72,34 @@ class LanguageTrainConfig(ExperimentConfig):
     def mistakes(self) -> list[str]:
         """See Strict."""
         found = self.model.mistakes_at(self.data.window, causal=self.causal, grid=False) + super().mistakes()
-        if self.train.max_steps is not None:  # else it takes the number of training windows to know
+        if self.train.max_steps is not None:  # with epochs, it depends on the number of training windows
             found += self.schedule_mistakes(self.train.max_steps)
         if self.causal and isinstance(self.data.tokenizer, WordPieceConfig):
             found.append(
-                "data.tokenizer.kind: wordpiece loses white space, so a causal model could not write the text, nor "
-                "would bits per byte be the text's; use bpe or bytes, or objective.kind: masked"
+                "data.tokenizer.kind: wordpiece loses white space, so a causal model could not reproduce text, and "
+                "bits per byte would be wrong; use bpe or bytes, or objective.kind: masked"
             )
         return found
 
 
 class ContinueTextConfig(Strict):
-    """Let a causal language model continue a text."""
+    """Continue a text with a causal language model."""
 
     checkpoint: str = Field(min_length=1)
     """name of a shipped checkpoint, or folder of a run of lm_train.py"""
     prompt: str = Field("It was", min_length=1)
     """text to continue; - reads it from standard input"""
     length: int = Field(400, ge=1)
-    """tokens to add"""
+    """tokens to generate"""
     samples: int = Field(1, ge=1)
-    """continuations"""
+    """number of continuations"""
     temperature: float = Field(1.0, gt=0)
     """below 1: more probable tokens; above 1: more variety"""
     top_k: int | None = Field(None, ge=1)
-    """draw from so many most probable tokens; 1: always the most probable; null: all"""
+    """sample from only the k most probable tokens; 1: always the most probable; null: from all"""
     top_p: float = Field(1.0, gt=0, le=1)
-    """draw from the smallest set of tokens with at least this probability"""
+    """sample from the smallest set of tokens with at least this probability"""
     seed: int = Field(0, ge=0, lt=2**31)
-    """of the draws: the same seed gives the same text"""
+    """seed of the sampling: the same seed gives the same text"""
     device: DeviceName = "auto"
-    """where to compute; auto takes the fastest there is"""
+    """where to compute; auto picks the fastest device available"""

@@ -1,4 +1,4 @@
-"""Where text comes from: every source ends as parts of files, to train, validate and test on."""
+"""Sources of text: each becomes parts of files, for training, validation and test."""
 
 import hashlib
 import itertools
@@ -27,11 +27,11 @@ TextSource = Literal["files", "enwik8", "wikitext2", "wikitext103"]
 Split = Literal["train", "val", "test"]
 _SPLITS: tuple[Split, ...] = get_args(Split)
 
-_PIECE = 2**20  # bytes that are held at once
+_PIECE = 2**20  # bytes held in memory at once
 
 _ENWIK8 = "https://mattmahoney.net/dc/enwik8.zip"
 _ENWIK8_BYTES = 100_000_000
-_ENWIK8_SHA1 = "57b8363b814821dc9d47aa4d41f58733519076b2"  # of the text, as its author gives it
+_ENWIK8_SHA1 = "57b8363b814821dc9d47aa4d41f58733519076b2"  # of the text, as published by its author
 
 _WIKITEXT = "Salesforce/wikitext"
 _WIKITEXT_REVISION = "b08601e04326c79dfdd32d625aee71d232d685c3"
@@ -48,11 +48,11 @@ class Span:
     end: int
 
     def __len__(self) -> int:
-        """Bytes."""
+        """Return the number of bytes."""
         return self.end - self.start
 
     def pieces(self) -> Iterator[bytes]:
-        """The bytes, some at a time."""
+        """Yield the bytes, piece by piece."""
         with self.path.open("rb") as file:
             file.seek(self.start)
             left = len(self)
@@ -61,7 +61,7 @@ class Span:
                 yield piece
 
     def lines(self) -> Iterator[str]:
-        """The text, a line at a time, as subwords are found in it.
+        """Yield the text line by line, for tokenizers of subwords.
 
         Raises:
             ConfigError: it is not UTF-8.
@@ -72,8 +72,8 @@ class Span:
                 yield from text_lines(file, len(self))
             except NotUTF8 as error:
                 raise ConfigError(
-                    f"data.tokenizer: {self.path} is not UTF-8 at byte {self.start + error.offset}, and subwords need "
-                    "text; convert the file, or take kind: bytes"
+                    f"data.tokenizer: {self.path} is not UTF-8 at byte {self.start + error.offset}; subwords need "
+                    "text: convert the file, or use data.tokenizer.kind: bytes"
                 ) from None
 
 
@@ -81,26 +81,26 @@ Corpus = dict[Split, list[Span]]
 
 
 def files_corpus(path: Path, *, val_share: float, test_share: float) -> Corpus:
-    """A file, or a folder's ``*.txt`` files by name, the end of each held out: first for validation, then for the test.
+    """Split a file, or a folder's ``*.txt`` files: the end of each is held out for validation, then test.
 
-    A byte-order mark at the start of a file is left out. What else is in the folder is counted on standard error.
+    A byte-order mark at the start of a file is skipped. Other files in the folder are counted on standard error.
 
     Raises:
-        ConfigError: no such file or folder, no ``*.txt`` in it, nothing in the files, or they are compressed or UTF-16.
+        ConfigError: no such file or folder, no ``*.txt`` in it, empty files, or compressed or UTF-16 ones.
     """
     if path.is_dir():
         files, others = _texts_in(path)
         if not files:
-            there = f"; it holds {others}: rename texts to .txt, or give one as data.path" if others else ""
-            raise ConfigError(f"data.path: the folder {path} holds no *.txt files{there}")
-        if others and os.environ.get("RANK", "0") == "0":  # torchrun's; no accelerator has begun yet
+            advice = f"; it contains {others}: rename texts to .txt, or set data.path to one" if others else ""
+            raise ConfigError(f"data.path: the folder {path} has no *.txt files{advice}")
+        if others and os.environ.get("RANK", "0") == "0":  # set by torchrun; the accelerator does not exist yet
             print(f"data.path: {path}: skipped {others}; texts end in .txt", file=sys.stderr)
     elif path.is_file():
         files = [path]
-    elif path.exists():  # a text is read several times, and an open pipe waits for who writes into it
+    elif path.exists():  # a text is read several times, and opening a pipe would block
         raise ConfigError(f"data.path: {path} is a pipe or a device; must be a file, or a folder with *.txt files")
     else:
-        raise ConfigError(f"data.path: {path} is not there; must be a file, or a folder with *.txt files")
+        raise ConfigError(f"data.path: {path} does not exist; must be a file, or a folder with *.txt files")
     corpus: Corpus = {split: [] for split in _SPLITS}
     for file in files:
         try:
@@ -116,7 +116,7 @@ def files_corpus(path: Path, *, val_share: float, test_share: float) -> Corpus:
 
 
 def _texts_in(folder: Path) -> tuple[list[Path], str]:
-    """The ``*.txt`` files by name, and in words what else there is: ``2 .md, 1 folder``."""
+    """Return the sorted ``*.txt`` files, and a description of the other entries, such as ``2 .md, 1 folder``."""
     visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     files = [path for path in visible if path.is_file() and path.suffix.lower() == ".txt"]
     kinds = Counter(
@@ -128,12 +128,12 @@ def _texts_in(folder: Path) -> tuple[list[Path], str]:
 
 
 def enwik8_corpus(root: Path) -> Corpus:
-    """The first 100 MB of an English Wikipedia (Mahoney 2006), downloaded to ``root/enwik8`` if not there.
+    """Return the first 100 MB of an English Wikipedia (Mahoney 2006), downloaded to ``root/enwik8`` if missing.
 
-    Its usual parts: 90 MB to train, 5 MB to validate, 5 MB to test.
+    The usual splits: 90 MB for training, 5 MB for validation, 5 MB for test.
 
     Raises:
-        ConfigError: it cannot be downloaded, or is not what it should be.
+        ConfigError: it cannot be downloaded, or has the wrong size or checksum.
     """
     file = root / "enwik8" / "enwik8"
     archive = file.with_name("enwik8.zip")
@@ -142,7 +142,7 @@ def enwik8_corpus(root: Path) -> Corpus:
         write_once(file, lambda part: _unpack_enwik8(archive, part))
     size = file.stat().st_size
     if size != _ENWIK8_BYTES:
-        raise ConfigError(f"data.root: {file} has {size} bytes, must have {_ENWIK8_BYTES}; remove it, or copy it anew")
+        raise ConfigError(f"data.root: {file} has {size} bytes, must have {_ENWIK8_BYTES}; remove it, or copy it again")
     if (sha1 := content_digest(file, "sha1")) != _ENWIK8_SHA1:
         raise ConfigError(f"data.root: {file} is damaged: its SHA-1 is {sha1}, must be {_ENWIK8_SHA1}; remove it")
     parts = cut(file, size * 90 // 100, size * 95 // 100)
@@ -150,10 +150,10 @@ def enwik8_corpus(root: Path) -> Corpus:
 
 
 def wikitext_corpus(source: TextSource, root: Path) -> Corpus:
-    """WikiText-2 or WikiText-103 (Merity et al. 2017), raw, by the datasets library, with its own splits.
+    """Return raw WikiText-2 or WikiText-103 (Merity et al. 2017), from the datasets library, with its own splits.
 
-    Written as text to ``root/<source>/{train,val,test}.txt``, if not there; a SHA256SUMS beside says how the texts were
-    at their first use.
+    It is written as text to ``root/<source>/{train,val,test}.txt`` if missing; SHA256SUMS beside records the checksums
+    at the first use.
 
     Raises:
         ConfigError: it cannot be downloaded, or was changed since its first use.
@@ -176,20 +176,17 @@ def wikitext_corpus(source: TextSource, root: Path) -> Corpus:
 
 
 def cut(path: Path, *places: int, start: int = 0) -> list[Span]:
-    """A file, from ``start`` on, in parts that begin at ``places``, or up to three bytes later.
-
-    They begin where a character of UTF-8 begins.
-    """
+    """Cut a file, from ``start`` on, at ``places``, moved by up to three bytes to the start of a UTF-8 character."""
     with path.open("rb") as file:
         inner = [_next_character(file.read(3), place) for place in places if file.seek(place) == place]
     bounds = [start, *inner, path.stat().st_size]
     return [Span(path, start, end) for start, end in itertools.pairwise(bounds)]
 
 
-def _next_character(ahead: bytes, place: int) -> int:
-    """Place of the first byte, from ``place`` on, that continues no character."""
-    continuing = [byte & 0b1100_0000 == 0b1000_0000 for byte in ahead]
-    return place + (continuing.index(False) if False in continuing else len(ahead))
+def _next_character(following: bytes, place: int) -> int:
+    """Return the offset, from ``place`` on, of the first byte that starts a character."""
+    continuing = [byte & 0b1100_0000 == 0b1000_0000 for byte in following]
+    return place + (continuing.index(False) if False in continuing else len(following))
 
 
 def _download(url: str, part: Path, instead: str) -> None:
@@ -206,12 +203,12 @@ def _unpack_enwik8(archive: Path, part: Path) -> None:
     digest = hashlib.sha1()
     try:
         with zipfile.ZipFile(archive) as members, members.open("enwik8") as text, part.open("wb") as file:
-            # one that holds more does not fill the disk
+            # stop there: a manipulated archive must not fill the disk
             while file.tell() <= _ENWIK8_BYTES and (piece := text.read(_PIECE)):
                 digest.update(piece)
                 file.write(piece)
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
-        raise ConfigError(f"data.root: {archive} is no whole archive of enwik8 ({error}); remove it") from None
+        raise ConfigError(f"data.root: {archive} is not a complete archive of enwik8 ({error}); remove it") from None
     if digest.hexdigest() != _ENWIK8_SHA1:
         raise ConfigError(
             f"data.root: {archive} is not enwik8: its text's SHA-1 is {digest.hexdigest()}, must be {_ENWIK8_SHA1}; "
@@ -220,21 +217,21 @@ def _unpack_enwik8(archive: Path, part: Path) -> None:
 
 
 def _write_wikitext(part: Path, source: TextSource, split: Split, file: Path) -> None:
-    import datasets  # takes seconds to import
+    import datasets  # slow to import
 
     hub = logging.getLogger("huggingface_hub")
     level = hub.level
-    hub.setLevel(logging.ERROR)  # or it tells of each attempt without a network
+    hub.setLevel(logging.ERROR)  # it would report each attempt without a network
     try:
         rows = datasets.load_dataset(
             _WIKITEXT, _WIKITEXT_NAMES[source], split=_WIKITEXT_SPLITS[split], revision=_WIKITEXT_REVISION
         )
-    except Exception as error:  # that library's, or any of those below it
+    except Exception as error:  # of that library or any of its dependencies
         raise _no_network(source, error, f"write its raw text to {file}") from None
     finally:
         hub.setLevel(level)
     with part.open("w", encoding="utf-8", newline="\n") as text:
-        for row in rows:  # an empty line of the original, which holds a space, comes as nothing
+        for row in rows:  # the original has " " for an empty line, which datasets returns as ""
             text.write((row["text"].removesuffix("\n") or " ") + "\n")
 
 
@@ -242,5 +239,5 @@ def _no_network(what: str, error: Exception, instead: str) -> ConfigError:
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return ConfigError(
         f"data.source: {what} cannot be downloaded ({reason})",
-        f"data.source: without a network take source: files with a path of your own; or {instead}",
+        f"data.source: without a network, use source: files with your own path; or {instead}",
     )

@@ -1,4 +1,4 @@
-"""A trained language model in use: it continues a text, or fills in what is masked."""
+"""Use a trained language model: continue a text, or fill in masked tokens."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class TextGenerator(Trained[LanguageTrainConfig, AutoregressiveModel]):
     """A trained causal language model.
 
     Args:
-        tokenizer: its tokens.
+        tokenizer: its tokenizer.
     """
 
     tokenizer: Tokenizer
@@ -39,7 +39,7 @@ class TextGenerator(Trained[LanguageTrainConfig, AutoregressiveModel]):
         top_k: int | None = None,
         top_p: float = 1.0,
     ) -> str:
-        """What the model adds to a text; see :meth:`stream`."""
+        """Return the model's continuation of a text; see :meth:`stream`."""
         return "".join(self.stream(prompt, length, seed=seed, temperature=temperature, top_k=top_k, top_p=top_p))
 
     def stream(
@@ -52,17 +52,17 @@ class TextGenerator(Trained[LanguageTrainConfig, AutoregressiveModel]):
         top_k: int | None = None,
         top_p: float = 1.0,
     ) -> Iterator[str]:
-        """What the model adds to a text, in whole characters as soon as they are drawn.
+        """Yield the model's continuation of a text, in whole characters as they are generated.
 
-        It may go past the model's window, see :meth:`past_window`.
+        It may extend past the model's window, see :meth:`past_window`.
 
         Args:
             prompt: the text, at least one token.
-            length: tokens to add.
-            seed: of the draws: the same seed gives the same text.
+            length: tokens to generate.
+            seed: seed of the sampling: the same seed gives the same text.
             temperature: below 1: more probable tokens; above 1: more variety.
-            top_k: draw from so many most probable tokens; 1: always the most probable; None: all.
-            top_p: draw from the smallest set of tokens with at least this probability.
+            top_k: sample from only the k most probable tokens; 1: always the most probable; None: from all.
+            top_p: sample from the smallest set of tokens with at least this probability.
 
         Raises:
             ValueError: a prompt without tokens, or a mechanism that cannot decode step by step.
@@ -75,18 +75,18 @@ class TextGenerator(Trained[LanguageTrainConfig, AutoregressiveModel]):
         return self.tokenizer.decode_stream(int(token) for token in new)
 
     def past_window(self, prompt: str, length: int) -> str | None:
-        """A line on what happens where prompt and new tokens are more than the window; None: they are not."""
+        """Return a line on how the window is exceeded by prompt and new tokens; None if it is not."""
         n_prompt, window = len(self.tokenizer.encode(prompt)), self.config.data.window
-        if n_prompt + length - 1 <= window:  # the last token that is drawn goes into the model no more
+        if n_prompt + length - 1 <= window:  # the last new token is not fed to the model
             return None
         if self.model.runs_on:
             return (
-                f"{n_prompt} + {length} tokens are more than the {window} of a training window: the model runs on, "
-                "since it has no positions and its attention's memory does not grow"
+                f"{n_prompt} + {length} tokens are more than the {window} of a training window: the model continues, "
+                "since it has no positions and its attention state does not grow"
             )
         return (
             f"{n_prompt} + {length} tokens are more than the model's window of {window}: the window slides; whenever "
-            f"it is full, the model goes on from its last {self.model.kept} tokens"
+            f"it is full, the model continues from the last {self.model.kept} tokens"
         )
 
 
@@ -95,18 +95,18 @@ class GapFiller(Trained[LanguageTrainConfig, LanguageModel]):
     """A trained masked language model.
 
     Args:
-        tokenizer: its tokens.
+        tokenizer: its tokenizer.
     """
 
     tokenizer: Tokenizer
 
     @torch.no_grad()
     def predict(self, text: str, *, top: int = 5) -> list[dict[str, float]]:
-        """How probable tokens are at each ``[MASK]`` of a text, which stands for one token; the likeliest first.
+        """Return the probabilities of tokens at each ``[MASK]`` of a text, most probable first.
 
         Args:
-            text: with one ``[MASK]`` or more.
-            top: so many tokens at each.
+            text: a text with at least one ``[MASK]``, each for one token.
+            top: number of tokens to return per mask.
 
         Raises:
             ValueError: no mask, or more tokens than the model's window.
@@ -114,12 +114,12 @@ class GapFiller(Trained[LanguageTrainConfig, LanguageModel]):
         """
         first, *others = text.split("[MASK]")
         if not others:
-            raise ValueError("the text has no [MASK] for the model to fill in")
+            raise ValueError("the text must contain a [MASK] for the model to fill in")
         tokens = self.tokenizer.encode(first)
         for part in others:
             tokens += [self.tokenizer.mask_token, *self.tokenizer.encode(part)]
         if len(tokens) > self.config.data.window:
-            raise ValueError(f"the text has {len(tokens)} tokens, the model takes {self.config.data.window}")
+            raise ValueError(f"the text has {len(tokens)} tokens, must have at most {self.config.data.window}")
         given = torch.tensor([tokens], device=self.device)
         logits = self.model(given, at=given == self.tokenizer.mask_token)
         check_logits(logits)
@@ -133,7 +133,7 @@ class GapFiller(Trained[LanguageTrainConfig, LanguageModel]):
 def load_text_model(
     folder: Path, *, device: DeviceName = "auto", data: Nested | None = None
 ) -> TextGenerator | GapFiller:
-    """The language model in a checkpoint's folder; see :func:`dl_proj.load`."""
+    """Load the language model in a checkpoint's folder; see :func:`dl_proj.load`."""
     config = read_config(LanguageTrainConfig, folder, data)
     tokenizer = saved_tokenizer(config.data.tokenizer, folder / TOKENIZER)
     model, where = ready(build_configured(config, tokenizer), folder, device)

@@ -19,19 +19,19 @@ from my_custom_ai.custom_train import RunDirectory
 
 
 def build_configured(config: LanguageTrainConfig, tokenizer: Tokenizer) -> LanguageModel | AutoregressiveModel:
-    """The model, its initial weights drawn from the configuration's seed."""
+    """Build the model, with initial weights drawn from the configuration's seed."""
     torch.manual_seed(config.seed)
     return build_language_model(
         config.model,
         causal=config.causal,
-        vocab_size=tokenizer.n_symbols if config.causal else tokenizer.vocab_size,  # a causal model knows no mask
+        vocab_size=tokenizer.n_symbols if config.causal else tokenizer.vocab_size,  # only a masked model has a mask
         max_len=config.data.window,
         seed=config.seed,
     )
 
 
 def language_experiment(config: LanguageTrainConfig, saved: Path | None = None) -> Experiment:
-    """Model, objective and text; subwords are those in a folder, if given, or else learnt from the training text."""
+    """Assemble model, objective and text; the tokenizer is loaded from ``saved``, or else trained on the text."""
     ahead = 1 if config.causal else 0
     saved_tokenizer = None if saved is None else saved / TOKENIZER
     text = load_text(config.data, seed=config.seed, ahead=ahead, saved_tokenizer=saved_tokenizer)
@@ -47,7 +47,7 @@ def language_experiment(config: LanguageTrainConfig, saved: Path | None = None) 
 
 
 def _examples(config: LanguageTrainConfig, windows: Windows, tokenizer: Tokenizer) -> Windows | MaskedWindows:
-    """Windows as they are, or with some tokens masked."""
+    """Return the windows, for masked models with some tokens masked."""
     rule = config.objective
     if not isinstance(rule, MaskedConfig):
         return windows
@@ -56,11 +56,11 @@ def _examples(config: LanguageTrainConfig, windows: Windows, tokenizer: Tokenize
 
 def train_language_model(config: LanguageTrainConfig, resume: RunDirectory | None = None) -> None:
     """Train and test."""
-    begun = None if resume is None else _begun(resume)
+    begun = None if resume is None else _folder_with_tokenizer(resume)
     experiment = language_experiment(config, folder_with_tokens(config, resume, begun))
     train_and_test(config, experiment, config.model.dim, resume)
 
 
-def _begun(run: RunDirectory) -> Path | None:
-    """The folder of a run that has its tokenizer already; a kill may have come first."""
+def _folder_with_tokenizer(run: RunDirectory) -> Path | None:
+    """Return a run's folder if it has its tokenizer; it may have been killed before."""
     return run.path if (run.path / TOKENIZER).is_file() else None

@@ -1,4 +1,4 @@
-"""A task's three parts, made or read once into files under the data's root."""
+"""The three splits of a task, generated or read once into files in the data's root."""
 
 import hashlib
 from collections.abc import Iterator
@@ -32,16 +32,16 @@ from dl_proj.experiments.long_range.texts import (
 from dl_proj.settings.errors import ConfigError, reason
 from my_custom_ai.utils.files import content_digest
 
-_LISTOPS_VERSION = "1"  # of the way in which examples are drawn: another one makes others
+_LISTOPS_VERSION = "1"  # to be raised when the generated examples change
 _PATHFINDER_VERSION = "1"
-_TEXT_VERSION = _RETRIEVAL_VERSION = "1"  # of the way in which they are read
+_TEXT_VERSION = _RETRIEVAL_VERSION = "1"  # to be raised when reading changes
 
 
 def load_task(data: LongRangeDataConfig) -> Splits:
-    """The sequences of a configuration.
+    """Load the sequences of a configuration.
 
     Raises:
-        ConfigError: examples that cannot be made, read or downloaded, or a folder that cannot be written.
+        ConfigError: examples that cannot be generated, read or downloaded, or a folder that is not writable.
     """
     try:
         match data:
@@ -62,7 +62,7 @@ def load_task(data: LongRangeDataConfig) -> Splits:
 
 
 def listops(data: ListOpsConfig) -> Splits:
-    """Expressions that are all different, so that none of the test is known from training."""
+    """Generate expressions that are all different, so that no test expression occurs in training."""
     path = _path(data, _LISTOPS_VERSION)
     grammar = Grammar(data.min_length, data.max_length, data.max_depth, data.max_arguments)
     different = different_expressions(grammar, data.n_test + data.n_val + data.n_train, data.seed)
@@ -71,7 +71,7 @@ def listops(data: ListOpsConfig) -> Splits:
 
 
 def _cut(data: ListOpsConfig, examples: Iterator[Example]) -> Iterator[Iterator[Example]]:
-    """The first ones for the test, then for validation, then for training."""
+    """Yield the first examples for test, then for validation, then for training."""
     for name, number in (("n_test", data.n_test), ("n_val", data.n_val), ("n_train", data.n_train)):
         yield _first(examples, number, name, data)
 
@@ -82,14 +82,14 @@ def _first(examples: Iterator[Example], number: int, name: str, data: ListOpsCon
         if example is None:
             raise ConfigError(
                 f"data.{name}: {number} are wanted, but only {count} different expressions of {data.min_length} to "
-                f"{data.max_length} tokens were found for them; widen data.min_length and data.max_length, or raise "
+                f"{data.max_length} tokens were found; widen data.min_length and data.max_length, or raise "
                 f"data.max_depth {data.max_depth} or data.max_arguments {data.max_arguments}"
             )
         yield example
 
 
 def pathfinder(data: PathfinderConfig) -> Splits:
-    """Pictures of which one in two has label 1."""
+    """Generate pictures, half of them with label 1."""
     path = _path(data, _PATHFINDER_VERSION)
     scenery = Scenery(data.dashes, data.distractors)
     numbers = {"test": data.n_test, "val": data.n_val, "train": data.n_train}
@@ -102,10 +102,10 @@ def pathfinder(data: PathfinderConfig) -> Splits:
 
 
 class PixelSequences(Dataset[tuple[tuple[Tensor, ...], int]]):
-    """Grey images as sequences of levels, row by row; an item is as one of ``Sequences``.
+    """Grey images as sequences of levels, row by row; items are like those of ``Sequences``.
 
     Args:
-        images: one channel each.
+        images: images with one channel.
     """
 
     def __init__(self, images: LabelledImages) -> None:
@@ -113,22 +113,22 @@ class PixelSequences(Dataset[tuple[tuple[Tensor, ...], int]]):
         self.collate = Sequences.collate
 
     def __len__(self) -> int:
-        """Images."""
+        """Return the number of images."""
         return len(self._images)
 
     @property
     def digest(self) -> str:
-        """Another one as soon as an image or a label is."""
+        """A digest of all images and labels."""
         return self._images.digest
 
     def __getitem__(self, index: int) -> tuple[tuple[Tensor, ...], int]:
-        """See the class."""
+        """Return an item, see the class."""
         levels, label = self._images[index]
         return (levels.flatten().long(),), int(label)
 
 
 def images(data: ImageSequenceConfig) -> Splits:
-    """The images of a dataset in grey."""
+    """Load the images of a dataset in grey."""
     found = load_images(
         data.dataset,
         data.root,
@@ -144,7 +144,7 @@ def images(data: ImageSequenceConfig) -> Splits:
 
 
 def reviews(data: ReviewsConfig) -> Splits:
-    """Texts of two classes; those that are held out are the same in every training."""
+    """Load texts of two classes; the held-out ones are the same in every training."""
     read = imdb_texts if data.path is None else partial(folder_texts, data.path)
     content = "imdb" if data.path is None else text_files_digest(data.path)
     path = _path(data, f"{_TEXT_VERSION} {content}")
@@ -153,7 +153,7 @@ def reviews(data: ReviewsConfig) -> Splits:
 
 
 def retrieval(data: RetrievalConfig) -> Splits:
-    """The benchmark's pairs of documents, in its own parts."""
+    """Load the benchmark's pairs of documents, with its own splits."""
     files = pair_files(data.path)
     content = "".join(content_digest(files[split]) for split in SPLITS)
     path = _path(data, f"{_RETRIEVAL_VERSION} {content}")
@@ -162,9 +162,9 @@ def retrieval(data: RetrievalConfig) -> Splits:
 
 
 def _path(data: LongRangeDataConfig, version: str) -> Path:
-    """A file's, with a key that is another one as soon as anything else is made."""
-    left_out = {"root", "path"} | ({"max_length"} if isinstance(data, ReviewsConfig | RetrievalConfig) else set())
-    settings = data.model_dump_json(exclude=left_out)  # whole texts are kept, and cut when they are read
+    """Return the path of a file, named after everything that determines its content."""
+    excluded = {"root", "path"} | ({"max_length"} if isinstance(data, ReviewsConfig | RetrievalConfig) else set())
+    settings = data.model_dump_json(exclude=excluded)  # texts are stored in full, and truncated when read
     key = hashlib.sha256(f"{version} {settings}".encode()).hexdigest()[:12]
     return data.root / "long_range" / f"{data.slug}-{key}.bin"
 

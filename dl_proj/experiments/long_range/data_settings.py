@@ -1,4 +1,4 @@
-"""Schemas of the tasks' data: what is made or read, and how long the sequences are."""
+"""Schemas of the tasks' data: what is generated or read, and the length of the sequences."""
 
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -14,24 +14,24 @@ Examples = Annotated[int, Field(ge=2)]
 
 
 class ListOpsConfig(Strict):
-    """Nested lists such as [MAX 2 9 [MIN 4 7 ] 0 ], whose value is asked for: ten classes."""
+    """Nested lists such as [MAX 2 9 [MIN 4 7 ] 0 ], whose value is to be predicted: ten classes."""
 
     PER_EXAMPLE: ClassVar[int] = 1
 
     kind: Literal["listops"] = "listops"
-    """which task"""
+    """the task"""
     root: Path = Path("data")
-    """folder of files that are made or read"""
+    """folder for generated and converted data"""
     seed: int = Field(0, ge=0, lt=2**31)
-    """of the examples that are made, the same for all trainings unless it is changed"""
+    """seed of the generated examples; independent of the training's seed"""
     min_length: int = Field(500, ge=4)
-    """listops: tokens of an expression at least"""
+    """listops: minimum tokens of an expression"""
     max_length: int = Field(2000, ge=4)
-    """tokens of a sequence at most; listops draws none that are longer, text and retrieval cut longer ones off"""
+    """maximum tokens of a sequence; listops: longer ones are rejected; text, retrieval: longer ones are truncated"""
     max_depth: int = Field(10, ge=2, le=64)
-    """listops: levels of an expression at most, that of the digits included"""
+    """listops: maximum nesting of an expression, including the level of the digits"""
     max_arguments: int = Field(10, ge=2)
-    """listops: arguments of an operator at most"""
+    """listops: maximum arguments of an operator"""
     n_train: Examples = 96_000
     """listops, pathfinder: training examples"""
     n_val: Examples = 2000
@@ -41,7 +41,7 @@ class ListOpsConfig(Strict):
 
     @property
     def vocab_size(self) -> int:
-        """Ten digits, four operators, a closing bracket."""
+        """Number of symbols: ten digits, four operators, a closing bracket."""
         return 15
 
     @property
@@ -57,22 +57,22 @@ class ListOpsConfig(Strict):
 
 
 class PathfinderConfig(Strict):
-    """Pictures of dashed contours with two dots: are they the ends of one contour?"""
+    """Pictures of dashed contours and two dots; the label tells whether these are the ends of one contour."""
 
     PER_EXAMPLE: ClassVar[int] = 1
 
     kind: Literal["pathfinder"] = "pathfinder"
-    """which task"""
+    """the task"""
     root: Path = Path("data")
-    """folder of files that are made or read"""
+    """folder for generated and converted data"""
     seed: int = Field(0, ge=0, lt=2**31)
-    """of the examples that are made, the same for all trainings unless it is changed"""
+    """seed of the generated examples; independent of the training's seed"""
     side: int = Field(32, ge=16, le=256)
-    """pathfinder: height and width of the pictures in pixels; their square is the number of tokens"""
+    """pathfinder: height and width of the pictures in pixels; each pixel is a token"""
     dashes: int = Field(14, ge=4, le=16)
-    """pathfinder: of each of the two long contours; others have a third as many"""
+    """pathfinder: dashes of each of the two long contours; the others have a third as many"""
     distractors: int = Field(6, ge=0, le=20)
-    """pathfinder: shorter contours at most, as far as there is room for them"""
+    """pathfinder: maximum number of shorter contours; fewer if there is no room"""
     n_train: Examples = 160_000
     """listops, pathfinder: training examples"""
     n_val: Examples = 20_000
@@ -82,12 +82,12 @@ class PathfinderConfig(Strict):
 
     @property
     def max_length(self) -> int:
-        """Tokens of a sequence."""
+        """Tokens per sequence."""
         return self.side**2
 
     @property
     def vocab_size(self) -> int:
-        """Grey levels."""
+        """Number of grey levels."""
         return 256
 
     @property
@@ -97,54 +97,55 @@ class PathfinderConfig(Strict):
 
 
 class ImageSequenceConfig(ImageDataConfig):
-    """Grey images, one token a pixel, row by row."""
+    """Grey images, one token per pixel, row by row."""
 
     PER_EXAMPLE: ClassVar[int] = 1
 
     kind: Literal["image"] = "image"
-    """which task"""
+    """the task"""
     dataset: ImageSetName = "cifar10"
-    """image: digits needs no files; mnist, fashion_mnist and cifar10 are downloaded; image_folder is for your own"""
+    """image: the dataset: digits needs no files; mnist, fashion_mnist and cifar10 are downloaded; image_folder is for
+    your own pictures"""
     image_size: int = Field(32, ge=1)
-    """image: height and width that images are resized to; their square is the number of tokens"""
+    """image: height and width to which images are resized; each pixel is a token"""
 
     @property
     def max_length(self) -> int:
-        """Tokens of a sequence."""
+        """Tokens per sequence."""
         return self.image_size**2
 
     @property
     def slug(self) -> str:
-        """See ImageDataConfig; images of another size are others."""
+        """See ImageDataConfig; includes the size of the images."""
         return f"{super().slug}{self.image_size}"
 
 
 class ReviewsConfig(Strict):
-    """Texts as bytes, and whether each speaks well of its subject."""
+    """Texts as bytes, labelled with their sentiment."""
 
     PER_EXAMPLE: ClassVar[int] = 1
 
     kind: Literal["text"] = "text"
-    """which task"""
+    """the task"""
     source: Literal["imdb", "folder"] = "imdb"
-    """text: imdb is downloaded; folder: files at path"""
+    """text: imdb, which is downloaded, or folder, for your own files at path"""
     path: Path | None = None
-    """text: a folder with train/ and test/, each with pos/ and neg/, of *.txt files; retrieval: see there"""
+    """text: folder with train/ and test/, each with pos/ and neg/, which contain *.txt files"""
     root: Path = Path("data")
-    """folder of files that are made or read"""
+    """folder for generated and converted data"""
     max_length: int = Field(4000, ge=1)
-    """tokens of a sequence at most; listops draws none that are longer, text and retrieval cut longer ones off"""
+    """maximum tokens of a sequence; listops: longer ones are rejected; text, retrieval: longer ones are truncated"""
     val_share: float = Field(0.1, gt=0, lt=1)
-    """text: share of the training texts that is held out for validation, always the same ones"""
+    """text: fraction of the training texts held out for validation, always the same ones"""
 
     @property
     def vocab_size(self) -> int:
-        """Bytes."""
+        """Number of symbols: the bytes."""
         return 256
 
     @property
     def n_train(self) -> int | None:
-        """Training texts, if that can be told without reading them."""
+        """Number of training texts, if it is known without reading them."""
         return 25_000 - round(25_000 * self.val_share) if self.source == "imdb" else None
 
     @property
@@ -155,34 +156,34 @@ class ReviewsConfig(Strict):
     def mistakes(self) -> list[str]:
         """See Strict."""
         if self.source == "folder" and self.path is None:
-            return ["path is needed for source: folder"]
+            return ["path is required with source: folder"]
         if self.source == "imdb" and self.path is not None:
-            return [f"path {self.path} has no effect with source: imdb; give source: folder"]
+            return [f"path {self.path} has no effect with source: imdb; use source: folder"]
         return []
 
 
 class RetrievalConfig(Strict):
-    """Pairs of documents as bytes, and whether one cites the other."""
+    """Pairs of documents as bytes, labelled with whether one cites the other."""
 
     PER_EXAMPLE: ClassVar[int] = 2
 
     kind: Literal["retrieval"] = "retrieval"
-    """which task"""
+    """the task"""
     path: Path = Path("data/lra_release/lra_release/tsv_data")
-    """retrieval: the folder of the benchmark's new_aan_pairs.train.tsv, .eval.tsv and .test.tsv"""
+    """retrieval: folder with the benchmark's new_aan_pairs.train.tsv, .eval.tsv and .test.tsv"""
     root: Path = Path("data")
-    """folder of files that are made or read"""
+    """folder for generated and converted data"""
     max_length: int = Field(4000, ge=1)
-    """tokens of a sequence at most; listops draws none that are longer, text and retrieval cut longer ones off"""
+    """maximum tokens of a sequence; listops: longer ones are rejected; text, retrieval: longer ones are truncated"""
 
     @property
     def vocab_size(self) -> int:
-        """Bytes."""
+        """Number of symbols: the bytes."""
         return 256
 
     @property
     def n_train(self) -> None:
-        """It takes reading the files to know."""
+        """Number of training pairs: unknown without reading the files."""
         return
 
     @property

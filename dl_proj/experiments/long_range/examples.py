@@ -1,4 +1,4 @@
-"""lra_examples.py: what a task looks like."""
+"""lra_examples.py: show examples of a task."""
 
 import math
 import tempfile
@@ -22,11 +22,11 @@ from dl_proj.figure_style import PAGE, style
 from dl_proj.pictures import save_figure
 from my_custom_ai.custom_train.data import length_of
 
-_SHOWN = 300  # bytes of a text
+_SHOWN = 300  # bytes shown of a text
 
 
 def show_examples(config: ExamplesConfig) -> None:
-    """Draw or print the first test examples; of those that are made, no others are."""
+    """Draw or print the first test examples; for generated tasks, only these are generated."""
     with tempfile.TemporaryDirectory() as folder:
         task = _first(config.data, config.number, Path(folder))
         number = min(config.number, length_of(task.test, "test data"))
@@ -38,8 +38,8 @@ def show_examples(config: ExamplesConfig) -> None:
         for sequences, label in examples:
             print(f"{task.classes[label]}: {' | '.join(_as_text(config.data, sequence) for sequence in sequences)}")
     counts = Counter(task.classes[label] for _, label in examples)
-    shares = ", ".join(f"{name} {counts[name] / number:.1%}" for name in task.classes)
-    print(f"classes of {number} test examples: {shares}")
+    fractions = ", ".join(f"{name} {counts[name] / number:.1%}" for name in task.classes)
+    print(f"classes of {number} test examples: {fractions}")
 
 
 def _first(data: LongRangeDataConfig, number: int, folder: Path) -> Splits:
@@ -57,7 +57,7 @@ def _as_text(data: LongRangeDataConfig, sequence: Tensor) -> str:
 
 
 def _draw(examples: list[tuple[Tensor, str]], config: ExamplesConfig) -> None:
-    """A page of pictures with their classes, about as wide as high."""
+    """Draw a roughly square page of pictures, titled with their classes."""
     side, columns = math.isqrt(config.data.max_length), math.ceil(math.sqrt(len(examples) * 1.5))
     rows = -(-len(examples) // columns)
     with style():

@@ -10,18 +10,18 @@ from dl_proj.settings.base import Strict
 
 
 class ExamplesConfig(Strict):
-    """Show the first test examples of a task, pictures on a page, others as text, and the classes' shares."""
+    """Show the first test examples of a task, pictures on a page, others as text, and the fraction of each class."""
 
     data: LongRangeDataConfig
     """the task, chosen by kind"""
     number: int = Field(24, ge=2, le=2000)
-    """examples"""
+    """number of examples"""
     output: Path = Path("runs/lra_examples.png")
-    """the page, if they are pictures"""
+    """file for the page, if the examples are pictures"""
 
     @classmethod
     def beside_flags(cls, values: dict[str, Any], flags: dict[str, Any], path: Path) -> dict[str, Any]:
-        """See Strict; of a training's file the data is taken."""
+        """See Strict; a training file given as --config provides its data."""
         return {"data": values["data"]} if {"data", "train"} <= values.keys() else values
 
     def mistakes(self) -> list[str]:

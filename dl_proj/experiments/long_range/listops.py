@@ -1,4 +1,4 @@
-"""ListOps (Nangia and Bowman 2018): nested lists of digits whose operators must be carried out, as in the benchmark."""
+"""ListOps (Nangia and Bowman 2018): nested lists with operators to evaluate, as in the benchmark."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,27 +15,27 @@ OPERATORS: dict[str, Callable[[list[int]], int]] = {
     "[MED": lambda values: int(median(values)),
     "[SM": lambda values: sum(values) % 10,
 }
-"""By their symbols; of an even number of arguments the median is the mean of the middle two, rounded down."""
+"""Operators by symbol; the median of an even number of arguments is the mean of the middle two, rounded down."""
 
 SYMBOLS = (*"0123456789", *OPERATORS, "]")
-"""Tokens are places in this list, so a digit is its own token."""
+"""Tokens are indices into this list, so a digit is its own token."""
 
 _CLOSE = len(SYMBOLS) - 1
 _APPLY = {SYMBOLS.index(name): operator for name, operator in OPERATORS.items()}
 _FIRST_OPERATOR = min(_APPLY)
-_OPERATOR_SHARE = 0.25  # of the arguments above the deepest level; the others are digits
-_MOST_TRIES = 20_000  # for one expression
+_OPERATOR_SHARE = 0.25  # probability that an argument above the deepest level is an operation; others are digits
+_MOST_TRIES = 20_000  # per expression
 _DRAWN_TOGETHER = 250
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """Which expressions are drawn.
+    """The distribution of expressions.
 
     Args:
-        min_length, max_length: tokens; an operator with its bracket and a closing bracket are one each.
-        max_depth: levels, that of the digits included.
-        max_arguments: of an operator, which has two at least.
+        min_length, max_length: tokens; an operator with its bracket is one, a closing bracket another.
+        max_depth: maximum nesting, including the level of the digits.
+        max_arguments: maximum arguments of an operator, which has at least two.
     """
 
     min_length: int
@@ -45,16 +45,16 @@ class Grammar:
 
 
 def different_expressions(grammar: Grammar, number: int, seed: int) -> Iterator[tuple[bytes, int]]:
-    """Expressions that are all different, as tokens, and their values, drawn by all processor cores.
+    """Yield different expressions, as tokens, with their values; they are generated on all processor cores.
 
-    An expression is drawn from the top: each argument is an operation with probability 0.25, until ``max_depth``, and
-    each operator has 2 to ``max_arguments`` arguments. What has another length is drawn anew. Their order depends on
-    the grammar and the seed alone.
+    Expressions are drawn top-down: down to ``max_depth``, each argument is an operation with probability 0.25, and each
+    operator has 2 to ``max_arguments`` arguments. Expressions of the wrong length are rejected. The result depends only
+    on the grammar and the seed.
 
     Args:
-        grammar: which.
-        number: of expressions; fewer if there are not as many, or if they are too rare.
-        seed: another one gives others.
+        grammar: the distribution of expressions.
+        number: number of expressions; fewer if there are not enough, or if they are too rare.
+        seed: determines the expressions.
     """
     if _expression(grammar, Random(seed)) is None:
         return
@@ -75,14 +75,14 @@ def different_expressions(grammar: Grammar, number: int, seed: int) -> Iterator[
 
 
 def _draw(grammar: Grammar, seed: int, piece: int) -> list[tuple[bytes, int]]:
-    """Some expressions, of which several may be the same: a function of the piece's number, in any process."""
+    """Draw some expressions, possibly with duplicates; they depend only on the piece's number, not on the process."""
     random = Random(f"{seed} {piece}")
     drawn = (_expression(grammar, random) for _ in range(_DRAWN_TOGETHER))
     return [one for one in takewhile(lambda one: one is not None, drawn) if one is not None]
 
 
 def _expression(grammar: Grammar, random: Random) -> tuple[bytes, int] | None:
-    """One, or None if none was drawn, however often it was tried."""
+    """Draw an expression of a valid length; None if all tries failed."""
     for _ in range(_MOST_TRIES):
         tokens = bytearray()
         value = _operation(tokens, 1, grammar, random)
@@ -92,7 +92,7 @@ def _expression(grammar: Grammar, random: Random) -> tuple[bytes, int] | None:
 
 
 def _operation(tokens: bytearray, level: int, grammar: Grammar, random: Random) -> int:
-    """Write an operator, its arguments and the closing bracket; returns the value, or -1 if there are too many."""
+    """Append an operation to ``tokens``; returns its value, or -1 as soon as it is too long."""
     operator = _FIRST_OPERATOR + int(random.random() * len(_APPLY))
     tokens.append(operator)
     deeper = level + 1 < grammar.max_depth
@@ -105,24 +105,24 @@ def _operation(tokens: bytearray, level: int, grammar: Grammar, random: Random) 
             tokens.append(digit)
             values.append(digit)
         if len(tokens) > grammar.max_length:
-            return -1  # it is thrown away
+            return -1  # the expression will be rejected
     tokens.append(_CLOSE)
     return _APPLY[operator](values)
 
 
 def to_text(tokens: bytes) -> str:
-    """Tokens as they are written, such as ``[MAX 2 9 [MIN 4 7 ] 0 ]``."""
+    """Return tokens as text, such as ``[MAX 2 9 [MIN 4 7 ] 0 ]``."""
     return " ".join(SYMBOLS[token] for token in tokens)
 
 
 def to_tokens(text: str) -> bytes:
-    """The way back; the benchmark's round brackets, which carry no information, are left out.
+    """Return text as tokens, without the benchmark's round brackets, which carry no information.
 
     Raises:
-        ValueError: another symbol.
+        ValueError: an unknown symbol.
     """
     words = text.replace("(", " ").replace(")", " ").split()
     for word in words:
         if word not in SYMBOLS:
-            raise ValueError(f"{word!r} is no symbol of ListOps; these are {' '.join(SYMBOLS)}")
+            raise ValueError(f"{word!r} is not a symbol of ListOps, must be one of {' '.join(SYMBOLS)}")
     return bytes(map(SYMBOLS.index, words))

@@ -1,4 +1,4 @@
-"""Generated data: pieces of it made by all processor cores, with a bar."""
+"""Generate data piece by piece on all processor cores, with a progress bar."""
 
 import multiprocessing
 import os
@@ -10,15 +10,15 @@ from tqdm import tqdm
 
 Piece = TypeVar("Piece")
 
-_FEW = 4  # pieces that are made sooner than processes start
+_FEW = 4  # for fewer pieces, starting processes is not worth it
 
 
 def in_order(make: Callable[[int], Piece], numbers: Iterable[int]) -> Iterator[Piece]:
-    """``make`` of each number, in their order, however many processes make them.
+    """Yield ``make(number)`` for each number, in order, computed by several processes.
 
     Args:
-        make: a function of a module, or a partial of one, as it travels by pickle.
-        numbers: of the pieces.
+        make: a module-level function, or a partial of one, because it is pickled.
+        numbers: the numbers of the pieces.
     """
     todo, cores = list(numbers), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if cores == 1 or len(todo) < _FEW:
@@ -29,9 +29,9 @@ def in_order(make: Callable[[int], Piece], numbers: Iterable[int]) -> Iterator[P
 
 
 def _leave_interrupts_to_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends its processes by another signal
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent terminates its processes itself
 
 
 def bar(what: str, total: int) -> "tqdm[NoReturn]":
-    """How many examples are made; to be updated, in a ``with`` block."""
+    """Return a progress bar of generated examples, for a ``with`` block."""
     return tqdm(desc=what, total=total, unit=" examples", delay=1, dynamic_ncols=True, leave=False)

@@ -1,8 +1,8 @@
 """Pathfinder (Linsley et al. 2018, after Houtkamp and Roelfsema 2010): does a dashed contour join two dots?
 
-A scene has two long contours of equally many dashes, shorter ones that distract, and a dot at each of two ends: of one
-long contour (label 1), or of both (label 0). In each scene the dots of either answer are about equally far apart, so
-their distance tells nothing.
+A scene has two long contours with equally many dashes, shorter distractors, and a dot at each of two ends: of the same
+long contour (label 1), or of different ones (label 0). In each scene, the dots would be about equally far apart with
+either label, so their distance is no clue.
 """
 
 import itertools
@@ -17,17 +17,17 @@ from PIL import Image, ImageDraw
 
 from dl_proj.experiments.long_range.parallel import bar, in_order
 
-SIZE = 32.0  # of a scene, whatever the side of its picture in pixels
-DASH, GAP = 1.6, 1.0  # along a contour
-WIDTH, DOT = 0.9, 1.3  # of a dash, and the radius of a dot
-CLEARANCE, END_CLEARANCE = 2.6, 3.4  # between contours, more than GAP, and around their ends, where dots may be
+SIZE = 32.0  # side of a scene in units, whatever the side of its picture in pixels
+DASH, GAP = 1.6, 1.0  # lengths along a contour
+WIDTH, DOT = 0.9, 1.3  # width of a dash, radius of a dot
+CLEARANCE, END_CLEARANCE = 2.6, 3.4  # between contours (more than GAP), and around their ends, where dots may be
 _MARGIN = 1.8  # between contours and the border
-_TURN = 0.75  # radians from a dash to the next, at most
-_TRIES = 12  # for the next dash
-_ATTEMPTS = 20  # for a contour
-_NEAREST, _TOLERANCE = 6.0, 1.5  # between two dots; between the distances that either answer would have
-_CELLS = 4  # of the map of what is taken, in a unit
-_FINER = 4  # each pixel is the mean of so many by so many
+_TURN = 0.75  # maximum radians from one dash to the next
+_TRIES = 12  # per dash
+_ATTEMPTS = 20  # per contour
+_NEAREST, _TOLERANCE = 6.0, 1.5  # minimum distance of the dots; maximum difference of that distance between labels
+_CELLS = 4  # cells of the occupancy map per unit
+_FINER = 4  # each pixel is the mean of 4 x 4 finer ones
 _DRAWN_TOGETHER = 20  # pairs of pictures
 
 Point = tuple[float, float]
@@ -35,11 +35,11 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Scenery:
-    """What is in a scene.
+    """The contents of a scene.
 
     Args:
-        dashes: of each of the two long contours.
-        distractors: shorter contours, of a third as many dashes; fewer where there is no room.
+        dashes: number of dashes of each long contour.
+        distractors: number of shorter contours, with a third as many dashes; fewer if there is no room.
     """
 
     dashes: int
@@ -48,11 +48,11 @@ class Scenery:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture before it is drawn, in units of which SIZE are its side.
+    """The geometry of a picture, in units such that its side is SIZE.
 
     Args:
-        contours: the nodes of each; a dash begins at each but the last. The long ones come first.
-        dots: the places of both.
+        contours: the nodes of each contour, long ones first; a dash starts at each node but the last.
+        dots: the positions of the dots.
         label: 1 if they are the ends of one contour, else 0.
     """
 
@@ -62,19 +62,19 @@ class Scene:
 
 
 class _Map:
-    """Where no contour may go because others are too near, in cells; points are moved to the middle of theirs."""
+    """An occupancy map on a grid of cells: where no contour may go because others are too near."""
 
     def __init__(self) -> None:
-        self._border = math.ceil(_CELLS * END_CLEARANCE)  # discs reach into it
+        self._border = math.ceil(_CELLS * END_CLEARANCE)  # discs extend into it
         self._width = round(_CELLS * SIZE) + 2 * self._border
         self._taken = bytearray(self._width**2)
 
     def has(self, point: Point) -> bool:
-        """Whether a point of the picture is too near."""
+        """Whether a point of the picture is too near to a contour."""
         return self._taken[self._cell(point)] == 1
 
     def take(self, point: Point, clearance: float) -> None:
-        """Add the disc around a point."""
+        """Mark the disc around a point as occupied."""
         cell = self._cell(point)
         for row, half in _disc(clearance):
             middle = cell + row * self._width
@@ -87,13 +87,13 @@ class _Map:
 
 @cache
 def _disc(clearance: float) -> list[tuple[int, int]]:
-    """Rows from a cell and half the cells of each."""
+    """Return the rows of a disc, relative to its centre, and half the width of each, in cells."""
     radius = _CELLS * clearance
     return [(row, int(math.sqrt(radius**2 - row**2))) for row in range(-int(radius), int(radius) + 1)]
 
 
 def draw_scene(scenery: Scenery, label: int, random: Random) -> Scene:
-    """A random scene with this answer."""
+    """Draw a random scene with this label."""
     while True:
         near, far = _Map(), _Map()
         long = [_placed(scenery.dashes, near, far, random) for _ in range(2)]
@@ -107,7 +107,7 @@ def draw_scene(scenery: Scenery, label: int, random: Random) -> Scene:
 
 
 def _placed(dashes: int, near: _Map, far: _Map, random: Random) -> list[Point] | None:
-    """A contour that keeps away from the others, and is added to both maps; None: no place was found."""
+    """Place a contour away from the others, and add it to both maps; None: no place was found."""
     for _ in range(_ATTEMPTS):
         contour = _contour(dashes, near, far, random)
         if contour is not None:
@@ -123,12 +123,12 @@ def _placed(dashes: int, near: _Map, far: _Map, random: Random) -> list[Point] |
 
 
 def _contour(dashes: int, near: _Map, far: _Map, random: Random) -> list[Point] | None:
-    """Nodes of a curve that keeps away from what is taken, from itself and from the border; None: it got stuck."""
+    """Draw the nodes of a curve that avoids occupied cells, itself and the border; None: it got stuck."""
     nodes = [(random.uniform(_MARGIN, SIZE - _MARGIN), random.uniform(_MARGIN, SIZE - _MARGIN))]
     if far.has(nodes[0]):
         return None
     heading = random.uniform(0, 2 * math.pi)
-    own: list[Point] = []  # points, but for those of the last two dashes, which are near by themselves
+    own: list[Point] = []  # its points, without the last two dashes, which are necessarily near
     for number in range(1, dashes + 1):
         others = far if number == dashes else near
         for _ in range(_TRIES):
@@ -153,12 +153,12 @@ def _are_near(points: list[Point], others: list[Point]) -> bool:
 
 
 def _along(start: Point, end: Point) -> list[Point]:
-    """The middle between two nodes, and the second node: so close that no contour gets through."""
+    """Return the midpoint between two nodes, and the second node: close enough that no contour can cross."""
     return [((start[0] + end[0]) / 2, (start[1] + end[1]) / 2), end]
 
 
 def _dots(one: list[Point], other: list[Point], label: int, random: Random) -> tuple[Point, Point] | None:
-    """Ends of one contour or of both, whose distance is about that of the other answer's; None: there are none."""
+    """Choose ends of one contour or of both, with about the same distance for either label; None: impossible."""
     if random.random() < 0.5:
         one, other = other, one
     same = (one[0], one[-1])
@@ -171,7 +171,7 @@ def _dots(one: list[Point], other: list[Point], label: int, random: Random) -> t
 
 
 def to_picture(scene: Scene, side: int) -> np.ndarray:
-    """Grey levels (side, side) uint8 of a scene: white dashes and dots on black."""
+    """Render a scene as grey levels (side, side) uint8: white dashes and dots on black."""
     scale = _FINER * side / SIZE
     picture = Image.new("L", (_FINER * side, _FINER * side))
     pen = ImageDraw.Draw(picture)
@@ -186,16 +186,16 @@ def to_picture(scene: Scene, side: int) -> np.ndarray:
 
 
 def pictures(scenery: Scenery, side: int, number: int, seed: str, what: str) -> Iterator[tuple[bytes, int]]:
-    """Pictures as side * side bytes, row by row, and their labels, drawn by all processor cores.
+    """Yield pictures as side * side bytes, row by row, with their labels; they are generated on all processor cores.
 
-    Of each two that follow each other one has label 1. They depend on ``seed``, their place and ``scenery`` alone.
+    Each consecutive pair has one picture with label 1. A picture depends only on ``seed``, its index and ``scenery``.
 
     Args:
-        scenery: what is in them.
-        side: in pixels.
-        number: of pictures.
-        seed: another one gives others.
-        what: for the bar.
+        scenery: the contents of the scenes.
+        side: height and width in pixels.
+        number: number of pictures.
+        seed: determines the pictures.
+        what: label of the progress bar.
     """
     pieces = range(-(-number // (2 * _DRAWN_TOGETHER)))
     with bar(f"Pathfinder, {what}", number) as progress:
@@ -206,7 +206,7 @@ def pictures(scenery: Scenery, side: int, number: int, seed: str, what: str) -> 
 
 
 def _draw(scenery: Scenery, side: int, seed: str, piece: int) -> list[tuple[bytes, int]]:
-    """Some pairs of pictures: a function of the piece's number, in any process."""
+    """Draw some pairs of pictures; they depend only on the piece's number, not on the process."""
     found = []
     for pair in range(piece * _DRAWN_TOGETHER, (piece + 1) * _DRAWN_TOGETHER):
         random = Random(f"{seed} {pair}")

@@ -1,4 +1,4 @@
-"""Test accuracies (%) that papers report for the tasks, to stand beside ours."""
+"""Published test accuracies (%) on the tasks, for comparison with ours."""
 
 from collections.abc import Iterable
 
@@ -26,17 +26,17 @@ PUBLISHED: dict[str, dict[str, tuple[str, tuple[float, ...]]]] = {
         "nystrom": ("Nystromformer-128", (37.15, 65.52, 79.56, 41.58, 70.94)),
     },
 }
-"""By source and kind of attention: the name there, and the accuracies in the order of ``TASKS``.
+"""By source and kind of attention: the name in the source, and the accuracies in the order of ``TASKS``.
 
-Those of Tay et al. are of the table in the benchmark's own repository.
+The figures of Tay et al. are from the table in the benchmark's repository.
 """
 
 
 def published_rows(task: str, kinds: Iterable[str]) -> list[Row]:
-    """A row for each figure on a task with one of these kinds of attention; accuracies are shares, as ours."""
-    place = TASKS.index(task)
+    """Return a row per published figure on a task with one of these kinds of attention; accuracies are fractions."""
+    column = TASKS.index(task)
     return [
-        {"source": source, "attention": kind, "named": name, "test accuracy": round(figures[place] / 100, 6)}
+        {"source": source, "attention": kind, "named": name, "test accuracy": round(figures[column] / 100, 6)}
         for kind in dict.fromkeys(kinds)
         for source, table in PUBLISHED.items()
         if kind in table

@@ -1,4 +1,4 @@
-"""A trained classifier of long sequences in use: sequences in, classes out."""
+"""Use a trained classifier of long sequences: sequences in, classes out."""
 
 import json
 from collections.abc import Sequence
@@ -27,21 +27,21 @@ class SequenceReader(Trained[LongRangeTrainConfig, SequenceClassifier]):
     """A trained classifier of long sequences.
 
     Args:
-        classes: their names, in the order of the model's logits.
+        classes: the class names, in the order of the model's logits.
     """
 
     classes: tuple[str, ...]
 
     def predict(self, examples: Sequence[Example], *, batch_size: int = 32) -> list[dict[str, float]]:
-        """How probable each class is for each example, the likeliest class first.
+        """Return the probability of each class for each example, most probable class first.
 
         Args:
-            examples: expressions of ListOps such as "[MAX 2 9 [MIN 4 7 ] 0 ]", texts, pairs of texts, or sequences as
-                tokens, such as the grey levels of a picture; texts are cut to the model's length, as in training.
-            batch_size: examples that go through the model together.
+            examples: expressions of ListOps such as "[MAX 2 9 [MIN 4 7 ] 0 ]", texts, pairs of texts, or sequences of
+                tokens, such as the grey levels of a picture; texts are truncated as in training.
+            batch_size: examples per forward pass.
 
         Raises:
-            ValueError: another symbol, not as many texts as the model takes, or an empty or too long sequence.
+            ValueError: an unknown symbol, the wrong number of texts, or an empty or too long sequence.
         """
         found: list[dict[str, float]] = []
         for first in range(0, len(examples), batch_size):
@@ -53,14 +53,14 @@ class SequenceReader(Trained[LongRangeTrainConfig, SequenceClassifier]):
 
     @torch.no_grad()
     def probabilities(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Tokens and mask as a dataset's ``collate`` makes them -> (n, classes), on the CPU."""
+        """Return class probabilities (n, classes), on the CPU, for tokens and mask from a dataset's ``collate``."""
         return self.model(tokens.to(self.device), mask.to(self.device)).softmax(-1).cpu()
 
     def _sequences(self, example: Example) -> tuple[Tensor, ...]:
-        together = self.config.data.PER_EXAMPLE
+        wanted = self.config.data.PER_EXAMPLE
         given = (example,) if isinstance(example, str | bytes) else tuple(example)
-        if len(given) != together:
-            raise ValueError(f"an example of {len(given)} sequences; must be {together}")
+        if len(given) != wanted:
+            raise ValueError(f"an example must have {wanted} sequences (got {len(given)})")
         return tuple(self._sequence(one) for one in given)
 
     def _sequence(self, given: str | bytes) -> Tensor:
@@ -68,22 +68,22 @@ class SequenceReader(Trained[LongRangeTrainConfig, SequenceClassifier]):
         if isinstance(given, str):
             given = to_tokens(given) if data.kind == "listops" else given.encode()[: data.max_length]
         if not 1 <= len(given) <= data.max_length:
-            raise ValueError(f"a sequence of {len(given)} tokens; must be 1 to {data.max_length}")
+            raise ValueError(f"a sequence must have 1 to {data.max_length} tokens (got {len(given)})")
         if max(given) >= data.vocab_size:
-            raise ValueError(f"token {max(given)} must be less than {data.vocab_size}")
+            raise ValueError(f"tokens must be less than {data.vocab_size} (got {max(given)})")
         return torch.tensor(list(given))
 
 
 def load_reader(folder: Path, *, device: DeviceName = "auto", data: Nested | None = None) -> SequenceReader:
-    """The classifier in a checkpoint's folder; see :func:`dl_proj.load`.
+    """Load the classifier in a checkpoint's folder; see :func:`dl_proj.load`.
 
     Raises:
-        CheckpointError: the names of its classes are missing or are none.
+        CheckpointError: the class names are missing or invalid.
     """
     config = read_config(LongRangeTrainConfig, folder, data)
     try:
         classes = tuple(map(str, json.loads((folder / CLASSES).read_text(encoding="utf-8"))))
     except (OSError, ValueError, TypeError, RecursionError):
-        raise CheckpointError(f"{folder / CLASSES}: must be a list of the classes' names") from None
+        raise CheckpointError(f"{folder / CLASSES}: must be a list of class names") from None
     model, where = ready(build_sequence_classifier(config, len(classes)), folder, device)
     return SequenceReader(folder, config, model, where, classes)

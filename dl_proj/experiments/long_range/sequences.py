@@ -1,4 +1,4 @@
-"""Labelled sequences of bytes in a file, read as they are asked for: they may be larger than memory."""
+"""Labelled sequences of bytes in a file, read on demand: they may be larger than memory."""
 
 import hashlib
 from collections.abc import Iterable
@@ -13,23 +13,23 @@ from torch.utils.data import Dataset
 from my_custom_ai.utils.files import write_once
 
 Example = tuple[tuple[bytes, ...], int]
-"""One sequence or several, of tokens 0 to 255, and the label that they have together."""
+"""One or more sequences of tokens 0 to 255, and their common label."""
 
 SPLITS = ("test", "val", "train")
-"""In a file's order: whoever wants more to train on has the same to be tested on."""
+"""In the order of the file; test comes first, so that it stays the same with more training examples."""
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def write_sequences(path: Path, parts: Iterable[Iterable[Example]]) -> Path:
-    """Write examples, if they are not there as they were written.
+    """Write examples, unless an intact file exists.
 
-    The file is a SHA-256 of the rest, all tokens, the labels, where each sequence begins and the last ends, the
-    numbers of examples of each part, and the number of sequences in an example; all numbers are 8 bytes.
+    The file consists of a SHA-256 of the rest, all tokens, the labels, the start of each sequence and the end of the
+    last, the number of examples of each split, and the number of sequences per example; all numbers have 8 bytes.
 
     Args:
-        path: of the file.
-        parts: examples for each of ``SPLITS``, which are asked for only if the file must be written.
+        path: the file.
+        parts: examples for each of ``SPLITS``; only iterated if the file must be written.
 
     Raises:
         OSError: it cannot be written.
@@ -67,19 +67,19 @@ def _has_its_digest(path: Path) -> bool:
 
 
 class Sequences(Dataset[tuple[tuple[Tensor, ...], int]]):
-    """One part of a file of :func:`write_sequences`.
+    """One split of a file written by :func:`write_sequences`.
 
-    An item is its sequences, (n,) int64 each, and its label.
+    An item is a tuple of sequences, (n,) int64 each, and a label.
 
     Args:
-        path: of the file.
+        path: the file.
         split: one of ``SPLITS``.
-        max_len: longer sequences are cut off at their end.
+        max_len: longer sequences are truncated.
 
     Attributes:
-        digest: another one as soon as an example of the file is.
+        digest: identifies the examples of the file.
         labels: (examples,) int64.
-        lengths: (examples, sequences of each) int64, in tokens, those of longer ones being max_len.
+        lengths: (examples, sequences per example) int64, in tokens, after truncation.
     """
 
     def __init__(self, path: Path, split: str, *, max_len: int) -> None:
@@ -99,13 +99,13 @@ class Sequences(Dataset[tuple[tuple[Tensor, ...], int]]):
             self.digest = f"{split} of {file.read(_DIGEST_BYTES).hex()}"
 
     def __len__(self) -> int:
-        """Examples."""
+        """Return the number of examples."""
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[tuple[Tensor, ...], int]:
-        """See the class."""
+        """Return an item, see the class."""
         if not 0 <= index < len(self):
-            raise IndexError(f"{index} is not in 0 to {len(self) - 1}")
+            raise IndexError(f"index must be from 0 to {len(self) - 1} (got {index})")
         numbers = range(index * self._together, (index + 1) * self._together)
         return tuple(self._sequence(number) for number in numbers), int(self.labels[index])
 
@@ -116,16 +116,13 @@ class Sequences(Dataset[tuple[tuple[Tensor, ...], int]]):
 
     @staticmethod
     def collate(items: list[tuple[tuple[Tensor, ...], int]]) -> tuple[Tensor, Tensor, Tensor]:
-        """A batch of b items: see :func:`padded`, and labels (b,) int64."""
+        """Make a batch of b items: tokens and mask, see :func:`padded`, and labels (b,) int64."""
         tokens, mask = padded([sequences for sequences, _ in items])
         return tokens, mask, torch.tensor([label for _, label in items])
 
 
 def padded(examples: list[tuple[Tensor, ...]]) -> tuple[Tensor, Tensor]:
-    """Sequences as tokens (b, sequences of each, longest n) int64 and a mask of that shape, True at a real token.
-
-    What is not real is token 0.
-    """
+    """Pad sequences with 0 to tokens (b, sequences per example, longest n) int64; a mask is True at real tokens."""
     longest = max(len(sequence) for sequences in examples for sequence in sequences)
     tokens = torch.zeros(len(examples), len(examples[0]), longest, dtype=torch.int64)
     mask = torch.zeros_like(tokens, dtype=torch.bool)
@@ -138,7 +135,7 @@ def padded(examples: list[tuple[Tensor, ...]]) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Splits:
-    """The three parts of a task, and the names of its classes."""
+    """The three splits of a task, and its class names."""
 
     train: Dataset[tuple[tuple[Tensor, ...], int]]
     val: Dataset[tuple[tuple[Tensor, ...], int]]

@@ -12,15 +12,16 @@ from dl_proj.tables import Row
 
 
 class SequenceClassifierConfig(StackConfig):
-    """A stack between embedded tokens and logits."""
+    """A stack of layers on embedded tokens."""
 
     pooling: Literal["mean", "class_token"] = "mean"
-    """what is classified: the mean over all outputs, or a learned token's; under lsh that sees one bucket a round"""
+    """what is classified: the mean over all outputs, or the output at a class token, which with lsh attends to only one
+    bucket per round"""
     classifier_dim: int | None = Field(None, ge=1)
-    """hidden width of the two layers from that to logits; null: ffn_dim"""
+    """hidden width of the two-layer classifier; null: ffn_dim"""
 
     def length(self, data: LongRangeDataConfig) -> int:
-        """Tokens of the longest sequence."""
+        """Return the tokens of the longest sequence."""
         return data.max_length + (self.pooling == "class_token")
 
 
@@ -31,7 +32,7 @@ class LongRangeTrainConfig(ExperimentConfig):
     LENGTH: ClassVar[str] = "data.max_length"
 
     task: Literal["long_range"] = "long_range"
-    """what is trained"""
+    """type of training; fixed"""
     data: LongRangeDataConfig
     """the sequences, chosen by kind"""
     model: SequenceClassifierConfig = SequenceClassifierConfig()
@@ -46,7 +47,7 @@ class LongRangeTrainConfig(ExperimentConfig):
 
     @property
     def table(self) -> str:
-        """See ExperimentConfig; the tasks' accuracies are not to be compared."""
+        """See ExperimentConfig; accuracies on different tasks are not comparable."""
         return f"{self.task}, {self.data.kind}"
 
     @property

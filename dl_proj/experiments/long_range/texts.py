@@ -12,78 +12,78 @@ from dl_proj.experiments.long_range.sequences import Example
 from dl_proj.settings.errors import ConfigError
 
 _IMDB = "stanfordnlp/imdb"
-_CLASSES = ("neg", "pos")  # folders; a label is a place in this list
-_ALWAYS_THE_SAME = 0  # seed of what is held out
+_CLASSES = ("neg", "pos")  # folders; a label is an index into this list
+_SPLIT_SEED = 0  # of the held-out texts: the same in every run
 _TSV = {"train": "new_aan_pairs.train.tsv", "val": "new_aan_pairs.eval.tsv", "test": "new_aan_pairs.test.tsv"}
 
 Texts = Callable[[str], list[tuple[bytes, int]]]
-"""From "train" or "test" to texts and their labels."""
+"""A function from "train" or "test" to texts and their labels."""
 
 
 def held_out(read: Texts, val_share: float) -> Iterator[list[Example]]:
-    """The test's texts, a share of the training texts, always the same, and the others, in drawn order.
+    """Yield the test texts, a fixed fraction of the training texts for validation, and the others, shuffled.
 
     Raises:
-        ConfigError: no text is left for a part.
+        ConfigError: a split is left without texts.
     """
     yield [((text,), label) for text, label in read("test")]
     texts = read("train")
-    Random(_ALWAYS_THE_SAME).shuffle(texts)
+    Random(_SPLIT_SEED).shuffle(texts)
     n_val = round(len(texts) * val_share)
     if not 0 < n_val < len(texts):
-        raise ConfigError(f"data.val_share: {val_share} of {len(texts)} training texts leaves a part without any")
+        raise ConfigError(f"data.val_share: {val_share} of {len(texts)} texts leaves training or validation empty")
     for some in (texts[:n_val], texts[n_val:]):
         yield [((text,), label) for text, label in some]
 
 
 def imdb_texts(part: str) -> list[tuple[bytes, int]]:
-    """Reviews of films (Maas et al. 2011), 25,000 in each part, downloaded by the datasets library.
+    """Return film reviews (Maas et al. 2011), 25,000 per part, downloaded by the datasets library.
 
     Raises:
         ConfigError: they cannot be downloaded.
     """
-    import datasets  # takes seconds to import
+    import datasets  # slow to import
 
     hub = logging.getLogger("huggingface_hub")
     level = hub.level
-    hub.setLevel(logging.ERROR)  # or it tells of each attempt without a network
+    hub.setLevel(logging.ERROR)  # it would report each attempt without a network
     try:
         rows = datasets.load_dataset(_IMDB, split=part)
         return [(row["text"].encode(), int(row["label"])) for row in rows]
-    except Exception as error:  # that library's, or any of those below it
-        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    except Exception as error:  # of that library or any of its dependencies
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ConfigError(
-            f"data.source: imdb cannot be downloaded ({why})",
-            "data.source: without a network take source: folder, with data.path a folder that has train/ and test/, "
-            "each with pos/ and neg/, as the original's archive aclImdb",
+            f"data.source: imdb cannot be downloaded ({reason})",
+            "data.source: without a network, use source: folder, and set data.path to a folder with train/ and test/, "
+            "each with pos/ and neg/, such as the unpacked original archive aclImdb",
         ) from None
     finally:
         hub.setLevel(level)
 
 
 def folder_texts(folder: Path, part: str) -> list[tuple[bytes, int]]:
-    """The ``*.txt`` files below ``part/pos`` and ``part/neg``, by name, those that are empty left out.
+    """Return the non-empty ``*.txt`` files in ``part/pos`` and ``part/neg``, sorted by name.
 
     Raises:
-        ConfigError: one of these folders is missing or holds none.
+        ConfigError: one of these folders is missing or has no such files.
     """
     found: list[tuple[bytes, int]] = []
     for label, name in enumerate(_CLASSES):
         texts = [text for path in _files(folder / part / name) if (text := path.read_bytes())]
         if not texts:
-            raise ConfigError(f"data.path: {folder / part / name} must be a folder with *.txt files that are not empty")
+            raise ConfigError(f"data.path: {folder / part / name} must be a folder with non-empty *.txt files")
         found += [(text, label) for text in texts]
     return found
 
 
 def text_files_digest(folder: Path) -> str:
-    """Another one as soon as a file is added, removed or changed, as far as size and time tell."""
+    """Return a digest of the files' names, sizes and modification times."""
     digest = hashlib.sha256()
     for part in ("train", "test"):
         for name in _CLASSES:
             for path in _files(folder / part / name):
-                there = path.stat()
-                digest.update(f"{path.relative_to(folder)} {there.st_size} {there.st_mtime_ns}\n".encode())
+                stat = path.stat()
+                digest.update(f"{path.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
@@ -92,7 +92,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def pair_files(folder: Path) -> dict[str, Path]:
-    """The three files of the benchmark.
+    """Return the three files of the benchmark.
 
     Raises:
         ConfigError: one is missing.
@@ -107,10 +107,10 @@ def pair_files(folder: Path) -> dict[str, Path]:
 
 
 def document_pairs(path: Path) -> Iterator[Example]:
-    """Pairs in a file of the benchmark: label, two numbers and two texts a line, between tabs, without a head.
+    """Yield the pairs in a file of the benchmark: per line a label, two numbers and two texts, separated by tabs.
 
     Raises:
-        ConfigError: a line with another label or other columns, or an empty text; the line's number is said.
+        ConfigError: an invalid label, a wrong number of columns or an empty text; the message has the line number.
     """
     csv.field_size_limit(2**30)
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file, bar(path.name, 0) as progress:
@@ -118,7 +118,7 @@ def document_pairs(path: Path) -> Iterator[Example]:
         for row in reader:
             if len(row) != 5 or not (row[3] and row[4]):
                 raise ConfigError(
-                    f"data.path: {path}:{reader.line_num}: must be label, two numbers and two texts, between tabs "
+                    f"data.path: {path}:{reader.line_num}: must be a label, two numbers and two texts, tab-separated "
                     f"(got {len(row)} columns{', an empty text' if len(row) == 5 else ''})"
                 )
             if row[0].strip() not in ("0", "1", "0.0", "1.0"):

@@ -14,7 +14,7 @@ from my_transformers.settings import Places
 
 
 def build_sequence_classifier(config: LongRangeTrainConfig, n_classes: int) -> SequenceClassifier:
-    """The model, its initial weights drawn from the configuration's seed."""
+    """Build the model, with initial weights drawn from the configuration's seed."""
     torch.manual_seed(config.seed)
     model, data = config.model, config.data
     places = Places(model.length(data), off_grid=model.length(data) - data.max_length)
@@ -32,7 +32,7 @@ def build_sequence_classifier(config: LongRangeTrainConfig, n_classes: int) -> S
 
 
 def long_range_experiment(config: LongRangeTrainConfig) -> Experiment:
-    """Model, objective and sequences."""
+    """Assemble model, objective and sequences."""
     task = load_task(config.data)
     return Experiment(
         build_sequence_classifier(config, len(task.classes)),
@@ -45,7 +45,7 @@ def long_range_experiment(config: LongRangeTrainConfig) -> Experiment:
 
 
 def train_long_range(config: LongRangeTrainConfig, resume: RunDirectory | None = None) -> None:
-    """Train, test, and print what papers report for the same."""
+    """Train, test, and print the result beside published ones."""
     trainer = train_and_test(config, long_range_experiment(config), config.model.dim, resume)
     if trainer.accelerator.is_main_process:
         ours = {"source": str(trainer.run.path), "attention": config.model.attention_title}

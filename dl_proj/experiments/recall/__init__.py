@@ -1,1 +1,1 @@
-"""Multi-query associative recall (Arora et al. 2024): a model looks up what it has been told."""
+"""Multi-query associative recall (Arora et al. 2024): a model looks up the values of keys seen earlier."""

@@ -1,4 +1,4 @@
-"""synth_models_comparison.py for associative recall: accuracy against the bytes that decoding keeps of a sequence."""
+"""synth_models_comparison.py for associative recall: accuracy against the size of the decoding state."""
 
 import csv
 import statistics
@@ -24,7 +24,7 @@ from my_custom_ai.custom_train.checkpoint import count_parameters
 from my_custom_ai.custom_train.data import evaluation_batches
 from my_custom_ai.utils.files import write_text
 
-_OF_TRIAL = {"seed", "experiment_name", "runs_dir", "init_from"}  # differ between runs of one variant
+_PER_RUN = {"seed", "experiment_name", "runs_dir", "init_from"}  # differ between runs of one variant
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Measured:
 
     Args:
         checkpoint: its name.
-        config: that it was trained with.
-        accuracy: share of right answers.
-        state: bytes that decoding keeps of a sequence; None if it cannot decode.
-        parameters: of the model.
+        config: its training configuration.
+        accuracy: fraction of correct answers.
+        state: bytes per sequence that decoding keeps; None if it cannot decode.
+        parameters: number of parameters.
     """
 
     checkpoint: str
@@ -47,12 +47,12 @@ class Measured:
 
 
 def compare_recall(config: SynthComparisonConfig, trained: dict[str, tuple[Path, SynthTrainConfig]]) -> None:
-    """Measure every model on its test sequences; print a row for each variant, write table.csv, runs.csv, table.png.
+    """Measure every model on its test sequences; print a row per variant, write table.csv, runs.csv and table.png.
 
-    Runs that differ in their seed alone are one variant. Only models of one task can be compared.
+    Runs that differ only in their seed are one variant.
 
     Raises:
-        ConfigError: their sequences differ.
+        ConfigError: the models were trained on different kinds of sequences.
     """
     _check_same_task({name: own for name, (_, own) in trained.items()})
     accelerator = start(config.device)
@@ -66,35 +66,35 @@ def compare_recall(config: SynthComparisonConfig, trained: dict[str, tuple[Path,
     rows = [_row(title, some) | {"chance": chance} for title, some in groups.items()]
     print(markdown([_printed(row, some) for row, some in zip(rows, groups.values(), strict=True)]))
     print(
-        f"{data.n_pairs} pairs, {data.length} tokens, {data.vocab_size} symbols; a guess among the values of the "
-        f"sequence is right with probability {chance:.4f}"
+        f"{data.n_pairs} pairs, {data.length} tokens, {data.vocab_size} symbols; guessing one of the sequence's values "
+        f"is correct with probability {chance:.4f}"
     )
     table, runs, picture = (config.output_dir / name for name in ("table.csv", "runs.csv", "table.png"))
     write_text(table, csv_text(rows))
-    write_text(runs, csv_text([_of_run(title, one) for title, some in groups.items() for one in some]))
+    write_text(runs, csv_text([_run_row(title, one) for title, some in groups.items() for one in some]))
     draw_recall(config.output_dir)
     print(f"written: {table}, {runs}, {picture} and .pdf")
 
 
 def _check_same_task(trained: dict[str, SynthTrainConfig]) -> None:
-    """Make sure that all models were trained on sequences of one kind.
+    """Check that all models were trained on the same kind of sequences.
 
     Raises:
-        ConfigError: a line for each setting of the sequences in which a model differs from the first.
+        ConfigError: a line for each data setting in which a model differs from the first.
     """
     (first, of_first), *others = trained.items()
     lines = []
     for name, own in others:
         lines += [
-            f"checkpoints: {name} has data.{key} {there}, but {first} {here}: they cannot be compared"
-            for key, here, there in differences(_sequences(of_first), _sequences(own))
+            f"checkpoints: {name} has data.{key} {theirs}, but {first} has {ours}: they cannot be compared"
+            for key, ours, theirs in differences(_sequences(of_first), _sequences(own))
         ]
     if lines:
         raise ConfigError(*lines)
 
 
 def _sequences(config: SynthTrainConfig) -> dict[str, Any]:
-    """What a model's sequences are like, however many of them it was trained on."""
+    """Return the settings of a model's sequences, without their number."""
     return config.data.model_dump(exclude={"n_train", "fresh", "n_val", "n_test"})
 
 
@@ -111,10 +111,10 @@ def _measure(
 
 
 def _grouped(found: Iterable[Measured]) -> dict[str, list[Measured]]:
-    """Models by variant, whose title names its attention and the settings in which its namesakes differ."""
+    """Group models by variant; its title is the attention, plus the settings that distinguish it from its namesakes."""
     variants: dict[str, list[Measured]] = {}
     for one in found:
-        variants.setdefault(one.config.model_dump_json(exclude=_OF_TRIAL), []).append(one)
+        variants.setdefault(one.config.model_dump_json(exclude=_PER_RUN), []).append(one)
     by_attention: dict[str, list[list[Measured]]] = {}
     for some in variants.values():
         by_attention.setdefault(some[0].config.model.attention_title, []).append(some)
@@ -126,20 +126,20 @@ def _grouped(found: Iterable[Measured]) -> dict[str, list[Measured]]:
 
 
 def _particular(one: Measured, alike: Sequence[Measured]) -> list[str]:
-    """The settings of a model that some of those with its title have otherwise, as in "n_features 64"."""
-    own = one.config.model_dump(mode="json", exclude=_OF_TRIAL)
+    """Return the settings in which a model differs from others of the same title, such as "n_features 64"."""
+    own = one.config.model_dump(mode="json", exclude=_PER_RUN)
     keys = dict.fromkeys(
         key
         for other in alike
         for key, _, _ in differences(
-            _flat_lists(own), _flat_lists(other.config.model_dump(mode="json", exclude=_OF_TRIAL))
+            _flat_lists(own), _flat_lists(other.config.model_dump(mode="json", exclude=_PER_RUN))
         )
     )
     return [f"{key.rpartition('.')[2]} {_at(_flat_lists(own), key)}" for key in keys]
 
 
 def _flat_lists(value: Any) -> Any:
-    """Lists of mappings as mappings by number, so that their differences have keys too."""
+    """Turn lists of mappings into mappings by index, so that their differences have keys."""
     if isinstance(value, dict):
         return {key: _flat_lists(one) for key, one in value.items()}
     if isinstance(value, list) and any(isinstance(one, dict) for one in value):
@@ -179,7 +179,7 @@ def _printed(row: Row, some: Sequence[Measured]) -> Row:
     }
 
 
-def _of_run(title: str, one: Measured) -> Row:
+def _run_row(title: str, one: Measured) -> Row:
     return {
         "attention": title,
         "checkpoint": one.checkpoint,

@@ -1,4 +1,4 @@
-"""Associative recall: loss and accuracy on the answers alone."""
+"""The objective of associative recall: loss and accuracy on the answers only."""
 
 import torch
 import torch.nn.functional as F
@@ -10,27 +10,27 @@ from my_custom_ai.utils.meters import Ratio
 
 
 class RecallObjective:
-    """Cross-entropy (nats an answer) and accuracy where a key is asked for; what else comes is pure chance."""
+    """Cross-entropy (nats per answer) and accuracy at the queries; all other tokens are unpredictable."""
 
     def measure(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Ratio]:
-        """Batch of tokens and answers, (b, length) both, with equally many answers each, see Objective."""
+        """Measure tokens and answers, both (b, length), with equally many answers per sequence; see Objective."""
         tokens, answers = batch
-        asked = answers != NONE
-        logits, wanted = model(tokens, at=asked), answers[asked]
-        loss = F.cross_entropy(logits, wanted, reduction="sum")
-        right = (logits.argmax(-1) == wanted).view(len(tokens), -1)
+        is_query = answers != NONE
+        logits, targets = model(tokens, at=is_query), answers[is_query]
+        loss = F.cross_entropy(logits, targets, reduction="sum")
+        correct = (logits.argmax(-1) == targets).view(len(tokens), -1)
         return {
-            "loss": Ratio(loss, wanted.numel()),
-            "accuracy": Ratio(right.sum(1), torch.full_like(tokens[:, 0], right.shape[1])),
+            "loss": Ratio(loss, targets.numel()),
+            "accuracy": Ratio(correct.sum(1), torch.full_like(tokens[:, 0], correct.shape[1])),
         }
 
     @torch.no_grad()
     def decoded_accuracy(self, model: AutoregressiveModel, batch: tuple[Tensor, Tensor]) -> float:
-        """Share of right answers when the model reads token by token and keeps nothing but its caches."""
+        """Return the fraction of correct answers when the model reads token by token, keeping only its caches."""
         was_training = model.training
         model.eval()
         tokens, answers = batch
-        said = model.logits_in_steps(tokens).argmax(-1)
+        predicted = model.logits_in_steps(tokens).argmax(-1)
         model.train(was_training)
-        asked = answers != NONE
-        return (said[asked] == answers[asked]).double().mean().item()
+        is_query = answers != NONE
+        return (predicted[is_query] == answers[is_query]).double().mean().item()

@@ -1,11 +1,11 @@
-"""How many keys and places for queries there are; without torch, for settings."""
+"""The numbers of keys and of query slots; does not import torch, for use in settings."""
 
 
 def n_keys_of(vocab_size: int) -> int:
-    """Keys in a vocabulary, half of it with the blank."""
+    """Return the number of keys; with the blank, they are half of the vocabulary."""
     return vocab_size // 2 - 1
 
 
 def n_slots_of(length: int, n_pairs: int) -> int:
-    """Places of two tokens after the pairs, each for a query and what follows it."""
+    """Return the number of two-token slots after the pairs, each for a query and its successor."""
     return length // 2 - n_pairs

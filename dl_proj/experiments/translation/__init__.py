@@ -1,1 +1,1 @@
-"""Translation: sentence pairs, training, scoring, translating."""
+"""Translation: sentence pairs, training, evaluation, use."""

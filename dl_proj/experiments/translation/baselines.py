@@ -1,4 +1,4 @@
-"""What a translation must beat that no model made, and what others' small models reach."""
+"""Translation baselines without a model, and published figures of small models."""
 
 from dataclasses import dataclass
 
@@ -17,13 +17,13 @@ _BATCH = 500  # sources whose similarities to all training sources are held at o
 
 @dataclass(frozen=True)
 class Published:
-    """A figure that others printed.
+    """A published figure.
 
     Args:
-        model: what it is of.
-        bleu: as printed.
-        source: where it stands.
-        differs: from how our models are trained and scored.
+        model: the model.
+        bleu: its BLEU as published.
+        source: the publication.
+        differs: how its training and scoring differ from ours.
     """
 
     model: str
@@ -42,20 +42,20 @@ PUBLISHED = (
         "mean of the last 10 checkpoints; up to 8,000 updates of up to 4,096 tokens on each of two GPUs, dropout 0.3",
     ),
 )
-"""Of Multi30k, English to German, test_2016_flickr."""
+"""Figures for Multi30k, English to German, test_2016_flickr."""
 
 
 def translation_baselines(config: TranslationTrainConfig) -> list[Row]:
-    """A row for sources left untranslated, one for the nearest training sentence's translation, and published ones.
+    """Return rows for untranslated sources, for the nearest training sentence's translation, and published figures.
 
     BLEU and chrF are those of :func:`~dl_proj.experiments.translation.evaluate.corpus_scores`, on the whole test set.
 
     Raises:
-        ConfigError: pairs that are not there or cannot be read, or a part without any.
+        ConfigError: pairs that are missing or cannot be read, or an empty split.
     """
     train, test = (list(raw_pairs(config.data, split, seed=config.seed)) for split in ("train", "test"))
     if not train or not test:
-        raise ConfigError(f"data.corpus: there are no pairs for {'test' if train else 'training'}")
+        raise ConfigError(f"data.corpus: there are no {'test' if train else 'training'} pairs")
     sources, references = zip(*test, strict=True)
     hypotheses = {
         "the source, untranslated": list(sources),
@@ -68,7 +68,7 @@ def translation_baselines(config: TranslationTrainConfig) -> list[Row]:
 
 
 def is_multi30k(data: PairsConfig) -> bool:
-    """Whether the test set is the one that the published figures are of, by its name."""
+    """Whether the test set is, by its name, that of the published figures."""
     corpus = data.corpus
     if not isinstance(corpus, LinePairsConfig):
         return False
@@ -81,15 +81,15 @@ def is_multi30k(data: PairsConfig) -> bool:
 
 
 def nearest_translations(train: list[tuple[str, str]], sources: list[str]) -> list[str]:
-    """For each source the target of the training pair whose source is most similar: a translation memory.
+    """Return for each source the target of the training pair with the most similar source: a translation memory.
 
-    Similar by the cosine of counts of words and pairs of words, weighted by tf-idf (Salton and Buckley 1988); of equals
-    the first.
+    Similarity is the cosine of tf-idf vectors of words and word pairs (Salton and Buckley 1988); among equals, the
+    first is taken.
     """
     vectors = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\S+", sublinear_tf=True)
     try:
         known = vectors.fit_transform([source for source, _ in train])
-    except ValueError:  # nothing but empty sentences
+    except ValueError:  # all sentences are empty
         raise ConfigError("data.corpus: the training sources have no words") from None
     found: list[str] = []
     for first in range(0, len(sources), _BATCH):

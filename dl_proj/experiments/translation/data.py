@@ -1,4 +1,4 @@
-"""Sentence pairs as tokens, read from files as they are asked for: a corpus may be larger than memory."""
+"""Tokenised sentence pairs, read from files on demand: a corpus may be larger than memory."""
 
 import hashlib
 import sys
@@ -33,12 +33,12 @@ _SPLIT_NAMES: dict[Split, str] = {"train": "training", "val": "validation", "tes
 
 @dataclass(frozen=True)
 class PairCounts:
-    """What became of a part's pairs.
+    """The numbers of a split's pairs.
 
     Args:
-        pairs: all there are.
-        empty: left out, because a side is nothing, or nothing but white space.
-        too_long: left out, because a side has more tokens than allowed.
+        pairs: all pairs.
+        empty: pairs skipped because a side is empty or only white space.
+        too_long: pairs skipped because a side has too many tokens.
     """
 
     pairs: int
@@ -47,29 +47,30 @@ class PairCounts:
 
     @property
     def kept(self) -> int:
-        """What is trained or measured on."""
+        """The number of pairs that are used."""
         return self.pairs - self.empty - self.too_long
 
 
 class TokenPairs(Dataset[tuple[Tensor, Tensor]]):
-    """Pairs of sentences, of which ``max_length`` tokens a side are the most, the boundary at their ends counted.
+    """Sentence pairs with at most ``max_length`` tokens per side, including the boundary at the end.
 
-    An item is (source with a boundary at its end, target with one at its start and its end): (m,) and (n + 1,) int64.
+    An item is a source with a boundary at its end, (m,) int64, and a target with a boundary at its start and end,
+    (n + 1,) int64.
 
     Args:
-        path: a file of :func:`load_pairs`.
-        tokenizers: that made it.
-        max_length: longer pairs are left out, as those with an empty side.
-        by_length: short pairs first; or else in the file's order.
+        path: a file written by :func:`load_pairs`.
+        tokenizers: the tokenizers that produced it.
+        max_length: longer pairs are skipped, as are those with an empty side.
+        by_length: sort pairs by length; otherwise they are in the file's order.
 
     Attributes:
-        digest: another one as soon as the pairs or their tokenizers are.
-        counts: of the pairs that are left out.
-        sizes: (pairs,) int64, the longer of m and n.
+        digest: identifies the pairs and their tokenizers.
+        counts: the numbers of used and skipped pairs.
+        sizes: (pairs,) int64, the larger of m and n.
     """
 
     def __init__(self, path: Path, tokenizers: PairTokenizers, max_length: int, *, by_length: bool) -> None:
-        self.digest = path.stem  # which ends with a digest of what the file was made of
+        self.digest = path.stem  # ends with a digest of the file's origin
         self._rows = open_arrow(path).with_format("arrow")
         self._boundaries = (tokenizers.source.boundary, tokenizers.target.boundary)
         lengths = np.stack([pc.list_value_length(self._rows.data.column(side)).to_numpy() for side in range(2)])
@@ -81,25 +82,24 @@ class TokenPairs(Dataset[tuple[Tensor, Tensor]]):
         self.sizes = sizes[self._kept]
 
     def __len__(self) -> int:
-        """Pairs."""
+        """Return the number of pairs."""
         return len(self._kept)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """See the class."""
+        """Return an item, see the class."""
         row = self._rows[int(self._kept[index])]
         source, target = (row.column(side)[0].values.to_numpy().astype(np.int64) for side in range(2))
-        of_source, of_target = self._boundaries
+        source_boundary, target_boundary = self._boundaries
         return (
-            torch.from_numpy(np.append(source, of_source)),
-            torch.from_numpy(np.concatenate(([of_target], target, [of_target]))),
+            torch.from_numpy(np.append(source, source_boundary)),
+            torch.from_numpy(np.concatenate(([target_boundary], target, [target_boundary]))),
         )
 
     def collate(self, items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A batch of b items, each side as long as its longest.
+        """Make a batch of b items, padding each side to its longest with the boundary.
 
         Returns:
-            Source (b, m) int64, its mask (b, m) bool, True where a token is real, target (b, n + 1) and its mask. What
-            is not real is the boundary.
+            Source (b, m) int64, its mask (b, m) bool, True where a token is real, target (b, n + 1) and its mask.
         """
         sides = zip(*items, strict=True)
         source, target = (padded(*side) for side in zip(sides, self._boundaries, strict=True))
@@ -107,7 +107,7 @@ class TokenPairs(Dataset[tuple[Tensor, Tensor]]):
 
 
 def padded(sentences: Sequence[Tensor], boundary: int) -> tuple[Tensor, Tensor]:
-    """Sentences (n,) int64 as a batch (b, longest n) and its mask, True where a token is real; the rest is boundary."""
+    """Pad sentences (n,) int64 with ``boundary`` to a batch (b, longest n); its mask is True where a token is real."""
     lengths = torch.tensor([len(sentence) for sentence in sentences])
     tokens = pad_sequence(list(sentences), batch_first=True, padding_value=boundary)
     return tokens, torch.arange(tokens.shape[1]) < lengths.unsqueeze(1)
@@ -115,7 +115,7 @@ def padded(sentences: Sequence[Tensor], boundary: int) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class PairData:
-    """The three parts of a corpus, and their tokens' meaning; validation and test are sorted by length."""
+    """The three splits of a corpus and their tokenizers; validation and test are sorted by length."""
 
     train: TokenPairs
     val: TokenPairs
@@ -124,21 +124,21 @@ class PairData:
 
     @property
     def counts(self) -> dict[Split, PairCounts]:
-        """What was left out of each part."""
+        """The numbers of used and skipped pairs of each split."""
         return {split: getattr(self, split).counts for split in _SPLIT_NAMES}
 
 
 def load_pairs(config: PairsConfig, *, seed: int, saved: PairTokenizers | None = None) -> PairData:
-    """Pairs of a corpus, tokenised once into ``root/tokens``.
+    """Load the pairs of a corpus, tokenised once into ``root/tokens``.
 
     Args:
-        config: which pairs and tokens.
-        seed: of the choice of training pairs that are held out, if any are.
-        saved: tokenizers to use, instead of learning them from the training pairs.
+        config: settings of the pairs and tokens.
+        seed: seed of the choice of held-out training pairs, if any.
+        saved: tokenizers to use, instead of training them on the training pairs.
 
     Raises:
-        ConfigError: what cannot be read (see :func:`~dl_proj.experiments.translation.pair_sets.raw_pairs`), or a part
-            of which nothing is left.
+        ConfigError: data that cannot be read (see :func:`~dl_proj.experiments.translation.pair_sets.raw_pairs`), or a
+            split without usable pairs.
     """
     corpus = {split: raw_pairs(config, split, seed=seed) for split in _SPLIT_NAMES}
     try:
@@ -151,26 +151,26 @@ def load_pairs(config: PairsConfig, *, seed: int, saved: PairTokenizers | None =
         }
     except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise ConfigError(f"data: {error.filename}: {reason(error)}") from None
-    nothing = [
-        f"data: no {_SPLIT_NAMES[split]} pairs are left; {_left_out(part.counts, config)}"
+    unusable = [
+        f"data: no usable {_SPLIT_NAMES[split]} pairs; {_skipped(part.counts, config)}"
         for split, part in parts.items()
         if not len(part)
     ]
-    if nothing:
-        raise ConfigError(*nothing)
+    if unusable:
+        raise ConfigError(*unusable)
     return PairData(**parts, tokenizers=tokenizers)
 
 
 def say_counts(data: PairData, config: PairsConfig) -> None:
-    """Tell on standard error, a line a part, how many pairs there are and how many are left out."""
+    """Print on standard error, for each split, how many pairs are used and skipped."""
     for split, counts in data.counts.items():
-        print(f"{_SPLIT_NAMES[split]} pairs: {counts.kept}; {_left_out(counts, config)}", file=sys.stderr)
+        print(f"{_SPLIT_NAMES[split]} pairs: {counts.kept}; {_skipped(counts, config)}", file=sys.stderr)
 
 
-def _left_out(counts: PairCounts, config: PairsConfig) -> str:
+def _skipped(counts: PairCounts, config: PairsConfig) -> str:
     return (
-        f"of {counts.pairs}, {counts.empty} with an empty side and {counts.too_long} with one of more than "
-        f"{config.max_length} tokens (data.max_length) are left out"
+        f"skipped of {counts.pairs}: {counts.empty} with an empty side, {counts.too_long} with more than "
+        f"{config.max_length} tokens (data.max_length)"
     )
 
 
@@ -179,24 +179,24 @@ def _tokenizers(config: PairsConfig, train: RawPairs) -> PairTokenizers:
     if settings.paths:
         return load_tokenizers(settings.paths, joint=settings.joint)
     sides: list[tuple[int, ...]] = [(0, 1)] if settings.joint else [(0,), (1,)]
-    return load_tokenizers((_learnt(config, train, some) for some in sides), joint=settings.joint)
+    return load_tokenizers((_tokenizer_file(config, train, some) for some in sides), joint=settings.joint)
 
 
-def _learnt(config: PairsConfig, train: RawPairs, sides: tuple[int, ...]) -> Path:
-    """The file of a tokenizer of one side or both, made if it is not there."""
+def _tokenizer_file(config: PairsConfig, train: RawPairs, sides: tuple[int, ...]) -> Path:
+    """Return the file of a tokenizer for one side or both, training it if it does not exist."""
     languages = "-".join(train.columns[side] for side in sides)
     name = f"{train.name}-{languages}-bpe{config.tokenizer.vocab_size}-{train.key}.json"
-    return made_once(config.root / "tokens" / name, lambda part: _learn(part, config, train, sides))
+    return made_once(config.root / "tokens" / name, lambda part: _train_tokenizer(part, config, train, sides))
 
 
-def _learn(part: Path, config: PairsConfig, train: RawPairs, sides: tuple[int, ...]) -> None:
-    batches = _progress(f"learning subwords of {train.name}", train)
+def _train_tokenizer(part: Path, config: PairsConfig, train: RawPairs, sides: tuple[int, ...]) -> None:
+    batches = _progress(f"training tokenizer on {train.name}", train)
     sentences = (sentence for batch in batches for side in sides for sentence in batch[side])
     learn_sentences(sentences, config.tokenizer.vocab_size).save(part)
 
 
 def _token_file(config: PairsConfig, pairs: RawPairs, tokenizers: PairTokenizers) -> Path:
-    """Tokens of all pairs, without boundaries; a sentence of white space has none."""
+    """Return the file with the tokens of all pairs, without boundaries; a sentence of only white space has none."""
     sides = (tokenizers.source, tokenizers.target)
     digest = hashlib.sha256("".join([pairs.key, *(side.digest for side in sides)]).encode()).hexdigest()[:12]
     schema = pa.schema(
@@ -220,7 +220,7 @@ def _encode(tokenizer: SentenceTokenizer, sentences: list[str]) -> list[list[int
 
 
 def _progress(what: str, pairs: RawPairs) -> Iterator[tuple[list[str], list[str]]]:
-    """The batches of pairs; a bar shows how far they are."""
+    """Yield batches of pairs, with a progress bar."""
     with tqdm(desc=what, total=len(pairs), unit="pair", delay=1, dynamic_ncols=True, leave=False) as bar:
         for batch in pairs.batches():
             yield batch

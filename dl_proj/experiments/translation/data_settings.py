@@ -1,4 +1,4 @@
-"""Schemas of sentence pairs: where they come from, their languages, their tokens."""
+"""Schemas of sentence pairs: source, languages, tokens."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,16 +12,16 @@ _REVISIONS = {"wmt/wmt14": "b199e406369ec1b7634206d3ded5ba45de2fe696"}  # commit
 
 
 class _OwnPairs(Strict):
-    """Pairs of one's own, of which some may have to be held out."""
+    """The user's own pairs, some of which may have to be held out."""
 
     val_share: float = Field(0.01, gt=0, lt=1)
-    """val: null: share of the training pairs that is held out for validation, drawn from the seed"""
+    """with val: null, fraction of the training pairs held out for validation, chosen by the seed"""
     test_share: float = Field(0.01, gt=0, lt=1)
-    """test: null: share of the training pairs that is held out for the test, drawn from the seed"""
+    """with test: null, fraction of the training pairs held out for the test, chosen by the seed"""
 
     @property
     def held_out(self) -> dict[str, float]:
-        """The parts that have no files of their own, and their shares of the training pairs."""
+        """The splits without their own files, and their fractions of the training pairs."""
         return {part: getattr(self, f"{part}_share") for part in ("val", "test") if getattr(self, part) is None}
 
     def mistakes(self) -> list[str]:
@@ -31,13 +31,13 @@ class _OwnPairs(Strict):
             name, given = f"{part}_share", getattr(self, part)
             share = getattr(self, name)
             if given is not None and share != type(self).model_fields[name].default:
-                found.append(f"{name} {share} has no effect: {part} is {given}; null holds out training pairs")
+                found.append(f"{name} {share} has no effect with {part} {given}; {part}: null holds out pairs")
         if sum(self.held_out.values()) >= 1:
             found.append(f"val_share {self.val_share} and test_share {self.test_share} leave nothing to train on")
         parts = [part for part in ("train", "val", "test") if getattr(self, part) is not None]
         for i, part in enumerate(parts):
             found += [
-                f"{part} and {other} are both {getattr(self, part)}; null holds out training pairs"
+                f"{part} and {other} are both {getattr(self, part)}, must differ; null holds out training pairs"
                 for other in parts[i + 1 :]
                 if getattr(self, part) == getattr(self, other)
             ]
@@ -45,18 +45,18 @@ class _OwnPairs(Strict):
 
 
 class LinePairsConfig(_OwnPairs):
-    """Two text files a part, line by line translations of each other: ``<folder>/<part>.<language>``."""
+    """Two text files per split, ``<folder>/<split>.<language>``, translations of each other line by line."""
 
     kind: Literal["files"] = "files"
-    """where the pairs are: files (line by line), csv and parquet (a column a language) or hub (the datasets library)"""
+    """source of the pairs: files (line by line), csv or parquet (a column per language), or hub (Hugging Face)"""
     folder: Path
-    """files: where they are"""
+    """files: folder of the files"""
     train: str = Field("train", min_length=1)
-    """training pairs; files: a name without its end, which is the language; csv, parquet: a path"""
+    """training pairs; files: file name without the suffix, which is the language; csv, parquet: path"""
     val: str | None = Field("val", min_length=1)
-    """validation pairs, likewise; null holds out val_share of the training pairs"""
+    """validation pairs, as for train; null holds out val_share of the training pairs"""
     test: str | None = Field("test", min_length=1)
-    """test pairs, likewise; null holds out test_share of the training pairs"""
+    """test pairs, as for train; null holds out test_share of the training pairs"""
 
     @property
     def slug(self) -> str:
@@ -65,14 +65,14 @@ class LinePairsConfig(_OwnPairs):
 
 
 class _TablePairsConfig(_OwnPairs):
-    """Tables with a column a language, which has the language's name."""
+    """Tables with a column per language, named after it."""
 
     train: Path
-    """training pairs; files: a name without its end, which is the language; csv, parquet: a path"""
+    """training pairs; files: file name without the suffix, which is the language; csv, parquet: path"""
     val: Path | None = None
-    """validation pairs, likewise; null holds out val_share of the training pairs"""
+    """validation pairs, as for train; null holds out val_share of the training pairs"""
     test: Path | None = None
-    """test pairs, likewise; null holds out test_share of the training pairs"""
+    """test pairs, as for train; null holds out test_share of the training pairs"""
 
     @property
     def slug(self) -> str:
@@ -84,27 +84,27 @@ class CsvPairsConfig(_TablePairsConfig):
     """CSV files in UTF-8 with a header."""
 
     kind: Literal["csv"] = "csv"
-    """where the pairs are: files (line by line), csv and parquet (a column a language) or hub (the datasets library)"""
+    """source of the pairs: files (line by line), csv or parquet (a column per language), or hub (Hugging Face)"""
 
 
 class ParquetPairsConfig(_TablePairsConfig):
     """Parquet files."""
 
     kind: Literal["parquet"] = "parquet"
-    """where the pairs are: files (line by line), csv and parquet (a column a language) or hub (the datasets library)"""
+    """source of the pairs: files (line by line), csv or parquet (a column per language), or hub (Hugging Face)"""
 
 
 class HubPairsConfig(Strict):
-    """Pairs of the Hugging Face hub, with its splits train, validation and test."""
+    """A dataset on the Hugging Face hub, with splits train, validation and test."""
 
     kind: Literal["hub"] = "hub"
-    """where the pairs are: files (line by line), csv and parquet (a column a language) or hub (the datasets library)"""
+    """source of the pairs: files (line by line), csv or parquet (a column per language), or hub (Hugging Face)"""
     name: str = Field("wmt/wmt14", min_length=1)
-    """hub: the dataset, whose rows are {translation: {de: ..., en: ...}}, or {de: ..., en: ...}"""
+    """hub: name of the dataset; its rows must be {translation: {de: ..., en: ...}}, or {de: ..., en: ...}"""
     subset: str | None = Field("de-en", min_length=1)
-    """hub: its configuration; null: it has none"""
+    """hub: its configuration; null: none"""
     revision: str | None = Field(None, min_length=1)
-    """hub: its commit, branch or tag; null: of wmt/wmt14 the commit of 3 April 2024, of others the newest"""
+    """hub: its commit, branch or tag; null: the newest, but for wmt/wmt14 the commit of 3 April 2024"""
 
     @property
     def pinned(self) -> str | None:
@@ -123,25 +123,25 @@ CorpusConfig = Annotated[
 
 
 class PairTokenizerConfig(Strict):
-    """Byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019), which spells any sentence exactly."""
+    """Byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019), which encodes any sentence exactly."""
 
     kind: Literal["bpe"] = "bpe"
-    """what a token is"""
+    """kind of tokens"""
     vocab_size: int = Field(8000, ge=256, le=2**20)
-    """symbols of a language, or of both if joint, learnt from the training pairs; models have one more, that ends
-    sentences"""
+    """number of symbols per language, or in total if joint, trained on the training pairs; models have one more, the
+    end of a sentence"""
     joint: bool = True
-    """one vocabulary for both languages (Vaswani et al. 2017, section 5.1), as tied embeddings need"""
+    """share one vocabulary between both languages (Vaswani et al. 2017, section 5.1); required by tied embeddings"""
     paths: tuple[Path, ...] = ()
-    """tokenizer.json files to take instead of learning: one if joint, or else the source's and the target's"""
+    """tokenizer.json files to use instead of training: one if joint, otherwise the source's and the target's"""
 
     def mistakes(self) -> list[str]:
         """See Strict."""
         found, needed = [], 1 if self.joint else 2
         if len(self.paths) not in (0, needed):
-            found.append(f"paths must be {needed} for joint: {str(self.joint).lower()} (got {len(self.paths)})")
+            found.append(f"paths must have {needed} with joint: {str(self.joint).lower()} (got {len(self.paths)})")
         if self.paths and self.vocab_size != type(self).model_fields["vocab_size"].default:
-            found.append(f"vocab_size {self.vocab_size} has no effect: the tokens are those of paths")
+            found.append(f"vocab_size {self.vocab_size} has no effect: paths define the tokens")
         return found
 
 
@@ -151,20 +151,20 @@ class PairsConfig(Strict):
     corpus: CorpusConfig
     """the pairs, by kind"""
     source_language: str = Field("en", min_length=1)
-    """what is translated: the end of its files, its column or its key"""
+    """source language: its file suffix, column or key"""
     target_language: str = Field("de", min_length=1)
-    """what it is translated into, likewise"""
+    """target language: its file suffix, column or key"""
     max_length: int = Field(128, ge=2)
-    """tokens of a sentence with the symbol that ends it; pairs with a longer side are left out, and counted"""
+    """maximum tokens per sentence, including the end symbol; longer pairs are skipped and counted"""
     tokenizer: PairTokenizerConfig = PairTokenizerConfig()
     """the tokens"""
     root: Path = Path("data")
-    """folder of downloads, converted pairs and token files"""
+    """folder for downloads, converted pairs and token files"""
 
     @field_validator("source_language", "target_language", mode="before")
     @classmethod
-    def _norwegian(cls, value: Any) -> Any:
-        return "no" if value is False else value  # as which YAML 1.1 reads it
+    def _read_no_as_norwegian(cls, value: Any) -> Any:
+        return "no" if value is False else value  # YAML 1.1 parses no as False
 
     def mistakes(self) -> list[str]:
         """See Strict."""

@@ -1,4 +1,4 @@
-"""translation_evaluate.py: BLEU, chrF and perplexity of a translation model on a whole test set."""
+"""translation_evaluate.py: BLEU, chrF and perplexity of a translation model on a test set."""
 
 import json
 import math
@@ -29,7 +29,7 @@ _SETTINGS = {"checkpoint", "split", "source_file", "reference_file", "beam_size"
 
 @dataclass(frozen=True)
 class Sentences:
-    """What is translated, and its translations by people, as they stand in their files."""
+    """Source sentences and their reference translations, as in their files."""
 
     sources: Sequence[str]
     references: Sequence[str]
@@ -39,7 +39,7 @@ def score_translations(config: TranslationEvaluateConfig) -> None:
     """Translate and score; print scores and examples, write translations.csv and scores.json.
 
     Raises:
-        ConfigError: what cannot be read, or a test set without sentences.
+        ConfigError: data that cannot be read, or an empty test set.
         NonFinite: the model's logits or loss are nan or infinite.
     """
     translator = configured_translator(config, config.data.given)
@@ -60,9 +60,9 @@ def score_translations(config: TranslationEvaluateConfig) -> None:
 
 
 def corpus_scores(hypotheses: Sequence[str], references: Sequence[str], tokenizer: str = "13a") -> dict[str, object]:
-    """BLEU (Papineni et al. 2002) and chrF (Popovic 2015) over all sentences together, by sacrebleu (Post 2018).
+    """Return corpus-level BLEU (Papineni et al. 2002) and chrF (Popovic 2015), by sacrebleu (Post 2018).
 
-    Each with the signature that says what was computed.
+    Each comes with sacrebleu's signature, which records how it was computed.
     """
     figures: dict[str, object] = {}
     for name, metric in (("BLEU", BLEU(tokenize=tokenizer)), ("chrF", CHRF())):
@@ -72,7 +72,7 @@ def corpus_scores(hypotheses: Sequence[str], references: Sequence[str], tokenize
 
 
 def _test_set(config: TranslationEvaluateConfig, trained: TranslationTrainConfig) -> Sentences:
-    if config.source_file is None or config.reference_file is None:  # which are given together
+    if config.source_file is None or config.reference_file is None:  # both are set, or neither
         where = f"data.corpus.{config.split}"
         pairs = raw_pairs(trained.data, config.split, seed=trained.seed)
     else:
@@ -85,13 +85,13 @@ def _test_set(config: TranslationEvaluateConfig, trained: TranslationTrainConfig
 
 
 def _likelihood(translator: Translator, test: Sentences, batch_size: int) -> dict[str, object]:
-    """Of the references; pairs that are too long for the model, or have an empty side, are left out and counted."""
+    """Measure the references; pairs that are too long for the model, or have an empty side, are skipped and counted."""
     objective, meter = PairObjective(translator.tokenizer.target), Meter()
     ends = (translator.tokenizer.source.boundary, translator.tokenizer.target.boundary)
     pairs = _fitting(translator, test, ends)
-    left_out = len(test.sources) - len(pairs)
+    n_skipped = len(test.sources) - len(pairs)
     if not pairs:
-        return {"perplexity": None, "bits per byte": None, "pairs without a perplexity": left_out}
+        return {"perplexity": None, "bits per byte": None, "pairs without a perplexity": n_skipped}
     with torch.no_grad():
         for first in range(0, len(pairs), batch_size):
             sources, targets = zip(*pairs[first : first + batch_size], strict=True)
@@ -105,12 +105,12 @@ def _likelihood(translator: Translator, test: Sentences, batch_size: int) -> dic
     return {
         "perplexity": round(figures["perplexity"], 4),
         "bits per byte": round(figures["bits_per_byte"], 4),
-        "pairs without a perplexity": left_out,
+        "pairs without a perplexity": n_skipped,
     }
 
 
 def _fitting(translator: Translator, test: Sentences, ends: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
-    """Tokens of the pairs that the model takes, with their boundaries, short ones first."""
+    """Return the tokens of the pairs that fit the model, with boundaries, sorted by length."""
     encoded = zip(
         translator.tokenizer.source.encode(test.sources),
         translator.tokenizer.target.encode(test.references),
@@ -127,7 +127,7 @@ def _fitting(translator: Translator, test: Sentences, ends: tuple[int, int]) -> 
 
 
 def _lengths(test: Sentences, translations: list[Translation]) -> dict[str, object]:
-    """Means of words (as white space parts them) and of tokens; and what was not translated whole."""
+    """Return the mean numbers of words (separated by white space) and tokens, and of sources that were truncated."""
 
     def words(texts: Sequence[str]) -> float:
         return round(statistics.fmean(len(text.split()) for text in texts), 2)

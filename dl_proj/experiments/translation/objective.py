@@ -1,4 +1,4 @@
-"""Translation: what a model of sentence pairs is trained on and measured by."""
+"""The objectives of translation."""
 
 import math
 
@@ -12,30 +12,30 @@ from dl_proj.models.translation import EncoderDecoderModel
 from my_custom_ai.utils.meters import Ratio
 
 PairBatch = tuple[Tensor, Tensor, Tensor, Tensor]
-_ORDERS = range(1, 5)  # lengths of the n-grams that BLEU counts
-_MORE = 50  # tokens that a translation may have beyond its source's (Vaswani et al. 2017, section 6.1)
+_ORDERS = range(1, 5)  # n-gram lengths of BLEU
+_MORE = 50  # a translation may be longer than its source by this many tokens (Vaswani et al. 2017, section 6.1)
 
 
 def longest_targets(source_mask: Tensor, max_length: int) -> Tensor:
-    """Tokens that the translation of each source may have, (b,) int64: 50 more than the source, within the model's.
+    """Return the maximum tokens of each source's translation, (b,) int64: 50 more than the source, if the model allows.
 
     Args:
         source_mask: (b, m), True where a token is real.
-        max_length: of a target, its end included.
+        max_length: maximum length of a target, including its end.
     """
     return (source_mask.sum(1) + _MORE).clamp_max(max_length - 1)
 
 
 class PairObjective:
-    """Cross-entropy of each target token given its source and the tokens before it.
+    """Cross-entropy of each target token given its source and the earlier target tokens.
 
-    In training the targets are smoothed (Szegedy et al. 2016, section 7); validation and test losses, and perplexity
-    everywhere, are those of the targets themselves, in nats a token, the symbol at the end of a sentence included. Bits
-    per byte are by the target's bytes of text, so they compare models of other vocabularies.
+    Training targets are smoothed (Szegedy et al. 2016, section 7); validation and test losses, and all perplexities,
+    use the targets themselves, in nats per token, including the end of a sentence. Bits per byte refer to the target's
+    text, so they are comparable across vocabularies.
 
     Args:
-        tokenizer: of the targets.
-        label_smoothing: probability that the training targets share out among all symbols.
+        tokenizer: the tokenizer of the targets.
+        label_smoothing: probability that training targets distribute over all symbols.
     """
 
     def __init__(self, tokenizer: SentenceTokenizer, *, label_smoothing: float = 0.0) -> None:
@@ -44,17 +44,17 @@ class PairObjective:
         self._smoothing = label_smoothing
 
     def measure(self, model: nn.Module, batch: PairBatch) -> dict[str, Ratio]:
-        """Batch of source (b, m), its mask, target (b, n + 1) and its mask; see Objective."""
+        """Measure a batch of source (b, m), its mask, target (b, n + 1) and its mask; see Objective."""
         source, source_mask, target, target_mask = batch
         logits = model(source, target[:, :-1], source_mask=source_mask, target_mask=target_mask[:, :-1])
         targets, real = target[:, 1:], target_mask[:, 1:]
         number = real.sum()
         log_p = logits.log_softmax(-1)
-        loss = exact = -_sum_of(log_p.gather(2, targets.unsqueeze(2)).squeeze(2), real)
+        loss = exact = -_masked_sum(log_p.gather(2, targets.unsqueeze(2)).squeeze(2), real)
         if model.training and self._smoothing:
-            loss = (1 - self._smoothing) * exact - self._smoothing * _sum_of(log_p.mean(2), real)
-        self._bytes_of = self._bytes_of.to(targets.device)  # moves once
-        n_bytes = _sum_of(self._bytes_of[targets], real)
+            loss = (1 - self._smoothing) * exact - self._smoothing * _masked_sum(log_p.mean(2), real)
+        self._bytes_of = self._bytes_of.to(targets.device)  # copies on the first call only
+        n_bytes = _masked_sum(self._bytes_of[targets], real)
         return {
             "loss": Ratio(loss, number),
             "cross_entropy": Ratio(exact.detach(), number),
@@ -65,26 +65,26 @@ class PairObjective:
     def derived(self, means: dict[str, float]) -> dict[str, float]:
         """See :class:`~my_custom_ai.custom_train.objective.Objective`."""
         loss = means["cross_entropy"]
-        return {"perplexity": math.inf if loss > 700 else math.exp(loss)}  # which raises beyond that
+        return {"perplexity": math.inf if loss > 700 else math.exp(loss)}  # exp would overflow
 
 
-def _sum_of(values: Tensor, real: Tensor) -> Tensor:
-    """Sum of the values at real places; picking these out first would make the host wait to learn how many they are."""
+def _masked_sum(values: Tensor, real: Tensor) -> Tensor:
+    """Sum the values at real positions; indexing with the mask would wait for the GPU to learn the result's size."""
     return values.masked_fill(~real, 0).sum()
 
 
 class TranslationObjective(PairObjective):
-    """The same, and in evaluation the BLEU of greedy translations.
+    """The same objective, plus BLEU of greedy translations in evaluation.
 
     Args:
         tokenizer, label_smoothing: see :class:`PairObjective`.
-        max_length: tokens of a translation at most, its end included; see :func:`longest_targets`.
+        max_length: maximum tokens of a translation, including its end; see :func:`longest_targets`.
     """
 
     def __init__(self, tokenizer: SentenceTokenizer, *, label_smoothing: float, max_length: int) -> None:
         super().__init__(tokenizer, label_smoothing=label_smoothing)
         self._max_length = max_length
-        self._bleu = BLEU(smooth_method="none")  # its counts are added up over all batches
+        self._bleu = BLEU(smooth_method="none")  # counts are summed over all batches
 
     def measure(self, model: nn.Module, batch: PairBatch) -> dict[str, Ratio]:
         """See :class:`PairObjective`."""
@@ -92,19 +92,19 @@ class TranslationObjective(PairObjective):
         return found if model.training else found | self._translated(model, batch)
 
     def derived(self, means: dict[str, float]) -> dict[str, float]:
-        """With BLEU (Papineni et al. 2002, section 2.3), whose counts are those of all sentences together."""
+        """Add corpus-level BLEU (Papineni et al. 2002, section 2.3)."""
         figures = super().derived(means)
         if "length_ratio" in means:
-            shares = {name: means[name] for name in (f"precision_{n}" for n in _ORDERS)}
-            figures |= {name: 0.0 for name, share in shares.items() if math.isnan(share)}  # nothing was counted
-            figures["bleu"] = _bleu([*shares.values()], means["length_ratio"])
+            precisions = {name: means[name] for name in (f"precision_{n}" for n in _ORDERS)}
+            figures |= {name: 0.0 for name, value in precisions.items() if math.isnan(value)}  # no such n-grams
+            figures["bleu"] = _bleu([*precisions.values()], means["length_ratio"])
         return figures
 
     def _translated(self, model: nn.Module, batch: PairBatch) -> dict[str, Ratio]:
-        """What BLEU counts in each sentence: n-grams that the reference has too, and lengths, in words."""
+        """Return BLEU's counts per sentence: n-grams that also occur in the reference, and lengths in words."""
         source, source_mask, target, target_mask = batch
         max_len = longest_targets(source_mask, self._max_length)
-        assert isinstance(model, EncoderDecoderModel)  # an evaluation is given the model itself, not wrapped
+        assert isinstance(model, EncoderDecoderModel)  # in evaluation the model is unwrapped
         best = beam_search(model, source, source_mask, boundary=self._tokenizer.boundary, max_len=max_len, beam_size=1)
         hypotheses = [self._tokenizer.decode(hypothesis.tokens) for hypothesis in best]
         references = [
@@ -118,8 +118,8 @@ class TranslationObjective(PairObjective):
 
 
 def _bleu(precisions: list[float], length_ratio: float) -> float:
-    """100 times the geometric mean of the precisions, times the brevity penalty; 0 where there is nothing in common."""
-    if not all(precision > 0 for precision in precisions):  # nan where nothing was counted
+    """Return 100 times the geometric mean of the precisions times the brevity penalty; 0 if a precision is 0 or nan."""
+    if not all(precision > 0 for precision in precisions):
         return 0.0
     brevity = min(0.0, 1 - 1 / length_ratio)
     return 100 * math.exp(brevity + math.fsum(map(math.log, precisions)) / len(precisions))

@@ -1,4 +1,4 @@
-"""Pairs to train, validate and test on: each part's own, or held out of the training pairs."""
+"""Pairs for training, validation and test: from their own files, or held out from the training pairs."""
 
 import hashlib
 from pathlib import Path
@@ -15,15 +15,15 @@ _PARTS: tuple[Split, ...] = ("train", "val", "test")
 
 
 def raw_pairs(config: PairsConfig, split: Split, *, seed: int) -> RawPairs:
-    """One part's pairs, all of them, untouched; converted once into ``root/pairs``.
+    """Return all pairs of a split, unmodified, converted once into ``root/pairs``.
 
     Args:
-        config: which pairs.
-        split: which part.
-        seed: of the choice of training pairs that are held out, if any are.
+        config: settings of the pairs.
+        split: the split.
+        seed: seed of the choice of held-out training pairs, if any.
 
     Raises:
-        ConfigError: what is not there, cannot be downloaded or read, or is not text.
+        ConfigError: data that is missing, cannot be downloaded or read, or is not text.
     """
     held_out = {} if isinstance(config.corpus, HubPairsConfig) else config.corpus.held_out
     try:
@@ -35,7 +35,7 @@ def raw_pairs(config: PairsConfig, split: Split, *, seed: int) -> RawPairs:
 
 
 def _all_pairs(config: PairsConfig, split: Split) -> RawPairs:
-    """All that a part has of its own."""
+    """Return all pairs in a split's own files."""
     corpus, folder = config.corpus, config.root / "pairs"
     languages = (config.source_language, config.target_language)
     where = f"data.corpus.{split}"
@@ -53,21 +53,21 @@ def _all_pairs(config: PairsConfig, split: Split) -> RawPairs:
 
 
 def _share(pairs: RawPairs, held_out: dict[str, float], split: Split, seed: int, folder: Path) -> RawPairs:
-    """The training pairs that are left, or those that are held out for a part."""
+    """Return the remaining training pairs, or those held out for another split."""
     choice = f"{pairs.key} {sorted(pairs.columns)} {held_out} {seed}"
     key = hashlib.sha256(choice.encode()).hexdigest()[:12]
     path = made_once(folder / f"{pairs.name}-parts-{key}.npy", lambda file: _choose(file, pairs, held_out, seed))
     rows = np.flatnonzero(np.load(path) == _PARTS.index(split))
     if not len(rows):
         shares = " and ".join(f"{name}_share {share}" for name, share in held_out.items())
-        raise ConfigError(f"data.corpus: {shares} of {len(pairs)} training pairs leave none for {split}")
+        raise ConfigError(f"data.corpus: {shares} of {len(pairs)} training pairs leave no pairs for {split}")
     return RawPairs(pairs.rows.select(rows), pairs.columns, f"{pairs.name}-{split}", key)
 
 
 def _choose(file: Path, pairs: RawPairs, held_out: dict[str, float], seed: int) -> None:
-    """The number of each pair's part; pairs that are equal, character by character, are in the same one.
+    """Write the index of each pair's split; identical pairs are in the same split.
 
-    Which is which language does not matter, so that both directions hold out the same pairs.
+    The choice does not depend on the direction, so both directions of a language pair hold out the same pairs.
     """
     digests = (hashlib.blake2b("\0".join(sorted(pair)).encode(), digest_size=8).digest() for pair in pairs)
     _, number = np.unique(np.frombuffer(b"".join(digests), np.uint64), return_inverse=True)
@@ -78,5 +78,5 @@ def _choose(file: Path, pairs: RawPairs, held_out: dict[str, float], seed: int) 
         stop = start + round(share * n)
         part[(start <= place) & (place < stop)] = _PARTS.index(name)
         start = stop
-    with file.open("wb") as whole:
-        np.save(whole, part)
+    with file.open("wb") as output:
+        np.save(output, part)

@@ -15,7 +15,7 @@ from my_custom_ai.custom_train.names import DeviceName
 if TYPE_CHECKING:
     DataChanges = Changes
 else:
-    DataChanges = changes_to(PairsConfig, without=("tokenizer", "max_length"))  # which are parts of the model
+    DataChanges = changes_to(PairsConfig, without=("tokenizer", "max_length"))  # parts of the model
 
 
 class TranslationTrainConfig(ExperimentConfig):
@@ -31,13 +31,13 @@ class TranslationTrainConfig(ExperimentConfig):
     LENGTH: ClassVar[str] = "data.max_length"
 
     task: Literal["translation"] = "translation"
-    """what is trained"""
+    """type of training; fixed"""
     data: PairsConfig
     """the sentence pairs"""
     model: EncoderDecoderConfig = EncoderDecoderConfig()
     """the model"""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    """share of each target's probability that training gives to all symbols alike (Szegedy et al. 2016)"""
+    """fraction of each training target's probability that is spread evenly over all symbols (Szegedy et al. 2016)"""
     train: TranslationPaceConfig
     """the pace of training"""
 
@@ -52,74 +52,74 @@ class TranslationTrainConfig(ExperimentConfig):
         length = self.data.max_length
         found = self.model.mistakes_at(length, length) + self.model.mistakes_in_translation() + super().mistakes()
         if self.model.tied and not self.data.tokenizer.joint:
-            found.append("model.tied: true needs data.tokenizer.joint: true: one vocabulary for both languages")
+            found.append("model.tied: true needs one vocabulary for both languages: data.tokenizer.joint: true")
         if self.train.batch_tokens < length:
             found.append(
-                f"train.batch_tokens {self.train.batch_tokens} is less than data.max_length {length}: a batch could "
-                "not hold a pair so long"
+                f"train.batch_tokens {self.train.batch_tokens} must be at least data.max_length {length}, so that the "
+                "longest pair fits a batch"
             )
-        if self.train.max_steps is not None:  # else it takes the number of training pairs to know
+        if self.train.max_steps is not None:  # with epochs, it depends on the number of training pairs
             found += self.schedule_mistakes(self.train.max_steps)
         return found
 
 
 class TranslatingConfig(Strict):
-    """How a trained model translates."""
+    """Settings of translating with a trained model."""
 
     checkpoint: str = Field(min_length=1)
     """name of a shipped checkpoint, or folder of a run of translation_train.py"""
     beam_size: int = Field(4, ge=1)
-    """hypotheses that are kept at each step; 1: greedy"""
+    """hypotheses kept at each step; 1: greedy"""
     length_penalty: float = Field(0.6, ge=0)
-    """alpha of Wu et al. (2016), equation 14: larger ones prefer longer translations; 0: the most probable"""
+    """alpha of Wu et al. (2016), equation 14: larger values prefer longer translations; 0: the most probable one"""
     max_length: int | None = Field(None, ge=2)
-    """tokens of a translation at most, its end included; it is never longer than its source by more than 50; null: what
-    the model was trained on"""
+    """maximum tokens of a translation, including its end; it is also limited to 50 more than its source; null: as in
+    training"""
     batch_size: int = Field(64, ge=1)
-    """sentences that are translated together"""
+    """sentences translated together"""
     device: DeviceName = "auto"
-    """where to compute; auto takes the fastest there is"""
+    """where to compute; auto picks the fastest device available"""
 
     @property
     def search(self) -> dict[str, Any]:
-        """What ``Translator.translate`` takes of this."""
+        """The arguments for ``Translator.translate``."""
         return self.model_dump(include={"beam_size", "length_penalty", "max_length", "batch_size"})
 
 
 class TranslateConfig(TranslatingConfig):
-    """Translate sentences: arguments in quotes, the lines of a file, or those of standard input."""
+    """Translate sentences: quoted arguments, the lines of a file, or of standard input."""
 
     input: Path | None = None
-    """text to translate, a sentence a line; - or null, without sentences among the arguments: standard input"""
+    """file to translate, one sentence per line; -, or null without sentences as arguments: standard input"""
     output: Path | None = None
-    """file for the translations, a line each; null: they are printed, as soon as their batch is done"""
+    """file for the translations, one per line; null: print them as soon as their batch is done"""
 
 
 class TranslationEvaluateConfig(TranslatingConfig):
-    """Translate a test set with a trained model and score it against the untouched references."""
+    """Translate a test set with a trained model and score it against the unmodified references."""
 
     split: Literal["val", "test"] = "test"
-    """which pairs of the corpus that the model was trained on"""
+    """which split of the model's corpus to translate"""
     source_file: Path | None = None
-    """text, a sentence a line, to translate instead; with reference_file"""
+    """another file to translate instead, one sentence per line; requires reference_file"""
     reference_file: Path | None = None
-    """its translations, line by line"""
+    """the reference translations of source_file, line by line"""
     data: DataChanges = DataChanges()
-    """settings of the pairs, as the training has them: where they are now, or other ones"""
+    """data settings to override, under the training's names"""
     bleu_tokenizer: Literal["13a", "intl", "zh", "char", "none"] = "13a"
-    """how sacrebleu finds words"""
+    """sacrebleu's tokenizer"""
     examples: int = Field(10, ge=0)
-    """translations to print"""
+    """number of translations to print"""
     output_dir: Path = Path("runs/translation_evaluation")
-    """where translations.csv and scores.json go"""
+    """folder for translations.csv and scores.json"""
 
     def mistakes(self) -> list[str]:
         """See Strict."""
         if (self.source_file is None) != (self.reference_file is None):
-            return ["source_file and reference_file are the two sides of one test set: give both or none"]
+            return ["source_file and reference_file are the two sides of one test set: set both or neither"]
         if self.source_file is not None and self.split != "test":
-            return [f"split {self.split} has no effect: source_file is {self.source_file}"]
+            return [f"split {self.split} has no effect with source_file {self.source_file}"]
         if self.source_file is not None:
-            idle = self.data.given.keys() - {"root"}  # where the converted pairs go
-            return [f"data.{name} has no effect: source_file is {self.source_file}" for name in sorted(idle)]
+            unused = self.data.given.keys() - {"root"}  # root is for the converted pairs
+            return [f"data.{name} has no effect with source_file {self.source_file}" for name in sorted(unused)]
         return []

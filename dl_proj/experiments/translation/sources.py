@@ -1,4 +1,4 @@
-"""Where sentence pairs come from: every source ends as rows of two texts, mapped from a file, in their order."""
+"""Sources of sentence pairs: each becomes rows of two texts, mapped from a file, in the original order."""
 
 import contextlib
 import glob
@@ -23,19 +23,19 @@ from my_custom_ai.utils.files import content_digest, made_once
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_ROWS = 1000  # that are held at once
+_ROWS = 1000  # held in memory at once
 _HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
 class RawPairs:
-    """Pairs as they are in their source, empty and long ones among them, in its order.
+    """All pairs of a source, including empty and long ones, in the original order.
 
     Args:
-        rows: of the datasets library, which maps them from a file.
-        columns: names of the source's and the target's.
-        name: for messages and files.
-        key: another one as soon as what the pairs are read from, or the choice of them, changes.
+        rows: a dataset of the datasets library, mapped from a file.
+        columns: the names of the source and target columns.
+        name: used in messages and file names.
+        key: identifies the origin and the selection of the pairs.
     """
 
     rows: "Dataset"
@@ -44,16 +44,16 @@ class RawPairs:
     key: str
 
     def __len__(self) -> int:
-        """Pairs."""
+        """Return the number of pairs."""
         return len(self.rows)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        """Source and target of each pair; what is missing is empty."""
+        """Yield source and target of each pair; missing ones are empty."""
         for sources, targets in self.batches():
             yield from zip(sources, targets, strict=True)
 
     def batches(self) -> Iterator[tuple[list[str], list[str]]]:
-        """Some sources and their targets at a time."""
+        """Yield batches of sources and their targets."""
         for start in range(0, len(self), _ROWS):
             rows = self.rows[start : start + _ROWS]
             sources, targets = ([text or "" for text in rows[column]] for column in self.columns)
@@ -61,12 +61,12 @@ class RawPairs:
 
 
 def line_pairs(where: str, files: tuple[Path, Path], languages: tuple[str, str], folder: Path) -> RawPairs:
-    """Two text files, line by line, converted into ``folder``; ``where`` is the setting that names them.
+    """Read two text files line by line, converted into ``folder``; ``where`` is the setting to name in messages.
 
-    A byte-order mark at the start of a file is left out.
+    A byte-order mark at the start of a file is skipped.
 
     Raises:
-        ConfigError: a file is not there or is no text, or one has more lines.
+        ConfigError: a file is missing or not text, or the numbers of lines differ.
     """
     for file in files:
         _must_be_there(where, file)
@@ -98,13 +98,13 @@ def _text_start(where: str, path: Path) -> int:
 
 
 def csv_pairs(where: str, path: Path, languages: tuple[str, str], folder: Path) -> RawPairs:
-    r"""Two columns of a CSV file with a header, converted into ``folder``; ``where`` is the setting that names it.
+    r"""Read two columns of a CSV file with a header, converted into ``folder``; ``where`` is the setting to name.
 
-    Every field is text, ``null``, ``NA`` and ``007`` too. A row ends at \n alone, unless the header ends at \r\n. A
-    file may be packed (.gz, .bz2, .xz, .zip, .zst).
+    Every field is text, even ``null``, ``NA`` and ``007``. Rows end with \n, or with \r\n if the header does. A file
+    may be compressed (.gz, .bz2, .xz, .zip, .zst).
 
     Raises:
-        ConfigError: the file is not there or is no such text, a column is missing, or a row lacks a field.
+        ConfigError: the file is missing or not valid CSV, a column is missing, or a row lacks a field.
     """
     _must_be_there(where, path)
     key = file_key([path])
@@ -118,7 +118,7 @@ def _csv_batches(where: str, path: Path, languages: tuple[str, str]) -> Iterator
     rows = table_rows(where, path)
     header = next(rows, None)
     if header is None:
-        raise ConfigError(f"{where}: {path} is empty; must begin with the names of its columns")
+        raise ConfigError(f"{where}: {path} is empty; must start with the names of its columns")
     _must_have(where, path, header, languages)
     if twice := [language for language in languages if header.count(language) > 1]:
         raise ConfigError(f"{where}: {path} has several columns {twice[0]}; must have one")
@@ -132,10 +132,10 @@ def _csv_batches(where: str, path: Path, languages: tuple[str, str]) -> Iterator
 
 
 def parquet_pairs(where: str, path: Path, languages: tuple[str, str], folder: Path) -> RawPairs:
-    """Two columns of a Parquet file, converted into ``folder``, or two keys of its column ``translation``.
+    """Read two columns of a Parquet file, or two keys of its column ``translation``, converted into ``folder``.
 
     Raises:
-        ConfigError: the file is not there or is not Parquet, or a column is missing or is not text.
+        ConfigError: the file is missing or not Parquet, or a column is missing or not text.
     """
     import datasets
 
@@ -145,7 +145,7 @@ def parquet_pairs(where: str, path: Path, languages: tuple[str, str], folder: Pa
         with _quiet():
             escaped, cache = glob.escape(str(path)), str(folder / f"{path.stem}-{key}")
             rows = datasets.Dataset.from_parquet(escaped, cache_dir=cache)
-    except (PermissionError, FileExistsError, NotADirectoryError):  # of what is beside the table
+    except (PermissionError, FileExistsError, NotADirectoryError):  # about the cache, not the table
         raise
     except (ValueError, OSError, datasets.exceptions.DatasetGenerationError) as error:
         reason = _first_line(error.__cause__ or error)
@@ -157,10 +157,10 @@ def parquet_pairs(where: str, path: Path, languages: tuple[str, str], folder: Pa
 
 
 def hub_pairs(corpus: HubPairsConfig, split: Split, languages: tuple[str, str], folder: Path) -> RawPairs:
-    """One split of a dataset of the Hugging Face hub, downloaded into ``folder``.
+    """Read one split of a dataset on the Hugging Face hub, downloaded into ``folder``.
 
     Raises:
-        ConfigError: it cannot be downloaded, or has not these languages.
+        ConfigError: it cannot be downloaded, or lacks one of the languages.
     """
     import datasets
 
@@ -170,10 +170,10 @@ def hub_pairs(corpus: HubPairsConfig, split: Split, languages: tuple[str, str], 
             rows = datasets.load_dataset(
                 name, subset, split=_HUB_SPLITS[split], revision=corpus.pinned, cache_dir=str(folder)
             )
-    except Exception as error:  # that library's, or any of those below it
+    except Exception as error:  # of that library or any of its dependencies
         raise ConfigError(
             f"data.corpus: {name} cannot be downloaded ({_first_line(error)})",
-            "data.corpus: without a network take kind: files, csv or parquet with pairs of your own",
+            "data.corpus: without a network, use kind: files, csv or parquet with your own pairs",
         ) from None
     title = "-".join(filter(None, (name.replace("/", "-"), subset, split)))
     key = file_key(Path(file["filename"]) for file in rows.cache_files)
@@ -183,7 +183,7 @@ def hub_pairs(corpus: HubPairsConfig, split: Split, languages: tuple[str, str], 
 def _from_rows(
     where: str, source: object, rows: "Dataset", languages: tuple[str, str], name: str, key: str
 ) -> RawPairs:
-    """Rows with a column a language, or ``{translation: {de: ..., en: ...}}``."""
+    """Wrap rows with a column per language, or with ``{translation: {de: ..., en: ...}}``."""
     if "translation" in rows.column_names:
         rows = rows.select_columns("translation").flatten()
         rows = rows.rename_columns({column: column.removeprefix("translation.") for column in rows.column_names})
@@ -191,21 +191,21 @@ def _from_rows(
     for language in languages:
         kind = str(getattr(rows.features[language], "dtype", "a list or a mapping"))
         if kind not in ("string", "large_string"):
-            raise ConfigError(f"{where}: {source}: column {language!r} holds {kind}, must hold text")
+            raise ConfigError(f"{where}: {source}: column {language!r} contains {kind}, must contain text")
     return RawPairs(rows, languages, name, key)
 
 
-# -- what all of them need --
+# helpers
 
 
 def file_key(paths: Iterable[Path], *others: str) -> str:
-    """A word for what is made of files: another one as soon as their content is."""
+    """Return an identifier of data derived from files; it changes with their content."""
     parts = [content_digest(path) for path in paths]
     return hashlib.sha256(json.dumps([parts, others]).encode()).hexdigest()[:12]
 
 
 def write_arrow(part: Path, schema: pa.Schema, batches: Iterable[tuple[list[Any], ...]]) -> None:
-    """A file of columns; a batch of it is held at a time."""
+    """Write a file of columns, batch by batch."""
     with part.open("wb") as file, pa.ipc.new_stream(file, schema) as writer:
         for batch in batches:
             columns = [pa.array(column, field.type) for column, field in zip(batch, schema, strict=True)]
@@ -213,7 +213,7 @@ def write_arrow(part: Path, schema: pa.Schema, batches: Iterable[tuple[list[Any]
 
 
 def open_arrow(path: Path) -> "Dataset":
-    """The rows of such a file, mapped."""
+    """Map the rows of a file written by :func:`write_arrow`."""
     import datasets
 
     return datasets.Dataset.from_file(str(path))
@@ -221,7 +221,7 @@ def open_arrow(path: Path) -> "Dataset":
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The datasets library, and the hub's, without bars and without a log of what is raised anyway."""
+    """Silence the progress bars of datasets, and the logs of errors that it and huggingface_hub raise anyway."""
     import datasets
 
     loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
@@ -243,22 +243,22 @@ def _must_be_there(where: str, path: Path) -> None:
     if path.is_file():
         return
     if not path.parent.is_dir():
-        raise ConfigError(f"{where}: there is no folder {path.parent}")
+        raise ConfigError(f"{where}: no such folder: {path.parent}")
     names = sorted(other.name for other in path.parent.iterdir() if other.is_file() and other.name[0] != ".")
-    there = ", ".join(names[:10]) + (", ..." if names[10:] else "")
-    raise ConfigError(f"{where}: {path} is not there; its folder holds {there or 'no files'}")
+    listed = ", ".join(names[:10]) + (", ..." if names[10:] else "")
+    raise ConfigError(f"{where}: {path} does not exist; its folder contains {listed or 'no files'}")
 
 
 def _must_have(where: str, source: object, columns: Iterable[str], languages: tuple[str, str]) -> None:
     columns = list(map(str, columns))
     if missing := [language for language in languages if language not in columns]:
         raise ConfigError(
-            f"{where}: {source} has no column {' and no '.join(missing)}; there are: {_visible(', '.join(columns))}"
+            f"{where}: {source} has no column {' and no '.join(missing)}; its columns: {_printable(', '.join(columns))}"
         )
 
 
-def _visible(text: str) -> str:
-    """The start of what may be no text at all."""
+def _printable(text: str) -> str:
+    """Return the start of data that may not be text, with unprintable characters replaced."""
     return "".join(character if character.isprintable() else "\ufffd" for character in text[:200])
 
 

@@ -1,4 +1,4 @@
-"""Lines and tables of text files, packed or not; what is no text is refused with its file and line."""
+"""Lines and tables in text files, compressed or not; anything but text is refused with its file and line."""
 
 import bz2
 import contextlib
@@ -18,26 +18,26 @@ import pyarrow.compute as pc
 from dl_proj.settings.errors import ConfigError
 from dl_proj.text.encodings import HEAD, OtherEncoding, mark_before
 
-LONGEST = 2**20  # bytes of a line: what is longer is no sentence but, say, a file without line ends
-_RETURN = "\udc0d"  # stands for \r while csv reads, to which it would end a row; no text in UTF-8 has this character
+LONGEST = 2**20  # bytes of a line: a longer one is not a sentence but, say, a file without line ends
+_RETURN = "\udc0d"  # replaces \r, which the csv module would take as the end of a row; cannot occur in UTF-8 text
 _BROKEN_ARCHIVE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError, RuntimeError)
 
 
 def count_lines(where: str, path: Path) -> int:
-    """Lines of a file, the last one with or without its end.
+    """Count the lines of a file; the last one may lack its end.
 
     Args:
-        where: setting that names the file, for messages.
-        path: of the file.
+        where: setting of the file, for messages.
+        path: the file.
 
     Raises:
-        ConfigError: as :func:`text_lines`, but for bytes that are not UTF-8.
+        ConfigError: as :func:`text_lines`, except for bytes that are not UTF-8.
     """
     return sum(1 for _ in _byte_lines(where, path))
 
 
 def text_lines(where: str, path: Path) -> Iterator[str]:
-    r"""Lines that end at \n, or \r\n, and at nothing else that Unicode, or a library, takes for an end.
+    r"""Yield lines, separated by \n or \r\n but by no other line separator of Unicode.
 
     Raises:
         ConfigError: UTF-16, bytes that are not UTF-8, a null character, or a line of more than ``LONGEST`` bytes.
@@ -47,15 +47,15 @@ def text_lines(where: str, path: Path) -> Iterator[str]:
 
 
 def table_rows(where: str, path: Path) -> Iterator[list[str]]:
-    r"""Rows of a CSV file, the header first; all have as many fields. Blank lines are no rows.
+    r"""Yield the rows of a CSV file, header first, all with equally many fields; blank lines are skipped.
 
-    A row ends at \n alone, unless the header ends at \r\n.
+        Rows end with \n, or with \r\n if the header does.
 
     Raises:
         ConfigError: as :func:`text_lines`, and for rows with more or fewer fields than the header, or broken quotes.
     """
     reader = csv.reader(_without_returns(_decoded_lines(where, path)), strict=True)
-    first_line, width = 1, 0  # of a row, which may have several lines; fields of the header
+    first_line, width = 1, 0  # of the current row, which may span lines; fields of the header
     try:
         for row in reader:
             place, first_line = f"{where}: {path} line {first_line}", reader.line_num + 1
@@ -73,7 +73,7 @@ def table_rows(where: str, path: Path) -> Iterator[list[str]]:
 
 
 def _without_returns(lines: Iterator[str]) -> Iterator[str]:
-    r"""Lines in which each \r is no line end, but for that of \r\n if the first line ends so."""
+    r"""Replace each \r, except in line ends \r\n if the first line ends with \r\n."""
     end = None
     for line in lines:
         end = end or ("\r\n" if line.endswith("\r\n") else "\n")
@@ -93,7 +93,7 @@ def check_texts(where: str, path: Path, column: pa.ChunkedArray, name: str) -> N
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{where}: {path}: column {name!r} is damaged, or not UTF-8 ({reason})") from None
     for bad, what in (
-        (pc.match_substring(column, "\0"), "holds a null character"),
+        (pc.match_substring(column, "\0"), "contains a null character"),
         (pc.greater(pc.binary_length(column), LONGEST), f"is longer than {LONGEST:,} bytes"),
     ):
         row = pc.index(bad, True).as_py()
@@ -102,7 +102,7 @@ def check_texts(where: str, path: Path, column: pa.ChunkedArray, name: str) -> N
 
 
 def _decoded_lines(where: str, path: Path) -> Iterator[str]:
-    """Lines with their ends."""
+    """Yield lines with their ends."""
     offset = _start(where, path)
     for number, line in enumerate(_byte_lines(where, path), 1):
         try:
@@ -124,15 +124,15 @@ def _byte_lines(where: str, path: Path) -> Iterator[bytes]:
             number += 1
             if len(line) > LONGEST:
                 raise ConfigError(
-                    f"{where}: {path} line {number} is longer than {LONGEST:,} bytes; must be a sentence a line"
+                    f"{where}: {path} line {number} is longer than {LONGEST:,} bytes; must be one sentence per line"
                 )
             if b"\0" in line:
-                raise ConfigError(f"{where}: {path} line {number} holds a null character; must be text")
+                raise ConfigError(f"{where}: {path} line {number} contains a null character; must be text")
             yield line
 
 
 def _start(where: str, path: Path) -> int:
-    """The place of the first byte of text."""
+    """Return the offset of the first byte of text, after a byte-order mark."""
     with _opened(where, path) as file:
         head = file.read(HEAD)
     try:
@@ -143,7 +143,7 @@ def _start(where: str, path: Path) -> int:
 
 @contextlib.contextmanager
 def _opened(where: str, path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a file, unpacked if its suffix says that it is packed."""
+    """Open a file, decompressing it according to its suffix."""
     if path.suffix not in _UNPACK:
         with path.open("rb") as plain:
             yield plain
@@ -153,7 +153,7 @@ def _opened(where: str, path: Path) -> Iterator[IO[bytes]]:
             yield file
     except _BROKEN_ARCHIVE as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ConfigError(f"{where}: {path} cannot be unpacked ({reason})") from None
+        raise ConfigError(f"{where}: {path} cannot be decompressed ({reason})") from None
 
 
 @contextlib.contextmanager
@@ -161,7 +161,7 @@ def _unzipped(path: Path) -> Iterator[IO[bytes]]:
     with zipfile.ZipFile(path) as archive:
         names = [one.filename for one in archive.infolist() if not one.is_dir()]
         if len(names) != 1:
-            raise ValueError(f"it holds {len(names)} files, must be one")
+            raise ValueError(f"it contains {len(names)} files, must contain one")
         with archive.open(names[0]) as file:
             yield file
 

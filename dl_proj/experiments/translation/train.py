@@ -18,7 +18,7 @@ from my_custom_ai.custom_train import RunDirectory
 
 
 def build_configured(config: TranslationTrainConfig, tokenizers: PairTokenizers) -> EncoderDecoderModel:
-    """The model, its initial weights drawn from the configuration's seed."""
+    """Build the model, with initial weights drawn from the configuration's seed."""
     torch.manual_seed(config.seed)
     return build_encoder_decoder(
         config.model,
@@ -31,15 +31,15 @@ def build_configured(config: TranslationTrainConfig, tokenizers: PairTokenizers)
 
 
 def saved_beside(config: TranslationTrainConfig, folder: Path) -> PairTokenizers:
-    """The tokenizers in a checkpoint's folder."""
+    """Load the tokenizers in a checkpoint's folder."""
     return saved_tokenizers(folder / TOKENIZER, joint=config.data.tokenizer.joint)
 
 
 def translation_experiment(config: TranslationTrainConfig, saved: Path | None = None) -> Experiment:
-    """Model, objective and pairs; subwords are those in a folder, if given, or else learnt from the training pairs."""
+    """Assemble model, objective and pairs; tokenizers are loaded from ``saved``, or else trained on the pairs."""
     tokenizers = None if saved is None else saved_beside(config, saved)
     pairs = load_pairs(config.data, seed=config.seed, saved=tokenizers)
-    if os.environ.get("RANK", "0") == "0":  # torchrun's; no accelerator has begun yet
+    if os.environ.get("RANK", "0") == "0":  # set by torchrun; the accelerator does not exist yet
         say_counts(pairs, config.data)
     objective = TranslationObjective(
         pairs.tokenizers.target, label_smoothing=config.label_smoothing, max_length=config.data.max_length
@@ -56,12 +56,12 @@ def translation_experiment(config: TranslationTrainConfig, saved: Path | None = 
 
 def train_translator(config: TranslationTrainConfig, resume: RunDirectory | None = None) -> None:
     """Train and test."""
-    begun = None if resume is None else _begun(config, resume)
+    begun = None if resume is None else _folder_with_tokenizers(config, resume)
     experiment = translation_experiment(config, folder_with_tokens(config, resume, begun))
     train_and_test(config, experiment, config.model.dim, resume)
 
 
-def _begun(config: TranslationTrainConfig, run: RunDirectory) -> Path | None:
-    """The folder of a run that has its tokenizers already; a kill may have come first."""
+def _folder_with_tokenizers(config: TranslationTrainConfig, run: RunDirectory) -> Path | None:
+    """Return a run's folder if it has its tokenizers; it may have been killed before."""
     paths = tokenizer_paths(run.path / TOKENIZER, joint=config.data.tokenizer.joint)
     return run.path if all(path.is_file() for path in paths) else None

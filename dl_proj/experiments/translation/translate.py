@@ -1,4 +1,4 @@
-"""translate.py: sentences in, translations out, one a line."""
+"""translate.py: sentences in, translations out, one per line."""
 
 import itertools
 import sys
@@ -17,16 +17,14 @@ from my_custom_ai.utils.files import whole_file
 
 
 def configured_translator(config: TranslatingConfig, data: Nested | None = None) -> Translator:
-    """The trained model that a configuration names, with other ``data``.
+    """Load the configured model, with ``data`` overriding its data settings.
 
     Raises:
-        ConfigError: it does not know translations so long.
+        ConfigError: ``max_length`` exceeds that of the model.
     """
     translator = load_translator(find_checkpoint(config.checkpoint), device=config.device, data=data)
     if config.max_length is not None and config.max_length > translator.max_length:
-        raise ConfigError(
-            f"max_length: {config.max_length} is more than the {translator.max_length} tokens that the model knows"
-        )
+        raise ConfigError(f"max_length: must be at most the model's {translator.max_length} (got {config.max_length})")
     return translator
 
 
@@ -47,31 +45,31 @@ def translate_sentences(config: TranslateConfig, sentences: list[str]) -> None:
 
 
 def _translated(translator: Translator, lines: Iterable[str], config: TranslateConfig) -> Iterator[str]:
-    typed = not isinstance(lines, list) and sys.stdin.isatty()
-    at_once = 1 if typed else config.batch_size  # who types waits for an answer
-    left, number = iter(lines), 0
-    while batch := list(itertools.islice(left, at_once)):
+    interactive = not isinstance(lines, list) and sys.stdin.isatty()
+    batch_size = 1 if interactive else config.batch_size
+    remaining, number = iter(lines), 0
+    while batch := list(itertools.islice(remaining, batch_size)):
         for translation in translator.translate(batch, **config.search):
             number += 1
-            yield translation.text.replace("\n", " ")  # a line each, whatever the model knows
+            yield translation.text.replace("\n", " ")  # keep one line per sentence
             if translation.cut:
                 complain((_cut(number, translation, translator.max_length),))
 
 
 def _lines(config: TranslateConfig, sentences: list[str]) -> list[str] | Iterator[str]:
-    """The sentences; those of standard input one by one.
+    """Return the sentences; from standard input, an iterator.
 
     Raises:
-        ConfigError: there are none, or two kinds, or a file that cannot be read.
+        ConfigError: there are none, or from two sources, or a file cannot be read.
     """
     if sentences and config.input is not None:
-        raise ConfigError(f"input: {config.input} and sentences among the arguments were given: give one of them")
+        raise ConfigError(f"input: {config.input}: cannot be combined with sentences as arguments")
     if sentences:
-        _say_which_are_files(sentences)
+        _hint_at_files(sentences)
         return list(_checked(sentences))
     if config.input is None or str(config.input) == "-":
         if sys.stdin is None:
-            raise ConfigError("standard input is closed, and there are no sentences among the arguments")
+            raise ConfigError("standard input is closed, and there are no sentences as arguments")
         return _decoded(sys.stdin.buffer, "standard input")
     try:
         with config.input.open("rb") as file:
@@ -80,35 +78,36 @@ def _lines(config: TranslateConfig, sentences: list[str]) -> list[str] | Iterato
         raise ConfigError(f"input: {config.input}: {reason(error)}") from None
 
 
-def _say_which_are_files(sentences: list[str]) -> None:
+def _hint_at_files(sentences: list[str]) -> None:
     for number, sentence in enumerate(sentences, 1):
         if _is_file(sentence):
-            complain((f"sentence {number}: {sentence} is a file; --input {sentence} translates its lines",))
+            complain((f"sentence {number}: {sentence} is a file; to translate its lines, use --input {sentence}",))
 
 
 def _is_file(word: str) -> bool:
     try:
         return Path(word).is_file()
-    except (OSError, ValueError):  # longer than a name can be
+    except (OSError, ValueError):  # not a valid file name
         return False
 
 
 def _cut(number: int, translation: Translation, most: int) -> str:
     return (
-        f"sentence {number}: of its {translation.n_source_tokens - 1} tokens the first {most - 1} were translated, "
-        "which is as many as the model takes"
+        f"sentence {number}: truncated to its first {most - 1} of {translation.n_source_tokens - 1} tokens, "
+        "the model's maximum"
     )
 
 
 def _checked(sentences: list[str]) -> Iterator[str]:
     for number, sentence in enumerate(sentences, 1):
-        if any("\ud800" <= character <= "\udfff" for character in sentence):  # by which python keeps other bytes
+        # surrogates stand for bytes that python could not decode
+        if any("\ud800" <= character <= "\udfff" for character in sentence):
             raise ConfigError(f"sentence {number} is not UTF-8 (got {sentence!r})")
         yield sentence.removeprefix(MARK)
 
 
 def _decoded(file: Iterable[bytes], name: str) -> Iterator[str]:
-    """Lines without their ends."""
+    """Yield decoded lines without their ends."""
     for number, line in enumerate(file, 1):
         try:
             if number == 1:

@@ -1,4 +1,4 @@
-"""A trained translation model in use: sentences in, translations out."""
+"""Use a trained translation model: sentences in, translations out."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ from my_custom_ai.custom_train.names import DeviceName
 
 @dataclass(frozen=True)
 class Translation:
-    """Of one sentence, which was ``cut`` if it was longer than the model's sources."""
+    """The translation of one sentence, which was ``cut`` if it was longer than the model's maximum."""
 
     text: str
     log_probability: float
-    n_tokens: int  # with the end
-    n_source_tokens: int  # with the end, before it was cut
+    n_tokens: int  # including the end
+    n_source_tokens: int  # including the end, before cutting
     cut: bool
 
     def __str__(self) -> str:
@@ -40,14 +40,14 @@ class Translator(Trained[TranslationTrainConfig, EncoderDecoderModel]):
     """A trained model of sentence pairs.
 
     Args:
-        tokenizer: those of its source and its target.
+        tokenizer: the tokenizers of source and target.
     """
 
     tokenizer: PairTokenizers
 
     @property
     def max_length(self) -> int:
-        """Tokens of a source or a target, with its end."""
+        """Maximum tokens of a source or target, including its end."""
         return self.config.data.max_length
 
     def translate(
@@ -60,23 +60,23 @@ class Translator(Trained[TranslationTrainConfig, EncoderDecoderModel]):
         batch_size: int = 64,
         progress: bool = False,
     ) -> list[Translation]:
-        """Each sentence's translation, in their order; that of an empty sentence is empty.
+        """Return the translations in the order of the sentences; that of an empty sentence is empty.
 
-        A sentence with more tokens than the model takes is translated up to there.
+        A sentence with more tokens than the model's maximum is truncated.
 
         Args:
             sentences: one or several.
-            beam_size: hypotheses that are kept at each step; 1: greedy.
-            length_penalty: alpha of Wu et al. (2016), equation 14: larger ones prefer longer translations.
-            max_length: tokens of a translation at most, its end included; None: what the model was trained on.
-            batch_size: sentences that are translated together.
-            progress: show a bar.
+            beam_size: hypotheses kept at each step; 1: greedy.
+            length_penalty: alpha of Wu et al. (2016), equation 14: larger values prefer longer translations.
+            max_length: maximum tokens of a translation, including its end; None: as in training.
+            batch_size: sentences translated together.
+            progress: show a progress bar.
 
         Raises:
-            ValueError: ``max_length`` beyond what the model was trained on.
+            ValueError: ``max_length`` exceeds that of the model.
         """
         if max_length is not None and max_length > self.max_length:
-            raise ValueError(f"{max_length} is more than the {self.max_length} tokens that the model knows")
+            raise ValueError(f"max_length must be at most the model's {self.max_length} (got {max_length})")
         sentences = [sentences] if isinstance(sentences, str) else sentences
         search = partial(
             beam_search, beam_size=beam_size, length_penalty=length_penalty, boundary=self.tokenizer.target.boundary
@@ -97,8 +97,8 @@ class Translator(Trained[TranslationTrainConfig, EncoderDecoderModel]):
         self, sources: list[list[int]], search: "partial[list[Hypothesis]]", max_length: int
     ) -> Iterator[Translation]:
         end, most = self.tokenizer.source.boundary, self.max_length
-        taken = [torch.tensor([*source[: most - 1], end]) for source in sources]
-        tokens, mask = (part.to(self.device) for part in padded(taken, end))
+        truncated = [torch.tensor([*source[: most - 1], end]) for source in sources]
+        tokens, mask = (part.to(self.device) for part in padded(truncated, end))
         hypotheses = search(self.model, tokens, mask, max_len=longest_targets(mask, max_length))
         for source, hypothesis in zip(sources, hypotheses, strict=True):
             yield Translation(
@@ -111,7 +111,7 @@ class Translator(Trained[TranslationTrainConfig, EncoderDecoderModel]):
 
 
 def load_translator(folder: Path, *, device: DeviceName = "auto", data: Nested | None = None) -> Translator:
-    """The translation model in a checkpoint's folder; see :func:`dl_proj.load`."""
+    """Load the translation model in a checkpoint's folder; see :func:`dl_proj.load`."""
     config = read_config(TranslationTrainConfig, folder, data)
     tokenizer = saved_beside(config, folder)
     return Translator(folder, config, *ready(build_configured(config, tokenizer), folder, device), tokenizer)

@@ -79,7 +79,7 @@ def test_a_row_is_of_runs_that_differ_in_their_seed_alone(runs, script):
     assert cells[str(runs[1])]["test/accuracy"] == "0.9000"
     assert cells["full (2 runs)"]["device"] == "a CPU, 1 thread; a card" and cells["lsh"]["device"] == ""
     assert (cells["full (2 runs)"]["attention.kind"], cells["lsh"]["attention.kind"]) == ("full", "lsh")
-    assert (cells["full (2 runs)"]["its own settings"], cells["lsh"]["its own settings"]) == ("", "n_rounds 4")
+    assert (cells["full (2 runs)"]["other settings"], cells["lsh"]["other settings"]) == ("", "n_rounds 4")
     assert cells["lsh"]["test/accuracy, 95 %"] == "0.6000 to 0.8000"
     assert "dim" not in task["columns"] and "test/accuracy/0" not in task["columns"], "equal; of one class"
 

@@ -61,7 +61,7 @@ def test_a_dry_run_tells_what_the_training_then_is_and_leaves_no_run(name, scrip
     assert f" {figures['parameters']:,} parameters\n" in outcome.out
     rows = re.findall(r"^\| \S+ +\| .+? \| ([\d,]+) +\| [\d.]+% +\|$", outcome.out, re.MULTILINE)
     assert sum(int(row.replace(",", "")) for row in rows) == figures["parameters"]
-    for line in ("FLOPs", "memory", "time", "training", "evaluation", "in all"):
+    for line in ("FLOPs", "memory", "time", "training", "evaluation", "total"):
         assert re.search(rf"^  {line} +\S", outcome.out, re.MULTILINE), line
 
 
@@ -146,8 +146,8 @@ def test_the_whole_is_its_steps_and_evaluations():
     assert lines["FLOPs"].startswith("3 billion per step")
     assert lines["memory"].startswith("2 MB")
     assert lines["training"] == "8 min for 1,000 steps"
-    assert lines["evaluation"] == "46 s for 4 x 3 batches, and 11 of the test", "of each process"
-    assert lines["in all"] == "about 9 min"
+    assert lines["evaluation"] == "46 s for 4 x 3 batches, and 11 for the test", "of each process"
+    assert lines["total"] == "about 9 min"
 
 
 # -- --quick --

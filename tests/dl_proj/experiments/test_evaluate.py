@@ -213,7 +213,7 @@ SPOILS = {
     "another task": (lambda run: spoil_config(run, tiny_classifier({"task": "poetry"})), "task: must be one of copy, "),
     "no task": (lambda run: spoil_config(run, tiny_classifier()), "task: must be one of copy, "),
     "a task that is no word": (lambda run: spoil_config(run, {"task": ["copy"]}), "task: must be one of copy, "),
-    "no mapping": (lambda run: spoil_config(run, [1]), "must hold 'key: value' lines"),
+    "no mapping": (lambda run: spoil_config(run, [1]), "must contain 'key: value' lines"),
     "truncated weights": (
         lambda run: truncate(run / "checkpoints/best/model.safetensors"),
         "not a complete safetensors",

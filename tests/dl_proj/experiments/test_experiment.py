@@ -282,7 +282,7 @@ def test_a_resumed_run_says_where_it_goes_on(script):
     tiny_yaml("c.yaml")
     assert script("synth_train", "--config", "c.yaml").code == 0
     outcome = script("synth_train", "--resume", "runs/tiny/version_0")
-    assert outcome.out.startswith("runs/tiny/version_0, goes on after step 3\n")
+    assert outcome.out.startswith("runs/tiny/version_0, resumed after step 3\n")
 
 
 def test_the_final_test_shows_a_bar(capfd):

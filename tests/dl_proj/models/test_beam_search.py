@@ -345,7 +345,7 @@ def test_hypotheses_that_end_leave_the_beam_and_it_fills_again():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_len": 9}, r"max_len is 9, must be in \[1, 8\]: there are 9 positions, and"),
+        ({"max_len": 9}, r"max_len is 9, must be in \[1, 8\]: the model has 9 positions, and"),
         ({"max_len": 0}, r"max_len is 0, must be in \[1, 8\]"),
         ({"max_len": torch.tensor([8, 8, 12, 1])}, r"max_len is 12, must be in \[1, 8\]"),
         ({"max_len": torch.tensor([8, 0, 8, 1])}, r"max_len is 0, must be in \[1, 8\]"),

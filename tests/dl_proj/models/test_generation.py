@@ -102,7 +102,7 @@ def test_the_longest_continuation_and_one_more(attention):
     prompt = torch.randint(VOCAB, (1, LENGTH))
     assert torch.equal(built.generate(prompt, 1), built(prompt)[:, -1:].argmax(-1))
     assert built.generate(prompt[:, :1], LENGTH).shape == (1, LENGTH)
-    with pytest.raises(ValueError, match=r"21 \+ 2 tokens are more than the model's 21 \+ 1"):
+    with pytest.raises(ValueError, match=r"21 \+ 2 tokens exceed the model's 21 \+ 1"):
         built.generate(prompt, 2)
 
 
@@ -330,12 +330,12 @@ def test_labels_are_given_if_and_only_if_the_model_has_them():
     tokens, labels = torch.randint(VOCAB, (2, 4)), torch.tensor([0, 1])
     for run in (lambda m, **given: m(tokens, **given), lambda m, **given: m.generate(tokens, 3, **given)):
         for built, given in ((model("full", "plain"), {"labels": labels}), (labelled("full"), {})):
-            with pytest.raises(ValueError, match="if and only if the model was made with n_labels"):
+            with pytest.raises(ValueError, match="if and only if the model has n_labels"):
                 run(built, **given)
 
 
 def test_without_labels_something_must_be_given():
-    with pytest.raises(ValueError, match="needs one token to start from"):
+    with pytest.raises(ValueError, match="must have at least one token"):
         model("full", "plain").generate(torch.empty(2, 0, dtype=torch.int64), 3)
 
 
@@ -346,7 +346,7 @@ def test_a_label_takes_a_position(attention):
     for given in (0, 6, LENGTH):
         prompt = torch.randint(VOCAB, (1, given))
         assert built.generate(prompt, LENGTH - given, labels=labels).shape == (1, LENGTH - given)
-        with pytest.raises(ValueError, match=rf"{given} \+ {LENGTH + 1 - given} tokens are more than"):
+        with pytest.raises(ValueError, match=rf"{given} \+ {LENGTH + 1 - given} tokens exceed"):
             built.generate(prompt, LENGTH + 1 - given, labels=labels)
 
 

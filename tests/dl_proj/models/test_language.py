@@ -142,6 +142,6 @@ def test_a_token_is_given_before_the_next_is_drawn():
 
 def test_a_stream_of_too_much_is_refused():
     built = model(True, **CAUSAL)
-    with pytest.raises(ValueError, match=r"4 \+ 18 tokens are more than the model's 20 \+ 1"):
+    with pytest.raises(ValueError, match=r"4 \+ 18 tokens exceed the model's 20 \+ 1"):
         next(built.stream(torch.randint(VOCAB, (1, 4)), 18))
     assert built.generate(torch.randint(VOCAB, (1, 4)), 0).shape == (1, 0)

@@ -129,13 +129,13 @@ def test_the_kind_comes_before_its_settings(entries):
         assert next(flag for flag in flags if flag.startswith(section)) == f"{section}kind"
 
 
-def test_what_has_no_value_is_needed(entries):
+def test_what_has_no_value_is_required(entries):
     for name in TRAININGS:
         texts = entries(name, "--model.positions.kind", "axial")
-        known = "(default: [12, 12])" if name == "generation_train" else "(needed)"
+        known = "(default: [12, 12])" if name == "generation_train" else "(required)"
         assert texts["--model.positions.shape"].endswith(known)
         others = [text for flag, text in texts.items() if flag != "--model.positions.shape"]
-        assert not any(text.endswith("(needed)") for text in others), "the preset has all"
+        assert not any(text.endswith("(required)") for text in others), "the preset has all"
 
 
 def test_the_name_that_a_run_will_have(entries):
@@ -188,4 +188,4 @@ def test_kinds_are_listed(script):
 def test_what_is_no_flag_is_there_too(script):
     out = " ".join(script("translate", "--help").out.split())
     assert "standard input" in out
-    assert "SENTENCE one or more, after -- also such that look like flags" in out
+    assert "SENTENCE one or more; after -- they may start with a dash" in out

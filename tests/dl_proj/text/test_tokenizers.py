@@ -265,7 +265,7 @@ def test_a_file_that_is_no_tokenizer(content):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
 def test_a_pipe_is_no_tokenizer():
     os.mkfifo("tokenizer.json")
-    with pytest.raises(ValueError, match="no file"):
+    with pytest.raises(ValueError, match="not a file"):
         load_tokenizer(Path("tokenizer.json"))
 
 

@@ -1,1 +1,1 @@
-"""Classifying images, and how a classifier takes shifted ones."""
+"""Image classification, and the robustness of classifiers to shifts."""

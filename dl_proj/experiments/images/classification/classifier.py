@@ -1,4 +1,4 @@
-"""A trained classifier in use: pictures in, classes out."""
+"""Use a trained classifier: pictures in, classes out."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,22 +25,22 @@ class Classifier(Trained[ClassifierTrainConfig, AnyClassifier]):
     """A trained image classifier.
 
     Args:
-        classes: their names, in the order of the model's logits.
+        classes: the class names, in the order of the model's logits.
     """
 
     classes: tuple[str, ...]
 
     def predict(self, pictures: Picture | Sequence[Picture], *, batch_size: int = 100) -> list[dict[str, float]]:
-        """How probable each class is for each picture, the likeliest class first.
+        """Return the probability of each class for each picture, most probable class first.
 
-        A picture is prepared as those that the model was trained on: its colours, size and levels.
+        Colours, size and levels of a picture are converted as in training.
 
         Args:
-            pictures: files, or pictures of Pillow; one or several.
-            batch_size: pictures that go through the model together.
+            pictures: files or Pillow images; one or several.
+            batch_size: pictures per forward pass.
 
         Raises:
-            ValueError: a picture that cannot be read; the message names it.
+            ValueError: a picture cannot be read; the message names it.
         """
         if isinstance(pictures, Picture):
             pictures = [pictures]
@@ -53,7 +53,7 @@ class Classifier(Trained[ClassifierTrainConfig, AnyClassifier]):
 
     @torch.no_grad()
     def probabilities(self, levels: Tensor) -> Tensor:
-        """Pixel levels (n, channels, side, side), as datasets have them -> (n, classes), on the CPU.
+        """Return class probabilities (n, classes), on the CPU, of pixel levels (n, channels, side, side).
 
         Raises:
             NonFinite: see :func:`~dl_proj.models.sampling.check_logits`.
@@ -63,14 +63,14 @@ class Classifier(Trained[ClassifierTrainConfig, AnyClassifier]):
         return logits.softmax(-1).cpu()
 
     def named(self, probabilities: Tensor) -> Iterable[dict[str, float]]:
-        """Each row of (n, classes) by the classes' names, the likeliest first."""
+        """Yield each row of (n, classes) as probabilities by class name, most probable first."""
         for row in probabilities:
             order = row.argsort(descending=True, stable=True).tolist()
             yield {self.classes[i]: row[i].item() for i in order}
 
 
 def load_classifier(folder: Path, *, device: DeviceName = "auto", data: Nested | None = None) -> Classifier:
-    """The classifier in a checkpoint's folder; see :func:`dl_proj.load`."""
+    """Load the classifier in a checkpoint's folder; see :func:`dl_proj.load`."""
     config = read_config(ClassifierTrainConfig, folder, data)
     classes = classes_of_model(folder, config.data)
     model, where = ready(build_classification_model(config, len(classes)), folder, device)

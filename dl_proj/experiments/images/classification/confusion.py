@@ -1,4 +1,4 @@
-"""A confusion matrix as figures, table and picture."""
+"""A confusion matrix as per-class accuracies, table and picture."""
 
 import csv
 import io
@@ -14,13 +14,13 @@ from my_custom_ai.utils.files import write_text
 
 
 def per_class_accuracy(counts: Tensor, classes: tuple[str, ...]) -> dict[str, float]:
-    """Share of each class's images that are taken for what they are; a class without images is left out."""
+    """Return the accuracy on each class; classes without images are left out."""
     rows = zip(classes, counts.diagonal().tolist(), counts.sum(1).tolist(), strict=True)
-    return {f"accuracy/{name}": right / there for name, right, there in rows if there}
+    return {f"accuracy/{name}": correct / total for name, correct, total in rows if total}
 
 
 def write_confusion(counts: Tensor, classes: tuple[str, ...], folder: Path) -> None:
-    """Write confusion.csv (true class, one column a predicted class) and confusion.png."""
+    """Write confusion.csv (a row per true class, a column per predicted class) and confusion.png."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["true", *classes])

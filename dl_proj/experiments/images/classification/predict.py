@@ -1,4 +1,4 @@
-"""predict.py: what a classifier takes pictures for."""
+"""predict.py: classify pictures with a trained classifier."""
 
 import glob
 import os
@@ -22,10 +22,10 @@ from my_custom_ai.utils.files import write_text
 
 
 def predict_pictures(config: PredictConfig, words: list[str]) -> None:
-    """Print a line for each picture, and write them all to a CSV if asked for.
+    """Print a line for each picture and, with ``output``, write a CSV.
 
     Raises:
-        ConfigError: what is no picture; of pictures that cannot be read, after all others are classified.
+        ConfigError: words that name no pictures; or unreadable pictures, after all others were classified.
     """
     paths = _paths(words)
     classifier = load_classifier(find_checkpoint(config.checkpoint), device=config.device)
@@ -33,11 +33,11 @@ def predict_pictures(config: PredictConfig, words: list[str]) -> None:
     broken: list[str] = []
     for some in _batches(paths, classifier.config.data, config.batch_size, broken):
         found = classifier.named(classifier.probabilities(torch.stack([levels for _, levels in some])))
-        for (path, _), shares in zip(some, found, strict=True):
-            best = list(shares.items())[: config.top]
-            print(f"{_shown(path)}: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in best), flush=True)
+        for (path, _), probabilities in zip(some, found, strict=True):
+            best = list(probabilities.items())[: config.top]
+            print(f"{_shown(path)}: " + ", ".join(f"{name} {100 * p:.1f} %" for name, p in best), flush=True)
             row = {"picture": _shown(path), "class": best[0][0], "probability": best[0][1]}
-            rows.append(row | {f"p({name})": shares[name] for name in classifier.classes})
+            rows.append(row | {f"p({name})": probabilities[name] for name in classifier.classes})
     if config.output is not None and rows:
         write_text(config.output, csv_text(rows))
         print(f"written: {config.output}")
@@ -48,7 +48,7 @@ def predict_pictures(config: PredictConfig, words: list[str]) -> None:
 def _batches(
     paths: list[Path], data: ClassifierDataConfig, batch_size: int, broken: list[str]
 ) -> Iterator[list[tuple[Path, Tensor]]]:
-    """Pictures that can be read, with their levels; adds a line to ``broken`` for each other one."""
+    """Yield batches of readable pictures with their levels; adds a line to ``broken`` for each unreadable one."""
     batch: list[tuple[Path, Tensor]] = []
     for path in paths:
         try:
@@ -63,9 +63,9 @@ def _batches(
 
 
 def _paths(words: list[str]) -> list[Path]:
-    """The files that words of the command line mean, in their order, each once; a folder's at any depth."""
+    """Return the files that the arguments refer to, in order, without duplicates; folders include their subfolders."""
     if not words:
-        raise ConfigError("pictures: none are named; give files, folders or patterns such as 'pics/*.png'")
+        raise ConfigError("pictures: none given; must be files, folders or patterns such as 'pics/*.png'")
     paths: list[Path] = []
     mistakes: list[str] = []
     for word in (str(expanded(word)) for word in words):
@@ -74,9 +74,9 @@ def _paths(words: list[str]) -> list[Path]:
         )
         found = [path for one in named for path in _files(one)]
         if not named:
-            mistakes.append(f"{word}: no such file, and no file fits it as a pattern")
+            mistakes.append(f"{word}: no such file, and no file matches it as a pattern")
         elif not found:
-            mistakes.append(f"{word}: a folder without pictures, which end in {', '.join(SUFFIXES)}")
+            mistakes.append(f"{word}: a folder without pictures (files ending in {', '.join(SUFFIXES)})")
         paths += found
     if mistakes:
         raise ConfigError(*mistakes)

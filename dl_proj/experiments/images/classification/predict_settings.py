@@ -9,15 +9,15 @@ from my_custom_ai.custom_train.names import DeviceName
 
 
 class PredictConfig(Strict):
-    """Say what a trained classifier takes pictures for: files, folders and patterns such as 'pics/*.png'."""
+    """Classify pictures with a trained classifier: files, folders or patterns such as 'pics/*.png'."""
 
     checkpoint: str = Field(min_length=1)
     """name of a shipped checkpoint, or folder of a run of cls_train.py"""
     top: int = Field(3, ge=1)
-    """so many classes are printed for each picture, the likeliest first"""
+    """number of classes to print for each picture, most probable first"""
     output: Path | None = None
-    """CSV file with every picture's class and the probabilities of all classes; null: none is written"""
+    """CSV file for every picture's class and the probabilities of all classes; null: none"""
     batch_size: int = Field(100, ge=1)
-    """pictures that go through the model together"""
+    """pictures per forward pass"""
     device: DeviceName = "auto"
-    """where to compute; auto takes the fastest there is"""
+    """where to compute; auto picks the fastest device available"""

@@ -12,34 +12,35 @@ from dl_proj.models.settings import LearnedSinusoidalPositionsConfig, StackConfi
 
 
 class ClassifierConfig(StackConfig):
-    """A stack between embedded patches and logits."""
+    """A stack of layers on embedded patches."""
 
     kind: Literal["transformer"] = "transformer"
-    """what classifies: transformer (a stack around any attention), or a baseline, linear or cnn"""
+    """the classifier: transformer (with any attention), or a baseline: linear or cnn"""
     pooling: Literal["mean", "class_token"] = "mean"
-    """what is classified: the mean over all outputs, or a learned token's; under lsh that sees one bucket a round"""
+    """what is classified: the mean over all outputs, or the output at a class token, which with lsh attends to only one
+    bucket per round"""
     embedding: Literal["linear", "mlp", "lookup"] = "linear"
-    """of a patch: a linear map of its values, two with a gelu between, or a learned vector for each level (patches of
-    one value)"""
+    """embedding of a patch: linear; mlp: two linear maps with a gelu between; lookup: a learned vector per level, for
+    patches of one value"""
 
     def length(self, data: ClassifierDataConfig) -> int:
-        """Tokens of a sequence."""
+        """Return the tokens per sequence."""
         return data.length + (self.pooling == "class_token")
 
     def mistakes_on(self, data: ClassifierDataConfig) -> list[str]:
-        """What does not fit these images."""
+        """Return the mistakes in combination with these images."""
         found = self.mistakes_at(self.length(data), causal=False, grid=True)
         kinds = [a.kind for a in self.mechanisms if a.declared.one_place_per_token]
         if data.split_channels:
             found += [
-                "data.split_channels: true puts several tokens at one place, but model.attention.kind: "
-                f"{kind} needs one"
+                "data.split_channels: true puts several tokens at one position, but model.attention.kind: "
+                f"{kind} needs one token per position"
                 for kind in dict.fromkeys(kinds)
             ]
         if data.split_channels and isinstance(self.positions, LearnedSinusoidalPositionsConfig):
             found.append(
-                "data.split_channels: true puts several tokens at one place, but model.positions.kind: "
-                "learned_sinusoidal needs one"
+                "data.split_channels: true puts several tokens at one position, but model.positions.kind: "
+                "learned_sinusoidal needs one token per position"
             )
         if self.embedding == "lookup" and data.values != 1:
             found.append(
@@ -59,7 +60,7 @@ class ClassifierTrainConfig(ImageTrainConfig):
     LENGTH: ClassVar[str] = "data.image_size"
 
     task: Literal["classification"] = "classification"
-    """what is trained"""
+    """type of training; fixed"""
     data: ClassifierDataConfig = ClassifierDataConfig()
     """the images"""
     model: AnyClassifierConfig = ClassifierConfig()
@@ -67,17 +68,17 @@ class ClassifierTrainConfig(ImageTrainConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _transformer_if_not_said(cls, values: Any) -> Any:
+    def _default_to_transformer(cls, values: Any) -> Any:
         return _with_kind(values) if isinstance(values, dict) else values
 
     @classmethod
     def beside_flags(cls, values: dict[str, Any], flags: dict[str, Any], path: Path) -> dict[str, Any]:
-        """See Strict: a file that names no kind of model means a transformer, which flags may replace."""
+        """See Strict: a file without a kind of model means a transformer, which flags may replace."""
         return super().beside_flags(_with_kind(values), flags, path)
 
     @property
     def tokens_per_example(self) -> int | None:
-        """See ExperimentConfig; a model without attention sees no sequence."""
+        """See ExperimentConfig; None for a model without attention."""
         return self.model.length(self.data) if isinstance(self.model, ClassifierConfig) else None
 
     @property
@@ -93,6 +94,6 @@ class ClassifierTrainConfig(ImageTrainConfig):
 
 
 def _with_kind(values: dict[str, Any]) -> dict[str, Any]:
-    """A training's settings, with the kind of the model, which older files do not name."""
+    """Add the kind of the model, which older files lack."""
     model = values.get("model")
     return values | {"model": {"kind": "transformer"} | model} if isinstance(model, dict) else values

@@ -1,4 +1,4 @@
-"""shift_test.py: what classifiers say of images that move sideways (Horn et al. 2021, the shift experiment)."""
+"""shift_test.py: accuracy of classifiers on horizontally shifted images (Horn et al. 2021, the shift experiment)."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from my_custom_ai.utils.files import write_text
 
 @dataclass(frozen=True)
 class _Subject:
-    """A model and what it is tested on."""
+    """A model and the images that it is tested on."""
 
     name: str
     classifier: Classifier
@@ -35,7 +35,7 @@ class _Subject:
 
 def measure_shifts(config: ShiftConfig) -> None:
     """Measure each model at each shift, print a table, and write shifts.csv and shifts.png."""
-    subjects = [_subject(name, config) for name in config.checkpoints]  # all, before the first takes its time
+    subjects = [_subject(name, config) for name in config.checkpoints]  # load all, before spending time on the first
     shifts = range(-config.max_shift, config.max_shift + 1)
     rows = []
     with tqdm(total=len(subjects) * len(shifts), unit="shift", desc="shift test") as bar:
@@ -43,18 +43,18 @@ def measure_shifts(config: ShiftConfig) -> None:
             trained = subject.classifier.config
             for shift in shifts:
                 images = prepared(shifted(subject.pixels, shift), trained.data)
-                right = _right(subject.classifier, images, subject.labels, config.batch_size)
+                correct = _count_correct(subject.classifier, images, subject.labels, config.batch_size)
                 rows.append(
                     {
                         "checkpoint": subject.name,
                         "attention": trained.model.attention_title,
                         "shift": shift,
                         "images": len(images),
-                        "accuracy": right / len(images),
+                        "accuracy": correct / len(images),
                     }
                 )
                 bar.update()
-    print(markdown(_one_row_a_model(rows)))
+    print(markdown(_row_per_model(rows)))
     write_text(config.output_dir / "shifts.csv", csv_text(rows))
     draw_shifts(config.output_dir)
     print(f"written: {config.output_dir / 'shifts.csv'}, {config.output_dir / 'shifts.png'} and .pdf")
@@ -71,7 +71,7 @@ def _subject(name: str, config: ShiftConfig) -> _Subject:
         widest = int(margin.max()) if len(margin) else 0
         raise ConfigError(
             f"max_shift: none of the {len(margin)} test images of {name} with these labels has {config.max_shift} "
-            f"empty columns on both sides; the most that any has is {widest}"
+            f"empty columns on both sides; must be at most {widest}"
         )
     kept = margin >= config.max_shift
     return _Subject(name, classifier, pixels[kept], labels[kept])
@@ -80,7 +80,7 @@ def _subject(name: str, config: ShiftConfig) -> _Subject:
 def _numbers(
     data: ClassifierDataConfig, classes: tuple[str, ...], labels: tuple[str, ...] | None, name: str
 ) -> list[int]:
-    """Numbers among a model's classes of the wanted ones, which are named or numbered as the dataset has them."""
+    """Return the indices, among the model's classes, of ``labels``: names or numbers of the dataset's classes."""
     if labels is None:
         return list(range(len(classes)))
     try:
@@ -88,12 +88,12 @@ def _numbers(
     except ValueError as error:
         raise ConfigError(f"labels: {name}: {error}") from None
     if unknown := [label for label in wanted if label not in classes]:
-        raise ConfigError(f"labels: {name} does not know {', '.join(unknown)}; its classes: {', '.join(classes)}")
+        raise ConfigError(f"labels: {name} has no class {', '.join(unknown)}; must be of {', '.join(classes)}")
     return [classes.index(label) for label in wanted]
 
 
 def empty_columns(pixels: Tensor) -> Tensor:
-    """How many columns on the left, and as many on the right, are black: (n, c, h, w) -> (n,) int64."""
+    """Return how many columns are black on both the left and the right: (n, c, h, w) -> (n,) int64."""
     inked = (pixels > 0).flatten(1, 2).any(1)  # (n, w)
     left = inked.cumsum(-1).eq(0).sum(-1)
     right = inked.flip(-1).cumsum(-1).eq(0).sum(-1)
@@ -101,24 +101,24 @@ def empty_columns(pixels: Tensor) -> Tensor:
 
 
 def shifted(pixels: Tensor, by: int) -> Tensor:
-    """Move images (n, c, h, w) ``by`` pixels to the right, or to the left if negative; black comes in."""
+    """Shift images (n, c, h, w) ``by`` pixels to the right, or to the left if negative, filling with black."""
     moved = torch.zeros_like(pixels)
     width = pixels.shape[-1]
     moved[..., max(by, 0) : width + min(by, 0)] = pixels[..., max(-by, 0) : width - max(by, 0)]
     return moved
 
 
-def _right(classifier: Classifier, images: Tensor, labels: Tensor, batch_size: int) -> int:
+def _count_correct(classifier: Classifier, images: Tensor, labels: Tensor, batch_size: int) -> int:
     batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
     return sum(int((classifier.probabilities(some).argmax(-1) == own).sum()) for some, own in batches)
 
 
-def _one_row_a_model(rows: list[Row]) -> list[Row]:
-    """Accuracies in percent, a column a shift."""
+def _row_per_model(rows: list[Row]) -> list[Row]:
+    """Return a row per model with accuracies in percent, a column per shift."""
     table: dict[str, Row] = {}
     for row in rows:
-        start_of_line = {"checkpoint": row["checkpoint"], "images": row["images"]}
-        table.setdefault(row["checkpoint"], start_of_line)[f"{row['shift']:+d}"] = f"{100 * row['accuracy']:.1f}"
+        first_cells = {"checkpoint": row["checkpoint"], "images": row["images"]}
+        table.setdefault(row["checkpoint"], first_cells)[f"{row['shift']:+d}"] = f"{100 * row['accuracy']:.1f}"
     return list(table.values())
 
 

@@ -1,4 +1,4 @@
-"""cls_train.py: train an image classifier, and see what it takes for what."""
+"""cls_train.py: train an image classifier, and write its confusion matrix."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ AnyClassifier = ClassificationModel | LinearClassifier | ConvolutionalClassifier
 
 
 def build_classification_model(config: ClassifierTrainConfig, n_classes: int) -> AnyClassifier:
-    """The model, its initial weights drawn from the configuration's seed."""
+    """Build the model, with initial weights drawn from the configuration's seed."""
     torch.manual_seed(config.seed)
     data, model = config.data, config.model
     if isinstance(model, ClassifierConfig):
@@ -32,7 +32,7 @@ def build_classification_model(config: ClassifierTrainConfig, n_classes: int) ->
 def build_baseline(
     config: LinearConfig | ConvolutionConfig, data: ClassifierDataConfig, *, n_classes: int
 ) -> LinearClassifier | ConvolutionalClassifier:
-    """A model without attention, for whole images."""
+    """Build a model without attention, for whole images."""
     channels, side, levels = data.channels, data.side, data.vocab_size
     if isinstance(config, LinearConfig):
         return LinearClassifier(channels=channels, side=side, vocab_size=levels, n_classes=n_classes)
@@ -49,7 +49,7 @@ def build_baseline(
 def build_classifier(
     config: ClassifierConfig, data: ClassifierDataConfig, *, n_classes: int, seed: int = 0
 ) -> ClassificationModel:
-    """A model that classifies images as sequences of patches."""
+    """Build a model that classifies images as sequences of patches."""
     columns = None if data.split_channels else data.columns
     places = Places(config.length(data), columns, off_grid=config.length(data) - data.length)
     return ClassificationModel(
@@ -72,7 +72,7 @@ def build_classifier(
 
 
 def classification_experiment(config: ClassifierTrainConfig) -> Experiment:
-    """Model, objective and images."""
+    """Assemble model, objective and images."""
     images = load_configured(config.data)
     return Experiment(
         build_classification_model(config, len(images.classes)),
@@ -85,7 +85,7 @@ def classification_experiment(config: ClassifierTrainConfig) -> Experiment:
 
 
 def train_classifier(config: ClassifierTrainConfig, resume: RunDirectory | None = None) -> None:
-    """Train, test, and leave the test images' confusion matrix in the run's folder."""
+    """Train, test, and write the test images' confusion matrix into the run's folder."""
     experiment = classification_experiment(config)
     trainer = train_and_test(config, experiment, config.model.dim, resume)
     if trainer.accelerator.is_main_process:
@@ -96,7 +96,7 @@ def train_classifier(config: ClassifierTrainConfig, resume: RunDirectory | None 
 
 
 def leave_confusion(experiment: Experiment, folder: Path, *, batch_size: int, device: torch.device) -> dict[str, float]:
-    """Write the test images' confusion matrix into a folder; gives the accuracy on each class."""
+    """Write the test images' confusion matrix into a folder; returns the accuracy on each class."""
     counts = confusion_matrix(
         experiment.model,
         experiment.test_data,

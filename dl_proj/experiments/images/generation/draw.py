@@ -1,4 +1,4 @@
-"""Draw images with a generator, and lay them out as one picture."""
+"""Draw images with a generator, and arrange them in a grid."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -35,20 +35,20 @@ def draw(
 ) -> Tensor:
     """Draw an image for each label, pixel by pixel with a cache.
 
-    Image i depends on ``seed``, i, its label and its given pixels alone, not on the batch that it is drawn in.
+    Image i depends only on ``seed``, i, its label and its given pixels, not on the batch in which it is drawn.
 
     Args:
         model: a generator.
         labels: (n,) int64.
         data: the images that it was trained on.
-        seed: of the draws.
-        device: the model's.
-        given: (n, k) first pixels' levels, to be continued; None draws all pixels.
+        seed: seed of the sampling.
+        device: the model's device.
+        given: (n, k) levels of the first k pixels, to be continued; None draws all pixels.
         batch_size: images drawn together.
-        temperature: see :func:`~dl_proj.models.sampling.sample`, as the next two.
+        temperature: see :func:`~dl_proj.models.sampling.sample`, as for the next two.
         top_k: see there.
         top_p: see there.
-        progress: wraps the pixels of a batch, for a progress bar.
+        progress: wraps the iteration over pixels, for a progress bar.
 
     Returns:
         (n, side, side) uint8 pixels from 0 to 255.
@@ -70,7 +70,7 @@ def draw(
 
 
 def draw_grid(rows: Tensor, labels: tuple[str, ...], path: Path, columns: tuple[str, ...] = ()) -> None:
-    """Write images (rows, columns, side, side) as one PNG, a label before each row and perhaps a title a column."""
+    """Write images (rows, columns, side, side) as one PNG, with a label per row and optional column titles."""
     height, width, side = rows.shape[:3]
     framed = F.pad(rows, (0, 1, 0, 1), value=_GAP).permute(0, 2, 1, 3).flatten(2).flatten(0, 1)[:-1, :-1]
     unit = min(0.5, _WIDEST / max(height, width))

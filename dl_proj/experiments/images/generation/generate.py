@@ -1,4 +1,4 @@
-"""mnist_generator.py: images from a trained generator, new ones or real ones whose lower half it finishes."""
+"""mnist_generator.py: images from a trained generator: new ones, or completions of real upper halves."""
 
 import json
 from functools import partial
@@ -25,7 +25,7 @@ _SAMPLING = ("temperature", "top_k", "top_p")
 
 
 def draw_digits(config: DrawConfig) -> None:
-    """Draw what is asked for, and write grid.png."""
+    """Draw images as configured, and write grid.png."""
     generator = load_generator(find_checkpoint(config.checkpoint), device=config.device, data=config.data.given)
     data = generator.config.data
     try:
@@ -51,11 +51,11 @@ def draw_digits(config: DrawConfig) -> None:
         pixels = to_pixels(real, data.vocab_size).view_as(drawn)
         pairs = torch.stack((pixels, drawn), dim=1)
         rows = pairs.unflatten(0, (len(classes), config.per_label)).flatten(1, 2)
-    columns = () if real is None else ("real", "finished") * config.per_label
+    columns = () if real is None else ("real", "completed") * config.per_label
     if judge is not None:
-        right = judge.count_right(drawn, classes, config.per_label)
-        print(f"{config.judge} recognises {right} of {len(drawn)} images ({right / len(drawn):.1%})")
-        _write_judgement(config, right, len(drawn))
+        correct = judge.count_right(drawn, classes, config.per_label)
+        print(f"{config.judge} recognises {correct} of {len(drawn)} images ({correct / len(drawn):.1%})")
+        _write_judgement(config, correct, len(drawn))
     draw_grid(rows, classes, config.output_dir / "grid.png", columns)
     print(f"written: {config.output_dir / 'grid.png'}")
     if config.single_files:
@@ -63,7 +63,7 @@ def draw_digits(config: DrawConfig) -> None:
 
 
 def _real_images(generator: Generator, classes: tuple[str, ...], per_label: int) -> Tensor:
-    """The first test images of each class: (n, pixels) levels."""
+    """Return the first test images of each class: (n, pixels) levels."""
     images = load_configured(generator.config.data)
     found = []
     for name in classes:
@@ -75,15 +75,15 @@ def _real_images(generator: Generator, classes: tuple[str, ...], per_label: int)
     return torch.cat(found)
 
 
-def _write_judgement(config: DrawConfig, right: int, drawn: int) -> None:
+def _write_judgement(config: DrawConfig, correct: int, drawn: int) -> None:
     asked = {name: getattr(config, name) for name in ("checkpoint", "judge", "seed", *_SAMPLING)}
     path = config.output_dir / "judge.json"
-    write_text(path, json.dumps(asked | {"images": drawn, "recognised": right}, indent=2) + "\n")
+    write_text(path, json.dumps(asked | {"images": drawn, "recognised": correct}, indent=2) + "\n")
     print(f"written: {path}")
 
 
 def _upper_half(side: int) -> int:
-    """Pixels in the upper half of an image, the middle row of an odd side included."""
+    """Return the number of pixels in the upper half of an image, including the middle row of an odd side."""
     return (side + 1) // 2 * side
 
 
@@ -96,16 +96,16 @@ def _write_single_files(drawn: Tensor, classes: tuple[str, ...], config: DrawCon
 
 
 class Judge:
-    """A classifier of the same classes that says whether a drawn image looks like its label.
+    """A classifier of the same classes that decides whether a drawn image looks like its label.
 
     Args:
         checkpoint: its name or folder.
-        classes: that are drawn.
+        classes: the classes that are drawn.
         device: where to compute.
-        data: settings of its data that are to change: the root of an image folder, whose classes name what it knows.
+        data: data settings to override: the root of an image folder, which provides the class names.
 
     Raises:
-        ConfigError: it does not know one of the classes.
+        ConfigError: one of the classes is unknown to it.
     """
 
     def __init__(
@@ -114,15 +114,15 @@ class Judge:
         self.classifier = load_classifier(find_checkpoint(checkpoint), device=device, data=data)
         known = self.classifier.classes
         if missing := [name for name in classes if name not in known]:
-            raise ConfigError(f"judge: {checkpoint} knows no {', '.join(missing)}; it knows {', '.join(known)}")
+            raise ConfigError(f"judge: {checkpoint} has no class {', '.join(missing)}; must be of {', '.join(known)}")
 
     def count_right(self, drawn: Tensor, classes: tuple[str, ...], per_label: int) -> int:
-        """Images (n, side, side), ``per_label`` of each class in order, that are taken for their class."""
+        """Count the images that are recognised, among (n, side, side), ``per_label`` of each class in order."""
         data = self.classifier.config.data
         images = drawn.unsqueeze(1).expand(-1, data.channels, -1, -1)
         images = pictures.resize(images, [data.side, data.side], antialias=True)
         levels = quantised(images, data.vocab_size)
         size = self.classifier.config.train.eval_batch_size
-        said = torch.cat([self.classifier.probabilities(some).argmax(-1) for some in levels.split(size)])
-        asked = torch.tensor([self.classifier.classes.index(name) for name in classes]).repeat_interleave(per_label)
-        return int((said == asked).sum())
+        predicted = torch.cat([self.classifier.probabilities(some).argmax(-1) for some in levels.split(size)])
+        wanted = torch.tensor([self.classifier.classes.index(name) for name in classes]).repeat_interleave(per_label)
+        return int((predicted == wanted).sum())

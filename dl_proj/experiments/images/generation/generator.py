@@ -1,4 +1,4 @@
-"""A trained generator in use: classes in, pictures out."""
+"""Use a trained generator: classes in, pictures out."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Generator(Trained[GeneratorTrainConfig, AutoregressiveModel]):
     """A trained generator of small grey images.
 
     Args:
-        classes: that it can draw.
+        classes: the classes that it can draw.
     """
 
     classes: tuple[str, ...]
@@ -41,23 +41,23 @@ class Generator(Trained[GeneratorTrainConfig, AutoregressiveModel]):
         batch_size: int = 100,
         progress: Callable[[Iterable[int]], Iterable[int]] = iter,
     ) -> Tensor:
-        """A picture for each label.
+        """Draw a picture for each label.
 
         Args:
             labels: classes, by name or number.
-            given: (n, k) levels of the first k pixels of each picture, which the model continues; None: it draws all.
-            seed: of the draws: the same seed gives the same pictures, whatever the batch size.
+            given: (n, k) levels of each picture's first k pixels, which the model continues; None: it draws all pixels.
+            seed: seed of the sampling: the same seed gives the same pictures, whatever the batch size.
             temperature: below 1: more probable pixels; above 1: more variety.
-            top_k: draw from so many most probable levels; None: all.
-            top_p: draw from the smallest set of levels with at least this probability.
-            batch_size: pictures that are drawn together.
-            progress: wraps the pixels of a batch, for a progress bar.
+            top_k: sample from only the k most probable levels; None: from all.
+            top_p: sample from the smallest set of levels with at least this probability.
+            batch_size: pictures drawn together.
+            progress: wraps the iteration over pixels, for a progress bar.
 
         Returns:
             (n, side, side) uint8, 0 is black and 255 white, on the CPU.
 
         Raises:
-            ValueError: a label that the model does not know.
+            ValueError: an unknown label.
         """
         names = [chosen_classes(self.classes, (label,))[0] for label in labels]
         return draw(
@@ -76,7 +76,7 @@ class Generator(Trained[GeneratorTrainConfig, AutoregressiveModel]):
 
 
 def load_generator(folder: Path, *, device: DeviceName = "auto", data: Nested | None = None) -> Generator:
-    """The generator in a checkpoint's folder; see :func:`dl_proj.load`."""
+    """Load the generator in a checkpoint's folder; see :func:`dl_proj.load`."""
     config = read_config(GeneratorTrainConfig, folder, data)
     classes = classes_of_model(folder, config.data)
     model, where = ready(build_generator(config, len(classes)), folder, device)

@@ -1,4 +1,4 @@
-"""Autoregressive images: the loss of a pixel, and bits per dim."""
+"""The objective of autoregressive images: the loss of a pixel, and bits per dim."""
 
 import math
 
@@ -10,13 +10,13 @@ from my_custom_ai.utils.meters import Ratio
 
 
 class PixelObjective:
-    """Focal loss, mean over all pixels, and bits per dim: the mean of -log2 p(pixel | pixels before it, label).
+    """Focal loss, averaged over all pixels, and bits per dim: the mean of -log2 p(pixel | earlier pixels, label).
 
     The loss of a pixel of level v with probability p is -weights[v] (1 - p)^gamma ln p (Lin et al. 2017, equation 5).
 
     Args:
         gamma: 0 for cross-entropy.
-        weights: (vocab_size,), one a level; None weighs all alike.
+        weights: (vocab_size,), a weight per level; None: equal weights.
     """
 
     def __init__(self, gamma: float = 0.0, weights: Tensor | None = None) -> None:
@@ -24,7 +24,7 @@ class PixelObjective:
         self.weights = weights
 
     def measure(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Ratio]:
-        """Batch of images (b, 1, side, side) and labels (b,), see Objective."""
+        """Measure a batch of images (b, 1, side, side) and labels (b,); see Objective."""
         images, labels = batch
         pixels = images.flatten(1).long()
         logits = model(pixels[:, :-1], labels=labels)
@@ -32,20 +32,20 @@ class PixelObjective:
         bits = -log_p.detach().sum() / math.log(2)
         loss = -log_p
         if self.gamma:
-            loss = (1 - log_p.exp()).clamp_min(1e-6) ** self.gamma * loss  # a root's gradient at 0 is infinite
+            loss = (1 - log_p.exp()).clamp_min(1e-6) ** self.gamma * loss  # if gamma < 1, infinite gradient at 0
         if self.weights is not None:
-            self.weights = self.weights.to(loss.device)  # moves once
+            self.weights = self.weights.to(loss.device)  # copies on the first call only
             loss = self.weights[pixels] * loss
         return {"loss": Ratio(loss.sum(), pixels.numel()), "bits_per_dim": Ratio(bits, pixels.numel())}
 
 
 def frequency_weights(levels: Tensor, vocab_size: int, power: float) -> Tensor:
-    """Weights of pixel levels, c^-power for a level that occurs c times, with mean 1 over the given pixels.
+    """Return weights proportional to c^-power for a level that occurs c times, with mean 1 over the given pixels.
 
     Args:
         levels: (...) integers in [0, vocab_size).
-        vocab_size: levels; one that never occurs is taken to occur once.
-        power: 0 gives 1 for all.
+        vocab_size: number of levels; one that never occurs is counted once.
+        power: with 0, all weights are 1.
 
     Returns:
         (vocab_size,) float32.

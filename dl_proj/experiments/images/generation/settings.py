@@ -17,25 +17,25 @@ from my_custom_ai.custom_train.names import DeviceName
 if TYPE_CHECKING:
     DataChanges = Changes
 else:
-    DataChanges = changes_to(GeneratorDataConfig, without=("val_share", "max_len"))  # of training, and of the model
+    DataChanges = changes_to(GeneratorDataConfig, without=("val_share", "max_len"))  # training and model
 
 
 class CrossEntropyConfig(Strict):
-    """-log p, the likelihood itself."""
+    """-log p, the negative log-likelihood."""
 
     kind: Literal["cross_entropy"] = "cross_entropy"
-    """loss of a pixel, in training"""
+    """training loss of a pixel"""
 
 
 class FocalConfig(Strict):
-    """-weight (1 - p)^gamma log p (Lin et al. 2017): pixels that are already well predicted count less."""
+    """-weight (1 - p)^gamma log p (Lin et al. 2017): well-predicted pixels count less."""
 
     kind: Literal["focal"] = "focal"
-    """loss of a pixel, in training"""
+    """training loss of a pixel"""
     gamma: float = Field(0.5, ge=0)
-    """focal: 0 is cross-entropy; larger turns away from what is well predicted"""
+    """focal: 0 is cross-entropy; larger values give well-predicted pixels less weight"""
     frequency_power: float = Field(0.0, ge=0, le=1)
-    """focal: a level that is c times as frequent weighs c^-power; 0 weighs all alike"""
+    """focal: weight c^-power for a level c times as frequent; 0: equal weights"""
 
 
 LossConfig = Annotated[CrossEntropyConfig | FocalConfig, Field(discriminator="kind")]
@@ -48,15 +48,15 @@ class GeneratorTrainConfig(ImageTrainConfig):
     LENGTH: ClassVar[str] = "data.max_len"
 
     task: Literal["generation"] = "generation"
-    """what is trained"""
+    """type of training; fixed"""
     data: GeneratorDataConfig = GeneratorDataConfig()
     """the images"""
     model: StackConfig = StackConfig()
     """the model"""
     loss: LossConfig = FocalConfig()
-    """the loss in training, chosen by kind; validation and test also give bits per dim, which is the likelihood's"""
+    """the training loss, chosen by kind; validation and test also report bits per dim, the likelihood"""
     samples_per_label: int = Field(8, ge=0)
-    """images a label that the trained model draws into samples.png; 0: no picture"""
+    """images per label that the trained model draws into samples.png; 0: no picture"""
 
     @property
     def tokens_per_example(self) -> int:
@@ -65,10 +65,10 @@ class GeneratorTrainConfig(ImageTrainConfig):
 
     @property
     def default_name(self) -> str:
-        """See ExperimentConfig; with the pixels, where images do not keep their size."""
+        """See ExperimentConfig; with the number of pixels if images are resized."""
         name = f"{self.data.slug}-gen-{self.model.attention_slug}"
-        keeps = self.data.dataset in IMAGE_SETS and self.data.side == IMAGE_SETS[self.data.dataset].side
-        return name if keeps else f"{name}-{self.data.max_len}"
+        original_size = self.data.dataset in IMAGE_SETS and self.data.side == IMAGE_SETS[self.data.dataset].side
+        return name if original_size else f"{name}-{self.data.max_len}"
 
     @classmethod
     def quick(cls) -> dict[str, Any]:
@@ -87,32 +87,32 @@ class DrawConfig(Strict):
     checkpoint: str = Field("mnist-gen-full-144", min_length=1)
     """name of a shipped checkpoint, or folder of a run of generation_train.py"""
     labels: Labels = None
-    """classes to draw, by name or number, one row each; null: all that the model knows"""
+    """classes to draw, by name or number, one row each; null: all"""
     per_label: int = Field(10, ge=1)
-    """images a label"""
+    """images per label"""
     temperature: float = Field(1.0, gt=0)
     """below 1: more probable pixels; above 1: more variety"""
     top_k: int | None = Field(None, ge=1)
-    """draw from so many most probable levels; 1: always the most probable; null: all"""
+    """sample from only the k most probable levels; 1: always the most probable; null: from all"""
     top_p: float = Field(1.0, gt=0, le=1)
-    """draw from the smallest set of levels with at least this probability"""
+    """sample from the smallest set of levels with at least this probability"""
     seed: int = Field(0, ge=0, lt=2**31)
-    """of the draws: the same seed gives the same pictures, whatever the batch size"""
+    """seed of the sampling: the same seed gives the same pictures, whatever the batch size"""
     batch_size: int = Field(100, ge=1)
-    """images that are drawn together"""
+    """images drawn together"""
     complete: CliImplicitFlag[bool] = False
-    """finish the lower half of test images instead; a row shows each image and then what the model made of its half"""
+    """instead, complete the lower half of test images; a row shows each image followed by its completion"""
     data: DataChanges = DataChanges()
-    """settings of the images, as the training has them, for complete and for the class names of an image folder"""
+    """data settings to override, under the training's names; for complete, and for an image folder's class names"""
     judge: str | None = Field(None, min_length=1)
-    """a classifier's checkpoint that says how many images it reads as their label"""
+    """checkpoint of a classifier, to count the images that it reads as their label"""
     single_files: CliImplicitFlag[bool] = False
-    """write one PNG an image, too"""
+    """also write a PNG per image"""
     device: DeviceName = "auto"
-    """where to compute; auto takes the fastest there is"""
+    """where to compute; auto picks the fastest device available"""
     output_dir: Path = Path("runs/mnist_generator")
-    """where grid.png and single files go"""
+    """folder for grid.png and single files"""
 
     def mistakes(self) -> list[str]:
         """See Strict."""
-        return ["labels is empty, needs one at least"] if self.labels == () else []
+        return ["labels is empty, needs at least one"] if self.labels == () else []

@@ -14,7 +14,7 @@ from my_custom_ai.custom_train import RunDirectory
 
 
 def build_generator(config: GeneratorTrainConfig, n_labels: int) -> AutoregressiveModel:
-    """The model, its initial weights drawn from the configuration's seed."""
+    """Build the model, with initial weights drawn from the configuration's seed."""
     torch.manual_seed(config.seed)
     data = config.data
     return build_autoregressive(
@@ -28,11 +28,11 @@ def build_generator(config: GeneratorTrainConfig, n_labels: int) -> Autoregressi
 
 
 def generation_experiment(config: GeneratorTrainConfig) -> Experiment:
-    """Model, objective and images."""
+    """Assemble model, objective and images."""
     images = load_configured(config.data)
     return Experiment(
         build_generator(config, len(images.classes)),
-        _task(config, images.train.levels),
+        _objective(config, images.train.levels),
         train_data=images.train,
         val_data=images.val,
         test_data=images.test,
@@ -40,7 +40,7 @@ def generation_experiment(config: GeneratorTrainConfig) -> Experiment:
     )
 
 
-def _task(config: GeneratorTrainConfig, levels: Tensor) -> PixelObjective:
+def _objective(config: GeneratorTrainConfig, levels: Tensor) -> PixelObjective:
     loss = config.loss
     if not isinstance(loss, FocalConfig):
         return PixelObjective()
@@ -50,7 +50,7 @@ def _task(config: GeneratorTrainConfig, levels: Tensor) -> PixelObjective:
 
 
 def train_generator(config: GeneratorTrainConfig, resume: RunDirectory | None = None) -> None:
-    """Train, test, and let the model draw a picture of samples."""
+    """Train and test; then draw samples.png with the model."""
     experiment = generation_experiment(config)
     trainer = train_and_test(config, experiment, config.model.dim, resume)
     if trainer.accelerator.is_main_process and config.samples_per_label:

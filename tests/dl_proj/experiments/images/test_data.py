@@ -164,14 +164,14 @@ def test_chosen_labels_keep_exactly_their_images_renumbered(labels):
 
 
 def test_unknown_and_repeated_labels_are_named():
-    assert refusal(labels=(1, 10)) == ("data.labels: 10 is no class; there are: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9",)
-    assert refusal(labels=(1, "1")) == ("data.labels: '1' is there twice",)
+    assert refusal(labels=(1, 10)) == ("data.labels: 10 is not a class, must be one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9",)
+    assert refusal(labels=(1, "1")) == ("data.labels: '1' is given twice",)
 
 
 @pytest.mark.parametrize(("val_share", "empty"), [(0.0001, "val"), (0.9999, "train")])
 def test_a_part_without_images_is_named(val_share, empty):
     (line,) = refusal(val_share=val_share)
-    assert line.startswith(f"data: digits has no images for {empty} with") and "val_share" in line
+    assert line.startswith(f"data: digits has no {empty} with") and "val_share" in line
 
 
 def test_a_configuration_is_loaded_as_it_says():
@@ -301,7 +301,7 @@ def test_a_spoilt_file_of_mnist(case, part, files):
     path = Path("root/MNIST/raw") / part
     path.write_bytes(SPOILERS[case](path.read_bytes()))
     missing, way_out = refusal("mnist", side=28)
-    assert missing.startswith("data.root: MNIST is not in root/MNIST/raw, or not whole") and "\n" not in missing
+    assert missing.startswith("data.root: MNIST is missing or incomplete in root/MNIST/raw") and "\n" not in missing
     assert way_out.startswith("data.dataset: ")
 
 
@@ -337,13 +337,13 @@ def test_files_of_mnist_with_too_few_labels(part, files):
     """As whole as the right file, and as long as another: those of the two parts mixed up."""
     labels = Path(f"root/MNIST/raw/{part}-labels-idx1-ubyte")
     labels.write_bytes(struct.pack(">4BI", 0, 0, 8, 1, 7) + bytes(7))
-    assert refusal("mnist", side=28)[0].startswith("data.root: MNIST is not in root/MNIST/raw, or not whole")
+    assert refusal("mnist", side=28)[0].startswith("data.root: MNIST is missing or incomplete in root/MNIST/raw")
 
 
 def test_a_label_of_mnist_that_is_no_class(files):
     file = Path("root/MNIST/raw/train-labels-idx1-ubyte")
     file.write_bytes(file.read_bytes()[:-1] + bytes([10]))
-    assert "labels that are no class" in refusal("mnist", side=28)[0]
+    assert "labels without a class" in refusal("mnist", side=28)[0]
 
 
 def test_a_file_in_the_place_of_the_folder():
@@ -551,7 +551,7 @@ def test_own_pictures_of_chosen_classes(pets):
     assert reds(splits.test) == [(1, 0), (4, 1)]
     assert 7 not in [red for red, _ in reds(splits.train) + reds(splits.val)]
     assert refusal("image_folder", pets, labels=("dog", "cow")) == (
-        "data.labels: 'cow' is no class; there are: ant, cat, dog",
+        "data.labels: 'cow' is not a class, must be one of ant, cat, dog",
     )
 
 
@@ -604,20 +604,20 @@ def test_a_part_without_pictures_is_named(part, pets):
     for name in ("cat", "dog"):
         (pets / part / name).mkdir(parents=True)
     (line,) = refusal("image_folder", pets)
-    assert line.startswith(f"data.root: pets/{part} holds no pictures (.jpg, ")
+    assert line.startswith(f"data.root: pets/{part} has no pictures (.jpg, ")
 
 
 def test_no_pictures_of_the_chosen_classes(pets):
     save("pets/train/ant/x.png", flat((7, 0, 0)))
     (line,) = refusal("image_folder", pets, labels=("ant",), val_share=0.5)
-    assert line.startswith("data: image_folder has no images for ") and "test" in line and "labels" in line
+    assert line.startswith("data: image_folder has no ") and "test" in line and "labels" in line
 
 
 @pytest.mark.parametrize("part", ["test", "val"])
 def test_a_class_that_train_has_not_is_named(part, pets):
     save(f"pets/{part}/cow/a.png", flat((1, 1, 1)))
     (line,) = refusal("image_folder", pets)
-    assert line == f"data.root: pets/{part} has classes that train has not: cow"
+    assert line == f"data.root: pets/{part} has classes that train lacks: cow"
 
 
 def cut(path):
@@ -655,14 +655,14 @@ def test_a_picture_that_cannot_be_read_is_named(case, pets):
     save(path, made_up((20, 20, 3)))
     UNREADABLE[case](path)
     (line,) = refusal("image_folder", pets, side=4)
-    assert line.startswith("data.root: pets/train/dog/3.png is no picture that can be read (") and "\n" not in line
+    assert line.startswith("data.root: pets/train/dog/3.png cannot be read as a picture (") and "\n" not in line
 
 
 def test_a_picture_of_too_many_pixels_is_named(pets, monkeypatch):
     """Pillow refuses what may be meant to fill the memory."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7)
     (line,) = refusal("image_folder", pets, side=4)
-    assert line.startswith("data.root: pets/train/cat/0.png is no picture that can be read (")
+    assert line.startswith("data.root: pets/train/cat/0.png cannot be read as a picture (")
 
 
 # -- test images before they are made smaller and coarser --

@@ -140,21 +140,21 @@ def test_floats_from_0_to_1_are_scaled(pets):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        (np.array([[0, 255]], dtype=np.float32), "its values are 0.0 to 255.0; floats must be 0 to 1"),
-        (np.array([[-1, 1]], dtype=np.float32), "its values are -1.0 to 1.0; floats must be 0 to 1"),
-        (np.array([[0, np.nan]], dtype=np.float32), "its values are nan to nan; floats must be 0 to 1"),
-        (np.array([[0, 70000]], dtype=np.int32), "its values have 32 bits or a sign; must have 8 or 16 without one"),
-        (np.array([[0, 7]], dtype=np.int32), "its values have 32 bits or a sign; must have 8 or 16 without one"),
+        (np.array([[0, 255]], dtype=np.float32), "its values are 0.0 to 255.0; floats must be from 0 to 1"),
+        (np.array([[-1, 1]], dtype=np.float32), "its values are -1.0 to 1.0; floats must be from 0 to 1"),
+        (np.array([[0, np.nan]], dtype=np.float32), "its values are nan to nan; floats must be from 0 to 1"),
+        (np.array([[0, 70000]], dtype=np.int32), "its values are 32-bit or signed; must be unsigned"),
+        (np.array([[0, 7]], dtype=np.int32), "its values are 32-bit or signed; must be unsigned"),
     ],
 )
 def test_numbers_whose_white_nobody_knows_are_refused(values, said, pets):
     save("test/cat/a.tif", Image.fromarray(values))
-    assert refusal().startswith(f"data.root: pets/test/cat/a.tif is no picture that can be read ({said}")
+    assert refusal().startswith(f"data.root: pets/test/cat/a.tif cannot be read as a picture ({said}")
 
 
 def test_a_signed_tiff_is_refused(pets):
     (HERE / "test/cat/a.tif").write_bytes(tiff("i2", WIDE // 2, sample_format=2))
-    assert "its values have 32 bits or a sign" in refusal()
+    assert "its values are 32-bit or signed" in refusal()
 
 
 # -- what is transparent --
@@ -289,8 +289,8 @@ def test_black_and_white(suffix, pets):
 def test_a_pipe_is_no_picture(pets):
     os.mkfifo(HERE / "train/cat/a.png")
     assert refusal() == (
-        "data.root: pets/train/cat/a.png is no picture that can be read (it is no file); "
-        "data.skip_broken: true goes on without such pictures"
+        "data.root: pets/train/cat/a.png cannot be read as a picture (not a file); "
+        "data.skip_broken: true skips such pictures"
     )
 
 
@@ -335,7 +335,7 @@ def test_what_is_skipped_is_counted_once(pets, capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines()[0] == (
-        "data.root: pets: skipped 5 files (2 .gif, 1 .txt, 1 outside of the classes' folders, 1 without a suffix); "
+        "data.root: pets: skipped 5 files (2 .gif, 1 .txt, 1 outside of the class folders, 1 without a suffix); "
         f"pictures end in {', '.join(SUFFIXES)}"
     )
     assert err.count("skipped") == 1
@@ -348,20 +348,21 @@ def test_what_is_skipped_is_counted_once(pets, capsys, monkeypatch):
 def test_a_class_without_pictures_is_refused(part, pets):
     for name in ("10.png", "20.png") if part == "train" else ("30.png",):
         (HERE / part / "cat" / name).unlink()
-    start = f"data.root: pets/{part}/cat must hold pictures (.jpg, "
-    assert refusal().startswith(start) and refusal().endswith("; it is empty: fill it, or remove it")
+    start = f"data.root: pets/{part}/cat must contain pictures (.jpg, "
+    assert refusal().startswith(start) and refusal().endswith("; fill it, or remove it")
     save(f"{part}/cat/.ipynb_checkpoints/copy.png")
-    assert refusal().endswith("; it is empty: fill it, or remove it")
+    assert refusal().endswith("; fill it, or remove it")
     for name in "ab":
         Image.new("L", (2, 2)).save(HERE / part / "cat" / f"{name}.gif")
-    assert refusal().startswith(start) and refusal().endswith("; it holds 2 files (2 .gif): convert them, or remove it")
+    assert refusal().startswith(start)
+    assert refusal().endswith("; it contains 2 files (2 .gif): convert them, or remove it")
     assert values(read(chosen=("dog",))[part]) == [pair for pair in READ[part] if pair[1] == 1], "it is not asked for"
 
 
 def test_a_part_of_other_files_alone(pets):
     for path in HERE.glob("test/*/*.png"):
         path.rename(path.with_suffix(".gif"))
-    assert refusal().endswith("in folders of classes; skipped: 2 files (2 .gif)")
+    assert refusal().endswith("in class folders; skipped: 2 files (2 .gif)")
 
 
 def test_a_class_may_be_absent_from_the_test_which_is_said(pets, capsys):
@@ -369,8 +370,8 @@ def test_a_class_may_be_absent_from_the_test_which_is_said(pets, capsys):
     shutil.rmtree(HERE / "test/cat")
     assert values(read()["test"]) == [(31, 1)]
     assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("data.root")] == [
-        "data.root: pets/test has no pictures of cat: test figures will say nothing about them",
-        "data.root: pets/val has no pictures of dog: val figures will say nothing about them",
+        "data.root: pets/test has no pictures of cat: test figures do not cover them",
+        "data.root: pets/val has no pictures of dog: val figures do not cover them",
     ]
     read(chosen=("dog",))
     assert "pictures of cat" not in capsys.readouterr().err, "it is not asked for"
@@ -379,31 +380,31 @@ def test_a_class_may_be_absent_from_the_test_which_is_said(pets, capsys):
 @pytest.mark.parametrize("name", ["Train", "TRAINING", "training"])
 def test_train_by_another_name(name, pets):
     (HERE / "train").rename(HERE / name)
-    with pytest.raises(FileNotFoundError, match=f"for each class; rename pets/{name} to train$"):
+    with pytest.raises(FileNotFoundError, match=f"per class; rename pets/{name} to train$"):
         classes_of("image_folder", HERE)
 
 
 def test_classes_without_parts(pets):
     for part in ("train", "test"):
         (HERE / part).rename(HERE / f"{part}-pictures")
-    with pytest.raises(FileNotFoundError, match=r"for each class; pets holds test-pictures, train-pictures$"):
+    with pytest.raises(FileNotFoundError, match=r"per class; pets contains test-pictures, train-pictures$"):
         classes_of("image_folder", HERE)
 
 
 def test_the_test_by_another_name(pets):
-    must = "data.root: pets must hold train/<class>/ and test/<class>/ (there is no test"
+    must = "data.root: pets must contain train/<class>/ and test/<class>/ (there is no test"
     (HERE / "test").rename(HERE / "Test")
     assert refusal() == f"{must}; rename Test to test)"
     (HERE / "Test").rename(HERE / "val")
     assert refusal() == (
-        f"{must}; val chooses the best weights, so it cannot be the test: add one, or rename val to test)"
+        f"{must}; val selects the best weights, so it cannot serve as the test set: add test, or rename val to test)"
     )
 
 
 @pytest.mark.parametrize("name", ["Val", "valid", "validation"])
 def test_validation_pictures_by_another_name(name, pets):
     save(f"{name}/cat/a.png", 9)
-    assert refusal() == f"data.root: pets/{name} is not used: rename it to val, or remove it"
+    assert refusal() == f"data.root: pets/{name} would be ignored: rename it to val, or remove it"
     save("val/cat/a.png", 8)
     assert values(read()["val"]) == [(8, 0)]
 
@@ -466,7 +467,7 @@ BROKEN = {
 def test_other_formats_and_damage_are_named_in_one_line(case, pets):
     suffix, make = BROKEN[case]
     make(HERE / f"test/dog/a.{suffix}")
-    assert refusal().startswith(f"data.root: pets/test/dog/a.{suffix} is no picture that can be read (")
+    assert refusal().startswith(f"data.root: pets/test/dog/a.{suffix} cannot be read as a picture (")
 
 
 def test_a_picture_of_a_phone_is_a_jpeg(pets):
@@ -502,7 +503,7 @@ def test_broken_pictures_are_left_out_and_counted(pets, capfd, monkeypatch):
     assert found == NAMES
     said = [line for line in capfd.readouterr().err.splitlines() if "data.root" in line]
     assert said == [
-        f"data.root: pets: left out 4 of 10 pictures, which cannot be read: {', '.join(NAMES[:3])} and 1 more"
+        f"data.root: pets: skipped 4 of 10 pictures, which cannot be read: {', '.join(NAMES[:3])} and 1 more"
     ]
     monkeypatch.setenv("RANK", "1")
     read(broken=[])
@@ -555,11 +556,11 @@ def test_a_class_without_a_utf8_name(pets, script):
     as_yaml("c.yaml", tiny_classifier(own | {"train.batch_size": 2}))
     refused = script("cls_train", "--config", "c.yaml")
     assert refused.code == 2 and len(refused.lines) == 1
-    assert re.match(r"data\.root: pets/train/caf\S+: the name of this class is not UTF-8; rename it", refused.lines[0])
+    assert re.match(r"data\.root: pets/train/caf\S+: the name of this class must be UTF-8; rename it", refused.lines[0])
     assert not Path("runs").exists()
     outcome = script("cls_train", "--config", "c.yaml", "--data.skip_broken", "true")
     assert outcome.code == 0, outcome.lines
-    said = r"data\.root: pets: left out 2 of 8 pictures, which cannot be read: train/caf\S+/a\.png, test/caf\S+/a\.png"
+    said = r"data\.root: pets: skipped 2 of 8 pictures, which cannot be read: train/caf\S+/a\.png, test/caf\S+/a\.png"
     assert any(re.fullmatch(said, line) for line in outcome.lines)
     assert json.loads(Path("runs/tiny-cls/version_0/classes.json").read_text()) == ["cat", "dog"]
 

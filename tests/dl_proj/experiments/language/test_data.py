@@ -147,10 +147,10 @@ def test_windows_end():
 
 
 def test_windows_that_cannot_be():
-    with pytest.raises(ValueError, match="8 tokens are less than a window of 8 and 1 ahead"):
+    with pytest.raises(ValueError, match="8 tokens are fewer than a window of 8 plus 1 ahead"):
         RandomWindows(tokens_file(8), 8, 1, seed=0)
     for stride in (0, 9):
-        with pytest.raises(ValueError, match=f"stride {stride} must be 1 to window 8"):
+        with pytest.raises(ValueError, match=f"stride {stride} must be from 1 to window 8"):
             SequentialWindows(tokens_file(20), 8, 1, stride=stride)
 
 
@@ -303,11 +303,11 @@ def test_saved_subwords_that_are_not_there():
     write("a.txt", prose(2000))
     config = settings_of("a.txt", tokenizer=BPE)
     assert refusal(config, saved_tokenizer=Path("none.json")) == (
-        "data.tokenizer: none.json is not there: without it nobody knows the model's tokens",
+        "data.tokenizer: none.json is missing: it defines the model's tokens",
     )
     write("broken.json", "{")
     (line,) = refusal(config, saved_tokenizer=Path("broken.json"))
-    assert line.startswith("data.tokenizer: broken.json is no tokenizer of this project's (")
+    assert line.startswith("data.tokenizer: broken.json is not a tokenizer of this project (")
     assert "\n" not in line
     load_text(settings_of("a.txt"), seed=0, saved_tokenizer=Path("none.json"))  # bytes need none
 
@@ -337,9 +337,9 @@ def test_downloads_come_from_root(monkeypatch, source):
 def test_a_part_that_is_too_short():
     write("a.txt", bytes(400))
     assert refusal(settings_of("a.txt", window=10)) == (
-        "data.window: 10 tokens and the one after them are more than the 10 of the validation text; lower data.window "
+        "data.window: 10 tokens and the next one are more than the 10 of the validation text; lower data.window "
         "to 9 at most or raise data.val_share",
-        "data.window: 10 tokens and the one after them are more than the 10 of the test text; lower data.window to 9 "
+        "data.window: 10 tokens and the next one are more than the 10 of the test text; lower data.window to 9 "
         "at most or raise data.test_share",
     )
     load_text(settings_of("a.txt", window=9), seed=0)
@@ -347,7 +347,7 @@ def test_a_part_that_is_too_short():
     assert len(refusal(settings_of("a.txt", window=500), ahead=0)) == 3
     write("b.txt", bytes(10))
     assert refusal(settings_of("b.txt", window=2), ahead=0)[1] == (
-        "data.window: 2 tokens are more than the 0 of the test text; take a longer text or raise data.test_share"
+        "data.window: 2 tokens are more than the 0 of the test text; use a longer text or raise data.test_share"
     )
 
 
@@ -356,7 +356,7 @@ def test_subwords_of_what_is_no_text():
     write("books/b.txt", prose(50).encode() + b"\xff" + b"x" * 100)
     place = len(prose(50).encode())
     (line,) = refusal(settings_of("books", tokenizer=BPE))
-    assert line.startswith(f"data.tokenizer: books/b.txt is not UTF-8 at byte {place}, and subwords need text")
+    assert line.startswith(f"data.tokenizer: books/b.txt is not UTF-8 at byte {place}; subwords need text")
     assert written() == []
     load_text(settings_of("books", window=4), seed=0)  # bytes need not be text
 
@@ -370,7 +370,7 @@ def test_a_root_that_is_a_file():
 
 
 def test_what_is_not_there():
-    assert refusal(settings_of("nowhere"))[0].startswith("data.path: nowhere is not there")
+    assert refusal(settings_of("nowhere"))[0].startswith("data.path: nowhere does not exist")
 
 
 # -- files larger than memory, kills, processes --

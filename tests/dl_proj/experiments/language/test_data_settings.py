@@ -36,10 +36,10 @@ def test_kinds_of_tokens(tmp_path):
 @pytest.mark.parametrize(
     ("values", "lines"),
     [
-        ({}, ["path is needed for source: files"]),
+        ({}, ["path is required with source: files"]),
         (
             {"path": "a", "window": 8, "eval_stride": 9},
-            ["eval_stride 9 must be at most window 8: tokens would be left out"],
+            ["eval_stride 9 must be at most window 8, or tokens would be skipped"],
         ),
         (
             {"path": "a", "val_share": 0.5, "test_share": 0.5},

@@ -1,6 +1,7 @@
 """Kneser-Ney n-grams against the formula, counted with dictionaries; and that they are probabilities."""
 
 import math
+import re
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -85,8 +86,8 @@ def test_eight_bytes_fill_a_number_and_more_are_refused():
     text = high[:20]
     expected = [math.log2(naive.p(text[max(0, i - 7) : i], w)) for i, w in enumerate(text)]
     np.testing.assert_allclose(model.log2_probabilities(text), expected, rtol=1e-12)
-    for order, words in ((9, "max_order is 9"), (0, "max_order is 0")):
-        with pytest.raises(ValueError, match=words):
+    for order, words in ((9, "1 to 8 (got 9)"), (0, "1 to 8 (got 0)")):
+        with pytest.raises(ValueError, match=re.escape(words)):
             train_ngrams(high, order)
-    with pytest.raises(ValueError, match="3 bytes"):
+    with pytest.raises(ValueError, match=r"at least 4 bytes \(got 3\)"):
         train_ngrams(b"abc", 4)

@@ -130,9 +130,9 @@ def test_what_is_no_text():
     Path("empty").mkdir()
     write("nothing/a.txt", b"")
     assert refusal(files_corpus, Path("none"), **SHARES) == (
-        "data.path: none is not there; must be a file, or a folder with *.txt files",
+        "data.path: none does not exist; must be a file, or a folder with *.txt files",
     )
-    assert refusal(files_corpus, Path("empty"), **SHARES) == ("data.path: the folder empty holds no *.txt files",)
+    assert refusal(files_corpus, Path("empty"), **SHARES) == ("data.path: the folder empty has no *.txt files",)
     assert refusal(files_corpus, Path("nothing"), **SHARES) == ("data.path: nothing is empty",)
 
 
@@ -185,12 +185,12 @@ def test_lines_of_a_part():
 
 def test_lines_need_utf8_and_say_where_it_is_none():
     path = write("a.txt", "ä\nbc\n".encode() + b"d\xe4e\n" + b"x" * 9)
-    start = "data.tokenizer: a.txt is not UTF-8 at byte 7, "
+    start = "data.tokenizer: a.txt is not UTF-8 at byte 7; "
     assert refusal(lambda: list(Span(path, 0, 17).lines()))[0].startswith(start)
     assert refusal(lambda: list(Span(path, 3, 17).lines()))[0].startswith(start), "of the file, not of the part"
     assert "kind: bytes" in refusal(lambda: list(Span(path, 0, 17).lines()))[0]
     truncated = write("b.txt", b"abc\xe2\x82")
-    assert "byte 3," in refusal(lambda: list(Span(truncated, 0, 5).lines()))[0]
+    assert "byte 3;" in refusal(lambda: list(Span(truncated, 0, 5).lines()))[0]
 
 
 # -- enwik8 --
@@ -233,7 +233,7 @@ def test_enwik8_without_a_network(archive):
     path.unlink()
     lines = refusal(enwik8_corpus, Path("root"))
     assert lines[0].startswith(f"data.source: {path.as_uri()} cannot be downloaded (")
-    assert lines[1].startswith("data.source: without a network take source: files with a path")
+    assert lines[1].startswith("data.source: without a network, use source: files with your own path")
     assert lines[1].endswith("to root/enwik8/enwik8.zip")
     assert not [file for file in Path("root/enwik8").iterdir() if file.suffix != ".lock"]
 
@@ -290,7 +290,7 @@ def test_a_broken_archive(archive, damage):
 def test_a_text_of_another_size():
     write("root/enwik8/enwik8", b"short")
     assert refusal(enwik8_corpus, Path("root")) == (
-        "data.root: root/enwik8/enwik8 has 5 bytes, must have 100000000; remove it, or copy it anew",
+        "data.root: root/enwik8/enwik8 has 5 bytes, must have 100000000; remove it, or copy it again",
     )
 
 
@@ -359,7 +359,7 @@ def test_wikitext_without_a_network(monkeypatch):
     before = logging.getLogger("huggingface_hub").level
     assert refusal(wikitext_corpus, "wikitext2", Path("root")) == (
         "data.source: wikitext2 cannot be downloaded (Couldn't reach the hub)",
-        "data.source: without a network take source: files with a path of your own; or write its raw text to "
+        "data.source: without a network, use source: files with your own path; or write its raw text to "
         "root/wikitext2/train.txt",
     )
     assert levels == [logging.ERROR], "it does not tell of each attempt"

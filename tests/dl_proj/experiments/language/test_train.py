@@ -157,7 +157,7 @@ def test_subwords_that_are_gone_are_a_mistake_in_evaluation(script):
     (RUN / "checkpoints/best/tokenizer.json").unlink()
     outcome = script("evaluate", "--checkpoint", RUN / "checkpoints/best", "--device", "cpu")
     assert outcome.code == 2
-    assert len(outcome.lines) == 1 and "best/tokenizer.json is not there" in outcome.lines[0]
+    assert len(outcome.lines) == 1 and "best/tokenizer.json is missing" in outcome.lines[0]
 
 
 LSH = {"kind": "lsh", "bucket_size": 4, "n_rounds": 2}

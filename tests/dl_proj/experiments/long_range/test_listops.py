@@ -125,5 +125,5 @@ def test_text_is_read_back_with_and_without_the_benchmarks_brackets(short):
     for tokens, _ in itertools.islice(short, 100):
         assert to_tokens(to_text(tokens)) == tokens
     assert to_tokens("( ( ( [MAX 2 ) 9 ) ] )") == to_tokens("[MAX 2 9 ]") == bytes([11, 2, 9, len(SYMBOLS) - 1])
-    with pytest.raises(ValueError, match="'10' is no symbol"):
+    with pytest.raises(ValueError, match="'10' is not a symbol"):
         to_tokens("[MAX 10 2 ]")

@@ -162,8 +162,7 @@ def test_what_is_left_out_is_counted_and_said(capsys):
     first, *others = err.splitlines()
     assert (out, len(others)) == ("", 2)
     assert first == (
-        "training pairs: 1; of 7, 4 with an empty side and 2 with one of more than 25 tokens (data.max_length) are "
-        "left out"
+        "training pairs: 1; skipped of 7: 4 with an empty side, 2 with more than 25 tokens (data.max_length)"
     )
 
 
@@ -188,23 +187,22 @@ def test_the_limit_is_no_part_of_the_token_file(monkeypatch):
 def test_if_nothing_is_left_it_is_refused():
     write(val_en=["", "the dog"], val_de=["b", "b " * 300], test_en=[" "], test_de=["b"])
     assert refusal(config()) == [
-        "data: no validation pairs are left; of 2, 1 with an empty side and 1 with one of more than 200 tokens "
-        "(data.max_length) are left out",
-        "data: no test pairs are left; of 1, 1 with an empty side and 0 with one of more than 200 tokens "
-        "(data.max_length) are left out",
+        "data: no usable validation pairs; skipped of 2: 1 with an empty side, 1 with more than 200 tokens "
+        "(data.max_length)",
+        "data: no usable test pairs; skipped of 1: 1 with an empty side, 0 with more than 200 tokens (data.max_length)",
     ]
     for part in PARTS:
         for language in ("en", "de"):
             Path("text", f"{part}.{language}").write_bytes(b"")
     assert [line.split(";")[0] for line in refusal(config())] == [
-        f"data: no {part} pairs are left" for part in ("training", "validation", "test")
+        f"data: no usable {part} pairs" for part in ("training", "validation", "test")
     ]
 
 
 def test_a_share_too_small_for_a_pair_is_refused():
     write()
     assert refusal(config(corpus={"val": None, "test": None})) == [
-        "data.corpus: val_share 0.01 and test_share 0.01 of 40 training pairs leave none for val"
+        "data.corpus: val_share 0.01 and test_share 0.01 of 40 training pairs leave no pairs for val"
     ]
 
 
@@ -263,7 +261,7 @@ def test_given_tokenizers_are_taken():
 def test_a_second_load_neither_learns_nor_tokenises(monkeypatch):
     write()
     first = load_pairs(config(), seed=0)
-    for name in ("_encode", "_learn"):
+    for name in ("_encode", "_train_tokenizer"):
         monkeypatch.setattr(ours, name, None)
     again = load_pairs(config(), seed=0)
     assert [again.train[i][1].tolist() for i in range(40)] == [first.train[i][1].tolist() for i in range(40)]

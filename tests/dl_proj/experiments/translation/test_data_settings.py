@@ -39,7 +39,7 @@ def test_kinds_of_corpora():
         corpus = load(corpus={"kind": kind, "train": "a", "test": "b", "val_share": 0.2}).corpus
         assert (corpus.kind, corpus.train, corpus.held_out) == (kind, Path("a"), {"val": 0.2})
     assert "must be one of 'files', 'csv', 'parquet', 'hub'" in refusal(corpus={"kind": "web"})[0]
-    assert "this setting is needed" in refusal(corpus={"kind": "csv"})[0]
+    assert "this setting is required" in refusal(corpus={"kind": "csv"})[0]
     assert "no such setting" in refusal(corpus={"kind": "hub", "folder": "x"})[0]
 
 
@@ -54,7 +54,7 @@ def test_norwegian_is_a_language():
         ({"target_language": "en"}, ["source_language and target_language are both 'en', must differ"]),
         (
             {"corpus": FILES | {"val_share": 0.2}},
-            ["corpus: val_share 0.2 has no effect: val is val; null holds out training pairs"],
+            ["corpus: val_share 0.2 has no effect with val val; val: null holds out pairs"],
         ),
         (
             {"corpus": {"kind": "csv", "train": "a", "val_share": 0.5, "test_share": 0.5}},
@@ -63,16 +63,16 @@ def test_norwegian_is_a_language():
         (
             {"corpus": {"kind": "csv", "train": "a", "val": "a", "test": "a"}},
             [
-                "corpus: train and val are both a; null holds out training pairs",
-                "corpus: train and test are both a; null holds out training pairs",
-                "corpus: val and test are both a; null holds out training pairs",
+                "corpus: train and val are both a, must differ; null holds out training pairs",
+                "corpus: train and test are both a, must differ; null holds out training pairs",
+                "corpus: val and test are both a, must differ; null holds out training pairs",
             ],
         ),
-        ({"tokenizer": {"paths": ["a", "b"]}}, ["tokenizer: paths must be 1 for joint: true (got 2)"]),
-        ({"tokenizer": {"joint": False, "paths": ["a"]}}, ["tokenizer: paths must be 2 for joint: false (got 1)"]),
+        ({"tokenizer": {"paths": ["a", "b"]}}, ["tokenizer: paths must have 1 with joint: true (got 2)"]),
+        ({"tokenizer": {"joint": False, "paths": ["a"]}}, ["tokenizer: paths must have 2 with joint: false (got 1)"]),
         (
             {"tokenizer": {"vocab_size": 300, "paths": ["a"]}},
-            ["tokenizer: vocab_size 300 has no effect: the tokens are those of paths"],
+            ["tokenizer: vocab_size 300 has no effect: paths define the tokens"],
         ),
         ({"max_length": 1}, ["max_length: must be greater than or equal to 2 (got 1)"]),
     ],

@@ -86,10 +86,10 @@ def without_a_byte():
     "make", [lambda: train_wordpiece(TEXT, 100, lowercase=False), lossy, without_a_byte], ids=["pieces", "case", "byte"]
 )
 def test_tokens_that_lose_text_are_refused(make):
-    with pytest.raises(ValueError, match="does not spell every text exactly"):
+    with pytest.raises(ValueError, match="does not encode every text exactly"):
         SentenceTokenizer(make())
     make().save(Path("t.json"))
-    with pytest.raises(ConfigError, match=r"data.tokenizer: t.json is no tokenizer of sentences \(it does not spell"):
+    with pytest.raises(ConfigError, match=r"t\.json is not a tokenizer of sentences \(it does not encode"):
         load_tokenizers([Path("t.json")], joint=True)
 
 
@@ -100,5 +100,5 @@ def test_files_that_are_not_there_or_no_tokenizers():
     with pytest.raises(ConfigError, match=r"target_t.json: no such file"):
         saved_tokenizers(Path("t.json"), joint=False)
     Path("t.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"t.json is no tokenizer of sentences"):
+    with pytest.raises(ConfigError, match=r"t.json is not a tokenizer of sentences"):
         saved_tokenizers(Path("t.json"), joint=True)

@@ -176,9 +176,9 @@ def test_what_is_no_text_is_refused_with_its_place():
 def test_missing_files_are_named_and_what_is_there():
     configured = lines("a\n", "b\n")
     (line,) = refusal(configured, "val")
-    assert line == "data.corpus.val: text/val.en is not there; its folder holds train.de, train.en"
+    assert line == "data.corpus.val: text/val.en does not exist; its folder contains train.de, train.en"
     (line,) = refusal(config(kind="files", folder="nowhere"))
-    assert line == "data.corpus.train: there is no folder nowhere"
+    assert line == "data.corpus.train: no such folder: nowhere"
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs files that cannot be read")
@@ -231,8 +231,8 @@ def test_blank_lines_are_no_rows():
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("de,fr\na,b\n", "data.corpus.train: t.csv has no column en; there are: de, fr"),
-        ("x;y\na,b\n", "data.corpus.train: t.csv has no column en and no de; there are: x;y"),
+        ("de,fr\na,b\n", "data.corpus.train: t.csv has no column en; its columns: de, fr"),
+        ("x;y\na,b\n", "data.corpus.train: t.csv has no column en and no de; its columns: x;y"),
         ("de,de,en\na,b,c\n", "data.corpus.train: t.csv has several columns de"),
         ("", "data.corpus.train: t.csv is empty"),
         ("de,en\n", "data.corpus.train: t.csv has no rows"),
@@ -256,7 +256,7 @@ def test_odd_names_and_silence(capfd):
     write("a[1]*.csv", "de,en\na,b\n")
     assert pairs_of(config(kind="csv", train="a[1]*.csv", val="x", test="y")) == [("b", "a")]
     assert refusal(config(kind="csv", train="a[2].csv", val="x", test="y")) == [
-        "data.corpus.train: a[2].csv is not there; its folder holds a[1]*.csv"
+        "data.corpus.train: a[2].csv does not exist; its folder contains a[1]*.csv"
     ]
     assert capfd.readouterr() == ("", "")
     assert not datasets.utils.are_progress_bars_disabled(), "others' bars stay"
@@ -285,12 +285,12 @@ def test_parquet_with_translations():
     table = {"translation": [{"de": "Hund", "en": "dog", "fr": "chien"}], "id": [1]}
     assert pairs_of(parquet(table)) == [("dog", "Hund")]
     both = parquet(table, source_language="fr", target_language="it")
-    assert refusal(both) == ["data.corpus.train: t.parquet has no column it; there are: de, en, fr"]
+    assert refusal(both) == ["data.corpus.train: t.parquet has no column it; its columns: de, en, fr"]
 
 
 def test_what_is_no_parquet_is_refused(capfd):
     (line,) = refusal(parquet({"de": ["x"], "en": [1]}))
-    assert line == "data.corpus.train: t.parquet: column 'en' holds int64, must hold text"
+    assert line == "data.corpus.train: t.parquet: column 'en' contains int64, must contain text"
     write("t.parquet", "de,en\n")
     (line,) = refusal(config(kind="parquet", train="t.parquet"))
     assert line.startswith("data.corpus.train: t.parquet cannot be read as Parquet (")
@@ -347,7 +347,7 @@ def test_the_hub_gives_columns_too(monkeypatch):
     configured = config(kind="hub", name="bentrevett/multi30k", subset=None)
     assert pairs_of(configured, "val") == [("validation dog", "Hund")]
     other = config(kind="hub", name="bentrevett/multi30k", subset=None, target_language="cs")
-    assert refusal(other) == ["data.corpus: bentrevett/multi30k has no column cs; there are: fr, en, de"]
+    assert refusal(other) == ["data.corpus: bentrevett/multi30k has no column cs; its columns: fr, en, de"]
 
 
 def test_without_a_network_the_hub_is_refused(monkeypatch):
@@ -357,7 +357,7 @@ def test_without_a_network_the_hub_is_refused(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", fail)
     assert refusal(config(kind="hub")) == [
         "data.corpus: wmt/wmt14 cannot be downloaded (no way)",
-        "data.corpus: without a network take kind: files, csv or parquet with pairs of your own",
+        "data.corpus: without a network, use kind: files, csv or parquet with your own pairs",
     ]
 
 
@@ -479,7 +479,7 @@ def test_what_is_no_archive_is_refused(suffix):
 def test_an_archive_of_several_files_is_refused():
     write("t.csv.zip", zipped(("a.csv", "de,en\na,b\n"), ("b.csv", "de,en\na,b\n")))
     assert refusal(config(kind="csv", train="t.csv.zip")) == [
-        "data.corpus.train: t.csv.zip cannot be unpacked (it holds 2 files, must be one)"
+        "data.corpus.train: t.csv.zip cannot be decompressed (it contains 2 files, must contain one)"
     ]
 
 
@@ -491,7 +491,7 @@ def test_an_archive_writes_nothing_beside_the_cache():
     assert set(Path("..").iterdir()) == before
 
 
-NUL = "holds a null character; must be text"
+NUL = "contains a null character; must be text"
 
 
 def test_null_characters_are_refused_with_their_line(capfd):
@@ -505,7 +505,7 @@ def test_null_characters_are_refused_with_their_line(capfd):
         (line,) = refusal(csv(content))
         assert line == f"data.corpus.train: t.csv line {number} {NUL}"
     (line,) = refusal(parquet({"de": ["x"] * 70 + ["a\0"], "en": ["y"] * 71}))
-    assert line == "data.corpus.train: t.parquet: row 71 of column 'de' holds a null character: must be a sentence"
+    assert line == "data.corpus.train: t.parquet: row 71 of column 'de' contains a null character: must be a sentence"
     assert capfd.readouterr() == ("", "")
 
 
@@ -514,7 +514,7 @@ def test_lines_without_an_end_are_refused_without_being_held(monkeypatch):
     longest = "x" * 999 + "\n"
     assert len(pairs_of(lines(longest, longest))) == 1
     (line,) = refusal(lines("a\nb\n", f"a\n{'x' * 1000}\n"))
-    assert line == "data.corpus.train: text/train.de line 2 is longer than 1,000 bytes; must be a sentence a line"
+    assert line == "data.corpus.train: text/train.de line 2 is longer than 1,000 bytes; must be one sentence per line"
     (line,) = refusal(csv(f"de,en\n{'x' * 1000},b\n"))
     assert line.startswith("data.corpus.train: t.csv line 2 is longer than 1,000 bytes")
     (line,) = refusal(parquet({"de": ["x" * 1001], "en": ["b"]}))

@@ -106,8 +106,8 @@ def test_who_trains_hears_what_is_left_out(script):
     write_pairs(pairs=[*PAIRS[:47], *TEST], sizes=(40, 7, len(TEST)))
     as_yaml("c.yaml", tiny_translation(LEARNING | {"train.max_steps": 1, "train.trackers": []}))
     lines = [line for line in script("translation_train", "--config", "c.yaml").lines if " pairs: " in line]
-    reason = "1 with one of more than 16 tokens (data.max_length) are left out"
-    assert lines[2] == f"test pairs: 8; of 11, 2 with an empty side and {reason}"
+    reason = "1 with more than 16 tokens (data.max_length)"
+    assert lines[2] == f"test pairs: 8; skipped of 11: 2 with an empty side, {reason}"
     assert lines[0].startswith("training pairs: 40; of 40, 0 with")
 
 

@@ -152,15 +152,16 @@ def test_what_is_cut_is_named(runs, script):
     lengths = [len(tokens) for tokens in translator.tokenizer.source.encode(SENTENCES)]
     cut = [(number, n) for number, n in enumerate(lengths, 1) if n > 15]
     assert (3, lengths[2]) in cut and len(cut) < 4
-    reason = "tokens the first 15 were translated, which is as many as the model takes"
-    assert said == [f"sentence {number}: of its {n} {reason}" for number, n in cut]
+    assert said == [
+        f"sentence {number}: truncated to its first 15 of {n} tokens, the model's maximum" for number, n in cut
+    ]
     (tokens,) = translator.tokenizer.source.encode([LONG])
     beginning = translator.tokenizer.source.decode(tokens[:15])
     assert lines[2] == naive(runs["separate"], [beginning])[0]
     assert translated(script, runs["separate"], beginning) == ([lines[2]], []), "which just fits"
     longer = translator.tokenizer.source.decode(tokens[:16])
     (line,) = translated(script, runs["separate"], longer)[1]
-    assert line == f"sentence 1: of its 16 {reason}"
+    assert line == "sentence 1: truncated to its first 15 of 16 tokens, the model's maximum"
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_labels_are_what_the_model_knows(models, script, grids):
     assert outcome.code == 2
     assert len(outcome.lines) == 1
     assert outcome.lines[0].startswith("labels: ")
-    assert outcome.lines[0].endswith("8' is no class; there are: 7, 3")
+    assert outcome.lines[0].endswith("8' is not a class, must be one of 7, 3")
 
 
 def test_a_model_is_asked_for_its_own_numbers_of_the_labels(models, script, grids, monkeypatch):
@@ -183,7 +183,7 @@ def test_completing_keeps_the_upper_half_of_test_images(name, side, kept, models
     draw(script, models[name], "--complete", "--single_files", "--labels", "5,0", "--batch_size", "3")
     ((rows, labels, _, columns),) = grids
     assert labels == ("5", "0")
-    assert columns == ("real", "finished") * 2
+    assert columns == ("real", "completed") * 2
     config = load_config(GeneratorTrainConfig, Path(models[name]) / "config.yaml")
     test = load_configured(config.data).test
     files, lower = single_files(), []
@@ -288,7 +288,7 @@ def test_a_judge_that_lacks_a_class_is_refused_before_anything_is_drawn(models, 
     flags = ("--judge", models["ignorant"], "--labels", "7,3,9")
     outcome = script("mnist_generator", "--checkpoint", models["gen"], "--device", "cpu", *flags)
     assert outcome.code == 2
-    assert outcome.lines == [f"judge: {models['ignorant']} knows no 3, 9; it knows 7, 1"]
+    assert outcome.lines == [f"judge: {models['ignorant']} has no class 3, 9; must be of 7, 1"]
 
 
 def test_checkpoints_by_the_names_that_they_ship_under(models, script, grids, monkeypatch):
