@@ -1,5 +1,6 @@
 """mnist_generator.py: images from a trained generator, new ones or real ones whose lower half it finishes."""
 
+import json
 from functools import partial
 
 import torch
@@ -18,7 +19,9 @@ from dl_proj.experiments.images.sources import chosen_classes
 from dl_proj.settings.errors import ConfigError
 from dl_proj.settings.help import Nested
 from my_custom_ai.custom_train.names import DeviceName
-from my_custom_ai.utils.files import whole_file
+from my_custom_ai.utils.files import whole_file, write_text
+
+_SAMPLING = ("temperature", "top_k", "top_p")
 
 
 def draw_digits(config: DrawConfig) -> None:
@@ -51,7 +54,8 @@ def draw_digits(config: DrawConfig) -> None:
     columns = () if real is None else ("real", "finished") * config.per_label
     if judge is not None:
         right = judge.count_right(drawn, classes, config.per_label)
-        print(f"{config.judge} reads {right} of {len(drawn)} images as their label ({right / len(drawn):.1%})")
+        print(f"{config.judge} recognises {right} of {len(drawn)} images ({right / len(drawn):.1%})")
+        _write_judgement(config, right, len(drawn))
     draw_grid(rows, classes, config.output_dir / "grid.png", columns)
     print(f"written: {config.output_dir / 'grid.png'}")
     if config.single_files:
@@ -69,6 +73,13 @@ def _real_images(generator: Generator, classes: tuple[str, ...], per_label: int)
             raise ConfigError(f"per_label: {per_label} is more than the {len(some)} test images of {name}")
         found.append(some.flatten(1).long())
     return torch.cat(found)
+
+
+def _write_judgement(config: DrawConfig, right: int, drawn: int) -> None:
+    asked = {name: getattr(config, name) for name in ("checkpoint", "judge", "seed", *_SAMPLING)}
+    path = config.output_dir / "judge.json"
+    write_text(path, json.dumps(asked | {"images": drawn, "recognised": right}, indent=2) + "\n")
+    print(f"written: {path}")
 
 
 def _upper_half(side: int) -> int:

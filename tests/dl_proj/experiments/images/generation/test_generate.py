@@ -227,8 +227,8 @@ def test_more_than_there_are(models, script, grids):
 
 
 def verdict(outcome):
-    (line,) = [line for line in outcome.out.splitlines() if "images as their label" in line]
-    found = re.fullmatch(r"(.*) reads (\d+) of (\d+) images as their label \((.*)%\)", line)
+    (line,) = [line for line in outcome.out.splitlines() if " recognises " in line]
+    found = re.fullmatch(r"(.*) recognises (\d+) of (\d+) images \((.*)%\)", line)
     right, count = int(found[2]), int(found[3])
     assert float(found[4]) == pytest.approx(100 * right / count, abs=0.051)
     return found[1], right, count

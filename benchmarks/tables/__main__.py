@@ -1,0 +1,42 @@
+"""Fill the marked tables of README.md and docs from the committed results.
+
+It measures nothing, and says which pages it changed: python -m benchmarks.tables
+"""
+
+import argparse
+from pathlib import Path
+
+from benchmarks.tables import baselines, costs, trained
+from benchmarks.tables.pages import Table, pages, rendered
+from benchmarks.tables.results import ROOT
+from my_custom_ai.utils.files import write_text
+
+
+def every_table() -> dict[str, Table]:
+    """All tables by their names."""
+    return trained.tables() | costs.tables() | baselines.tables()
+
+
+def changed_pages() -> dict[Path, str]:
+    """The pages that do not show what the results hold, as they should be."""
+    tables = every_table()
+    texts = {page: page.read_text(encoding="utf-8") for page in pages()}
+    new = {page: rendered(text, tables) for page, text in texts.items()}
+    return {page: text for page, text in new.items() if text != texts[page]}
+
+
+def main() -> None:
+    """Write the pages that changed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--print", metavar="NAME", choices=every_table(), help="print one table and write nothing")
+    arguments = parser.parse_args()
+    if arguments.print:
+        print(every_table()[arguments.print]())
+        return
+    for page, text in changed_pages().items():
+        write_text(page, text)
+        print(f"written: {page.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

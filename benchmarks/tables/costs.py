@@ -1,0 +1,173 @@
+"""What attention costs: seconds and memory of layers, against libraries, and of decoding."""
+
+import statistics
+from itertools import islice
+from typing import Any
+
+from benchmarks.contract import CASES
+from benchmarks.contract import table as contract_table
+from benchmarks.gpu.layers import BOTH, STEP
+from benchmarks.gpu.layers import tables as tables_of_layers
+from benchmarks.tables.pages import Table
+from benchmarks.tables.results import BENCHMARKS, by, count, read_csv, read_json
+from dl_proj.tables import Row, markdown
+
+_LENGTHS = (1024, 4096, 16_384)
+_H200 = ("flash", "LSH-2, Triton", "LSH-4, Triton", "Performer, Triton", "LSH-2", "LSH-4", "Performer")
+
+
+def tables() -> dict[str, Table]:
+    """Each table by its name."""
+    return {
+        "layers_by_length": layers_by_length,
+        "libraries": libraries,
+        "against_sdpa": against_sdpa,
+        "decoding_by_length": decoding_by_length,
+        "cached_decoding": cached_decoding,
+        "against_libraries": against_libraries,
+        "contract": lambda: contract_table(read_json(BENCHMARKS / "contract.json")["results"]),
+        "lra_costs": lambda: markdown([dict(row) for row in read_csv("lra/costs.csv")]),
+        "h200_layers": lambda: _h200(BOTH),
+        "h200_decoding": lambda: _h200(STEP),
+    }
+
+
+def layers_by_length() -> str:
+    """Forward and backward of a layer of each mechanism, 16,384 tokens in sequences of one length."""
+    found = by([row for row in read_csv("performance_studies/length.csv") if row["mode"] == "train"], "curve", "length")
+    rows = []
+    for curve in dict.fromkeys(curve for curve, _ in found):
+        row: Row = {"": curve}
+        for length in _LENGTHS:
+            if measured := found.get((curve, str(length))):
+                row[f"{length:,}"] = f"{float(measured['seconds']):.2f} s, {float(measured['allocated_mib']):,.0f} MiB"
+        rows.append(row)
+    return markdown(rows)
+
+
+def _comparisons() -> list[dict[str, Any]]:
+    found = read_json(BENCHMARKS / "libraries_cpu.json")["results"]
+    names = list(dict.fromkeys(one["comparison"] for one in found))
+    return sorted(found, key=lambda one: (names.index(one["comparison"]), one["length"]))
+
+
+def libraries() -> str:
+    """Each comparison with libraries at each length."""
+    return markdown([_against(found) for found in _comparisons() if not found["comparison"].startswith("overtaking")])
+
+
+def _against(found: dict[str, Any]) -> Row:
+    measured = {
+        case: (statistics.median(one["seconds"]), one["MiB"])
+        for case, one in found["cases"].items()
+        if case == "ours" or case in found["against"]
+    }
+    ours = measured.pop("ours")
+    best = [min(one[i] for one in measured.values()) for i in range(2)]
+    return {
+        "layer": found["comparison"],
+        "length": f"{found['length']:,}",
+        "ours": _cost(ours),
+        "library": "; ".join(f"{case} {_cost(one)}" for case, one in measured.items()),
+        "time ratio": f"{ours[0] / best[0]:.2f}",
+        "memory ratio": f"{ours[1] / best[1]:.2f}",
+    }
+
+
+def _cost(measured: tuple[float, float]) -> str:
+    return f"{measured[0]:.2f} s, {measured[1]:,.0f} MiB"
+
+
+_LIBRARIES = {  # comparisons of time, the row in contract.json, and what decodes with a cache
+    "reformer-pytorch": (("LSH, 4 rounds", "LSH, 8 rounds"), "LSH-4, reformer-pytorch", "no"),
+    "transformers": (("LSH, 4 rounds", "LSH, 8 rounds"), "LSH-4, transformers", "yes"),
+    "performer-pytorch": (("Performer",), "Performer, performer-pytorch", "no"),
+    "performer-pytorch, causal": (("Performer, causal",), "causal Performer, performer-pytorch", "no"),
+    "linformer": (("Linformer, k = 128", "Linformer, k = 256"), "Linformer, linformer", "never causal"),
+    "linformer-pytorch": (("Linformer, k = 128", "Linformer, k = 256"), "Linformer, linformer-pytorch", "never causal"),
+}
+
+
+def against_libraries() -> str:
+    """Each library: how much of its time and memory ours takes, and what changes its outputs that should not."""
+    checked = read_json(BENCHMARKS / "contract.json")["results"]
+    rows = []
+    for name, (comparisons, case, decodes) in _LIBRARIES.items():
+        library = name.removesuffix(", causal")
+        found = [one["cases"] for one in _comparisons() if one["comparison"] in comparisons]
+        times = [
+            statistics.median(one["ours"]["seconds"]) / statistics.median(one[library]["seconds"]) for one in found
+        ]
+        memory = [one["ours"]["MiB"] / one[library]["MiB"] for one in found]
+        later, padding = (checked[case][check] for check in ("later", "padding"))
+        rows.append(
+            {
+                "library": name,
+                "our time": _range(times),
+                "our memory": _range(memory),
+                "its outputs see later tokens": _verdict(later) if CASES[case].causal else "not causal",
+                "its outputs see padding": _verdict(padding),
+                "decodes with a cache": decodes,
+            }
+        )
+    return markdown(rows)
+
+
+def _range(ratios: list[float]) -> str:
+    low, high = (f"{one:.2f}" for one in (min(ratios), max(ratios)))
+    return f"{low}x" if low == high else f"{low} to {high}x"
+
+
+def _verdict(moved: float | str) -> str:
+    if isinstance(moved, str):
+        return moved
+    return "no" if moved < 1e-6 else "**yes**"
+
+
+def against_sdpa() -> str:
+    """Seconds by length beside PyTorch's fused causal attention."""
+    return markdown(
+        [
+            {"length": f"{found['length']:,}"}
+            | {case: f"{statistics.median(one['seconds']):.3f}" for case, one in found["cases"].items()}
+            for found in _comparisons()
+            if found["comparison"].startswith("overtaking")
+        ]
+    )
+
+
+def decoding_by_length() -> str:
+    """Milliseconds per token, by how many tokens there are already."""
+    rows = []
+    for name, seconds in read_json(BENCHMARKS / "decoding_by_length_cpu.json")["seconds a token"].items():
+        part = len(seconds) // 8
+        row: Row = {"": name}
+        for end in (1, 2, 4, 6, 8):
+            median = statistics.median(islice(seconds, (end - 1) * part, end * part))
+            row[f"up to {512 * end:,}"] = f"{1000 * median:.2f}"
+        rows.append(row)
+    return markdown(rows)
+
+
+def cached_decoding() -> str:
+    """Digits drawn with the cache, and by running the model on the whole prefix for every pixel."""
+    return markdown(
+        [
+            {
+                "checkpoint": f"`{row['checkpoint']}`",
+                "cached, s": f"{row['cached_seconds']:.2f}",
+                "recomputed, s": f"{row['recomputed_seconds']:.1f}",
+                "ratio": f"{row['ratio']:.1f}",
+                "pixels that differ, float32": f"{count(row['different_pixels'])} of {count(row['pixels'])}",
+                "float64": f"{row['different_in_float64']}",
+            }
+            for row in read_json(BENCHMARKS / "cached_decoding.json")["rows"]
+        ]
+    )
+
+
+def _h200(kind: str) -> str:
+    """Milliseconds of layers on an H200."""
+    results = read_json(BENCHMARKS / "gpu_nvidia-h200_layers.json")
+    rows = {row[""]: row for row in tables_of_layers(results)[f"Layers, {kind}: milliseconds"]}
+    return markdown([rows[name] for name in _H200 if name in rows])
