@@ -10,7 +10,6 @@ import pytest
 from dl_proj.cli import CONFIGS
 from dl_proj.commands import COMMANDS
 from dl_proj.settings.load import file_or_preset, load_config, parse_flags
-from my_transformers.registry import SETTINGS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,17 +48,6 @@ def test_make_targets_that_are_named_exist() -> None:
     for page in PAGES:
         for target in re.findall(r"make (\w+)\b", page.read_text(encoding="utf-8")):
             assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE) or target == "installs", target
-
-
-def test_the_table_of_mechanisms_says_what_is_declared() -> None:
-    table, after = re.search(r"^\| `kind` \|.*\n((?:\|.*\n)+)\n(.*)$", README, flags=re.MULTILINE).groups()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[1:]]
-    assert [row[0] for row in rows] == [f"`{settings.kind}`" for settings in SETTINGS]
-    for (_, file, *_, causal, cross, _), settings in zip(rows, SETTINGS, strict=True):
-        assert file.endswith(f"({settings.module.rsplit('.', 1)[0].replace('.', '/')}.py)")
-        assert (causal == "refused") == (True not in settings.directions)
-        assert cross == ("yes" if settings.cross else "no")
-    assert set(re.findall(r"`(\w+)`", after)) == {one.kind for one in SETTINGS if one.needs_max_len}
 
 
 def test_every_command_has_a_script_that_calls_it() -> None:

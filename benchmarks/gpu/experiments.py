@@ -222,4 +222,16 @@ _LISTOPS = Experiment(
     | {"data.n_train": 64, "data.n_val": 8, "data.n_test": 8},
     tiny_data=lambda folder: {"data.root": str(folder)},
 )
-EXPERIMENTS = {experiment.name: experiment for experiment in (_COPY, _MULTI30K, _LISTOPS, _RECALL, _BOOKS, _MNIST)}
+_PATHFINDER = Experiment(
+    name="pathfinder",
+    sweep=GPU_CONFIGS / "sweep_lra_pathfinder32.yaml",
+    seconds={"full": 480, "lsh-2": 480, "linformer-256": 480, "performer-256": 480},
+    data=lambda root, made: {"data.root": str(made)},
+    tiny_variant="linformer-256",
+    tiny=_tiny_model()
+    | {"data.side": 32, "data.dashes": 6, "train.batch_size": 4, "train.eval_batch_size": 8}
+    | {"data.n_train": 16, "data.n_val": 8, "data.n_test": 8},
+    tiny_data=lambda folder: {"data.root": str(folder)},
+)
+_EVERY = (_COPY, _MULTI30K, _LISTOPS, _RECALL, _BOOKS, _MNIST, _PATHFINDER)
+EXPERIMENTS = {experiment.name: experiment for experiment in _EVERY}

@@ -55,6 +55,7 @@ PLAN = (
     _training("recall", 2520, "associative recall at 64 tokens, by the state that decoding keeps"),
     _training("books", 5790, "language models of bytes, 6 layers of width 512, windows of 2,048"),
     _training("mnist", 2760, "Horn et al.'s MNIST, absolute and relative, with the shift test"),
+    _training("pathfinder", 5760, "Pathfinder of the Long Range Arena, 32 x 32 pixels, four mechanisms"),
 )
 NAMES = tuple(stage.name for stage in PLAN)
 

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from dl_proj.experiments.copy.compare import PAPER as REFORMER_TABLE_2
@@ -96,13 +97,13 @@ def _books(variants: dict[str, list[Values]]) -> Rows:
     return rows
 
 
-def _listops(variants: dict[str, list[Values]]) -> Rows:
+def _long_range(task: str, variants: dict[str, list[Values]]) -> Rows:
     rows = []
     for variant, seeds in variants.items():
         found = [100 * values["figures"]["test/accuracy"] for values in seeds]
         row = {"attention": variant, "parameters": seeds[0]["figures"]["parameters"]} | _trained(seeds)
         row["test accuracy"] = mean_and_deviation(found)
-        for published in published_rows("listops", [variant.split("-")[0]]):
+        for published in published_rows(task, [variant.split("-")[0]]):
             row[published["source"]] = f"{100 * published['test accuracy']:.2f}"
         rows.append(row | _speed(seeds))
     return rows
@@ -148,7 +149,11 @@ _TABLES: dict[str, tuple[str, Callable[[dict[str, list[Values]]], Rows]]] = {
         _copy,
     ),
     "multi30k": ("Multi30k, English to German, beams of 4", _multi30k),
-    "listops": ("ListOps, accuracy in %, with published figures", _listops),
+    "listops": ("ListOps, accuracy in %, with published figures", partial(_long_range, "listops")),
+    "pathfinder": (
+        "Pathfinder, 32 x 32, accuracy in %, with published figures for the benchmark's own pictures",
+        partial(_long_range, "pathfinder"),
+    ),
     "recall": ("Associative recall, answers right in %", _recall),
     "books": ("Bytes of books", _books),
     "mnist": (

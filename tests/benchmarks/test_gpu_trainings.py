@@ -78,6 +78,7 @@ def test_a_call_trains_the_presets_variant_with_its_seed_and_data(experiment, tm
         "multi30k": data.get("corpus", {}).get("folder"),
         "listops": None,
         "recall": None,
+        "pathfinder": None,
     }[experiment.name]
     assert where is None or where.startswith(str(tmp_path / "real"))
 
@@ -93,13 +94,13 @@ def test_all_is_trained_once_before_any_second_seed():
 def test_a_rehearsal_trains_tests_and_keeps_each_and_a_second_call_nothing(called_here, tmp_path, capsys):
     results, place = results_in(tmp_path), place_in(tmp_path)
     train_missing(all_cases(tiny=True), results, place, NEVER)
-    assert [commands[0][0] for commands in called_here] == ["sweep"] * 6
+    assert [commands[0][0] for commands in called_here] == ["sweep"] * 7
     tests = [commands[1][0] for commands in called_here if len(commands) > 1]
     assert tests == ["synth_models_comparison", "translation_evaluate", "shift_test"]
     kept = json.loads(results.path.read_text())["cases"]
-    copy, multi30k, listops, recall, books, mnist = kept.values()
+    copy, multi30k, listops, recall, books, mnist, pathfinder = kept.values()
     assert [values["variant"] for values in kept.values()] == [
-        *("lsh-2", "vanilla", "performer-256", "performer-32", "lsh-2", "relative")
+        *("lsh-2", "vanilla", "performer-256", "performer-32", "lsh-2", "relative", "linformer-256")
     ]
     assert list(copy["test"]) == ["full", "LSH-8", "LSH-4", "LSH-2", "LSH-1"]
     assert list(mnist["test"]) == ["-1", "0", "1"]
@@ -107,16 +108,16 @@ def test_a_rehearsal_trains_tests_and_keeps_each_and_a_second_call_nothing(calle
     assert mnist["test"]["1"] == pytest.approx(100 * float(shifts[2]["accuracy"]))
     assert 0 < books["figures"]["test/bits_per_byte"] < 16
     assert {"BLEU", "chrF", "perplexity"} <= set(multi30k["test"])
-    assert 0 <= listops["figures"]["test/accuracy"] <= 1
+    assert all(0 <= values["figures"]["test/accuracy"] <= 1 for values in (listops, pathfinder))
     assert recall["figures"]["state_bytes"] == 4 * 2 * (32 * (8 + 1) + 1)  # a layer of two heads of 8 numbers
     assert all(values["figures"]["steps"] == 4 for values in kept.values())
     per_update = {"copy": 8 * 132, "mnist": 8 * 65, "books": 4 * 128}
     for values in (copy, mnist, books):
         tokens = values["tokens_per_second"] * values["seconds_per_update"]
         assert tokens == pytest.approx(per_update[values["experiment"]], rel=1e-3)
-    assert len(tables(json.loads(results.path.read_text()))) == 6
+    assert len(tables(json.loads(results.path.read_text()))) == len(EXPERIMENTS)
     train_missing(all_cases(tiny=True), results_in(tmp_path), place, NEVER)
-    assert len(called_here) == 6
+    assert len(called_here) == len(EXPERIMENTS)
 
 
 class UntilSaved:
@@ -228,11 +229,12 @@ def test_tables_hold_means_deviations_and_the_papers_figures():
     cases |= done("books", "lsh-2", 1, {"parameters": 5, "test/bits_per_byte": 2.1}, {})
     scores = {"BLEU": 33.0, "chrF": 55.5, "perplexity": 7.25, "sentences": 1000}
     cases |= done("multi30k", "vanilla", 1, {"parameters": 3, "test/bleu": 30.0}, scores, tokens=None)
-    cases |= done("listops", "lsh-2", 1, {"parameters": 3, "test/accuracy": 0.371}, {})
+    for task in ("listops", "pathfinder"):
+        cases |= done(task, "lsh-2", 1, {"parameters": 3, "test/accuracy": 0.371}, {})
     recalled = {"state_bytes": 99, "test/accuracy": 0.5, "test/decoded_accuracy": 0.25}
     cases |= done("recall", "full", 1, recalled, {})
     found = tables({"cases": cases})
-    (copy,), (vanilla,), (listops,), (recall,), (full, lsh), (mnist,) = found.values()
+    (copy,), (vanilla,), (listops,), (pathfinder,), (recall,), (full, lsh), (mnist,) = found.values()
     assert copy == {
         "trained with": "LSH-4",
         "seeds": 3,
@@ -253,6 +255,7 @@ def test_tables_hold_means_deviations_and_the_papers_figures():
     assert (vanilla["BLEU"], vanilla["BLEU, greedy"], vanilla["perplexity"]) == ("33.00", "30.00", "7.25")
     assert "tokens per second" not in vanilla
     assert (listops["test accuracy"], listops["Tay et al. 2021, table 1"]) == ("37.10", "37.27")
+    assert pathfinder["Tay et al. 2021, table 1"] == "68.50"
     assert (recall["state, bytes"], recall["test accuracy"], recall["decoded"]) == (99, "50.00", "25.00")
     assert tables({"cases": {}}) == {}
 

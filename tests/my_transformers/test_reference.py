@@ -334,13 +334,3 @@ DEFINED = [one.__name__ for one in MECHANISMS if one.__name__ != "TransformersLS
 def test_docstrings_name_the_definition(name: str) -> None:
     named = re.search(r"Definition: my_transformers/reference\.py, (.+)\.\n", getattr(my_transformers, name).__doc__)
     assert all(callable(getattr(reference, function)) for function in named[1].split(", "))
-
-
-def test_the_table_of_mechanisms_names_the_definitions() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)` \| \[[\w/]+\.py\]\([\w/.]+\) \| (.+?) \|", readme, flags=re.MULTILINE)
-    assert len(rows) == len(MECHANISMS)
-    for kind, cell in rows:
-        functions = re.findall(r"`(\w+)`", cell)
-        assert functions or kind == "transformers_lsh"
-        assert all(callable(getattr(reference, function)) for function in functions)
