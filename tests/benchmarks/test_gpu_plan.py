@@ -342,7 +342,7 @@ def test_committed_results_have_the_name_of_the_card_and_are_rendered(tmp_path):
 
 
 def run_here(command, log, limit):
-    """A stage in this process, which has imported all; a stage that is a module knows its command line from sys.argv."""
+    """A stage in this process, which has imported everything; it reads its command line from sys.argv."""
     with log.open("a") as out, contextlib.redirect_stdout(out), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [word for word in command[2:] if word != "--end_with_stdin"])
         importlib.import_module(command[2]).main()

@@ -297,7 +297,8 @@ def test_activation_checkpointing(case: Case, stack: type[nn.Module], reentrant:
 def test_stacks_compile(name: str, stack: type[nn.Module]) -> None:
     """Training, where a reversible stack is left to Python, and inference, where it is part of the graph.
 
-    Around the mechanism whose projection is applied before heads are made, and the one with operators of its own; the contract compiles every mechanism alone.
+    Around the mechanism whose projection is applied before heads are made, and the one with operators of its own; the
+    contract compiles every mechanism alone.
     """
     torch.compiler.reset()
     model = built(stack, next(case for case in CASES if case.name == name))

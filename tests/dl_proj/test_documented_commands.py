@@ -104,7 +104,8 @@ def cut(name: str, flags: list[str]) -> list[str]:
     shorter = (A_TRAINING if training else {}) | BY_SCRIPT.get(name, {})
     if name in ("lra_train", "lra_examples"):
         shorter = shorter | few_made(configured(name, flags).data.kind)
-    if training and "--init_from" not in flags and hasattr(configured(name, flags).model, "heads"):
+    starts_anew = training and not {"--init_from", "--resume", "--help"} & {*flags}
+    if starts_anew and hasattr(configured(name, flags).model, "heads"):
         shorter = shorter | A_SMALL_MODEL
     if training and "--resume" in flags and {"--train.max_steps", "--train.epochs"} & {*flags}:
         shorter |= {"train.max_steps": "4"}  # it goes on
@@ -177,7 +178,7 @@ def committed() -> dict[Path, int]:
 
 
 def is_run(page: Path, step: Step) -> bool:
-    """Whether a page's step can run here, and has not run on an earlier page, or later steps may need what it leaves."""
+    """Whether a step can run here, and has not run on an earlier page, or later steps may need what it leaves."""
     if step.python or step in NOT_RUN:
         return step.python
     later = [one for one in STEPS[page] if one.line > step.line]
