@@ -3,6 +3,7 @@
 # make test   sets up .venv, lints, checks types, runs all tests
 # make test-fast   the same without the slow tests: those that start processes, compile or train for seconds
 # make test-torture   kills trainings, fills disks, flips bits, mutates configurations: minutes, see docs/reliability.md
+# make docs   builds the documentation site, without a warning, into build/site; make notebooks executes its tutorials
 # make lock   locks the versions anew when requirements have changed; ARGS=--upgrade takes the newest of all
 # make setup, setup-dev   only .venv, with the locked versions; LOCK=no takes the newest within the requirements instead
 VENV ?= .venv
@@ -11,7 +12,7 @@ LOCK ?= yes
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup setup-dev lock demo gpu test test-fast test-torture lint format
+.PHONY: setup setup-dev lock demo gpu test test-fast test-torture lint format docs notebooks
 
 # The locked versions, whose files must have the locked hashes; where they cannot be had, the newest within the ranges.
 ifeq ($(LOCK),no)
@@ -71,3 +72,9 @@ test-fast: lint
 
 test-torture: setup-dev
 	$(RUN) -m pytest --numprocesses auto --dist worksteal -m torture tests/torture
+
+docs: setup-dev
+	$(RUN) -m website
+
+notebooks: setup-dev
+	$(RUN) -m website.notebooks docs/tutorials/*.py

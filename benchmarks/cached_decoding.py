@@ -1,8 +1,8 @@
-"""What the cache saves in decoding: python benchmarks/cached_decoding.py [checkpoint ...].
+"""Time that the cache saves in decoding: python benchmarks/cached_decoding.py [checkpoint ...].
 
-Draws one grid of 100 images with each generator twice in one run: token by token with its cache, and by running the
-model on the whole prefix again for every pixel. Prints a table and writes cached_decoding.json to --output_dir. The
-pixels are compared as timed, in float32, where rounding may choose another level, and once more in float64.
+Each generator draws a grid of 100 images twice: token by token with its cache, and by running the model on the whole
+prefix for every pixel. Prints a table and writes cached_decoding.json to --output_dir. The pixels of the timed runs are
+compared, in float32, where rounding may select another level, and those of two further runs in float64.
 """
 
 import json
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the packages lie beside this folder
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the packages are in the parent folder
 
 from benchmarks.command_line import parser, result_file
 from dl_proj.checkpoint_folder import find_checkpoint, read_config
@@ -36,9 +36,9 @@ CHECKPOINTS = ["mnist-gen-full-144", "mnist-gen-lsh-r1-144", "mnist-gen-lsh-r2-1
 
 @torch.no_grad()
 def by_recomputing(model: AutoregressiveModel, labels: Tensor, length: int, uniform: Tensor) -> Tensor:
-    """Run the whole prefix again for every pixel."""
+    """Draw pixels by running the model on the whole prefix for every pixel."""
     for module in model.modules():
-        if isinstance(module, LSHAttention):  # a prefix must be hashed into as many buckets as the whole
+        if isinstance(module, LSHAttention):  # a prefix needs the same number of buckets as the whole image
             module.n_buckets = choose_n_buckets(length, module.bucket_size)
     choose = sampler(uniform)
     pixels = torch.empty(len(labels), 0, dtype=torch.int64)
@@ -49,7 +49,7 @@ def by_recomputing(model: AutoregressiveModel, labels: Tensor, length: int, unif
 
 
 def measure(name: str) -> dict[str, object]:
-    """Both ways for one checkpoint."""
+    """Measure one checkpoint with and without its cache."""
     folder = find_checkpoint(name)
     config = read_config(GeneratorTrainConfig, folder)
     n_labels = len(known_classes(config.data))

@@ -1,4 +1,4 @@
-"""What the benchmarks' command lines share: where results go."""
+"""Shared command-line options of the benchmarks: where to write results."""
 
 import argparse
 from pathlib import Path
@@ -9,18 +9,21 @@ COMMITTED = Path(__file__).parent / "results"
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
-    """With the description ``doc`` and the options of :func:`result_file`."""
+    """A parser with the description ``doc`` and the options that :func:`result_file` reads."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     where = made.add_mutually_exclusive_group()
     where.add_argument(
-        "--output_dir", type=expanded, default=Path("runs/benchmarks"), help="for the JSON; default: runs/benchmarks"
+        "--output_dir",
+        type=expanded,
+        default=Path("runs/benchmarks"),
+        help="folder for the JSON; default: runs/benchmarks",
     )
     where.add_argument(
-        "--commit_results", action="store_true", help="write to benchmarks/results/ instead, over the committed JSON"
+        "--commit_results", action="store_true", help="overwrite the committed JSON in benchmarks/results/ instead"
     )
     return made
 
 
 def result_file(arguments: argparse.Namespace, name: str) -> Path:
-    """The path of a file of results: a committed one only if ``--commit_results`` asked for it."""
+    """Path of a results file: the committed one only with ``--commit_results``."""
     return (COMMITTED if arguments.commit_results else arguments.output_dir) / name

@@ -1,14 +1,14 @@
-"""What must not change an output, checked on our layers and on the libraries' layers: python benchmarks/contract.py.
+"""Invariance of outputs, checked on our layers and on those of libraries: python benchmarks/contract.py.
 
-512 tokens, width 256, 4 heads, float32, evaluation mode, the same random numbers in every call. Each check changes
-something that the outputs of interest must not depend on, and reports by how much they moved, as a share of the largest
+512 tokens, width 256, 4 heads, float32, evaluation mode, the same random numbers in every call. Each check changes an
+input on which certain outputs must not depend, and reports the largest change of these outputs relative to the largest
 output:
 
-- later: a causal layer's outputs for the first 300 tokens, when the others change;
-- padding: the outputs of 400 real tokens, when what the layer was told is padding changes;
+- later: a causal layer's outputs for the first 300 tokens, when the other tokens change;
+- padding: the outputs of 400 real tokens, when tokens that the mask marks as padding change;
 - others: the outputs of one sequence, when the other sequence of its batch changes.
 
-Tokens are similar to each other, so that LSH attention puts many into one bucket. Prints a table and writes
+Tokens are similar to each other, so that LSH attention puts many into one bucket. Prints a table, and writes
 contract.json to --output_dir. Needs requirements-dev.txt.
 """
 
@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the packages lie beside this folder
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the packages are in the parent folder
 
 from benchmarks import layers
 from benchmarks.command_line import parser, result_file
@@ -34,20 +34,20 @@ from my_custom_ai.utils.measure import machine
 
 LENGTH, EARLY, REAL = 512, 300, 400
 Call = Callable[[nn.Module, Tensor, Tensor | None], Tensor]
-"""A layer on tokens (b, n, dim) and a mask (b, n), True where a token is real, or None."""
+"""Calls a layer on tokens (b, n, dim) with a mask (b, n), True where a token is real, or None."""
 
 
 class Case(NamedTuple):
-    """A layer, and how its author wants it called."""
+    """A layer, and how to call it."""
 
     make: Callable[[], nn.Module]
     call: Call
     causal: bool
-    masks: bool = True
+    masks: bool = True  # whether it takes a mask
 
 
 def _with(name: str) -> Call:
-    """A call with the mask, if there is one, as a keyword."""
+    """A call that passes the mask, if there is one, as keyword ``name``."""
     return lambda layer, x, mask: layer(x) if mask is None else layer(x, **{name: mask})
 
 
@@ -81,14 +81,14 @@ CASES = {
 
 
 def tokens(seed: int, size: float = 1.0) -> Tensor:
-    """Two sequences of tokens that have most of their direction in common."""
+    """Two sequences of similar tokens: a common vector plus noise."""
     generator = torch.Generator().manual_seed(seed)
     common = torch.randn(1, 1, layers.SIZES.dim, generator=generator)
     return size * (common + 0.7 * torch.randn(2, LENGTH, layers.SIZES.dim, generator=generator))
 
 
 def moved(case: Case) -> dict[str, float | str]:
-    """The largest change of an output in each check, as a share of the largest output."""
+    """The largest change of an output in each check, relative to the largest output."""
     torch.manual_seed(0)
     layer = case.make().eval()
     x, changed = tokens(1), tokens(2, size=3.0)
@@ -123,7 +123,7 @@ def main(words: list[str] | None = None) -> None:
 
 
 def table(results: dict[str, dict[str, float | str]]) -> str:
-    """A row for each layer; changes below a millionth are rounding."""
+    """One row per layer; changes below a millionth count as rounding."""
 
     def cell(value: float | str) -> str:
         return value if isinstance(value, str) else "unchanged" if value < 1e-6 else f"{100 * value:.2g} %"

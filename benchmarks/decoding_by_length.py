@@ -1,8 +1,8 @@
-"""What one more token costs, by how many there are already: python benchmarks/decoding_by_length.py.
+"""Time per token in decoding, by the length of the text so far: python benchmarks/decoding_by_length.py.
 
-Language models of bytes, 2 layers of width 256 with 4 heads and random weights, draw 4,096 tokens one after the other
-with their caches, in turns of 64 tokens, so that what slows the machine slows all alike. Prints the median time a token
-in each eighth of the text and writes decoding_by_length_<device>.json to --output_dir.
+Byte-level language models (2 layers, width 256, 4 heads, random weights) draw 4,096 tokens step by step with their
+caches. They take turns of 64 tokens, so that anything that slows the machine down affects all of them. Prints the
+median time per token in each eighth of the text, and writes decoding_by_length_<device>.json to --output_dir.
 """
 
 import itertools
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the packages lie beside this folder
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the packages are in the parent folder
 
 from benchmarks.command_line import parser, result_file
 from dl_proj.models.attention_settings import AttentionSchema
@@ -46,7 +46,7 @@ MECHANISMS: dict[str, MechanismSettings] = {
 
 
 def text_of(attention: MechanismSettings) -> Iterator[Tensor]:
-    """Tokens of one text, drawn as they are asked for."""
+    """Iterator that draws the next token of a text on each ``next``."""
     torch.manual_seed(0)
     config = StackConfig(dim=256, heads=4, depth=2, ffn_dim=512, attention=AttentionSchema.of(attention))
     model = build_autoregressive(config, vocab_size=256, max_len=LENGTH).to(DEVICE).eval()
@@ -62,7 +62,7 @@ def main(words: list[str] | None = None) -> None:
     """Measure, write, print."""
     arguments = parser(__doc__).parse_args(words)
     texts = {name: text_of(attention) for name, attention in MECHANISMS.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in texts}  # a token, in each turn
+    seconds: dict[str, list[float]] = {name: [] for name in texts}  # per token, one number for each turn
     for _ in tqdm(range(LENGTH // TURN), desc="turns of 64 tokens"):
         for name, text in texts.items():
             (turn,) = seconds_of(partial(_draw, text), DEVICE, calls=1, warm_up=0)

@@ -1,7 +1,7 @@
-"""Self-attention layers to compare: ours, other libraries' and PyTorch's kernels, all from (b, n, dim) to the same.
+"""Self-attention layers to compare: ours, those of other libraries, PyTorch's kernels; all (b, n, dim) -> (b, n, dim).
 
-Each function takes the length and the sizes, and returns a layer. Libraries are imported where they are used: whoever
-measures one needs no other.
+Each function takes the length and the sizes, and returns a layer. Libraries are imported where they are used, so only
+the measured ones must be installed.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ Layer = Callable[[Tensor], Tensor]
 
 
 class Sizes(NamedTuple):
-    """Of a layer."""
+    """Sizes of a layer."""
 
     dim: int
     heads: int
@@ -47,14 +47,14 @@ SIZES = Sizes(dim=256, heads=4)
 
 
 def ours(mechanism: Mechanism, sizes: Sizes) -> MultiHeadAttention:
-    """Around one of our mechanisms; the libraries' projections have no biases either."""
+    """Multi-head attention with one of our mechanisms; without biases, as in the libraries."""
     return MultiHeadAttention(mechanism, dim=sizes.dim, heads=sizes.heads, bias=False)
 
 
 def lsh(
     length: int, sizes: Sizes = SIZES, *, n_rounds: int, window: int = BUCKET, deduplicate: bool = False
 ) -> MultiHeadAttention:
-    """Strictly causal LSH attention inside buckets; ``window`` and duplicates as the libraries have them."""
+    """Our strictly causal LSH attention within buckets; ``window`` and duplicates default to those of the libraries."""
     mechanism = LSHAttention(
         bucket_size=BUCKET, n_rounds=n_rounds, window=window, deduplicate=deduplicate, max_len=length, causal=True
     )
@@ -62,19 +62,19 @@ def lsh(
 
 
 def local(length: int, sizes: Sizes = SIZES) -> MultiHeadAttention:
-    """A query's own chunk of 64 tokens, up to itself, and the chunk before."""
+    """Our causal local attention: a query attends to its own chunk of 64 tokens and the previous one."""
     return ours(LocalAttention(chunk_size=BUCKET, causal=True), sizes)
 
 
 def reformer_pytorch(length: int, sizes: Sizes = SIZES, *, n_rounds: int) -> nn.Module:
-    """Chunks of 64 and the one before, causal by position, duplicates counted."""
+    """The reformer-pytorch package: own and previous chunk of 64 tokens, causal by position, duplicates counted."""
     from reformer_pytorch import LSHSelfAttention
 
     return LSHSelfAttention(sizes.dim, heads=sizes.heads, bucket_size=BUCKET, n_hashes=n_rounds, causal=True)
 
 
 def transformers_reformer(length: int, sizes: Sizes = SIZES, *, n_rounds: int) -> nn.Module:
-    """The same in transformers, with as many buckets; it has no output projection."""
+    """LSH attention of the transformers library, with the same number of buckets; it has no output projection."""
     from transformers import ReformerConfig
     from transformers.models.reformer.modeling_reformer import LSHSelfAttention
 
@@ -95,19 +95,19 @@ def transformers_reformer(length: int, sizes: Sizes = SIZES, *, n_rounds: int) -
 
 
 class Call(nn.Module):
-    """A layer that is called in its own way."""
+    """Adapts a layer that needs other arguments than x."""
 
     def __init__(self, layer: nn.Module, call: Layer) -> None:
         super().__init__()
         self.layer, self.call = layer, call
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, n, dim) -> the same."""
+        """(b, n, dim) -> (b, n, dim)."""
         return self.call(x)
 
 
 class PlainLayer(nn.Module):
-    """Projections around a function of queries, keys and values, as one would write it without a library."""
+    """Plain projections around a function of queries, keys and values."""
 
     def __init__(self, attend: Callable[[Tensor, Tensor, Tensor], Tensor], sizes: Sizes) -> None:
         super().__init__()
@@ -117,13 +117,13 @@ class PlainLayer(nn.Module):
         self.to_out = nn.Linear(sizes.dim, sizes.dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, n, dim) -> the same."""
+        """(b, n, dim) -> (b, n, dim)."""
         q, k, v = self.to_qkv(x).unflatten(-1, (3, self.sizes.heads, self.sizes.head_dim)).permute(2, 0, 3, 1, 4)
         return self.to_out(self.attend(q, k, v).transpose(1, 2).flatten(2))
 
 
 def sdpa(length: int, sizes: Sizes = SIZES, *, causal: bool, backend: SDPBackend | None = None) -> nn.Module:
-    """PyTorch's fused softmax attention, by the kernel that PyTorch chooses or by one backend alone."""
+    """PyTorch's fused softmax attention, with the kernel that PyTorch chooses or with a given backend."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         with contextlib.nullcontext() if backend is None else sdpa_kernel(backend):
@@ -133,14 +133,17 @@ def sdpa(length: int, sizes: Sizes = SIZES, *, causal: bool, backend: SDPBackend
 
 
 def sliding_window(length: int, sizes: Sizes = SIZES, *, keys: int) -> nn.Module:
-    """FlexAttention: a query sees itself and the ``keys`` - 1 tokens before it; compiled for this length alone."""
+    """FlexAttention with a sliding window: a query sees itself and the ``keys`` - 1 tokens before it.
+
+    Compiled for this length only.
+    """
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     def near(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key <= query) & (query - key < keys)
 
     blocks = None
-    torch.compiler.reset()  # each length and window is compiled anew, and torch allows one function few of those
+    torch.compiler.reset()  # each length and window needs a compilation, and PyTorch limits their number per function
     attention = torch.compile(flex_attention, dynamic=False)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -153,16 +156,17 @@ def sliding_window(length: int, sizes: Sizes = SIZES, *, keys: int) -> nn.Module
 
 
 def fla_performer(length: int, sizes: Sizes = SIZES) -> nn.Module:
-    """Causal linear attention in chunks, of flash-linear-attention, on the Performer's features."""
+    """Chunked causal linear attention from flash-linear-attention, on the Performer's features."""
     from fla.ops.linear_attn import chunk_linear_attn
 
     return PlainLayer(ByFeatures(lambda q, k, v: chunk_linear_attn(q, k, v, normalize=True)[0], sizes.head_dim), sizes)
 
 
 class ByFeatures(nn.Module):
-    """A function of softmax features of queries and keys, (b, n, h, features), and of values (b, n, h, head_dim).
+    """Calls a function on softmax features of queries and keys (b, n, h, features), and on values (b, n, h, head_dim).
 
-    The features have the queries' dtype and are at most 1: so is a query's largest, and the largest of a head's keys.
+    Features have the dtype of the queries. They are scaled so that the largest of each query, and the largest of all
+    keys of a head, is 1.
     """
 
     projection: Tensor
@@ -174,7 +178,7 @@ class ByFeatures(nn.Module):
         self.register_buffer("projection", draw_projection(N_FEATURES, head_dim, generator=generator))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """(b, h, n, head_dim) each -> the same."""
+        """q, k and v (b, h, n, head_dim) -> (b, h, n, head_dim)."""
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         of_queries = log_features(q, self.projection, up_to_a_factor=True)
         of_keys = log_features(k, self.projection)
@@ -184,7 +188,7 @@ class ByFeatures(nn.Module):
 
 
 def explicit_softmax(length: int, sizes: Sizes = SIZES, *, causal: bool) -> nn.Module:
-    """softmax(q k^T / sqrt(d)) v as in the textbook."""
+    """softmax(q k^T / sqrt(d)) v without a fused kernel."""
     later = torch.ones(length, length, dtype=torch.bool).triu(1) if causal else torch.zeros((), dtype=torch.bool)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -200,18 +204,18 @@ def full(length: int, sizes: Sizes = SIZES, *, causal: bool) -> MultiHeadAttenti
 
 
 def shared_qk(length: int, sizes: Sizes = SIZES) -> MultiHeadAttention:
-    """Our causal full attention with shared queries and keys, which LSH approximates."""
+    """Our causal full attention with shared queries and keys, which LSH attention approximates."""
     return ours(SharedQKAttention(causal=True), sizes)
 
 
 def performer(length: int, sizes: Sizes = SIZES, *, causal: bool) -> MultiHeadAttention:
-    """Our Performer, softmax features."""
+    """Our Performer with softmax features."""
     return ours(PerformerAttention(sizes.head_dim, n_features=N_FEATURES, causal=causal), sizes)
 
 
 def performer_pytorch(length: int, sizes: Sizes = SIZES, *, causal: bool) -> nn.Module:
-    """With as many features; causal without its CUDA extension."""
-    import setuptools  # noqa: F401  # it brings distutils, which the library imports and Python 3.12 lacks
+    """The performer-pytorch package with the same number of features; causal without its CUDA extension."""
+    import setuptools  # noqa: F401  # provides distutils, which the library imports and Python 3.12 lacks
 
     with contextlib.redirect_stdout(io.StringIO()):
         from performer_pytorch import SelfAttention
@@ -221,7 +225,7 @@ def performer_pytorch(length: int, sizes: Sizes = SIZES, *, causal: bool) -> nn.
 
 
 def linformer(length: int, sizes: Sizes = SIZES, *, rank: int) -> MultiHeadAttention:
-    """Ours, one projection for keys and one for values."""
+    """Our Linformer with one projection for keys and one for values."""
     return ours(LinformerAttention(LearnedProjection(length, rank), LearnedProjection(length, rank)), sizes)
 
 
@@ -233,7 +237,7 @@ def linformer_library(length: int, sizes: Sizes = SIZES, *, rank: int) -> nn.Mod
 
 
 def linformer_pytorch(length: int, sizes: Sizes = SIZES, *, rank: int) -> nn.Module:
-    """The linformer-pytorch package, with the same sharing."""
+    """The linformer-pytorch package, with the same parameter sharing."""
     from linformer_pytorch import MHAttention
 
     return MHAttention(

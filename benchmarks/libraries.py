@@ -1,12 +1,13 @@
-"""Attention layers side by side, forward and backward: python benchmarks/libraries.py.
+"""Forward and backward of attention layers compared: python benchmarks/libraries.py.
 
-16,384 tokens in sequences of one length after the other, width 256, 4 heads, float32 on a CPU and bfloat16 on CUDA.
-Every case is a process of its own. All cases of a comparison live at the same time and are asked for two calls in
-turn, ``--rounds`` times after a warm-up, so that what slows the machine slows them alike; the median counts. Memory is
-the peak of torch's allocator in one more call. Ratios are to the better of the libraries named "against".
+Each case processes 16,384 tokens in sequences of one length, with width 256 and 4 heads, in float32 on a CPU and
+bfloat16 on CUDA. Every case has its own process. The processes of a comparison run at the same time and take turns of
+two calls, ``--rounds`` times after a warm-up, so that anything that slows the machine down affects all of them; the
+median counts. Memory is the peak of PyTorch's allocator in a further call. Ratios are relative to the best of the
+libraries to beat.
 
-Prints tables and writes libraries_<device>.json to --output_dir, with every time, after each comparison; results of
-other comparisons are kept there.
+After each comparison all times are written to libraries_<device>.json in --output_dir, where results of other
+comparisons are kept. At the end tables are printed.
 
 Needs requirements-dev.txt.
 """
@@ -25,7 +26,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the packages lie beside this folder
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the packages are in the parent folder
 
 from benchmarks import layers
 from benchmarks.command_line import parser, result_file
@@ -43,8 +44,8 @@ class Comparison(NamedTuple):
 
     lengths: tuple[int, ...]
     cases: dict[str, Any]  # length -> layer; ours first
-    against: tuple[str, ...]  # those to beat
-    rounds: int | None = None  # where a call takes so long that few must do
+    against: tuple[str, ...]  # the cases to beat
+    rounds: int | None = None  # overrides --rounds where calls are slow
 
 
 def _lsh(n_rounds: int) -> Comparison:
@@ -115,7 +116,7 @@ COMPARISONS = {
 
 
 def serve(comparison: str, case: str, length: int) -> None:
-    """Answer "time" and "memory" on standard input until it ends."""
+    """Answer the requests "time" and "memory" on standard input until it closes."""
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
     dtype = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
@@ -134,13 +135,13 @@ def serve(comparison: str, case: str, length: int) -> None:
 
 
 class Process:
-    """One case."""
+    """The process of one case."""
 
     def __init__(self, *arguments: str) -> None:
         self.command = [sys.executable, __file__, "--serve", *arguments]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(self.command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
-        assert self.process.stdin is not None and self.process.stdout is not None  # for they are pipes
+        assert self.process.stdin is not None and self.process.stdout is not None  # both are pipes
         self.questions, self.answers = self.process.stdin, self.process.stdout
 
     def ask(self, question: str) -> list[float]:
@@ -152,7 +153,7 @@ class Process:
         raise RuntimeError(f"{' '.join(self.command)} ended with {self.process.wait()}")
 
     def end(self) -> None:
-        """Let it go."""
+        """End the process."""
         self.questions.close()
         self.process.wait()
 
@@ -163,7 +164,7 @@ def compare(name: str, length: int, rounds: int) -> dict[str, Any]:
     processes = {case: Process(name, case, str(length)) for case in comparison.cases}
     try:
         for process in processes.values():
-            process.ask("time")  # warms up
+            process.ask("time")  # warm-up
         seconds: dict[str, list[float]] = {case: [] for case in processes}
         for _ in range(comparison.rounds or rounds):
             for case, process in processes.items():
@@ -177,7 +178,7 @@ def compare(name: str, length: int, rounds: int) -> dict[str, Any]:
 
 
 def rows_of(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row a case, with its ratios to the fastest and to the leanest of those to beat."""
+    """One row per case, with ratios to the lowest time and the lowest memory among the cases to beat."""
     cases = found["cases"]
     medians = {case: statistics.median(measured["seconds"]) for case, measured in cases.items()}
     fastest = min(medians[case] for case in found["against"])

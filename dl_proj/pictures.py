@@ -10,19 +10,36 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from dl_proj.figure_style import (
+    DOTS,
+    MOST_CURVES,
+    PAGE,
+    Look,
+    legend_below,
+    legend_beside,
+    looks_of,
+    metric_label,
+    show_share,
+    style,
+)
 from my_custom_ai.utils.files import whole_file
 
-# Okabe and Ito's colours, which the colour-blind tell apart too, with grey for yellow, which paper swallows.
-_COLOURS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7", "#8c8c8c")
+_SPLITS = {"train": ("training", Look("#56b4e9", "")), "val": ("validation", Look("#d55e00", "o"))}
 _LONGEST_LABEL = 48  # characters; more would leave a picture no room
-_STYLES = tuple(zip(_COLOURS, ("-", "--", "-", "--", "-", "--", "-", "--"), "osD^vPX*", strict=True))
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure to a file, whole; its suffix says the format (png, pdf)."""
+    """Write a figure to a file, whole; its suffix says the format (png, pdf). The same figure is the same PDF."""
     FigureCanvasAgg(figure)
-    with whole_file(path) as part:
-        figure.savefig(part, format=path.suffix[1:], dpi=150, bbox_inches="tight")
+    dated = {"CreationDate": None} if path.suffix == ".pdf" else {}
+    with whole_file(path) as part, style():
+        figure.savefig(part, format=path.suffix[1:], dpi=DOTS, metadata=dated)
+
+
+def save_for_print(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, for pages, and as PDF, for papers; ``path`` is the PNG's."""
+    for suffix in (".png", ".pdf"):
+        save_figure(figure, path.with_suffix(suffix))
 
 
 def plain(text: str) -> str:
@@ -38,7 +55,7 @@ def plain(text: str) -> str:
 
 def room_for(labels: Iterable[str]) -> float:
     """Inches that labels need beyond the one that a picture leaves for short ones."""
-    return max(0.0, 0.09 * max(map(len, labels), default=0) - 1)
+    return max(0.0, 0.07 * max(map(len, labels), default=0) - 1)
 
 
 @dataclass(frozen=True)
@@ -50,50 +67,62 @@ class Band:
     deviation: Sequence[float]
 
 
-def style_of(number: int) -> tuple[str, str, str]:
-    """Colour, dashes and marker of a picture's curve, the same ones again after eight."""
-    return _STYLES[number % len(_STYLES)]
-
-
-def draw_bands(curves: Mapping[str, Band], *, xlabel: str, ylabel: str, path: Path) -> None:
+def band_figure(curves: Mapping[str, Band], *, xlabel: str, metric: str, note: str = "") -> Figure:
     """Many curves that stay apart: at most eight a panel, the legend beside it, all panels with the same axes."""
-    groups = [group.tolist() for group in np.array_split([*curves], math.ceil(len(curves) / len(_STYLES)))]
-    figure = Figure(figsize=(5.5, 2.8 * len(groups)), layout="constrained")
-    panels = figure.subplots(len(groups), sharex=True, sharey=True, squeeze=False)[:, 0]
-    for panel, names in zip(panels, groups, strict=True):
-        for name, (colour, dashes, marker) in zip(names, _STYLES, strict=False):
-            band = curves[name]
-            panel.plot(
-                band.x, band.mean, color=colour, linestyle=dashes, marker=marker, markersize=3.5, label=plain(name)
-            )
-            if any(band.deviation):
-                mean, deviation = np.array(band.mean), np.array(band.deviation)
-                panel.fill_between(band.x, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
-        panel.set(ylabel=ylabel)
-        panel.grid(alpha=0.3)
-        panel.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, fontsize="small")
-    panels[-1].set(xlabel=xlabel)
-    save_figure(figure, path)
+    with style():
+        groups = [group.tolist() for group in np.array_split([*curves], math.ceil(len(curves) / MOST_CURVES))]
+        figure = Figure(figsize=(PAGE, 2.6 * len(groups) + 0.2), layout="constrained")
+        panels = figure.subplots(len(groups), sharex=True, sharey=True, squeeze=False)[:, 0]
+        looks = looks_of(curves)
+        for panel, names in zip(panels, groups, strict=True):
+            for name in names:
+                band, look = curves[name], looks[name]
+                panel.plot(band.x, band.mean, **look.line(), label=plain(name))
+                if any(band.deviation):
+                    mean, deviation = np.array(band.mean), np.array(band.deviation)
+                    ends = (mean - deviation, mean + deviation)
+                    panel.fill_between(band.x, *ends, color=look.colour, alpha=0.15, linewidth=0)
+            panel.set(ylabel=metric_label(metric))
+            show_share(panel.yaxis, metric)
+            panel.grid(True)
+            legend_beside(panel)
+        panels[0].set_title(note, loc="left")
+        panels[-1].set(xlabel=xlabel)
+    return figure
 
 
-def side_by_side(n_panels: int) -> tuple[int, int]:
-    """Columns and rows of so many panels in a picture that can be read at the width of a page."""
-    columns = max(1, min(n_panels, 2))
+def grid_of(n_panels: int, widest: int = 3) -> tuple[int, int]:
+    """Columns and rows of so many panels, which stay readable at a page's width; four are two rows."""
+    columns = 2 if n_panels == 4 else max(1, min(n_panels, widest))
     return columns, max(1, -(-n_panels // columns))
 
 
 def draw_curves(metrics: Path, picture: Path) -> None:
-    """Every metric of a metrics.csv against the step, training and validation in one panel; two panels a row."""
+    """Every metric of a metrics.csv against the update, training and validation in one panel."""
     with metrics.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    names = list(dict.fromkeys(key.split("/")[1] for key in (rows[0] if rows else {}) if "/" in key))
-    columns, lines = side_by_side(len(names))
-    figure = Figure(figsize=(4.5 * columns, 3 * lines), layout="constrained")
-    for number, name in enumerate(names, start=1):
-        panel = figure.add_subplot(lines, columns, number)
-        for split in ("train", "val"):
-            points = [(int(r["step"]), float(r[f"{split}/{name}"])) for r in rows if r.get(f"{split}/{name}")]
-            panel.plot(*zip(*points, strict=True), label=split) if points else None
-        panel.set(xlabel="step", title=plain(name))
-        panel.legend(fontsize="small")
-    save_figure(figure, picture)
+    save_figure(curves_figure(rows), picture)
+
+
+def curves_figure(rows: Sequence[Mapping[str, str]]) -> Figure:
+    """A panel for each metric, three a row, one legend below."""
+    names = list(dict.fromkeys(key.split("/", 1)[1] for key in (rows[0] if rows else {}) if "/" in key))
+    columns, lines = grid_of(len(names))
+    with style():
+        figure = Figure(figsize=(PAGE, 1.8 * lines + 0.4), layout="constrained")
+        drawn: dict[str, Look] = {}
+        for number, name in enumerate(names, start=1):
+            panel = figure.add_subplot(lines, columns, number)
+            for split, (label, look) in _SPLITS.items():
+                points = [(int(r["step"]), float(r[f"{split}/{name}"])) for r in rows if r.get(f"{split}/{name}")]
+                if points:
+                    drawn[label] = look
+                    panel.plot(*zip(*points, strict=True), **look.line(), label=label)
+            panel.set(title=plain(metric_label(name)))
+            if number > len(names) - columns:
+                panel.set(xlabel="update")
+            show_share(panel.yaxis, name)
+            panel.grid(True)
+        if drawn:
+            legend_below(figure, drawn, columns=2)
+    return figure

@@ -1,7 +1,7 @@
-"""A training engine for any nn.Module: it knows neither attention nor a dataset.
+"""A training engine for any nn.Module, independent of attention and of any dataset.
 
-An objective says what is measured on a batch, and the engine does the rest: batches, updates, evaluation, the best
-weights, and a folder from which a training that was killed goes on.
+You define an objective, which computes loss and metrics on a batch. The engine does the rest: batches, updates,
+evaluation, the best weights, and a run folder from which an interrupted training resumes.
 
 ```python
 import torch
@@ -26,7 +26,7 @@ trainer = Trainer(model, LeastSquares(), optimizer, train_data=data, val_data=da
 trainer.fit()
 ```
 
-docs/engine.md goes through it; exports.py lists what can be imported from here.
+docs/engine.md explains it step by step; exports.py lists the public names.
 """
 
 from importlib import import_module
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        """Take a public name from exports.py, which is imported no earlier: no torch is needed before (PEP 562)."""
+        """Load a public name from exports.py on first use, so that importing the package imports no torch (PEP 562)."""
         if not name.startswith("__") or name == "__all__":
             exports = import_module("my_custom_ai.exports")
             if name == "__all__" or name in exports.__all__:

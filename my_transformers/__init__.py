@@ -1,27 +1,28 @@
-"""Efficient attention, hand-written in PyTorch: usable by itself, needs torch alone.
+"""Efficient attention, hand-written in PyTorch. Needs torch and nothing else.
 
-Start with reference.py: the definition of every mechanism, a plain function of some ten lines. Then its class.
-mechanism.py and settings.py say what a mechanism is; registry.py lists them all.
+Start with reference.py: it defines every mechanism in a plain function of about ten lines. Then read the mechanism's
+class. mechanism.py and settings.py say what a mechanism is; registry.py lists them all.
 
-One word per thing, everywhere:
+Glossary; each term has one meaning throughout the library:
 
     dim, heads, head_dim, ffn_dim, depth   sizes of a model; dim is the width of the activations
-    max_len                                tokens, the most that a module can take
+    max_len                                the maximum number of tokens that a module accepts
     shared query-key (qk)                  one projection serves as query and, at unit length, as key
-    round, n_rounds                        one independent hashing; how many there are
-    bucket, n_buckets                      a value that a hash can take; how many there are
-    bucket_size                            expected tokens per bucket
-    window                                 tokens of its bucket, in sorted order, that a query can see on one side
+    see, visible                           a query sees a key if it attends to it; such a key is visible to the query
+    round, n_rounds                        one independent hashing of all tokens; the number of rounds
+    bucket, n_buckets                      one value of the hash; the number of values
+    bucket_size                            expected number of tokens per bucket
+    window                                 the number of tokens of its own bucket that a query sees on each side
     chunk                                  consecutive tokens, or sorted tokens, that attend together
-    circle                                 a sequence is padded to a multiple of so many tokens, and its ends then meet
-    rank                                   tokens that a Linformer projects the keys and values to (the paper's k)
+    circle                                 wrap-around: pad to a multiple of this many tokens, then join the two ends
+    rank                                   the number of tokens a Linformer projects keys and values to (the paper's k)
     n_features                             size of a Performer's feature map (the paper's m or r)
-    landmark                               mean of a segment of the sequence, which stands for it (Nystrom attention)
-    columns, off_grid                      of a grid that a sequence fills row by row; tokens before it without a place
+    landmark                               mean of a segment of the sequence (Nystrom attention)
+    columns, off_grid                      width of the grid that the sequence fills row by row; leading tokens off it
     causal                                 a token attends only to itself and earlier tokens
-    mask                                   (batch, length), True where a token is real
-    context, cross-attention               other tokens that a decoder's attend to: the encoder's output
-    cache, step                            what decoding keeps of earlier tokens, a row per sequence; the next tokens
+    mask                                   (batch, length), True where a token is real, False where it is padding
+    context, cross-attention               the sequence that a decoder also attends to: the encoder's output
+    cache, step                            what decoding keeps of earlier tokens; one call that adds the next tokens
 
 Activations are (batch, length, dim), heads (batch, heads, length, head_dim).
 """
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        """Take a public name from exports.py, imported no earlier: settings are read without torch (PEP 562)."""
+        """Load a public name from exports.py on first use, so that reading settings imports no torch (PEP 562)."""
         if not name.startswith("__") or name == "__all__":
             exports = import_module("my_transformers.exports")
             if name == "__all__" or name in exports.__all__:

@@ -1,18 +1,18 @@
-"""What modules check of their inputs: shapes and dtypes, which cost a GPU nothing."""
+"""Checks of modules' inputs. They read shapes and dtypes only, so the host never waits for a GPU."""
 
 import torch
 from torch import Tensor
 
 
 def check_heads(q: Tensor, k: Tensor, v: Tensor, *, heads: int | None = None, head_dim: int | None = None) -> None:
-    """Raise ValueError unless these are queries, keys and values that fit each other.
+    """Raise ValueError unless queries, keys and values have matching shapes and dtypes.
 
     Args:
         q: (b, h, n, d), floating-point.
-        k: (b, h, m, d) of the same dtype; the queries once more where these serve as keys. m is 0 only if n is.
+        k: (b, h, m, d) of the same dtype; pass q itself where queries serve as keys. m may be 0 only if n is 0.
         v: (b, h, m, e) of the same dtype.
-        heads: that the mechanism was made for; None: any.
-        head_dim: d that it was made for; None: any.
+        heads: required number of heads; None: any.
+        head_dim: required d; None: any.
     """
     if not q.dim() == k.dim() == v.dim() == 4 or not (
         q.shape[:2] == k.shape[:2] == v.shape[:2]

@@ -1,6 +1,6 @@
-"""What follows a computation besides autograd: torch.func, torch.export, derivatives of derivatives.
+"""Detect torch.func, torch.export and torch.compile, and refuse second derivatives that would be wrong.
 
-Which of them need another form of a function, and an error where a second derivative would be wrong.
+A function with a hand-written backward needs another form under some of these.
 """
 
 import functools
@@ -15,49 +15,50 @@ Gradients = tuple[Tensor | None, ...]
 
 
 def transformed() -> bool:
-    """Whether torch.func (grad, vmap, jvp, ...) or forward-mode differentiation follows what is computed.
+    """Whether a torch.func transform (grad, vmap, jvp, ...) or forward-mode differentiation is active.
 
-    Both need to see each operation. A function with a backward of its own, which recomputes what forward did not keep,
-    then takes another form that leaves it to PyTorch and saves no memory.
+    Both must trace every operation. A function whose own backward recomputes what forward did not keep must then use
+    plain operations, which PyTorch differentiates; that saves no memory.
     """
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def exporting() -> bool:
-    """Whether torch.export makes a graph of what is computed.
+    """Whether torch.export is tracing.
 
-    As ``torch.compiler.is_exporting()``, which torch.compile of torch 2.11 takes for True, though nothing is exported.
+    ``torch.compiler.is_exporting()`` cannot be used: under torch.compile, torch 2.11 evaluates it to True.
     """
     return torch.compiler._is_exporting_flag
 
 
 def traced() -> bool:
-    """:func:`transformed`, or under torch.compile, whose partitioner chooses what to keep and what to compute again."""
+    """:func:`transformed`, or under torch.compile, whose partitioner itself chooses what to recompute in backward."""
     return torch.compiler.is_compiling() or transformed()
 
 
 def first_derivatives_only(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
-    """Decorator of a ``backward(ctx, saved_tensors, *gradients)``: differentiating its results raises a RuntimeError.
+    """Decorate a ``backward(ctx, saved_tensors, *gradients)`` so that differentiating its results raises RuntimeError.
 
-    ``torch.autograd.function.once_differentiable`` takes the results for constants where the incoming gradient is one,
-    as that of a sum is, although they depend on the saved tensors: second derivatives would be wrong without a word.
+    ``torch.autograd.function.once_differentiable`` is not enough. If the incoming gradient does not require grad (that
+    of a sum is constant), it returns the results as constants, although they depend on the saved tensors: second
+    derivatives would silently miss that part.
     """
 
     @functools.wraps(backward)
     def guarded(ctx: Any, *gradients: Tensor) -> Gradients:
-        saved = ctx.saved_tensors  # asked for once: torch.utils.checkpoint allows no more
+        saved = ctx.saved_tensors  # read only once: torch.utils.checkpoint allows no second access
         with torch.no_grad():
             found = backward(ctx, saved, *gradients)
         inputs = [x for x in (*saved, *gradients) if x is not None and x.requires_grad]
         if not torch.is_grad_enabled() or not inputs:
             return found
-        return tuple(None if x is None else _Once.apply(x, *inputs) for x in found)
+        return tuple(None if x is None else _NotDifferentiable.apply(x, *inputs) for x in found)
 
     return guarded
 
 
-class _Once(torch.autograd.Function):
-    """A gradient that depends on ``inputs`` in a way that is not known here."""
+class _NotDifferentiable(torch.autograd.Function):
+    """Identity that marks ``gradient`` as depending on ``inputs``, and raises when that is differentiated."""
 
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, *inputs: Tensor) -> Tensor:
@@ -67,6 +68,6 @@ class _Once(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         raise RuntimeError(
             "second derivatives are not supported here: this backward recomputes what forward did not keep, and cannot "
-            "be differentiated (create_graph=True); torch.func.grad has them, with FullAttention only under "
-            "torch.nn.attention.sdpa_kernel(SDPBackend.MATH)"
+            "itself be differentiated (create_graph=True); nested torch.func.grad can compute them, for FullAttention "
+            "only under torch.nn.attention.sdpa_kernel(SDPBackend.MATH)"
         )

@@ -1,19 +1,19 @@
-"""Dropout in attention: of weights where there are single ones, else of whole values."""
+"""Attention dropout for mechanisms that never compute single weights: whole values are dropped instead."""
 
 import torch
 from torch import Tensor, nn
 
 
 def check_dropout(dropout: float) -> None:
-    """Raise ValueError for what is no probability."""
+    """Raise ValueError unless ``dropout`` is in [0, 1)."""
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout is {dropout}, must be in [0, 1)")
 
 
 def drop_values(v: Tensor, probability: float) -> Tensor:
-    """Dropout of whole values: v (b, h, n, e) -> the same, each token's value zero or divided by 1 - probability.
+    """Drop whole values: v (b, h, n, e) -> the same shape, each token's value zeroed or divided by 1 - probability.
 
-    For mechanisms that never hold single weights. A value is dropped for all queries of a head at once.
+    A dropped value is dropped for all queries of its head.
     """
     if probability == 0:
         return v

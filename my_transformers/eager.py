@@ -1,4 +1,4 @@
-"""Functions that torch.compile leaves to Python."""
+"""A decorator for functions that torch.compile must not trace."""
 
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -10,5 +10,5 @@ _R = TypeVar("_R")
 
 
 def eager(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """``torch.compiler.disable``, which loses the types of what it decorates."""
+    """``torch.compiler.disable`` that keeps the function's type, which PyTorch's own decorator loses."""
     return torch.compiler.disable(function)

@@ -12,17 +12,17 @@ from my_transformers.checks import check_heads
 from my_transformers.dropout import check_dropout
 from my_transformers.full_settings import FullSettings, SharedQKSettings
 from my_transformers.lsh.bucketed import unit
-from my_transformers.masks import boolean_mask, causal_mask, fused_mask, newest_see
+from my_transformers.masks import boolean_mask, causal_mask, causal_mask_of_newest, fused_mask
 from my_transformers.mechanism import Mechanism
 
 
 class FullAttention(Mechanism, settings=FullSettings):
-    """softmax(q k^T / sqrt(d)) v, in O(n m) time, on PyTorch's fused kernels.
+    """softmax(q k^T / sqrt(d)) v in O(n m d) time, on PyTorch's fused kernels.
 
     Definition: my_transformers/reference.py, full_attention.
 
     Args:
-        causal: query i sees keys 0 to i; queries and keys must then be equally many.
+        causal: query i attends only to keys 0 to i; the number of keys must then equal the number of queries.
         dropout: probability of dropping an attention weight in training.
     """
 
@@ -37,9 +37,12 @@ class FullAttention(Mechanism, settings=FullSettings):
         return f"causal={self.causal}, dropout={self.dropout}"
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Q (b, h, n, d), k (b, h, m, d), v (b, h, m, e), mask (b, m) True where a key is real -> (b, h, n, e).
+        """Attend from q (b, h, n, d) to k (b, h, m, d) and v (b, h, m, e) -> (b, h, n, e).
 
-        A padded query's output is finite and of no meaning.
+        ``mask`` (b, m) is True where a key is real. The output at a padded query is finite but meaningless.
+
+        Raises:
+            ValueError: inputs do not fit each other, or causal and the number of keys is not that of queries.
         """
         check_heads(q, k, v)
         mask = boolean_mask(mask, k)
@@ -51,7 +54,7 @@ class FullAttention(Mechanism, settings=FullSettings):
         if mask is None:
             return F.scaled_dot_product_attention(q, k, v, is_causal=self.causal, dropout_p=dropout)
         visible = mask[:, None, None, :]
-        if self.causal:  # a padded token sees itself, so that no row of the softmax is empty
+        if self.causal:  # every token sees itself, even if padded, so that no row of the softmax is empty
             itself = torch.eye(q.shape[2], dtype=torch.bool, device=q.device)
             visible = (visible & causal_mask(q.shape[2], q.device)) | itself
         else:
@@ -63,7 +66,10 @@ class FullAttention(Mechanism, settings=FullSettings):
 
         Args:
             like: (b, h, any, d), for sizes, dtype and device.
-            max_len: tokens.
+            max_len: the maximum number of tokens.
+
+        Raises:
+            ValueError: not causal.
         """
         check_causal(self.causal)
         return KeyValueCache.empty(like, max_len)
@@ -72,7 +78,7 @@ class FullAttention(Mechanism, settings=FullSettings):
         """Attend with the next t tokens, each (b, h, t, ·) -> (b, h, t, e), and add them to the cache.
 
         Raises:
-            ValueError: the cache is of another shape, or has no room for t more tokens.
+            ValueError: the inputs do not fit the cache, or it has no room for t more tokens.
         """
         new = q.shape[2]
         cache.append(q, k, v)
@@ -80,15 +86,16 @@ class FullAttention(Mechanism, settings=FullSettings):
             return F.scaled_dot_product_attention(q, *cache.so_far(), is_causal=new > 1)
         if new == 1:
             return F.scaled_dot_product_attention(q, *cache.so_far())
-        visible = newest_see(new, cache.length, q.device)
+        visible = causal_mask_of_newest(new, cache.length, q.device)
         return F.scaled_dot_product_attention(q, *cache.so_far(), attn_mask=fused_mask(visible, q))
 
 
 class SharedQKAttention(Mechanism, settings=SharedQKSettings):
     """Full attention whose keys are the unit-length queries, k_j = q_j / ||q_j|| (Kitaev et al. 2020, section 2).
 
-    A token sees itself only where it sees nothing else: its own key would always be the nearest one. It is what LSH
-    attention approximates, so a model trained with one can be evaluated with the other. O(n^2) time.
+    A token attends to itself only if it sees no other token: its own key is parallel to its query and would always
+    score highest. LSH attention approximates this mechanism, so a model trained with one can be evaluated with the
+    other. O(n^2 d) time.
 
     Definition: my_transformers/reference.py, shared_qk_attention.
 
@@ -108,7 +115,7 @@ class SharedQKAttention(Mechanism, settings=SharedQKSettings):
         return f"causal={self.causal}, dropout={self.dropout}"
 
     def forward(self, qk: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Qk (b, h, n, d), v (b, h, n, e), mask (b, n) True where a token is real -> (b, h, n, e)."""
+        """Map qk (b, h, n, d) and v (b, h, n, e) to (b, h, n, e); mask (b, n) is True where a token is real."""
         check_heads(qk, qk, v)
         mask, n = boolean_mask(mask, qk), qk.shape[2]
         itself = torch.eye(n, dtype=torch.bool, device=qk.device)
@@ -135,7 +142,7 @@ class SharedQKAttention(Mechanism, settings=SharedQKSettings):
         keys, values = cache.so_far()
         if new == 1:
             return v if first else F.scaled_dot_product_attention(qk, keys[:, :, :-1], values[:, :, :-1])
-        visible = newest_see(new, cache.length, qk.device, itself=False)
+        visible = causal_mask_of_newest(new, cache.length, qk.device, itself=False)
         visible[0, 0] |= first  # the very first token has nothing else to attend to
         return F.scaled_dot_product_attention(qk, keys, values, attn_mask=fused_mask(visible, qk))
 
@@ -153,12 +160,12 @@ class KeyValueCache(Cache):
 
     @classmethod
     def empty(cls, like: Tensor, max_len: int) -> "KeyValueCache":
-        """No token yet."""
+        """A cache without tokens."""
         keys = like.new_zeros(*like.shape[:2], max_len, like.shape[-1])
         return cls(keys, torch.zeros_like(keys), 0, max_len)
 
     def append(self, query: Tensor, key: Tensor, value: Tensor) -> None:
-        """Add the keys and values of t tokens, (b, h, t, ·) each, after checking that they and the queries fit."""
+        """Check queries, keys and values of t tokens, (b, h, t, ·) each, then add the keys and values."""
         widths = self.keys.shape[-1], self.keys.shape[-1], self.values.shape[-1]
         self.check(query, key, value, batch=self.keys.shape[0], heads=self.keys.shape[1], widths=widths)
         end = self.length + key.shape[2]

@@ -1,9 +1,9 @@
-"""Which form of an operation runs: PyTorch's own operators, or a Triton kernel, ours or that of FlexAttention.
+"""Choice of the implementation: PyTorch's own operators, or a Triton kernel (ours, or FlexAttention's).
 
-The environment variable ``MY_TRANSFORMERS_KERNELS`` decides, at every call. ``auto``, the default, runs a Triton kernel
-on a GPU with as much shared memory as an A100 (the kernels have run on an H200), where there is one for the inputs.
-``torch`` never runs one, and ``triton`` raises an error where it cannot run. On a CPU they run only with ``triton`` and
-Triton's interpreter (``TRITON_INTERPRET=1`` before Triton is imported), which is for tests.
+The environment variable ``MY_TRANSFORMERS_KERNELS`` is read at every call. ``auto``, the default, runs a Triton kernel
+if one supports the inputs and the GPU has at least as much shared memory as an A100 (the kernels have run on an H200).
+``torch`` never runs one. ``triton`` raises an error where the kernel cannot run. On a CPU, kernels run only with
+``triton`` and Triton's interpreter (``TRITON_INTERPRET=1``, set before Triton is imported), which is for tests.
 """
 
 import importlib.util
@@ -17,18 +17,18 @@ VARIABLE = "MY_TRANSFORMERS_KERNELS"
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _SHARED_MEMORY = 162 * 1024
-"""Bytes per block; heads of more than 128 numbers in float32 need that much, smaller GPUs have 100 KiB."""
+"""Bytes per thread block that the largest tiles need (float32, head_dim above 128); smaller GPUs have 100 KiB."""
 
 
 def use_triton(*tensors: Tensor, largest_dim: int) -> bool:
-    """Whether the Triton form runs.
+    """Whether to run the Triton kernel.
 
     Args:
-        tensors: the inputs (..., dim) with floating-point numbers.
-        largest_dim: that the kernels support in the last axis.
+        tensors: the floating-point inputs (..., dim).
+        largest_dim: the largest dim that the kernel supports.
 
     Raises:
-        ValueError: the environment variable has another value, or asks for Triton where it cannot run.
+        ValueError: the environment variable has an unknown value, or is ``triton`` where the kernel cannot run.
     """
     choice = os.environ.get(VARIABLE, "auto")
     if choice not in ("auto", "torch", "triton"):
@@ -46,15 +46,15 @@ def use_triton(*tensors: Tensor, largest_dim: int) -> bool:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _large_enough(index: int | None) -> bool:
-    """Whether a GPU holds the largest of the kernels' blocks."""
-    if not torch.cuda.is_available():  # a tensor without numbers, as torch.compile makes them
+    """Whether a GPU has enough shared memory for the kernels' largest tiles."""
+    if not torch.cuda.is_available():  # a fake tensor on "cuda", as torch.compile traces with
         return True
-    properties: Any = torch.cuda.get_device_properties(index)  # whose stub lacks this one
+    properties: Any = torch.cuda.get_device_properties(index)  # PyTorch's type stub lacks the next attribute
     return bool(properties.shared_memory_per_block_optin >= _SHARED_MEMORY)
 
 
 def _obstacle(tensors: tuple[Tensor, ...], largest_dim: int) -> str:
-    """Why the Triton form cannot run; empty if it can."""
+    """Why the Triton kernel cannot run, for an error message; empty if it can."""
     for x in tensors:
         if x.dtype not in _DTYPES:
             return f"the kernels take float16, bfloat16 and float32, not {x.dtype}"

@@ -1,4 +1,4 @@
-"""Encoder and decoder layers and stacks of them. With a causal mechanism, encoder layers make a decoder-only model."""
+"""Encoder and decoder layers, and stacks of them. Encoder layers with a causal mechanism form a decoder-only model."""
 
 import abc
 from collections.abc import Callable, Sequence
@@ -14,15 +14,15 @@ from my_transformers.checks import check_tokens
 from my_transformers.sublayers import Context, FeedForward, MultiHeadAttention
 
 Branch = Callable[[Tensor], Tensor]
-"""What a sublayer adds to the residual: (b, n, dim) -> (b, n, dim)."""
+"""A residual branch, x -> what a sublayer adds to x: (b, n, dim) -> (b, n, dim)."""
 
 
 CacheT = TypeVar("CacheT")
-"""What a layer keeps of the tokens so far."""
+"""The layer's cache for step-by-step decoding."""
 
 
 class Layer(nn.Module, abc.ABC, Generic[CacheT]):
-    """What both kinds of layers have: self-attention and feed-forward, and how a sublayer joins the residual."""
+    """Base of both layers: self-attention, feed-forward, and residual connections with layer normalisation."""
 
     def __init__(
         self,
@@ -45,38 +45,39 @@ class Layer(nn.Module, abc.ABC, Generic[CacheT]):
         self.dropout = nn.Dropout(dropout)
 
     def attend(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """What the self-attention adds to the residual x."""
-        return self.dropout(self.attention(self._before(x, self.norm_attention), mask=mask))
+        """The self-attention branch: (b, n, dim) -> what it adds to x, of the same shape."""
+        return self.dropout(self.attention(self._normalised_input(x, self.norm_attention), mask=mask))
 
     def attend_step(self, x: Tensor, cache: Cache) -> Tensor:
         """:meth:`attend` for the next t tokens."""
-        return self.dropout(self.attention.step(self._before(x, self.norm_attention), cache))
+        return self.dropout(self.attention.step(self._normalised_input(x, self.norm_attention), cache))
 
     def transform(self, x: Tensor) -> Tensor:
-        """What the feed-forward network adds."""
-        return self.dropout(self.feed_forward(self._before(x, self.norm_feed_forward)))
+        """The feed-forward branch: (b, n, dim) -> what it adds to x, of the same shape."""
+        return self.dropout(self.feed_forward(self._normalised_input(x, self.norm_feed_forward)))
 
-    def _before(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    def _normalised_input(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """Input of a sublayer: normalised in a pre-norm layer, x itself in a post-norm layer."""
         check_tokens(x, norm.normalized_shape[0])
         return norm(x) if self.norm == "pre" else x
 
-    def _through(self, x: Tensor, branches: list[Branch]) -> Tensor:
+    def _add_branches(self, x: Tensor, branches: list[Branch]) -> Tensor:
         for branch, norm in zip(branches, self._norms(), strict=True):
             x = x + branch(x)
             x = norm(x) if self.norm == "post" else x
         return x
 
     def step(self, x: Tensor, cache: CacheT) -> Tensor:
-        """The next t tokens x (b, t, dim) -> (b, t, dim), added to the cache."""
-        return self._through(x, self.step_branches(cache))
+        """Map the next t tokens x (b, t, dim) to (b, t, dim), and add them to the cache."""
+        return self._add_branches(x, self.step_branches(cache))
 
     @abc.abstractmethod
     def step_branches(self, cache: CacheT) -> list[Branch]:
-        """What each sublayer adds for the next t tokens, in order."""
+        """The residual branches for the next t tokens, in order."""
 
     @abc.abstractmethod
     def _norms(self) -> list[nn.LayerNorm]:
-        """Each sublayer's, in order."""
+        """The layer normalisation of each sublayer, in order."""
 
 
 class EncoderLayer(Layer[Cache]):
@@ -85,24 +86,24 @@ class EncoderLayer(Layer[Cache]):
     ``norm="pre"`` is x + f(norm(x)), ``norm="post"`` is norm(x + f(x)) (Vaswani et al. 2017, section 3.1).
 
     Args:
-        attention: from (b, n, dim) to the same.
-        feed_forward: likewise.
-        dim: of the activations.
+        attention: self-attention on (b, n, dim).
+        feed_forward: feed-forward network on (b, n, dim).
+        dim: width of the activations.
         norm: "pre" or "post".
         norm_epsilon: added to the variance in layer normalisation.
-        dropout: on each sublayer's output.
+        dropout: dropout probability for each sublayer's output.
     """
 
     def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """X (b, n, dim), mask (b, n) True where a token is real -> (b, n, dim)."""
-        return self._through(x, self.branches(mask=mask))
+        """Map x (b, n, dim) to (b, n, dim); mask (b, n) is True where a token is real."""
+        return self._add_branches(x, self.branches(mask=mask))
 
     def branches(self, *, mask: Tensor | None = None) -> list[Branch]:
-        """What each sublayer adds, in order, for a stack with another residual than this layer's own."""
+        """The residual branches, in order, for stacks that add them in another way (rev_layers.py)."""
         return [partial(self.attend, mask=mask), self.transform]
 
     def new_cache(self, batch: int, max_len: int) -> Cache:
-        """The attention's empty cache for decoding up to ``max_len`` tokens."""
+        """The self-attention's empty cache for decoding up to ``max_len`` tokens."""
         return self.attention.new_cache(batch, max_len)
 
     def step_branches(self, cache: Cache) -> list[Branch]:
@@ -115,16 +116,17 @@ class EncoderLayer(Layer[Cache]):
 
 @dataclass
 class DecoderCache:
-    """What decoding knows: the targets' tokens so far, and the contexts, projected once.
+    """A decoder layer's cache: the target tokens so far, and the contexts' keys and values.
 
-    Targets of one context follow each other, equally many of each.
+    A context may have several targets (hypotheses of a beam search): the same number for each, and they are adjacent
+    rows of the batch.
     """
 
-    tokens: Cache  # the self-attention's
-    context: Context  # keys and values
+    tokens: Cache  # of the self-attention, one row per target
+    context: Context  # keys and values of the cross-attention, one row per context
 
     def select_rows(self, rows: Tensor, contexts: Tensor | None = None) -> None:
-        """Go on with other targets, see :meth:`Cache.select_rows`; of the contexts with these alone, None: all."""
+        """Reorder targets by ``rows`` (see :meth:`Cache.select_rows`), contexts by ``contexts`` if given."""
         self.tokens.select_rows(rows)
         if contexts is not None:
             self.context = rows_of(self.context, contexts)
@@ -133,19 +135,19 @@ class DecoderCache:
 class DecoderLayer(Layer[DecoderCache]):
     """Causal self-attention, attention to a context and feed-forward (Vaswani et al. 2017, section 3.1, figure 1).
 
-    Each has its residual connection and layer normalisation as in :class:`EncoderLayer`.
+    Each sublayer has a residual connection and layer normalisation as in :class:`EncoderLayer`.
 
     Args:
-        attention: from (b, n, dim) to the same, with a causal mechanism.
-        cross_attention: from (b, n, dim) to a context (b, m, dim), with a mechanism whose class has ``cross``.
-        feed_forward: from (b, n, dim) to the same.
-        dim: of the activations.
+        attention: self-attention on (b, n, dim), with a causal mechanism.
+        cross_attention: attention from (b, n, dim) to a context (b, m, dim), with a mechanism that has ``cross``.
+        feed_forward: feed-forward network on (b, n, dim).
+        dim: width of the activations.
         norm: "pre" or "post".
         norm_epsilon: added to the variance in layer normalisation.
-        dropout: on each sublayer's output.
+        dropout: dropout probability for each sublayer's output.
 
     Raises:
-        ValueError: self-attention that is not causal, or cross-attention that is, or whose mechanism has no ``cross``.
+        ValueError: the self-attention is not causal, or the cross-attention is causal or its mechanism lacks ``cross``.
     """
 
     def __init__(
@@ -163,15 +165,19 @@ class DecoderLayer(Layer[DecoderCache]):
         own, cross = attention.mechanism, cross_attention.mechanism
         if not own.causal:
             raise ValueError(
-                f"{type(own).__name__} lets a token of the target see those to come; use a mechanism with causal=True"
+                f"{type(own).__name__} lets a target token attend to later ones; use a mechanism with causal=True"
             )
         if not cross.cross or cross.causal:
             why = (
-                "shares queries and keys" if cross.shared_query_key else "is causal" if cross.causal else "has no cross"
+                "shares queries and keys"
+                if cross.shared_query_key
+                else "is causal"
+                if cross.causal
+                else "lacks cross-attention"
             )
             raise ValueError(
                 f"{type(cross).__name__} {why}, so it cannot attend to a context; use FullAttention, "
-                "LinformerAttention, PerformerAttention or another mechanism with cross, with causal=False"
+                "LinformerAttention, PerformerAttention or another mechanism with cross=True, with causal=False"
             )
         self.cross_attention = cross_attention
         self.norm_cross_attention = nn.LayerNorm(dim, norm_epsilon)
@@ -179,10 +185,10 @@ class DecoderLayer(Layer[DecoderCache]):
     def forward(
         self, x: Tensor, context: Tensor, *, mask: Tensor | None = None, context_mask: Tensor | None = None
     ) -> Tensor:
-        """One layer of the decoder.
+        """Map x to (b, n, dim).
 
         Args:
-            x: (b, n, dim).
+            x: (b, n, dim), the target.
             context: (b, m, dim), the encoder's output.
             mask: (b, n), True where a token of x is real.
             context_mask: (b, m), True where a token of the context is real.
@@ -190,7 +196,7 @@ class DecoderLayer(Layer[DecoderCache]):
         Returns:
             (b, n, dim).
         """
-        return self._through(x, self.branches(context, mask=mask, context_mask=context_mask))
+        return self._add_branches(x, self.branches(context, mask=mask, context_mask=context_mask))
 
     def branches(
         self, context: Tensor, *, mask: Tensor | None = None, context_mask: Tensor | None = None
@@ -203,24 +209,25 @@ class DecoderLayer(Layer[DecoderCache]):
         ]
 
     def attend_across(self, x: Tensor, *, context: Tensor | Context, context_mask: Tensor | None = None) -> Tensor:
-        """What the cross-attention adds to the residual x; the context, or its keys and values."""
-        x = self._before(x, self.norm_cross_attention)
+        """The cross-attention branch; ``context`` is (b, m, dim), or its precomputed keys and values."""
+        x = self._normalised_input(x, self.norm_cross_attention)
         return self.dropout(self.cross_attention(x, context=context, mask=context_mask))
 
     def new_cache(self, batch: int, max_len: int, context: Tensor, context_mask: Tensor | None = None) -> DecoderCache:
         """The self-attention's empty cache for up to ``max_len`` tokens, and the context's keys and values.
 
         Args:
-            batch: targets; those of one context, as the hypotheses of a beam search, follow each other.
-            max_len: tokens of a target.
-            context: (b, m, dim); batch is b or a multiple of it, and nothing is copied for each target.
+            batch: the number of targets, a multiple of b. Targets of one context, such as the hypotheses of a beam
+                search, are adjacent rows; they share its keys and values without a copy.
+            max_len: maximum number of target tokens.
+            context: (b, m, dim).
             context_mask: (b, m), True where a token of the context is real.
 
         Raises:
-            ValueError: not equally many targets of each context.
+            ValueError: the number of targets is not a positive multiple of the number of contexts.
         """
         if not batch or batch % len(context):
-            raise ValueError(f"{batch} targets, but {len(context)} contexts: need equally many targets of each")
+            raise ValueError(f"{batch} targets, but {len(context)} contexts: need the same number of targets for each")
         projected = self.cross_attention.keys_and_values(context, context_mask)
         return DecoderCache(self.attention.new_cache(batch, max_len), projected)
 
@@ -228,48 +235,51 @@ class DecoderLayer(Layer[DecoderCache]):
         """:meth:`branches` for the next t tokens."""
         return [
             partial(self.attend_step, cache=cache.tokens),
-            partial(self._attend_across_together, context=cache.context),
+            partial(self._attend_across_step, context=cache.context),
             self.transform,
         ]
 
-    def _attend_across_together(self, x: Tensor, *, context: Context) -> Tensor:
-        """:meth:`attend_across` for t tokens x (b * k, t, dim) of k targets that share a context."""
-        of_context = x.view(len(context.keys), -1, x.shape[-1])
-        return self.attend_across(of_context, context=context).view_as(x)
+    def _attend_across_step(self, x: Tensor, *, context: Context) -> Tensor:
+        """:meth:`attend_across` for t tokens x (b * k, t, dim) of k targets per context.
+
+        The queries of all k targets form one sequence (b, k * t, dim), so the context is not repeated k times.
+        """
+        by_context = x.view(len(context.keys), -1, x.shape[-1])
+        return self.attend_across(by_context, context=context).view_as(x)
 
     def _norms(self) -> list[nn.LayerNorm]:
         return [self.norm_attention, self.norm_cross_attention, self.norm_feed_forward]
 
 
 class _Stack(nn.Module, Generic[CacheT]):
-    """Layers one after the other; a pre-norm stack ends with the normalisation that its last residual lacks."""
+    """Base of both stacks: layers in sequence, with a final normalisation if they are pre-norm."""
 
     def __init__(self, layers: Sequence[Layer[CacheT]], *, dim: int, norm_epsilon: float = 1e-5) -> None:
         super().__init__()
-        self.layers = cast("Sequence[Layer[CacheT]]", nn.ModuleList(layers))  # for torch they would be of any class
-        self.out_dim = dim  # of what comes out
+        self.layers = cast("Sequence[Layer[CacheT]]", nn.ModuleList(layers))  # nn.ModuleList loses the element type
+        self.out_dim = dim  # width of the output
         self.final_norm = nn.LayerNorm(dim, norm_epsilon) if layers[-1].norm == "pre" else nn.Identity()
 
     def step(self, x: Tensor, caches: list[CacheT]) -> Tensor:
-        """The next t tokens x (b, t, dim) -> (b, t, dim), added to the caches."""
+        """Map the next t tokens x (b, t, dim) to (b, t, dim), and add them to the caches."""
         for layer, cache in zip(self.layers, caches, strict=True):
             x = layer.step(x, cache)
         return self.final_norm(x)
 
 
 class EncoderStack(_Stack[Cache]):
-    """Layers one after the other; a pre-norm stack ends with the normalisation that its last residual lacks.
+    """Encoder layers in sequence; a pre-norm stack ends with one more normalisation, of its residual stream.
 
     Args:
-        layers: one or more EncoderLayer, all with the same ``norm``.
-        dim: of the activations.
-        norm_epsilon: of the last normalisation.
+        layers: at least one EncoderLayer, all with the same ``norm``.
+        dim: width of the activations.
+        norm_epsilon: epsilon of the final normalisation.
     """
 
     layers: Sequence[EncoderLayer]
 
     def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """X (b, n, dim), mask (b, n) True where a token is real -> (b, n, dim)."""
+        """Map x (b, n, dim) to (b, n, dim); mask (b, n) is True where a token is real."""
         for layer in self.layers:
             x = layer(x, mask=mask)
         return self.final_norm(x)
@@ -279,17 +289,17 @@ class EncoderStack(_Stack[Cache]):
         return [layer.new_cache(batch, max_len) for layer in self.layers]
 
     def state_size(self, length: int, dtype: torch.dtype | None = None) -> int:
-        """Bytes that decoding keeps of a sequence, in all layers; see :meth:`MultiHeadAttention.state_size`."""
+        """Bytes that decoding keeps per sequence, over all layers; see :meth:`MultiHeadAttention.state_size`."""
         return sum(layer.attention.state_size(length, dtype) for layer in self.layers)
 
 
 class DecoderStack(_Stack[DecoderCache]):
-    """As :class:`EncoderStack`, of decoder layers that all attend to one context.
+    """:class:`EncoderStack` of decoder layers, which all attend to the same context.
 
     Args:
-        layers: one or more DecoderLayer, all with the same ``norm``.
-        dim: of the activations.
-        norm_epsilon: of the last normalisation.
+        layers: at least one DecoderLayer, all with the same ``norm``.
+        dim: width of the activations.
+        norm_epsilon: epsilon of the final normalisation.
     """
 
     layers: Sequence[DecoderLayer]

@@ -11,18 +11,18 @@ from my_transformers.performer.recompute import LogFeatures
 class LinearAttention(KernelAttention, settings=LinearSettings):
     """Weights phi(q_i) . phi(k_j) with phi(x) = elu(x) + 1, so that sums over keys can be shared by all queries.
 
-    Bidirectional: equations 4 to 7. Causal: equations 8 to 12, the running sums S_i and Z_i taken a chunk at a time; in
-    steps they are the whole cache, the paper's recurrent form (equations 16 to 20). O(n d^2) time, causal
-    O(n (chunk_size + d) d). There is no epsilon: elu(x) + 1 is positive, and its logarithm is x where x <= 0 and
-    log(1 + x) above, so nothing vanishes before scales are taken out.
+    Bidirectional: equations 4 to 7, O(n d^2) time. Causal: equations 8 to 12 in O(n (chunk_size + d) d) time; the
+    running sums S_i and Z_i are updated once per chunk. When decoding, these sums are the whole cache, the paper's
+    recurrent form (equations 16 to 20). No epsilon is needed: features are kept as logarithms, log(elu(x) + 1) being x
+    for x <= 0 and log(1 + x) above, so that small ones do not underflow before they are rescaled.
 
-    Kept for backward: as a Performer with d features (performer/bidirectional.py, performer/causal.py).
+    Saved for backward: the same as for a Performer with d features (performer/bidirectional.py, performer/causal.py).
 
     Definition: my_transformers/reference.py, linear_attention.
 
     Args:
         causal: a token attends only to itself and earlier tokens.
-        chunk_size: of the causal form: tokens whose weights are computed one by one.
+        chunk_size: causal only: the number of tokens whose weights are computed pair by pair.
         dropout: probability of dropping a value in training, for all queries of a head at once.
 
     Raises:
@@ -50,5 +50,5 @@ class LinearAttention(KernelAttention, settings=LinearSettings):
 
 
 def log_elu_plus_one(x: Tensor) -> Tensor:
-    """Log(elu(x) + 1), elementwise: x itself up to 0, log(1 + x) above (equation 7)."""
+    """Log(elu(x) + 1), elementwise: x for x <= 0, log(1 + x) above (equation 7)."""
     return torch.where(x > 0, x.clamp_min(0).log1p(), x)

@@ -1,4 +1,4 @@
-"""Local attention by PyTorch's FlexAttention, for a GPU: one fused kernel, no copies of keys and values by chunk."""
+"""Local attention through PyTorch's FlexAttention on a GPU: one fused kernel, no copy of keys and values per chunk."""
 
 import functools
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 BLOCK = 128
-"""Queries and keys per block of the kernel. Blocks with no pair in reach are skipped."""
+"""Queries and keys per block of the kernel. Pairs of blocks in which no query sees a key are skipped."""
 
 
 @functools.cache
@@ -28,7 +28,7 @@ def flex_local_attention(
     causal: bool,
     attend: Callable[..., Tensor] | None = None,
 ) -> Tensor:
-    """:class:`~my_transformers.LocalAttention` without dropout and circle.
+    """:class:`~my_transformers.LocalAttention` without dropout and without ``circle``.
 
     Args:
         q: (b, h, n, d).
@@ -39,10 +39,10 @@ def flex_local_attention(
         back: chunks before its own that a query attends to.
         ahead: chunks after it.
         causal: a query attends only to itself and earlier tokens.
-        attend: FlexAttention; default compiled, once for all lengths.
+        attend: FlexAttention; default: a version compiled once for all lengths.
 
     Returns:
-        (b, h, n, e), 0 where a padded query has no real key in reach.
+        (b, h, n, e), 0 where a padded query sees no real key.
     """
     b, _, n, _ = q.shape
     first, end = reach(n, q.device, chunk_size=chunk_size, back=back, ahead=ahead, causal=causal)
@@ -57,9 +57,9 @@ def flex_local_attention(
 def reach(
     n: int, device: torch.device, *, chunk_size: int, back: int, ahead: int, causal: bool
 ) -> tuple[Tensor, Tensor]:
-    """First key that each of n queries attends to, and the one after its last: (n,) each.
+    """For each of n queries, the first key that it attends to and one past the last: (n,) each.
 
-    As tensors, so that one compiled kernel serves all chunk sizes and reaches.
+    They are tensors rather than Python integers so that one compiled kernel serves all settings.
     """
     query = torch.arange(n, device=device, dtype=torch.int32)
     chunk = query // chunk_size
@@ -68,15 +68,16 @@ def reach(
 
 
 def _blocks(first: Tensor, end: Tensor, mask_mod: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> BlockMask:
-    """For each block of queries the blocks of keys between its first query's first key and its last query's last one.
+    """Blocks of keys for each block of queries: from its first query's first key to its last query's last key.
 
-    Both ends rise with the query. ``create_block_mask`` would find the same blocks by looking at all n^2 pairs.
+    Both ends are non-decreasing in the query, so no pair is missed. ``create_block_mask`` would find the same blocks
+    by evaluating the mask at all n^2 pairs.
     """
     n = len(first)
-    number = torch.arange(-(-n // BLOCK), device=first.device, dtype=torch.int32)
-    first_block = first[number * BLOCK] // BLOCK
-    last_block = (end[((number + 1) * BLOCK).clamp(max=n) - 1] - 1) // BLOCK
-    keys = (first_block.unsqueeze(-1) + number).clamp(max=len(number) - 1)
+    block = torch.arange(-(-n // BLOCK), device=first.device, dtype=torch.int32)
+    first_block = first[block * BLOCK] // BLOCK
+    last_block = (end[((block + 1) * BLOCK).clamp(max=n) - 1] - 1) // BLOCK
+    keys = (first_block.unsqueeze(-1) + block).clamp(max=len(block) - 1)
     count = last_block - first_block + 1
     return BlockMask.from_kv_blocks(
         count[None, None], keys[None, None], BLOCK_SIZE=BLOCK, mask_mod=mask_mod, seq_lengths=(n, n)

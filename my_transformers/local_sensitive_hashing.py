@@ -1,3 +1,3 @@
-"""An alias: hashing is in my_transformers/lsh/hashing.py."""
+"""Alias of my_transformers/lsh/hashing.py."""
 
 from my_transformers.lsh.hashing import *  # noqa: F403

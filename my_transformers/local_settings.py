@@ -14,16 +14,15 @@ class LocalSettings(MechanismSettings):
     kind: ClassVar = "local"
     module: ClassVar = "my_transformers.local.LocalAttention"
 
-    chunk_size: int = setting(64, at_least=1, help="local: tokens a chunk")
-    back: int = setting(1, at_least=0, help="local: chunks before its own that a query sees")
+    chunk_size: int = setting(64, at_least=1, help="local: tokens per chunk")
+    back: int = setting(1, at_least=0, help="local: number of earlier chunks that a query attends to")
     ahead: int | None = setting(
-        None, at_least=0, help="local: chunks behind it; null: as many as back, or none in causal models"
+        None, at_least=0, help="local: number of later chunks; null: as many as back, or 0 in causal models"
     )
     circle: int | None = setting(
         None,
         at_least=1,
-        help="local: not for causal models: pad to a multiple of so many tokens and let the ends meet; null: they do "
-        "not",
+        help="local: wrap around: pad to a multiple of this many tokens, then join the ends; not in causal models",
     )
 
     @property
@@ -31,11 +30,11 @@ class LocalSettings(MechanismSettings):
         """See the base class."""
         if self.circle is None:
             return None
-        return f"circle {self.circle} must be null: where the ends meet follows from how far a batch is padded"
+        return f"circle {self.circle} must be null: how far a batch is padded decides where the sequence wraps around"
 
     @property
     def exports_any_length(self) -> bool:
-        """See the base class: not in a circle, where padding can be seen."""
+        """See the base class: not with ``circle``, which makes the amount of padding matter."""
         return self.circle is None
 
     def mistakes(self) -> list[str]:
@@ -47,7 +46,7 @@ class LocalSettings(MechanismSettings):
     def mistakes_at(self, site: Site, key: Callable[[str], str]) -> list[str]:
         """See the base class."""
         if site.causal and self.ahead:
-            return [f"{key('ahead')} {self.ahead} must be 0 or null in a causal model: those tokens are to come"]
+            return [f"{key('ahead')} {self.ahead} must be 0 or null in a causal model, which hides later tokens"]
         if site.causal and self.circle:
-            return [f"{key('circle')} {self.circle} must be null in a causal model: its end is still to come"]
+            return [f"{key('circle')} {self.circle} must be null in a causal model: the start would see the end"]
         return []

@@ -1,4 +1,4 @@
-"""Look inside a model: the attention weights of every layer for one input, whatever the mechanism."""
+"""Attention weights of every layer of a model for one input, whatever the mechanism."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,17 +11,18 @@ from my_transformers.sublayers import MultiHeadAttention
 
 @contextmanager
 def recorded_weights(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Inside, each forward of a model leaves its attention weights in the dictionary.
+    """Context manager: each forward of the model records its attention weights in the yielded dictionary.
 
-    They are those of the mechanism as it really computes them (:meth:`~my_transformers.MultiHeadAttention.weights`): an
-    LSH layer hashes as it did in the forward, a Performer uses the same random features. Nothing stays on the model.
+    They are the weights that the mechanism really uses (:meth:`~my_transformers.MultiHeadAttention.weights`): an LSH
+    layer uses the buckets of the forward, a Performer the same random features. Nothing stays on the model.
 
     Args:
         model: in eval mode.
 
     Yields:
-        An empty dictionary that fills with (b, h, n, m) for each :class:`~my_transformers.MultiHeadAttention`, by its
-        name in the model, such as ``stack.layers.0.attention``; in the order in which they run.
+        A dictionary, empty at first. A forward adds one (b, h, n, m) tensor for each
+        :class:`~my_transformers.MultiHeadAttention`, in the order in which they run; the key is the module's name in
+        the model, such as ``stack.layers.0.attention``.
     """
     found: dict[str, Tensor] = {}
 

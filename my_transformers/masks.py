@@ -1,24 +1,24 @@
-"""Masks: of padding, as they are given, and of causal attention."""
+"""Padding masks and causal masks."""
 
 import torch
 from torch import Tensor
 
 HIDDEN = -1e38
-"""A score of no weight in float32 and bfloat16, far enough from infinity to be added to another."""
+"""Score of a hidden key: its weight is 0 in float32 and bfloat16, and adding another score cannot overflow."""
 
 
 def boolean_mask(mask: Tensor | None, tokens: Tensor) -> Tensor | None:
-    """The mask of ``tokens`` as every mechanism uses it: boolean, (batch, length), True where a token is real.
+    """Return the mask of ``tokens`` in the form that every mechanism uses: boolean, (batch, length), True where real.
 
-    A mask of integers, as tokenizers return it, is True where it is not 0. That they are 0 and 1 is not checked: a GPU
-    would have to finish its work first.
+    An integer mask, as tokenizers return it, counts as True where it is not 0. That its values are 0 and 1 is not
+    checked, since the check would make the host wait for the GPU.
 
     Args:
-        mask: boolean or integers, (batch, length), or (1, length) for all samples; None: all are real.
+        mask: boolean or integer, (batch, length), or (1, length) for all samples; None: all tokens are real.
         tokens: (batch, ..., length, any).
 
     Raises:
-        ValueError: a mask of another shape, or of floating-point numbers.
+        ValueError: the mask has another shape, or a floating-point dtype.
     """
     if mask is None:
         return None
@@ -33,30 +33,31 @@ def boolean_mask(mask: Tensor | None, tokens: Tensor) -> Tensor | None:
 
 
 def causal_mask(n: int, device: torch.device) -> Tensor:
-    """(n, n), True where key j stands at or before query i."""
+    """(n, n), True where key j is at or before query i."""
     return torch.ones(n, n, dtype=torch.bool, device=device).tril()
 
 
-def newest_see(new: int, length: int, device: torch.device, *, itself: bool = True) -> Tensor:
-    """(new, length), True where the key is earlier than the query, or the query's own if ``itself``.
+def causal_mask_of_newest(new: int, length: int, device: torch.device, *, itself: bool = True) -> Tensor:
+    """The last ``new`` rows of a causal mask of ``length`` tokens: (new, length), True where a query sees a key.
 
-    The queries are the newest of ``length`` tokens.
+    ``itself=False`` hides the query's own key.
     """
     last_seen = length - new - (not itself)
     return torch.ones(new, length, dtype=torch.bool, device=device).tril(last_seen)
 
 
 def fused_mask(visible: Tensor, q: Tensor) -> Tensor:
-    """``visible`` (..., n, m), True where a query sees a key, as ``F.scaled_dot_product_attention`` must get it.
+    """Convert ``visible`` (..., n, m), True where a query sees a key, for ``F.scaled_dot_product_attention``.
 
-    For queries ``q`` in bfloat16 on a GPU, PyTorch may take cuDNN, and then adds -65504 to the scores of hidden keys
-    (``convert_boolean_attn_mask_cudnn``): they would weigh something where the visible ones score lower still. Given as
-    numbers, ``HIDDEN`` hides a key from any score. In float16, which has no such number, the limit of 65504 stays.
+    For bfloat16 queries ``q`` on a GPU, PyTorch may choose cuDNN, which turns a boolean mask into -65504 added to the
+    scores of hidden keys (``convert_boolean_attn_mask_cudnn``). A hidden key would then get weight where all visible
+    scores are lower still. An additive mask of ``HIDDEN`` rules that out. float16 cannot represent ``HIDDEN``, so there
+    scores must stay above -65504.
     """
     if q.device.type != "cuda":
         return visible
-    there = q.device.type
-    dtype = torch.get_autocast_dtype(there) if torch.is_autocast_enabled(there) else q.dtype
+    device = q.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else q.dtype
     if dtype != torch.bfloat16:
         return visible
     return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, HIDDEN)

@@ -14,12 +14,12 @@ class Mechanism(nn.Module):
 
     Subclasses define ``forward(q, k, v, *, mask=None)``, or ``forward(qk, v, *, mask=None)`` if they share queries and
     keys, on (batch, heads, length, head_dim). Those with ``steps`` also define ``new_cache(like, max_len)`` and
-    ``step(q, k, v, cache)``, which takes one or more tokens. CONTRIBUTING.md lists the rules that all of them keep,
-    docs/modules.md what inputs they take. ``forward`` begins with :func:`~my_transformers.checks.check_heads` and
-    :func:`~my_transformers.masks.boolean_mask`.
+    ``step(q, k, v, cache)``, which takes one or more tokens. CONTRIBUTING.md lists the rules that all mechanisms
+    follow, docs/modules.md the inputs they accept. ``forward`` begins with
+    :func:`~my_transformers.checks.check_heads` and :func:`~my_transformers.masks.boolean_mask`.
 
-    ``class X(Mechanism, settings=XSettings)`` can do what its settings declare, see
-    :class:`~my_transformers.settings.MechanismSettings`; a class without settings declares it itself.
+    ``class X(Mechanism, settings=XSettings)`` copies its capabilities from its settings (see
+    :class:`~my_transformers.settings.MechanismSettings`); a class without settings sets them itself.
     """
 
     directions: ClassVar[tuple[bool, ...]] = (False, True)
@@ -33,10 +33,10 @@ class Mechanism(nn.Module):
 
     @property
     def has_weights(self) -> bool:
-        """Each output is a sum of values, each times a number: an attention weight."""
+        """Whether each output is a weighted sum of values, so that attention weights exist."""
         return True
 
-    if TYPE_CHECKING:  # some have these: see above, and MultiHeadAttention
+    if TYPE_CHECKING:  # optional methods: ``step`` is described above, the others in MultiHeadAttention
         step: Callable[..., Tensor]
         shorten: Callable[..., tuple[Tensor, Tensor, Tensor | None]]
         summarize: Callable[..., tuple[Tensor, Tensor]]
@@ -52,6 +52,6 @@ class Mechanism(nn.Module):
         """An empty cache for decoding up to ``max_len`` tokens; ``like`` is (b, h, any, d).
 
         Raises:
-            ValueError: there are no steps; mechanisms that have some define this.
+            ValueError: always, unless a subclass that can decode step by step overrides this.
         """
         raise ValueError(f"step-by-step decoding needs causal=True, which {type(self).__name__} cannot be")

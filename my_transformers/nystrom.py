@@ -15,29 +15,29 @@ class NystromAttention(Mechanism, settings=NystromSettings):
     """F A^+ B v in O(n m d), with m landmarks, each the mean of a segment of the sequence (algorithm 1).
 
     F = softmax(q k~^T / sqrt(d)), A = softmax(q~ k~^T / sqrt(d)) and B = softmax(q~ k^T / sqrt(d)), where q~ and k~ are
-    the landmarks of queries and keys. A^+ is its pseudo-inverse, found by a few products of matrices. With as many
-    landmarks as tokens and an A that is inverted exactly, the output is full attention's.
+    the landmarks of queries and keys. The pseudo-inverse A^+ is approximated by a few matrix products. With as many
+    landmarks as tokens, and A inverted exactly, the output equals that of full attention.
 
-    Segments divide the real tokens of each sample as evenly as can be, so any length will do, and padding is invisible,
-    wherever it stands. A sample with fewer real tokens than landmarks has one for each token.
+    Segments divide the real tokens of each sample as evenly as possible, so any length works, and padding is invisible
+    wherever it is. A sample with fewer real tokens than landmarks has one landmark per token.
 
-    Bidirectional self-attention alone: a landmark is a mean of tokens from all places, of queries as well. So it cannot
-    be causal, and from a decoder's tokens to a context it would let earlier tokens see later ones. Rows of F A^+ B do
-    not add up to exactly one, for the pseudo-inverse is approximate.
+    Bidirectional self-attention only. A landmark averages tokens from the whole sequence, queries included: it cannot
+    be causal, and in cross-attention from a decoder it would let earlier tokens see later ones. Rows of F A^+ B do not
+    sum to exactly one, since the pseudo-inverse is approximate.
 
-    All is computed in float32 at least, also under autocast: the pseudo-inverse magnifies rounding. Saved for backward:
-    by autograd, F and B, 2 n m numbers a head, and 4 n_iterations m^2 for the pseudo-inverse.
+    Computed in float32 at least, also under autocast, because the pseudo-inverse amplifies rounding errors. Saved for
+    backward, by autograd: F and B, 2 n m numbers per head, and 4 n_iterations m^2 for the pseudo-inverse.
 
     Definition: my_transformers/reference.py, nystrom_attention.
 
     Args:
-        n_landmarks: m, at most.
-        n_iterations: of the pseudo-inverse.
-        kernel_size: tokens, odd; a learned convolution of each head's values over so many is added to the output, as
-            in the paper's models (figure 2); 0: none.
-        heads: number of heads; the convolution needs it.
+        n_landmarks: m, the maximum number of landmarks.
+        n_iterations: iterations of the pseudo-inverse.
+        kernel_size: adds to the output a learned convolution of each head's values over this many tokens, an odd
+            number, as in the paper's models (figure 2); 0: none.
+        heads: the number of heads; required for the convolution.
         dropout: probability of dropping a value in training, for all queries of a head at once.
-        causal: must be False; it is here to say so.
+        causal: must be False; accepted only to give a clear error.
 
     Raises:
         ValueError: causal, or arguments that contradict each other or are out of range.
@@ -82,12 +82,12 @@ class NystromAttention(Mechanism, settings=NystromSettings):
         return f"n_landmarks={self.n_landmarks}, n_iterations={self.n_iterations}, kernel_size={self.kernel_size}"
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Q and k (b, h, n, d), v (b, h, n, e), mask (b, n) True where a token is real -> (b, h, n, e).
+        """Map q and k (b, h, n, d) and v (b, h, n, e) to (b, h, n, e); mask (b, n) is True where a token is real.
 
-        A padded query's output is finite and of no meaning.
+        The output at a padded query is finite but meaningless.
 
         Raises:
-            ValueError: not as many keys as queries.
+            ValueError: the number of keys differs from the number of queries.
         """
         check_heads(q, k, v, heads=None if self.convolution is None else len(self.convolution))
         mask = boolean_mask(mask, k)
@@ -111,31 +111,31 @@ class NystromAttention(Mechanism, settings=NystromSettings):
         return out.to(dtype)
 
     def _through_landmarks(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        means, there = segment_means(mask, min(self.n_landmarks, q.shape[2]), q.dtype)
+        means, used = segment_means(mask, min(self.n_landmarks, q.shape[2]), q.dtype)
         landmarks_q, landmarks_k = means @ q, means @ k  # (b, h, m, d)
         q, landmarks_q = q * q.shape[-1] ** -0.5, landmarks_q * q.shape[-1] ** -0.5
-        among = _softmax(landmarks_q @ landmarks_k.mT, there)
-        # a landmark without tokens is a block of its own, which meets no other in the inverse
-        missing = torch.diag_embed((~there).to(q.dtype)).unsqueeze(1)
-        among = among * there[:, None, :, None] + missing
-        left = _softmax(q @ landmarks_k.mT, there) @ pseudo_inverse(among, self.n_iterations)
+        a = _softmax(landmarks_q @ landmarks_k.mT, used)
+        # an unused landmark gets a row of the identity, which makes A block-diagonal: the inverse keeps it separate
+        unused = torch.diag_embed((~used).to(q.dtype)).unsqueeze(1)
+        a = a * used[:, None, :, None] + unused
+        left = _softmax(q @ landmarks_k.mT, used) @ pseudo_inverse(a, self.n_iterations)
         return left @ (_softmax(landmarks_q @ k.mT, mask) @ v)
 
 
 def segment_means(mask: Tensor, m: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The matrix that makes landmarks of tokens: real token number i of c belongs to segment floor(i min(m, c) / c).
+    """The matrix that maps tokens to landmarks: of c real tokens, token i belongs to segment floor(i min(m, c) / c).
 
     Args:
         mask: (b, n), True where a token is real, at least one per sample.
-        m: segments.
-        dtype: of the matrix.
+        m: the number of segments.
+        dtype: dtype of the matrix.
 
     Returns:
-        (b, 1, m, n), whose rows add up to 1, or to 0 where a sample has too few tokens for so many segments; and
-        (b, m), True where a segment has tokens.
+        (b, 1, m, n), whose rows sum to 1, or to 0 for the segments that a sample with fewer than m tokens leaves
+        empty; and (b, m), True where a segment has tokens.
     """
-    number, count = mask.cumsum(1) - 1, mask.sum(1, keepdim=True)
-    segment = number * count.clamp_max(m) // count
+    index, count = mask.cumsum(1) - 1, mask.sum(1, keepdim=True)  # index among the real tokens
+    segment = index * count.clamp_max(m) // count
     segments = torch.arange(m, device=mask.device)
     inside = (segment.unsqueeze(1) == segments[:, None]) & mask.unsqueeze(1)  # (b, m, n)
     size = inside.sum(2, keepdim=True)
@@ -143,10 +143,10 @@ def segment_means(mask: Tensor, m: int, dtype: torch.dtype) -> tuple[Tensor, Ten
 
 
 def pseudo_inverse(a: Tensor, n_iterations: int) -> Tensor:
-    """The pseudo-inverse of matrices (..., m, m) whose rows are softmax's, by a third-order iteration of products.
+    """Approximate pseudo-inverse of row-stochastic matrices (..., m, m), by a third-order iteration.
 
-    Z_0 = A^T / (|A|_1 |A|_inf) and Z_{j+1} = Z_j (13 I - A Z_j (15 I - A Z_j (7 I - A Z_j))) / 4. Rows add up to one,
-    so |A|_inf is 1. What singular values near 0 become stays bounded: each iteration magnifies it by 13 / 4 at most.
+    Z_0 = A^T / (|A|_1 |A|_inf) and Z_{j+1} = Z_j (13 I - A Z_j (15 I - A Z_j (7 I - A Z_j))) / 4. Rows sum to one, so
+    |A|_inf is 1. Directions with singular values near 0 stay bounded: an iteration amplifies them at most 13 / 4 times.
     """
     eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
     z = a.mT / a.sum(-2, keepdim=True).amax(-1, keepdim=True)
@@ -157,5 +157,5 @@ def pseudo_inverse(a: Tensor, n_iterations: int) -> Tensor:
 
 
 def _softmax(scores: Tensor, visible: Tensor) -> Tensor:
-    """Over the visible keys: scores (b, h, ·, m), visible (b or 1, m) -> the same shape, 0 for the others."""
+    """Softmax over the visible keys, 0 for the others: scores (b, h, ·, m), visible (b or 1, m) -> (b, h, ·, m)."""
     return scores.masked_fill(~visible[:, None, None, :], -torch.inf).softmax(-1)

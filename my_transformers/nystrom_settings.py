@@ -8,7 +8,7 @@ from my_transformers.settings import MechanismSettings, Site, setting
 
 @dataclass(frozen=True)
 class NystromSettings(MechanismSettings):
-    """Softmax attention through landmarks, the means of segments (Nystromformer); not for causal models."""
+    """Softmax attention approximated through landmarks, the means of segments (Nystromformer); never causal."""
 
     kind: ClassVar = "nystrom"
     module: ClassVar = "my_transformers.nystrom.NystromAttention"
@@ -16,10 +16,10 @@ class NystromSettings(MechanismSettings):
     steps: ClassVar = False
     one_way: ClassVar = "mixes all positions"
 
-    n_landmarks: int = setting(64, at_least=1, help="nystrom: means of segments that stand for queries and keys")
-    n_iterations: int = setting(6, at_least=1, help="nystrom: steps of the iteration that inverts a matrix")
+    n_landmarks: int = setting(64, at_least=1, help="nystrom: landmarks, the means of segments of queries and keys")
+    n_iterations: int = setting(6, at_least=1, help="nystrom: iterations of the pseudo-inverse")
     kernel_size: int = setting(
-        0, at_least=0, help="nystrom: tokens, odd, of a learned convolution of the values that is added; 0: none"
+        0, at_least=0, help="nystrom: add a learned convolution of the values over this many tokens (odd); 0: none"
     )
 
     @property

@@ -1,4 +1,4 @@
-"""Positional encodings: modules that add to (b, n, dim) a vector for each position."""
+"""Positional encodings: modules that add a vector per position to activations (b, n, dim)."""
 
 import abc
 import math
@@ -11,9 +11,10 @@ from my_transformers.relative.grid import check_grid, places
 
 
 class PositionalEncoding(nn.Module, abc.ABC):
-    """Adds something to the activations that tells positions apart.
+    """Base of the positional encodings. Subclasses define :meth:`table`.
 
-    Subclasses give :meth:`table`.
+    Args:
+        max_len: the maximum number of tokens.
     """
 
     def __init__(self, max_len: int) -> None:
@@ -22,35 +23,35 @@ class PositionalEncoding(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def table(self) -> Tensor | None:
-        """(max_len, dim), what is added at each position; None: nothing."""
+        """The vectors added at each position, (max_len, dim), or None for nothing."""
 
     def forward(self, x: Tensor, *, first: int = 0) -> Tensor:
-        """Add positions first, first + 1, ... to x (b, n, dim).
+        """Add the vectors of positions first, first + 1, ... to x (b, n, dim).
 
         Raises:
-            ValueError: a position of max_len or more.
+            ValueError: a position is max_len or more.
         """
         last = first + x.shape[1]
         if last > self.max_len:
-            raise ValueError(f"{last} tokens, but there are positions for max_len={self.max_len} only")
+            raise ValueError(f"{last} tokens, but there are positions for max_len={self.max_len} tokens only")
         added = self.between(first, last)
         return x if added is None else x + added.to(x.dtype)
 
     def between(self, first: int, last: int) -> Tensor | None:
-        """(last - first, dim), the table's rows from number ``first`` on; None: nothing."""
+        """Rows first to last - 1 of the table, (last - first, dim), or None for nothing."""
         table = self.table()
         return None if table is None else table[first:last]
 
 
 class NoPositionalEncoding(PositionalEncoding):
-    """Adds nothing: for a mechanism that knows positions itself, or to see what they are worth."""
+    """Adds nothing: for a mechanism with relative positions of its own, or as an ablation."""
 
     def table(self) -> None:
         """None."""
 
 
 class LearnedPositionalEncoding(PositionalEncoding):
-    """One learned vector a position: max_len * dim parameters."""
+    """One learned vector per position: max_len * dim parameters."""
 
     def __init__(self, dim: int, max_len: int) -> None:
         super().__init__(max_len)
@@ -67,9 +68,10 @@ class SinusoidalPositionalEncoding(PositionalEncoding):
     Column 2i is amplitude * sin(position / 10000^(2i / dim)) and column 2i + 1 its cosine; nothing is learned.
 
     Args:
-        dim: of the activations.
-        max_len: tokens.
-        amplitude: the paper's is 1, beside embeddings of about that size; much smaller ones would drown.
+        dim: width of the activations.
+        max_len: the maximum number of tokens.
+        amplitude: 1 in the paper, whose embeddings have about that scale. Match the scale of yours: sinusoids that
+            are much larger drown out the tokens.
     """
 
     sinusoids: Tensor
@@ -89,19 +91,19 @@ class SinusoidalPositionalEncoding(PositionalEncoding):
 class LearnedSinusoidalPositionalEncoding(PositionalEncoding):
     """Sines and cosines whose frequencies and amplitudes are learned (Horn et al. 2021, absolute positions).
 
-    On a line, half of the numbers are amplitude * sin(frequency * position) and half the cosines; on a grid, half of
-    each belong to the row and half to the column. At the start the wavelengths go from 4 to ``longest``, the amplitudes
-    are 0.02.
+    On a line, half of the components are amplitude * sin(frequency * position) and half are the cosines. On a grid,
+    half of each depend on the row and half on the column. Wavelengths are initialised from 4 to ``longest`` tokens,
+    evenly on a log scale, and amplitudes to 0.02.
 
     Args:
-        dim: of the activations, divisible by 2, or by 4 on a grid.
-        max_len: tokens.
-        columns: the sequence goes through a grid with so many columns row by row; None: positions on a line.
-        off_grid: so many tokens at the start have no place (a class token): nothing is added to them.
-        longest: tokens, the longest wavelength at the start.
+        dim: width of the activations, divisible by 2, or by 4 on a grid.
+        max_len: the maximum number of tokens.
+        columns: width of the grid that the sequence fills row by row; None: positions on a line.
+        off_grid: the number of leading tokens that are not on the grid (a class token); nothing is added to them.
+        longest: the longest initial wavelength, in tokens.
 
     Raises:
-        ValueError: a dim that cannot be divided so.
+        ValueError: dim is not divisible as required, or the grid is invalid.
     """
 
     def __init__(
@@ -127,17 +129,17 @@ class LearnedSinusoidalPositionalEncoding(PositionalEncoding):
 
 
 class AxialPositionalEncoding(PositionalEncoding):
-    """Position i of a (rows, columns) grid gets row vector i // columns beside column vector i % columns.
+    """Position i of a (rows, columns) grid gets row vector i // columns, concatenated with column vector i % columns.
 
     Kitaev et al. 2020, section 4 and appendix: (rows + columns) * dim / 2 parameters for rows * columns positions.
 
     Args:
-        dim: of the activations.
+        dim: width of the activations.
         shape: (rows, columns); max_len is their product.
-        dims: sizes of the two vectors; default two halves of dim.
+        dims: sizes of the row and the column vectors; default: two halves of dim.
 
     Raises:
-        ValueError: dims that do not add up to dim.
+        ValueError: dims do not sum to dim.
     """
 
     def __init__(self, dim: int, shape: tuple[int, int], *, dims: tuple[int, int] | None = None) -> None:
@@ -153,11 +155,11 @@ class AxialPositionalEncoding(PositionalEncoding):
         return self.between(0, self.max_len)
 
     def between(self, first: int, last: int) -> Tensor:
-        """As in PositionalEncoding, without the rest of a table that may be large."""
+        """As in PositionalEncoding, but builds only the rows of the grid that are needed: the table may be large."""
         width = self.columns.shape[1]
-        above, below = first // width, -(-last // width)
-        if exporting():  # all: a graph for any length cannot count rows
-            above, below = 0, len(self.rows)
-        rows = self.rows[above:below]
+        first_row, end_row = first // width, -(-last // width)
+        if exporting():  # all rows: in a graph for any length their number must not depend on the length
+            first_row, end_row = 0, len(self.rows)
+        rows = self.rows[first_row:end_row]
         both = torch.cat((rows.expand(-1, width, -1), self.columns.expand(len(rows), -1, -1)), dim=-1)
-        return both.flatten(0, 1)[first - above * width : last - above * width]
+        return both.flatten(0, 1)[first - first_row * width : last - first_row * width]

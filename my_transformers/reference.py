@@ -1,9 +1,9 @@
 """Definitions: every mechanism of this library as its paper writes it. Read this first.
 
-Dense, O(n^2), and nothing but torch: no speed, no caches, no dropout. The classes compute the same thing faster, and
-tests hold their outputs and gradients to these functions. From simple to complex: full, local, shared query-key, LSH,
+Dense, O(n^2), plain torch: no optimisation, no caches, no dropout. The classes compute the same functions faster, and
+tests compare their outputs and gradients with these. From simple to complex: full, local, shared query-key, LSH,
 Linformer, Performer, linear, Nystrom, relative positions, the reversible block (rev_layers.py). Read next: the
-mechanism's own file, such as full.py, or lsh/attention.py in its folder.
+mechanism's own file, such as full.py or lsh/attention.py.
 
 Letters, in shapes and formulas:
 
@@ -15,9 +15,9 @@ Letters, in shapes and formulas:
 
 **A query that sees no key sees itself.** This one rule (:func:`or_itself`) keeps every row finite: the first token of
 causal shared query-key attention, a token alone in its buckets, padding before the first real token. The output of a
-padded query has no meaning. In attention to another sequence at least one key must be real.
+padded query is meaningless. In attention to another sequence at least one key must be real.
 
-What is random in a mechanism (rotations, directions) is an argument here. LSH attention from beginning to end is
+Random tensors (rotations, directions) are arguments here. The whole of LSH attention is
 
     hashes = buckets(qk, rotations)
     out = lsh_attention(qk, v, hashes, mask, window=2 * bucket_size, causal=True)
@@ -39,17 +39,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# Who sees whom
+# Visibility
 
 
 def visible_keys(n: int, mask: Tensor, *, causal: bool) -> Tensor:
-    """(b, 1, n, m): all real keys, if ``causal`` only those at or before the query; mask (b, m)."""
+    """Real keys, if ``causal`` only those at or before the query: mask (b, m) -> (b, 1, n, m)."""
     visible = mask[:, None, None, :].expand(-1, 1, n, -1)
     return visible.tril() if causal else visible
 
 
 def or_itself(visible: Tensor) -> Tensor:
-    """The rule for a query that sees no key: it sees the key at its own place."""
+    """Let a query that sees no key see the key at its own position."""
     return visible | (_diagonal(visible) & ~visible.any(-1, keepdim=True))
 
 
@@ -75,12 +75,12 @@ def local_attention(
 ) -> Tensor:
     """Full attention to the query's own chunk of the sequence, ``back`` chunks before it and ``ahead`` after it."""
     chunk = torch.arange(q.shape[2], device=q.device) // chunk_size
-    apart = chunk[:, None] - chunk
-    return full_attention(q, k, v, visible & (-ahead <= apart) & (apart <= back))
+    chunks_back = chunk[:, None] - chunk  # negative where the key's chunk is later
+    return full_attention(q, k, v, visible & (-ahead <= chunks_back) & (chunks_back <= back))
 
 
 def shared_qk_attention(qk: Tensor, v: Tensor, visible: Tensor) -> Tensor:
-    """k_j = q_j / ||q_j||, and a token sees itself only if it sees nobody else (Kitaev et al. 2020, section 2)."""
+    """k_j = q_j / ||q_j||, and a token sees itself only if it sees no other (Kitaev et al. 2020, section 2)."""
     return full_attention(qk, _unit(qk), v, visible & ~_diagonal(visible))
 
 
@@ -92,14 +92,14 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def n_buckets(length: int, bucket_size: int) -> int:
-    """1 if one bucket holds all, else the least even number with at most ``bucket_size`` expected tokens per bucket."""
+    """1 if one bucket holds all tokens, else the smallest even number with <= ``bucket_size`` expected tokens each."""
     return 1 if length <= bucket_size else 2 * math.ceil(length / (2 * bucket_size))
 
 
 def buckets(qk: Tensor, rotations: Tensor) -> Tensor:
     """h(x) = argmax([x R; -x R]) in each round (section 2, "Locality sensitive hashing").
 
-    qk (b, h, n, d), rotations R (h, r, d, buckets / 2) -> (b, h, r, n). Without any direction there is one bucket.
+    qk (b, h, n, d), rotations R (h, r, d, buckets / 2) -> (b, h, r, n). With no directions there is one bucket.
     """
     projected = torch.einsum("bhnd,hrdk->bhrnk", qk, rotations)
     if projected.shape[-1] == 0:
@@ -108,9 +108,9 @@ def buckets(qk: Tensor, rotations: Tensor) -> Tensor:
 
 
 def buckets_by_length(qk: Tensor, rotations: Tensor, mask: Tensor, bucket_size: int) -> Tensor:
-    """:func:`buckets`, with as many buckets in each sample as its real tokens need: (b, h, r, n).
+    """:func:`buckets`, with each sample's number of buckets set by its number of real tokens: (b, h, r, n).
 
-    Not for causal attention: later tokens would change the number of buckets, so there it is fixed beforehand. All
+    Not for causal attention: later tokens would change the number of buckets, so there it is fixed in advance. All
     samples share the rotations; a sample with B buckets uses the first B / 2 directions of each round.
     """
     counts = [n_buckets(real, bucket_size) for real in mask.sum(-1).tolist()]
@@ -118,13 +118,13 @@ def buckets_by_length(qk: Tensor, rotations: Tensor, mask: Tensor, bucket_size: 
 
 
 def sorted_places(hashes: Tensor, mask: Tensor) -> Tensor:
-    """s_i, the place of token i when each round is sorted by (bucket, position), padding last; all (b, h, r, n)."""
+    """s_i, the rank of token i when each round is sorted by (bucket, position), padding last: (b, h, r, n)."""
     padding_last = hashes.masked_fill(~mask[:, None, None, :], hashes.max() + 1)
     return padding_last.argsort(dim=-1, stable=True).argsort(dim=-1)
 
 
 def bucket_rule(hashes: Tensor, s: Tensor, window: int) -> Tensor:
-    """P_i in each round: h(q_i) = h(q_j) (equation 4), and at most ``window`` places apart. (b, h, r, n, n)."""
+    """P_i in each round: h(q_i) = h(q_j) (equation 4), at most ``window`` apart in sorted order. (b, h, r, n, n)."""
     same = hashes[..., :, None] == hashes[..., None, :]
     return same & ((s[..., :, None] - s[..., None, :]).abs() <= window)
 
@@ -132,17 +132,17 @@ def bucket_rule(hashes: Tensor, s: Tensor, window: int) -> Tensor:
 def chunk_rule(hashes: Tensor, s: Tensor, m: int) -> Tensor:
     """P_i in each round: h(q_i) = h(q_j), floor(s_i / m) - 1 <= floor(s_j / m) <= floor(s_i / m) (equation 16)."""
     same = hashes[..., :, None] == hashes[..., None, :]
-    back = (s // m)[..., :, None] - (s // m)[..., None, :]
-    return same & (back >= 0) & (back <= 1)
+    chunks_back = (s // m)[..., :, None] - (s // m)[..., None, :]
+    return same & (chunks_back >= 0) & (chunks_back <= 1)
 
 
 def lsh_attention(qk: Tensor, v: Tensor, hashes: Tensor, mask: Tensor, *, window: int, causal: bool) -> Tensor:
-    """Shared query-key attention to the tokens that any round shows: P_i is the union over rounds (equation 6).
+    """Shared query-key attention to the keys found in any round: P_i is the union over rounds (equation 6).
 
-    Hash, sort by (bucket, position), and see the tokens of the same bucket at most ``window`` places away; if causal,
-    only earlier ones. This window takes the place of the paper's chunks: no later token changes whom a query sees, so
-    it is strictly causal. One softmax over the union counts a key once, however many rounds show it.
-    ``hashes`` (b, h, r, n) are the bucket numbers that :func:`buckets` or :func:`buckets_by_length` returns.
+    Hash, sort by (bucket, position), and attend to the tokens of the same bucket at most ``window`` away in sorted
+    order; if causal, only to earlier ones. The window replaces the paper's chunks: no later token changes what a query
+    sees, so attention is strictly causal. One softmax over the union counts a key once, in however many rounds it is
+    found. ``hashes`` (b, h, r, n) are the bucket numbers from :func:`buckets` or :func:`buckets_by_length`.
     """
     shown = bucket_rule(hashes, sorted_places(hashes, mask), window)
     return attention_over_rounds(qk, v, shown, visible_keys(qk.shape[2], mask, causal=causal), once=True)
@@ -151,10 +151,10 @@ def lsh_attention(qk: Tensor, v: Tensor, hashes: Tensor, mask: Tensor, *, window
 def lsh_chunk_attention(
     qk: Tensor, v: Tensor, hashes: Tensor, mask: Tensor, *, chunk: int, causal: bool, once: bool = True
 ) -> Tensor:
-    """The same with the paper's chunks of m = ``chunk`` sorted tokens.
+    """:func:`lsh_attention` with the paper's chunks of m = ``chunk`` sorted tokens instead of the window.
 
     Not strictly causal: later tokens change where chunks begin and end, and so what earlier queries see.
-    ``once=False`` leaves out N_ij (equation 15), so that a key counts once for every round that shows it.
+    ``once=False`` leaves out N_ij (equation 15), so that a key counts once for every round that finds it.
     """
     shown = chunk_rule(hashes, sorted_places(hashes, mask), chunk)
     return attention_over_rounds(qk, v, shown, visible_keys(qk.shape[2], mask, causal=causal), once=once)
@@ -163,8 +163,8 @@ def lsh_chunk_attention(
 def attention_over_rounds(qk: Tensor, v: Tensor, shown: Tensor, visible: Tensor, *, once: bool) -> Tensor:
     """Rounds weighted by their log-sum-exp (equations 12 to 15), written as one softmax; shown (b, h, r, n, n).
 
-    N_ij is the number of rounds that show key j to query i. The sum over rounds adds exp(q_i . k_j) N_ij times; with
-    log N_ij subtracted from the score in each round (m_ij), once. A token sees itself only if it sees nobody else.
+    N_ij is the number of rounds in which query i finds key j. The sum over rounds adds exp(q_i . k_j) N_ij times.
+    Subtracting log N_ij from the score in each round (m_ij) adds it once. A token sees itself only if it sees no other.
     """
     N = shown.sum(2)
     scores = qk @ _unit(qk).mT / math.sqrt(qk.shape[-1])
@@ -178,7 +178,7 @@ Projection = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def matrix_projection(x: Tensor, mask: Tensor, E: Tensor) -> tuple[Tensor, Tensor]:
-    """E x with a learned E (h or 1, rank, max_len); m < max_len tokens meet its first columns, padding counts as 0."""
+    """E x with a learned E (h or 1, rank, max_len); m < max_len tokens use its first m columns, padding counts as 0."""
     projected = E[..., : x.shape[2]] @ x.masked_fill(~mask[:, None, :, None], 0)
     return projected, mask.any(-1, keepdim=True).expand(-1, E.shape[-2])
 
@@ -186,38 +186,38 @@ def matrix_projection(x: Tensor, mask: Tensor, E: Tensor) -> tuple[Tensor, Tenso
 def window_projection(
     x: Tensor, mask: Tensor, reduce: Callable[[Tensor, Tensor], Tensor], *, rank: int, window: int
 ) -> tuple[Tensor, Tensor]:
-    """Token r is made of window r's real tokens by mean, maximum or convolution ("general projections", section 4).
+    """Projected token r reduces window r by mean, maximum or convolution ("general projections", section 4).
 
-    ``reduce`` takes tokens (h, w, d) and their numbers in the window (w,), and returns (h, d). A window without a real
-    token gives none.
+    ``reduce`` takes the real tokens (h, w, d) and their indices in the window (w,), and returns (h, d). A window
+    without a real token is projected to padding.
     """
     out = x.new_zeros(*x.shape[:2], rank, x.shape[3])
     real = mask.new_zeros(len(x), rank)
     for b in range(len(x)):
         for r in range(rank):
-            numbers = mask[b, r * window : (r + 1) * window].nonzero().squeeze(-1)
-            if len(numbers):
-                out[b, :, r], real[b, r] = reduce(x[b, :, r * window + numbers], numbers), True
+            index = mask[b, r * window : (r + 1) * window].nonzero().squeeze(-1)
+            if len(index):
+                out[b, :, r], real[b, r] = reduce(x[b, :, r * window + index], index), True
     return out, real
 
 
-def mean(tokens: Tensor, numbers: Tensor) -> Tensor:
+def mean(tokens: Tensor, index: Tensor) -> Tensor:
     """For :func:`window_projection`: mean pooling."""
     return tokens.mean(1)
 
 
-def maximum(tokens: Tensor, numbers: Tensor) -> Tensor:
+def maximum(tokens: Tensor, index: Tensor) -> Tensor:
     """For :func:`window_projection`: max pooling."""
     return tokens.amax(1)
 
 
-def convolution(tokens: Tensor, numbers: Tensor, W: Tensor) -> Tensor:
-    """For :func:`window_projection`: sum over tokens x_p W_p, kernel W (h or 1, window, d, d), stride the window."""
-    return torch.einsum("hpd,hpde->he", tokens, W[:, numbers].expand(len(tokens), -1, -1, -1))
+def convolution(tokens: Tensor, index: Tensor, W: Tensor) -> Tensor:
+    """For :func:`window_projection`: sum_p x_p W_p with a kernel W (h or 1, window, d, d); the stride is one window."""
+    return torch.einsum("hpd,hpde->he", tokens, W[:, index].expand(len(tokens), -1, -1, -1))
 
 
 def linformer_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, E: Projection, F: Projection) -> Tensor:
-    """softmax(Q (E K)^T / sqrt(d)) F V (equation 7); each projected token mixes positions, so it cannot be causal."""
+    """softmax(Q (E K)^T / sqrt(d)) F V (equation 7); cannot be causal, for each projected token mixes all positions."""
     keys, real = E(k, mask)
     values, _ = F(v, mask)
     return full_attention(q, keys, values, visible_keys(q.shape[2], real, causal=False))
@@ -226,12 +226,12 @@ def linformer_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, E: Projec
 def block_causal_linformer_attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor, E: Projection, F: Projection, *, block_size: int
 ) -> Tensor:
-    """Causal attention inside the query's block, and to the projections of each block before it, in one softmax."""
+    """Causal attention in the query's own block and to the projections of all earlier blocks, in one softmax."""
     n = q.shape[2]
     block = torch.arange(n, device=q.device) // block_size
     keys, values = [k], [v]
     visible = [visible_keys(n, mask, causal=True) & (block[:, None] == block)]
-    for c in range(n // block_size):  # the finished ones
+    for c in range(n // block_size):  # complete blocks only
         inside = slice(c * block_size, (c + 1) * block_size)
         projected, real = E(k[:, :, inside], mask[:, inside])
         keys.append(projected)
@@ -289,7 +289,7 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor
     return weights @ v / weights.sum(-1, keepdim=True)
 
 
-# Nystrom attention (Xiong et al. 2021). Each sample by itself: its landmarks are made of its real tokens.
+# Nystrom attention (Xiong et al. 2021). Each sample's landmarks are means of its own real tokens.
 
 
 def landmarks(x: Tensor, m: int) -> Tensor:
@@ -323,19 +323,19 @@ def nystrom_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *, m: int, 
 
 
 def convolution_of_values(v: Tensor, mask: Tensor, w: Tensor) -> Tensor:
-    """What may be added: sum_p w_p v_(i + p - size // 2), in each head a kernel w (h, size); padding counts as 0."""
+    """Optional term: sum_p w_p v_(i + p - size // 2) with one kernel w per head (h, size); padding counts as 0."""
     place, size = torch.arange(v.shape[2], device=v.device), w.shape[1]
     p = place - place[:, None] + size // 2  # (n, n)
     return (w[:, p.clamp(0, size - 1)] * ((p >= 0) & (p < size))) @ v.masked_fill(~mask[:, None, :, None], 0)
 
 
-# Relative positions (Horn et al. 2021). Token i stands at x_i, an integer on a line or (row, column) on a grid.
+# Relative positions (Horn et al. 2021). Token i is at x_i, an integer on a line or (row, column) on a grid.
 
 
 def places(n: int, columns: int | None, off_grid: int) -> tuple[Tensor, Tensor]:
-    """Coordinates x (n, axes), and (n,) True where a token has a place: the first ``off_grid`` tokens have none.
+    """Coordinates x (n, axes), and (n,) True where a token has any: the first ``off_grid`` tokens have none.
 
-    The others fill a grid of ``columns`` columns row by row; None: a line.
+    The others fill a grid of ``columns`` columns row by row, or a line if ``columns`` is None.
     """
     place = torch.arange(n) - off_grid
     x = place[:, None] if columns is None else torch.stack((place // columns, place % columns), dim=-1)
@@ -347,8 +347,8 @@ def relative_logits(
 ) -> Tensor:
     """q_i . k_j / sqrt(d) + sum over waves of a cos(w t) + b sin(w t), with t = x_i - x_j along the wave's axis.
 
-    w (axes, scales) are frequencies, W = axes * scales waves. a and b are constant + by_content . q_i, of sizes
-    constant (h, 2, W) and by_content (h, d, 2 W). No wave is added where i or j has no place.
+    w (axes, scales) are frequencies of W = axes * scales waves. a and b are constant + by_content . q_i, with shapes
+    constant (h, 2, W) and by_content (h, d, 2 W). Nothing is added where i or j has no coordinates.
     """
     t = x[:, None] - x
     angle = (t[..., None] * w).flatten(-2)  # (n, n, W)
@@ -368,7 +368,7 @@ def clipped_relative_attention(
     """Weights exp(q_i . e_c / sqrt(d)) gate(k_j), where c is x_j - x_i, clipped to ``distance`` on each axis.
 
     gate(k) = max(sigmoid(u . k / sqrt(d)), 1e-4), u (h, d, 1). e (h, d, (2 distance + 1)^axes + 2) has a vector for
-    each c in row-major order, one for keys without a place, and one for queries without a place and keys with one.
+    each c in row-major order, one for keys off the grid, and one for queries off the grid and keys on it.
     """
     span, axes = 2 * distance + 1, x.shape[-1]
     t = (x - x[:, None]).clamp(-distance, distance) + distance  # (n, n, axes)

@@ -1,4 +1,4 @@
-"""Every attention mechanism, by its settings; this file imports no torch. A new mechanism joins by its lines here."""
+"""The settings of every attention mechanism. Imports no torch. Register a new mechanism here."""
 
 from my_transformers.full_settings import FullSettings, SharedQKSettings
 from my_transformers.linear_settings import LinearSettings
@@ -24,4 +24,4 @@ SETTINGS: tuple[type[MechanismSettings], ...] = (
     LinearSettings,
     NystromSettings,
 )
-"""In the order in which they are listed."""
+"""In the order in which help texts and tables list them."""

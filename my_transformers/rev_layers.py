@@ -1,16 +1,16 @@
 """The reversible residual stacks: activation memory that does not grow with depth.
 
-Gomez et al. 2017; Kitaev et al. 2020, section 3, equations 7 to 9. There are two streams, and the sublayers of all
-layers add to them in turn: a sublayer f maps
+Gomez et al. 2017; Kitaev et al. 2020, section 3, equations 7 to 9. The residual is split into two streams, and the
+sublayers of all layers update them alternately: a sublayer f maps
 
-    (x1, x2) to (x2, x1 + f(x2)),
+    (x1, x2) to (y1, y2) = (x2, x1 + f(x2)).
 
-and can be inverted: of the result (y1, y2), x2 is y1 and x1 is y2 - f(y1). Two sublayers, an encoder layer's, give
+Its inverse is x2 = y1, x1 = y2 - f(y1). The two sublayers of an encoder layer together compute
 
-    y1 = x1 + attention(x2),    y2 = x2 + feed_forward(y1),
+    y1 = x1 + attention(x2),    y2 = x2 + feed_forward(y1).
 
-and a decoder layer's three are attention, cross-attention, feed-forward. So backward needs only the last layer's
-output; it walks down the stack, reconstructs each sublayer's input and runs it once more.
+A decoder layer has three: attention, cross-attention, feed-forward. Backward therefore needs only the output of the
+last layer: it walks down the stack, reconstructs each sublayer's input, and runs the sublayer again.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ from my_transformers.layers import Branch, CacheT, DecoderCache, DecoderLayer, E
 from my_transformers.replay import Recording
 
 _BranchesOf = Callable[[Any, Tensor | None], list[Branch]]
-"""(layer, context) -> its sublayers."""
+"""(layer, context) -> the layer's residual branches."""
 _Saved = tuple[Tensor, Tensor, Tensor | None, *tuple[Tensor, ...]]
-"""Both streams at the end, the context, the parameters."""
+"""Both streams at the end, the context, the parameters and masks."""
 
 
 class _TwoStreams(nn.Module, Generic[CacheT]):
-    """What both reversible stacks have; both streams start as x; what is made of them at the end is normalised."""
+    """Base of both reversible stacks. Both streams start as x; at the end they are joined and normalised."""
 
     def __init__(
         self,
@@ -48,25 +48,27 @@ class _TwoStreams(nn.Module, Generic[CacheT]):
             raise ValueError(f"streams is {streams!r}, must be 'mean' or 'concatenate'")
         if any(layer.norm != "pre" for layer in layers):
             raise ValueError("a reversible stack needs layers with norm='pre': norm='post' cannot be inverted")
-        self.layers = cast("Sequence[Layer[CacheT]]", nn.ModuleList(layers))  # for torch they would be of any class
+        self.layers = cast("Sequence[Layer[CacheT]]", nn.ModuleList(layers))  # nn.ModuleList loses the element type
         self.streams = streams
-        self.out_dim = dim if streams == "mean" else 2 * dim  # of what comes out
+        self.out_dim = dim if streams == "mean" else 2 * dim  # width of the output
         self.final_norm = nn.LayerNorm(self.out_dim, norm_epsilon)
 
     def _join(self, x1: Tensor, x2: Tensor) -> Tensor:
         return self.final_norm((x1 + x2) / 2 if self.streams == "mean" else torch.cat((x1, x2), dim=-1))
 
-    def _through(self, x: Tensor, context: Tensor | None, branches_of: _BranchesOf, *masks: Tensor | None) -> Tensor:
+    def _run(self, x: Tensor, context: Tensor | None, branches_of: _BranchesOf, *masks: Tensor | None) -> Tensor:
         if not torch.is_grad_enabled() or exporting() or transformed():
-            return self._plainly(x, context, branches_of)  # no backward, or one that sees each operation
-        return self._reversibly(x, context, branches_of, *masks)
+            return self._run_plain(x, context, branches_of)  # no backward, or one that must trace each operation
+        return self._run_reversible(x, context, branches_of, *masks)
 
-    @eager  # generator states and recomputation are for eager autograd
-    def _reversibly(self, x: Tensor, context: Tensor | None, branches_of: _BranchesOf, *masks: Tensor | None) -> Tensor:
+    @eager  # saving generator states and recomputing in backward works in eager mode only
+    def _run_reversible(
+        self, x: Tensor, context: Tensor | None, branches_of: _BranchesOf, *masks: Tensor | None
+    ) -> Tensor:
         layers = list(self.layers)
         return self._join(*_Reversible.apply(layers, branches_of, masks, x, context, *_trainable(layers)))
 
-    def _plainly(self, x: Tensor, context: Tensor | None, branches_of: _BranchesOf) -> Tensor:
+    def _run_plain(self, x: Tensor, context: Tensor | None, branches_of: _BranchesOf) -> Tensor:
         x1, x2 = x, x
         for layer in self.layers:
             for branch in branches_of(layer, context):
@@ -74,7 +76,7 @@ class _TwoStreams(nn.Module, Generic[CacheT]):
         return self._join(x1, x2)
 
     def step(self, x: Tensor, caches: list[CacheT]) -> Tensor:
-        """The next t tokens x (b, t, dim) -> (b, t, out_dim), added to the caches."""
+        """Map the next t tokens x (b, t, dim) to (b, t, out_dim), and add them to the caches."""
         x1, x2 = x, x
         for layer, cache in zip(self.layers, caches, strict=True):
             for branch in layer.step_branches(cache):
@@ -83,52 +85,53 @@ class _TwoStreams(nn.Module, Generic[CacheT]):
 
 
 class ReversibleStack(_TwoStreams[Cache]):
-    """Pre-norm layers as a reversible stack; both streams start as x, at the end their mean or both are normalised.
+    """Pre-norm encoder layers as a reversible stack. Both streams start as x, and their join is normalised at the end.
 
-    Dropout, LSH buckets and autocast are replayed exactly (replay.py), which keeps one int32 per token, head and round
-    for each LSH layer and nothing else that grows with depth. Parameters' gradients are returned to autograd rather
-    than written, so hooks on them work: DistributedDataParallel, torch.autograd.grad, gradient accumulation.
-    First derivatives only. Use autocast around the whole model, not inside it. Without gradients, and under
-    torch.export and torch.func, it computes the same plainly; torch.compile leaves training to Python, a graph break.
+    Dropout, LSH buckets and autocast are replayed exactly in backward (replay.py). Each LSH layer keeps its buckets for
+    that, one int32 per token, head and round; no other saved tensor grows with depth. Parameter gradients are returned
+    to autograd rather than written to ``grad``, so hooks work: DistributedDataParallel, torch.autograd.grad, gradient
+    accumulation. First derivatives only. Use autocast around the whole model, not inside it. Without gradients, and
+    under torch.export and torch.func, the same function runs as an ordinary stack. Under torch.compile, training has a
+    graph break here.
 
-    The stack calls a layer's sublayers, not the layer: forward hooks on a layer do not run, those on its ``attention``
-    and ``feed_forward`` do, once more when backward recomputes them.
+    The stack calls a layer's sublayers, not the layer: forward hooks on a layer do not run. Hooks on its ``attention``
+    and ``feed_forward`` run, and again when backward recomputes these.
 
     Definition: my_transformers/reference.py, reversible_block, inverse_of_reversible_block.
 
     Args:
-        layers: one or more EncoderLayer, with norm="pre".
-        dim: of the activations.
-        norm_epsilon: of the last normalisation.
-        streams: what comes out: their "mean", dim wide, or both side by side ("concatenate"), 2 * dim wide.
+        layers: at least one EncoderLayer, all with norm="pre".
+        dim: width of the activations.
+        norm_epsilon: epsilon of the final normalisation.
+        streams: how the streams are joined: "mean" (output width dim) or "concatenate" (2 * dim).
 
     Raises:
-        ValueError: a layer has norm="post": normalising the residual itself cannot be undone.
+        ValueError: a layer has norm="post": normalising the residual itself cannot be inverted.
     """
 
     layers: Sequence[EncoderLayer]
 
     def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """X (b, n, dim), mask (b, n) True where a token is real -> (b, n, out_dim)."""
-        return self._through(x, None, lambda layer, _: layer.branches(mask=mask), mask)
+        """Map x (b, n, dim) to (b, n, out_dim); mask (b, n) is True where a token is real."""
+        return self._run(x, None, lambda layer, _: layer.branches(mask=mask), mask)
 
     def new_cache(self, batch: int, max_len: int) -> list[Cache]:
         """A cache for each layer."""
         return [layer.new_cache(batch, max_len) for layer in self.layers]
 
     def state_size(self, length: int, dtype: torch.dtype | None = None) -> int:
-        """Bytes that decoding keeps of a sequence, in all layers; see :meth:`MultiHeadAttention.state_size`."""
+        """Bytes that decoding keeps per sequence, over all layers; see :meth:`MultiHeadAttention.state_size`."""
         return sum(layer.attention.state_size(length, dtype) for layer in self.layers)
 
 
 class ReversibleDecoderStack(_TwoStreams[DecoderCache]):
-    """:class:`ReversibleStack` of decoder layers that all attend to one context, which gets its gradient too.
+    """:class:`ReversibleStack` of decoder layers, which all attend to the same context. The context gets a gradient.
 
     Args:
-        layers: one or more DecoderLayer, with norm="pre".
-        dim: of the activations.
-        norm_epsilon: of the last normalisation.
-        streams: what comes out: their "mean", dim wide, or both side by side ("concatenate"), 2 * dim wide.
+        layers: at least one DecoderLayer, all with norm="pre".
+        dim: width of the activations.
+        norm_epsilon: epsilon of the final normalisation.
+        streams: how the streams are joined: "mean" (output width dim) or "concatenate" (2 * dim).
 
     Raises:
         ValueError: a layer has norm="post".
@@ -140,7 +143,7 @@ class ReversibleDecoderStack(_TwoStreams[DecoderCache]):
         self, x: Tensor, context: Tensor, *, mask: Tensor | None = None, context_mask: Tensor | None = None
     ) -> Tensor:
         """As :meth:`~my_transformers.layers.DecoderLayer.forward`."""
-        return self._through(
+        return self._run(
             x,
             context,
             lambda layer, given: layer.branches(given, mask=mask, context_mask=context_mask),
@@ -156,7 +159,7 @@ class ReversibleDecoderStack(_TwoStreams[DecoderCache]):
 
 
 class _Reversible(torch.autograd.Function):
-    """The whole stack as one node, that saves its last output alone (and what it was given)."""
+    """The whole stack as one autograd node, which saves only its inputs and its final output."""
 
     @staticmethod
     def forward(
@@ -177,7 +180,8 @@ class _Reversible(torch.autograd.Function):
                 with recording.record():
                     x1, x2 = x2, x1 + branch(x2)
                 ctx.recordings.append(recording)
-        # backward reads parameters and masks where forward did; saved, they raise if they were changed in place since
+        # backward recomputes with the parameters and masks themselves, not with saved copies. They are saved only so
+        # that autograd raises an error if one was modified in place since.
         ctx.save_for_backward(x1, x2, context, *parameters, *_frozen(layers), *masks)
         return x1, x2
 
@@ -196,23 +200,23 @@ class _Reversible(torch.autograd.Function):
                 with next(recordings).replay(), _in_modes(layer, ctx.modes):
                     x1, grad1 = _undo(branch, y1, y2, grad1, grad2, wanted, found)
                 y1, y2, grad1, grad2 = x1, y1, grad2, grad1
-        of_context = None if context is None else found.get(context)
-        return None, None, None, grad1 + grad2, of_context, *(found.get(p) for p in _trainable(ctx.layers))
+        grad_context = None if context is None else found.get(context)
+        return None, None, None, grad1 + grad2, grad_context, *(found.get(p) for p in _trainable(ctx.layers))
 
 
 def _trainable(layers: Sequence[nn.Module]) -> list[Tensor]:
-    """Parameters that want a gradient, each once, also where layers share some."""
+    """Parameters that require a gradient, each once even if layers share it."""
     return list(dict.fromkeys(p for layer in layers for p in layer.parameters() if p.requires_grad))
 
 
 def _frozen(layers: list[nn.Module]) -> list[Tensor]:
-    """Parameters that want none."""
+    """Parameters that require no gradient."""
     return list(dict.fromkeys(p for layer in layers for p in layer.parameters() if not p.requires_grad))
 
 
 @contextlib.contextmanager
 def _in_modes(layer: nn.Module, modes: dict[nn.Module, bool]) -> Iterator[None]:
-    """Run a layer in training or evaluation as forward did, also if ``train()`` or ``eval()`` was called since."""
+    """Context manager: put a layer's modules into the mode in which forward ran, whatever mode they are in now."""
     now = {module: module.training for module in layer.modules()}
     try:
         for module in now:
@@ -232,14 +236,15 @@ def _undo(
     wanted: list[Tensor],
     found: dict[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Undo target = x + branch(source): returns x, and the gradient of source through target and on its own.
+    """Invert target = x + branch(source).
 
-    The gradients of the ``wanted`` tensors, on which the branch depends too, are added to ``found``.
+    Returns x, and the gradient of source: ``grad_source`` plus its gradient through the branch. The branch's gradients
+    with respect to the ``wanted`` tensors are added to ``found``.
     """
     with torch.enable_grad():
         source = source.detach().requires_grad_()
         added = branch(source)
-        with torch.autocast(source.device.type, enabled=False):  # it is replayed for forward alone
+        with torch.autocast(source.device.type, enabled=False):  # as in any backward; only the forward is replayed
             gradients = torch.autograd.grad(added, [source, *wanted], grad_target, allow_unused=True)
     for tensor, gradient in zip(wanted, gradients[1:], strict=True):
         if gradient is not None:

@@ -1,8 +1,8 @@
-"""What an attention mechanism declares of itself: what it can do, its settings, and how these become modules.
+"""What an attention mechanism declares about itself: its capabilities, its settings, and how to build its modules.
 
-Whoever offers a choice of mechanisms (a command line, a table, a test) reads it here, and asks what a mechanism can do
-instead of listing some. registry.py lists them all. No file of settings imports torch, so that a command line is read
-at once; modules are imported when they are built.
+Code that offers a choice of mechanisms (a command line, a table, a test) queries these capabilities instead of keeping
+a list of its own. registry.py lists all mechanisms. No settings file imports torch, so that command lines are parsed
+without delay; a module is imported when it is built.
 """
 
 from collections.abc import Callable
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from my_transformers.mechanism import Mechanism
 
 CAPABILITIES = ("directions", "steps", "cross", "shared_query_key", "needs_max_len")
-"""What the settings' and the module's class both have."""
+"""Attributes that :class:`~my_transformers.mechanism.Mechanism` copies from the settings class."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where the tokens of a sequence stand.
+    """Positions of a sequence's tokens, on a line or on a grid.
 
     Args:
-        max_len: tokens at most.
-        columns: of the grid that the sequence goes through row by row; None: a line.
-        off_grid: so many tokens at the start have no place.
+        max_len: the maximum number of tokens.
+        columns: width of the grid that the sequence fills row by row; None: a line.
+        off_grid: the number of leading tokens that are not on the grid.
     """
 
     max_len: int
@@ -33,21 +33,21 @@ class Places:
 
     @property
     def longest(self) -> float:
-        """Tokens: twice the longest side."""
+        """Longest initial wavelength of relative positions, in tokens: twice the longest side, at least 4."""
         n = self.max_len - self.off_grid
         return max(4, 2 * (n if self.columns is None else max(self.columns, -(-n // self.columns))))
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where mechanisms are to work: layers of one model that have the same settings.
+    """The layers of one model that mechanisms are built for; all have the same settings.
 
     Args:
-        heads: number of heads.
-        head_dim: of queries, keys and values.
+        heads: the number of heads.
+        head_dim: size of queries, keys and values.
         causal: a token must attend only to itself and earlier tokens.
-        places: where the tokens stand whose keys and values are attended to.
-        seeds: of each layer's random numbers, one per layer.
+        places: positions of the keys and values.
+        seeds: seeds of the random numbers, one per layer.
     """
 
     heads: int
@@ -73,11 +73,11 @@ def setting(
     """A field of :class:`MechanismSettings`.
 
     Args:
-        default: if it is left out.
+        default: the default value.
         help: its meaning, for ``--help``.
-        at_least: smallest value allowed; of a tuple, of each number in it.
-        below: all values are less than this.
-        multiple_of: whole numbers that this divides; of a tuple, each number in it.
+        at_least: smallest allowed value; in a tuple, of each number.
+        below: values must be less than this.
+        multiple_of: values must be multiples of this; in a tuple, each number.
     """
     bounds = {"ge": at_least, "lt": below, "multiple_of": multiple_of}
     metadata = {"help": help, "bounds": {name: bound for name, bound in bounds.items() if bound is not None}}
@@ -86,38 +86,38 @@ def setting(
 
 @dataclass(frozen=True)
 class MechanismSettings:
-    """Base of every mechanism's settings: plain values with bounds and meanings, which the module is built of.
+    """Base of every mechanism's settings: plain values, with bounds and help texts, from which the module is built.
 
-    A field's type says what it can be: ``int``, ``float``, ``bool``, a ``Literal`` of words, each of these ``| None``,
-    or a tuple of numbers. Its bounds are checked by whoever reads values from outside; what is wrong beyond a single
-    field is what :meth:`mistakes` and :meth:`mistakes_at` return.
+    A field's type is ``int``, ``float``, ``bool``, a ``Literal`` of strings, any of these ``| None``, or a tuple of
+    numbers. The code that parses user input checks each field's bounds; :meth:`mistakes` and :meth:`mistakes_at`
+    return errors that involve several fields or the model.
     """
 
     kind: ClassVar[str]
     """the mechanism's name in files and on command lines"""
     module: ClassVar[str]
-    """where its class is, such as my_transformers.linear.LinearAttention"""
+    """import path of its class, such as my_transformers.linear.LinearAttention"""
 
     directions: ClassVar[tuple[bool, ...]] = (False, True)
-    """what ``causal`` can be"""
+    """supported values of ``causal``"""
     steps: ClassVar[bool] = True
-    """if causal, it can decode step by step; False: it can never"""
+    """whether it can decode step by step when causal"""
     cross: ClassVar[bool] = False
-    """if not causal, it can attend to a context: keys and values of other tokens than the queries'"""
+    """whether it can attend to a context when not causal: keys and values of another sequence"""
     shared_query_key: ClassVar[bool] = False
-    """queries serve as keys too: it takes qk and v"""
+    """queries also serve as keys: it is called with qk and v"""
     needs_max_len: ClassVar[bool] = False
-    """it is built for a greatest length, and refuses more tokens"""
+    """it is built for a maximum length, and refuses longer sequences"""
     one_place_per_token: ClassVar[bool] = False
-    """it tells tokens apart by where they stand, so no two may stand at one place"""
+    """it distinguishes tokens by position alone, so no two may share one"""
     one_way: ClassVar[str] = ""
-    """why it lacks a direction: a predicate after the kind's name; only where ``directions`` is not both"""
+    """why it supports one direction only, as a predicate after the kind's name; empty if it supports both"""
     instead: ClassVar[tuple[str, ...]] = ()
-    """kinds that the error message suggests for the direction that it lacks; empty: all that have it"""
+    """kinds that the error message suggests for the missing direction; empty: all that support it"""
 
     @classmethod
     def mechanism(cls) -> "type[Mechanism]":
-        """The module's class; asking for it imports torch."""
+        """The module's class; this call imports torch."""
         path, name = cls.module.rsplit(".", 1)
         return getattr(import_module(path), name)
 
@@ -135,43 +135,44 @@ class MechanismSettings:
 
     @property
     def leak(self) -> tuple[str, str] | None:
-        """Of a mechanism with steps: the setting, "key: value", with which later tokens change what earlier ones see.
+        """The setting that makes causal attention leak, and the one to use instead, each as "key: value".
 
-        And the setting to use instead. With it there are no steps. None: later tokens change nothing.
+        With such a setting later tokens change what earlier ones attend to, so there is no step-by-step decoding.
+        None: causal attention is strict.
         """
         return None
 
     @property
     def sees_padding(self) -> str | None:
-        """A line on the setting that lets a sequence's output depend on how far it is padded; None: it does not."""
+        """A line that names the setting by which the amount of padding changes outputs; None: padding never does."""
         return None
 
     @property
     def exports_any_length(self) -> bool:
-        """A graph of torch.export serves all lengths; False: it serves the one that it was made for."""
+        """Whether a graph from torch.export works for all lengths; False: only for the length of the example."""
         return True
 
     def mistakes(self) -> list[str]:
-        """What is wrong between settings that are right one by one: a line each, with the names and their values."""
+        """Cross-field validation errors, one line each, with the names and values of the settings."""
         return []
 
     def mistakes_at(self, site: Site, key: Callable[[str], str]) -> list[str]:
-        """What does not fit a site, beyond a direction that there is not: a line each.
+        """Settings that do not fit a site, one line each. An unsupported direction is checked elsewhere.
 
         Args:
             site: ``site.places.max_len`` is the length of its sequences.
-            key: what a message calls a setting of this mechanism, or the model's ``heads`` or ``depth``.
+            key: returns the name that a message uses for a setting of this mechanism, or for ``heads`` or ``depth``.
         """
         return []
 
     def build(self, site: Site) -> "list[Mechanism]":
-        """The modules, one per layer; layers that share something share the submodule.
+        """The modules, one per layer; layers that share parameters share the submodule.
 
         Raises:
-            ValueError: what the module's class raises.
+            ValueError: raised by the module's class.
         """
         return [self.mechanism()(**self.arguments(site, seed)) for seed in site.seeds]
 
     def arguments(self, site: Site, seed: int) -> dict[str, Any]:
-        """What the module's class is called with for a layer: every setting by its name, and ``causal``."""
+        """Keyword arguments of the module's class for one layer: every setting by its name, and ``causal``."""
         return {one.name: getattr(self, one.name) for one in fields(self)} | {"causal": site.causal}

@@ -15,36 +15,36 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F
 
 
 class Context(NamedTuple):
-    """What queries of other tokens, or of later steps, attend to."""
+    """Keys and values of a context, computed once for many calls."""
 
-    keys: Tensor  # (b, h, m, head_dim), or what the mechanism makes of keys and values
+    keys: Tensor  # (b, h, m, head_dim), or the result of the mechanism's ``shorten`` or ``summarize``
     values: Tensor  # (b, h, m, head_dim), likewise
-    mask: Tensor | None  # (b, m), True where a key is real; None: all
+    mask: Tensor | None  # (b, m), True where a key is real; None: all are
 
 
 class MultiHeadAttention(nn.Module):
-    """Projections into heads around any mechanism, and back (Vaswani et al. 2017, section 3.2.2).
+    """Projects tokens to heads, runs any mechanism on them, and projects back (Vaswani et al. 2017, section 3.2.2).
 
-    A mechanism with ``shared_query_key`` gets one projection for queries and keys, so a model trained with one such
-    mechanism can run with another. Its keys have length 1, where separate ones grow with the root of head_dim; so the
-    projection is multiplied by sqrt(head_dim), without which the scores, and their gradients, would be that much
-    smaller and training slower (q . k / ||k|| is also what Kitaev et al.'s own implementation takes).
+    A mechanism with ``shared_query_key`` gets a single projection for queries and keys, so a model trained with one
+    such mechanism can run with another. Such mechanisms normalise the keys to length 1, whereas the length of separate
+    keys grows with sqrt(head_dim). To keep the scale of scores and gradients, the shared projection is multiplied by
+    sqrt(head_dim); without it training is slower. (Kitaev et al.'s own implementation also uses q . k / ||k||.)
 
-    A mechanism that makes something else of keys and values has a method for that, and ``attend(q, keys, values,
-    mask=)`` for what comes out: ``shorten(x, linear, mask)`` if it makes fewer of the tokens (see
-    :meth:`~my_transformers.linformer.attention.LinformerAttention.shorten`), ``summarize(k, v, mask)`` if that is worth
-    it for a context that is used again (see :meth:`~my_transformers.performer.attention.PerformerAttention.summarize`).
+    Optional methods of a mechanism replace keys and values by something smaller, which ``attend(q, keys, values,
+    mask=)`` then takes: ``shorten(x, linear, mask)`` reduces the number of tokens before they are projected (see
+    :meth:`~my_transformers.linformer.attention.LinformerAttention.shorten`); ``summarize(k, v, mask)`` pays off where
+    one context serves many calls (see :meth:`~my_transformers.performer.attention.PerformerAttention.summarize`).
 
     Args:
-        mechanism: a :class:`~my_transformers.Mechanism`, called with heads (b, h, n, head_dim) and ``mask``: q, k, v
-            or, sharing, qk, v.
-        dim: of the activations.
-        heads: number of heads.
-        head_dim: of queries, keys and values in each head; default dim / heads.
-        bias: of the projections.
+        mechanism: a :class:`~my_transformers.Mechanism`, called on heads (b, h, n, head_dim) with q, k, v and ``mask``,
+            or, with ``shared_query_key``, with qk, v and ``mask``.
+        dim: width of the activations.
+        heads: the number of heads.
+        head_dim: size of queries, keys and values in each head; default dim / heads.
+        bias: whether the projections have a bias.
 
     Raises:
-        ValueError: no head_dim given and dim is not divisible by heads.
+        ValueError: head_dim is not given and dim is not divisible by heads.
     """
 
     def __init__(
@@ -63,18 +63,20 @@ class MultiHeadAttention(nn.Module):
         self.to_out = nn.Linear(heads * head_dim, dim, bias=bias)
 
     def forward(self, x: Tensor, *, context: Tensor | Context | None = None, mask: Tensor | None = None) -> Tensor:
-        """Attend among the tokens of x or, with a context, from x to the context's (cross-attention).
+        """Self-attention on x or, with a context, cross-attention from x to the context.
 
         Args:
             x: (b, n, dim).
-            context: (b, m, dim), from which keys and values come, or these, of :meth:`keys_and_values`; None: x.
-            mask: (b, m), True where a token of the context, or of x, is real; keys and values have their own.
+            context: (b, m, dim), from which keys and values are computed, or the result of :meth:`keys_and_values`;
+                None: self-attention.
+            mask: (b, m), True where a token of the context (without one, of x) is real. Not with the result of
+                :meth:`keys_and_values`, which includes the mask.
 
         Returns:
             (b, n, dim).
 
         Raises:
-            ValueError: inputs of other shapes, a context for a mechanism that cannot attend to one, or a mask beside
+            ValueError: wrong shapes, a context for a mechanism that cannot attend to one, or a mask together with
                 keys and values.
         """
         self._check(x)
@@ -91,10 +93,10 @@ class MultiHeadAttention(nn.Module):
         return self._merge(self.mechanism(*self._project(x, 0, 1), *self._project(context, 1, 3), mask=mask))
 
     def keys_and_values(self, context: Tensor, mask: Tensor | None = None) -> Context:
-        """Those of a context (b, m, dim), its mask (b, m): once for many calls with the same context.
+        """Keys and values of a context (b, m, dim) with mask (b, m), for many calls with the same context.
 
         Raises:
-            ValueError: the mechanism cannot attend to a context, or this or its mask is of another shape.
+            ValueError: the mechanism cannot attend to a context, or the context or its mask has the wrong shape.
         """
         self._check_can_cross()
         self._check(context)
@@ -107,23 +109,23 @@ class MultiHeadAttention(nn.Module):
 
     @torch.no_grad()
     def weights(self, x: Tensor, *, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """What each query multiplies each value by, as the mechanism really computes it; for :meth:`forward`'s inputs.
+        """Attention weights as the mechanism really computes them, for the inputs of :meth:`forward`.
 
-        A mechanism is linear in its values, so for values that are the identity matrix it returns its weights. This
-        takes n m numbers per head whatever the mechanism: to look at some inputs.
+        A mechanism is linear in its values, so with the identity matrix as values it returns its weights. This takes
+        n m numbers per head whatever the mechanism, so use it to inspect single inputs.
 
         Returns:
-            (b, h, n, m).
+            (b, h, n, m), the factor of each value in each query's output.
 
         Raises:
-            ValueError: in training, where dropout is part of the weights, or the mechanism has none.
+            ValueError: in training mode, where dropout changes the weights, or the mechanism has no weights.
         """
         if self.training:
-            raise ValueError("attention weights are looked at in eval mode: call eval() first")
+            raise ValueError("attention weights can be read in eval mode only: call eval() first")
         if not self.mechanism.has_weights:
             raise ValueError(
-                f"{type(self.mechanism).__name__} has no weights with this projection of values: a maximum or a "
-                "convolution is no sum of tokens; use projection learned or mean"
+                f"{type(self.mechanism).__name__} has no attention weights with this projection: a maximum or a "
+                "convolution is not a weighted sum of values; use projection learned or mean"
             )
         if context is None:
             heads = self._project(x, 0, self.n_projections)[:-1]
@@ -139,20 +141,21 @@ class MultiHeadAttention(nn.Module):
         return self.mechanism.new_cache(self.to_out.weight.new_empty(batch, self.heads, 0, self.head_dim), max_len)
 
     def state_size(self, length: int, dtype: torch.dtype | None = None) -> int:
-        """Bytes that decoding keeps of a sequence: those of the mechanism's cache, in the mode that it is in.
+        """Bytes of the mechanism's cache per sequence, in its current mode (training or evaluation).
 
         Args:
-            length: tokens that the cache has room for; of some mechanisms, such as a Performer, it changes nothing.
-            dtype: of the activations; default the weights'. Sums are kept in float32 at least, positions as integers.
+            length: the number of tokens that the cache has room for; a Performer's cache does not depend on it.
+            dtype: dtype of the activations; default: that of the weights. Sums are always kept in float32 at least,
+                and positions as integers.
 
         Raises:
-            ValueError: it keeps no state, as it cannot decode step by step: it is not causal, or its rule forbids it.
+            ValueError: the mechanism cannot decode step by step: it is not causal, or its rule does not allow it.
         """
         like = torch.empty(1, self.heads, 0, self.head_dim, dtype=dtype or self.to_out.weight.dtype, device="meta")
         return self.mechanism.new_cache(like, length).n_bytes
 
     def step(self, x: Tensor, cache: Cache) -> Tensor:
-        """The next t tokens x (b, t, dim) -> (b, t, dim); added to the cache."""
+        """Map the next t tokens x (b, t, dim) to (b, t, dim), and add them to the cache."""
         return self._merge(self.mechanism.step(*self._project(x, 0, self.n_projections), cache))
 
     @property
@@ -167,23 +170,23 @@ class MultiHeadAttention(nn.Module):
             raise ValueError("shared queries and keys cannot attend to a context: its tokens have no queries")
         if not self.mechanism.cross:
             raise ValueError(
-                f"{type(self.mechanism).__name__} cannot attend to a context: it needs a query of each token"
+                f"{type(self.mechanism).__name__} cannot attend to a context: it needs a query for every key"
             )
 
     def _attend(self, x: Tensor, context: Context) -> Tensor:
-        """From x (b, n, dim) to keys and values."""
+        """Attend from x (b, n, dim) to precomputed keys and values."""
         (q,) = self._project(x, 0, 1)
         attend = getattr(self.mechanism, "attend", self.mechanism)
         return self._merge(attend(q, context.keys, context.values, mask=context.mask))
 
     def _project(self, x: Tensor, first: int, end: int) -> tuple[Tensor, ...]:
-        """(b, n, dim) -> (b, h, n, head_dim) by each of some neighbouring projections, in one product."""
+        """Apply projections first to end - 1 in one matrix product: (b, n, dim) -> (b, h, n, head_dim) for each."""
         weight, bias = self._rows(first, end)
         heads = F.linear(x, weight, bias).unflatten(-1, (end - first, self.heads, self.head_dim))
         return tuple(one.transpose(1, 2) for one in heads.unbind(2))
 
     def _linear(self, x: Tensor, number: int, share: Tensor | None = None) -> Tensor:
-        """One projection, its bias scaled by ``share`` (b or 1, n, 1); None means 1."""
+        """Apply one projection, its bias scaled by ``share`` (b or 1, n, 1); None means 1."""
         weight, bias = self._rows(number, number + 1)
         x = F.linear(x, weight, bias if share is None else None)
         x = x if share is None or bias is None else x + share * bias
@@ -194,14 +197,14 @@ class MultiHeadAttention(nn.Module):
         width = self.heads * self.head_dim
         rows = slice(first * width, end * width)
         weight: Tensor = self.to_heads.weight[rows]
-        bias = cast("Tensor | None", self.to_heads.bias)  # torch's type leaves out the None of bias=False
+        bias = cast("Tensor | None", self.to_heads.bias)  # PyTorch declares it as Tensor, but bias=False makes it None
         bias = None if bias is None else bias[rows]
-        if first == 0 and self.mechanism.shared_query_key:  # here it costs less than on the activations
+        if first == 0 and self.mechanism.shared_query_key:  # scaling the weights is cheaper than the activations
             weight, bias = self._scaled(weight), None if bias is None else self._scaled(bias)
         return weight, bias
 
     def _scaled(self, rows: Tensor) -> Tensor:
-        """Shared queries and keys, which are the first of some projections, times sqrt(head_dim)."""
+        """Multiply the rows of the shared query-key projection, which come first, by sqrt(head_dim)."""
         width = self.heads * self.head_dim
         return torch.cat((rows[:width] * self.head_dim**0.5, rows[width:]))
 
@@ -210,16 +213,19 @@ class MultiHeadAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear maps with an activation between, at each position by itself (Vaswani et al. 2017, equation 2).
+    """Two linear maps with an activation between them, applied to each position (Vaswani et al. 2017, equation 2).
 
     Args:
-        dim: of the activations.
-        ffn_dim: of the hidden layer; default 4 * dim.
+        dim: width of the activations.
+        ffn_dim: width of the hidden layer; default 4 * dim.
         activation: "gelu" or "relu".
-        dropout: after the activation.
-        chunk_size: positions that are worked on together (Kitaev et al. 2020, section 3, "chunking"); 0 takes all.
-            It saves the hidden layer's memory where nothing is kept for backward: in inference and in a reversible
-            stack.
+        dropout: dropout probability after the activation.
+        chunk_size: the number of positions computed at a time (Kitaev et al. 2020, section 3, "chunking"); 0: all at
+            once. Chunks reduce the hidden layer's peak memory only where it is not saved for backward: in inference
+            and in a reversible stack.
+
+    Raises:
+        ValueError: an unknown activation, or a negative chunk_size.
     """
 
     def __init__(
@@ -243,10 +249,10 @@ class FeedForward(nn.Module):
         self.chunk_size = chunk_size
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, n, dim) -> (b, n, dim)."""
+        """Map x (b, n, dim) to (b, n, dim)."""
         if self.chunk_size == 0 or x.shape[1] <= self.chunk_size:
-            return self._positions(x)
-        return torch.cat([self._positions(part) for part in x.split(self.chunk_size, dim=1)], dim=1)
+            return self._transform(x)
+        return torch.cat([self._transform(part) for part in x.split(self.chunk_size, dim=1)], dim=1)
 
-    def _positions(self, x: Tensor) -> Tensor:
+    def _transform(self, x: Tensor) -> Tensor:
         return self.contract(self.dropout(_ACTIVATIONS[self.activation](self.expand(x))))

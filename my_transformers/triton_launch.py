@@ -1,4 +1,4 @@
-"""How Triton kernels are launched, whatever the mechanism."""
+"""Launching Triton kernels; used by all mechanisms."""
 
 import contextlib
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from my_transformers import triton_rows
 
-ROWS = 64  # per program, in kernels that read each row once
+ROWS = 64  # rows per program in kernels that read each row once
 
 
 def launch(
@@ -17,7 +17,7 @@ def launch(
 ) -> None:
     """Launch a kernel on the device of its first argument.
 
-    ``stages``: of the software pipeline. Loops of two or three steps gain nothing from one.
+    ``stages`` is the depth of the software pipeline; 1 means none, since loops of two or three steps gain nothing.
     """
     device = arguments[0].device
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
@@ -25,17 +25,17 @@ def launch(
 
 
 def padded(dim: int) -> int:
-    """A power of two, as Triton's blocks must be, and at least 16, as tl.dot needs."""
+    """Next power of two, as Triton's block sizes must be, and at least 16, as tl.dot requires."""
     return max(16, triton.next_power_of_2(dim))
 
 
 def precision() -> str:
-    """Of float32 products: three tensor core products, nearly as exact as float32, or one with 10 bits."""
+    """Precision of float32 products: "tf32x3", nearly exact in three tensor-core products, or "tf32" with 10 bits."""
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
 def row_products(grad: Tensor, out: Tensor) -> Tensor:
-    """The output's gradient times the output, both (b, h, n, e), summed over e: (b, h, n), float32."""
+    """Inner product of the output's gradient and the output of each token: (b, h, n, e) both -> (b, h, n), float32."""
     products = out.new_empty(out.shape[:3], dtype=torch.float32)
     batch, heads, n, dim = out.shape
     blocks = triton.cdiv(n, ROWS)

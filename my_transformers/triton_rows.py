@@ -1,21 +1,21 @@
-"""What Triton kernels of all mechanisms share: where a program works, and rows in memory.
+"""Building blocks of all Triton kernels: which block a program works on, and loading and storing rows.
 
-Rows are numbers of one token and head, at strides of any kind: x_b, x_h, x_n, x_d from one sample, head, token and
-number to the next. DIM numbers of a row exist; PADDED, a power of two, are computed with.
+A row holds the DIM numbers of one token in one head; it is padded to PADDED, a power of two, in registers. Tensors may
+have any strides: x_b, x_h, x_n, x_d are those of x between samples, heads, tokens and numbers.
 """
 
-# ruff: noqa: ANN001, ANN201 - Triton knows one annotation, tl.constexpr; the rest are pointers and blocks
+# ruff: noqa: ANN001, ANN201 - Triton supports the annotation tl.constexpr only; the rest are pointers and blocks
 
 import triton
 import triton.language as tl
 
-# Not compiled anew where one of these is 1 or a multiple of 16: that would not make any access to memory faster.
+# Arguments that Triton must not specialise on: a recompilation where one is 1 or a multiple of 16 would gain nothing.
 SIZES = ["heads", "n", "blocks"]
 
 
 @triton.jit
 def load_rows(x, tokens, present, stride_n, stride_d, DIM: tl.constexpr, PADDED: tl.constexpr):
-    """Load rows (block, PADDED): zeros for tokens that are not present, and beyond DIM."""
+    """Load rows (block, PADDED): zeros for tokens that are not present, and in the columns beyond DIM."""
     columns = tl.arange(0, PADDED)
     offsets = tokens.to(tl.int64)[:, None] * stride_n + columns.to(tl.int64)[None, :] * stride_d
     return tl.load(x + offsets, mask=present[:, None] & (columns < DIM)[None, :], other=0.0)
@@ -31,7 +31,7 @@ def store_rows(x, rows, tokens, present, stride_n, DIM: tl.constexpr, PADDED: tl
 
 @triton.jit
 def locate(program, blocks, heads):
-    """Block, sample, head and sequence of a program; 64 bits for what is multiplied by strides."""
+    """Block, sample, head and sequence of a program; int64 except for the block, since strides multiply them."""
     sequence = (program // blocks).to(tl.int64)
     return program % blocks, sequence // heads, sequence % heads, sequence
 

@@ -19,7 +19,7 @@ FLOORS = (  # of dl_proj, from the top: a room imports from those further down, 
     ("experiments", "studies"),
     ("cli",),
     ("checkpoint_folder", "run_changes", "pictures", "tables"),
-    ("models", "text"),
+    ("figure_style", "models", "text"),
     ("settings", "commands"),
 )
 SCRIPTS = sorted(ROOT.glob("*.py"))

@@ -1,8 +1,8 @@
 """Test, measure and train on a GPU: python -m benchmarks.gpu, or make gpu.
 
-Runs the stages in order of worth, each in a process of its own with a time limit. Each keeps its results in
-<output_dir>/<stage>.json, whole after every case, and its output in <stage>.log. Killed at any moment, the same command
-goes on with what is missing. Tables of the results: python -m benchmarks.gpu.report <output_dir>.
+Runs the stages in order of importance, each in its own process with a time limit. A stage writes its results to
+<output_dir>/<stage>.json after every case, and its output to <stage>.log. If it is killed, the same command continues
+with the missing cases. Tables of the results: python -m benchmarks.gpu.report <output_dir>.
 """
 
 import argparse
@@ -40,9 +40,9 @@ def main(words: list[str] | None = None) -> None:
         with FirstSignal(raise_stopped), FileLock(arguments.output_dir / ".lock", timeout=0):
             complete = _run(arguments, stages)
     except Timeout:
-        parser.error(f"argument --output_dir: another plan is at work in {arguments.output_dir}")
-    except Stopped as stopped:  # the stage in work was ended too
-        print(f"{stopped}; the same command goes on", file=sys.stderr)
+        parser.error(f"argument --output_dir: another plan is running in {arguments.output_dir}")
+    except Stopped as stopped:  # the running stage was ended too
+        print(f"{stopped}; the same command continues", file=sys.stderr)
         sys.exit(exit_code(stopped))
     sys.exit(0 if complete else 1)
 
@@ -53,7 +53,7 @@ def _mistake(arguments: argparse.Namespace, stages: list[Stage]) -> str | None:
     if arguments.device.type == "cuda" and not torch.cuda.is_available():
         return "torch finds no CUDA device; --device cpu --tiny rehearses the plan without one"
     if arguments.commit_results and (arguments.tiny or arguments.device.type != "cuda"):
-        return "argument --commit_results: only results of a GPU are committed, not of --tiny or --device cpu"
+        return "argument --commit_results: not allowed with --tiny or --device cpu: only results of a GPU are committed"
     try:
         for stage in stages:
             check(arguments.output_dir / f"{stage.name}.json", arguments.device, tiny=arguments.tiny)
@@ -66,12 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--list", action="store_true", help="show the stages and their times, run nothing")
-    parser.add_argument("--only", action="append", choices=NAMES, metavar="NAME", help="this stage; may be repeated")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="for the whole plan; default: no limit")
+    parser.add_argument("--list", action="store_true", help="show the stages and their times, and run nothing")
+    parser.add_argument("--only", action="append", choices=NAMES, metavar="NAME", help="run this stage; repeatable")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="limit for the plan; default: no limit")
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda"), help="cuda (default) or cpu")
-    parser.add_argument("--tiny", action="store_true", help="a rehearsal: every stage as small as it can be")
-    parser.add_argument("--retry", action="store_true", help="forget failed cases first, lasting ones too")
+    parser.add_argument("--tiny", action="store_true", help="rehearsal: every stage as small as possible")
+    parser.add_argument("--retry", action="store_true", help="run failed cases again, even lasting failures")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/gpu"), help="default: runs/gpu")
     parser.add_argument("--commit_results", action="store_true", help="copy the JSON to benchmarks/results/")
     return parser
@@ -102,7 +102,7 @@ def _run(arguments: argparse.Namespace, stages: list[Stage]) -> bool:
 
 
 def commit(folder: Path, names: list[str], target: Path) -> list[Path]:
-    """Copy stages' results to ``target/gpu_<card>_<stage>.json``; returns the copies."""
+    """Copy stages' results to ``target/gpu_<card>_<stage>.json``; return the paths of the copies."""
     copies = []
     for path in (folder / f"{name}.json" for name in names):
         if path.exists():

@@ -1,4 +1,4 @@
-"""Cases that have a name, a length and a kind, and their tables: a row for each name, a column for each length."""
+"""Cases with a name, a length and a kind, and tables of them with one row per name and one column per length."""
 
 import contextlib
 import gc
@@ -11,16 +11,16 @@ import torch
 from my_transformers import kernels
 
 Found = dict[tuple[str, int, str], dict[str, Any]]
-"""(name, length, kind) -> a case of the results."""
+"""(name, length, kind) -> the case's results."""
 
 
 def key_of(name: str, length: int, kind: str) -> str:
-    """Of a case in the results."""
+    """The key of a case in the results."""
     return f"{name} / {length} / {kind}"
 
 
 def parsed(cases: dict[str, dict[str, Any]]) -> Found:
-    """The results' cases by what their keys say."""
+    """The results' cases with their keys split into name, length and kind."""
     found = {}
     for key, case in cases.items():
         name, length, kind = key.rsplit(" / ", 2)
@@ -30,7 +30,7 @@ def parsed(cases: dict[str, dict[str, Any]]) -> Found:
 
 @contextlib.contextmanager
 def in_form(form: str) -> Iterator[None]:
-    """Compute our mechanisms on PyTorch's operators ("torch") or on their "triton" kernels; also a decorator."""
+    """Run our mechanisms with PyTorch's operators ("torch") or their "triton" kernels; also a decorator."""
     before = os.environ.get(kernels.VARIABLE)
     os.environ[kernels.VARIABLE] = form
     try:
@@ -43,7 +43,7 @@ def in_form(form: str) -> Iterator[None]:
 
 
 def free(device: torch.device) -> None:
-    """Give back what an earlier case, perhaps one that failed half-way, left behind."""
+    """Free memory that an earlier case left behind, perhaps because it failed."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -52,7 +52,7 @@ def free(device: torch.device) -> None:
 def rows_by_length(
     found: Found, names: Iterable[str], kind: str, show: Callable[[dict[str, Any]], str | None]
 ) -> list[dict[str, str | None]]:
-    """Of the names that have a case of this kind; ``show`` writes a case, and an error is shown as its cause."""
+    """Rows of the names that have a case of this kind; ``show`` formats a case, and an error is shown as its cause."""
     lengths = sorted({length for _, length, of in found if of == kind})
     rows = []
     for name in names:
@@ -64,7 +64,7 @@ def rows_by_length(
 
 
 def cell(case: dict[str, Any], show: Callable[[dict[str, Any]], str | None]) -> str | None:
-    """A case, or in a word why it failed."""
+    """A formatted case, or in brief why it failed."""
     if "error" not in case:
         return show(case)
     cause = case["error"].partition(":")[0]

@@ -1,10 +1,10 @@
-"""Calls scripts of this project one after the other in one process, which imports torch once.
+"""Calls several scripts of this project in one process, so that torch is imported only once.
 
     python -m benchmarks.gpu.call_scripts '[["sweep", "--help"], ["shift_test", "--help"]]'
 
-The argument is a JSON list with a list per script: its name and its flags. The first script that fails ends the process
-with its exit code. The process also ends, with 1, when its standard input is closed: whoever starts it holds the other
-end of a pipe, so that no training outlives them, whatever ends them.
+The argument is a JSON list with one list per script: its name and its flags. The first script that fails ends the
+process with its exit code. The process also ends, with exit code 1, when its standard input is closed. The parent
+process holds the other end of that pipe, so a training never outlives its parent, however the parent ends.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from dl_proj.commands import run_script
 
 
 def main() -> None:
-    """Call them."""
+    """Call the scripts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scripts", type=json.loads, metavar="JSON", help="a list with a list per script")
+    parser.add_argument("scripts", type=json.loads, metavar="JSON", help="a list with one list per script")
     scripts = parser.parse_args().scripts
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     for name, *flags in scripts:
@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def _end_with_stdin() -> None:
-    while os.read(0, 1024):  # not sys.stdin, whose lock this thread would still hold when the interpreter ends
+    while os.read(0, 1024):  # not sys.stdin: this thread would still hold its lock when the interpreter exits
         pass
     os._exit(1)
 

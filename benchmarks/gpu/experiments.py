@@ -1,4 +1,4 @@
-"""What is trained on a GPU: each experiment is a sweep preset of dl_proj/configs/gpu/, most with a test after it."""
+"""Trainings on a GPU: each experiment is a sweep preset in dl_proj/configs/gpu/, most with a follow-up test."""
 
 import csv
 import itertools
@@ -20,10 +20,10 @@ class FollowUp:
     """A script that tests a trained model.
 
     Args:
-        script: its name and flags, but for those that say which model, which device and where results go.
-        checkpoint: turns the run's folder into the flag that names it.
+        script: the script's name and flags, except for those that select the model, device and output folder.
+        checkpoint: returns the flag that selects the model, given the run's folder.
         read: reads the results from the script's output folder.
-        tiny: flags for a rehearsal.
+        tiny: additional flags for a rehearsal.
     """
 
     script: list[str]
@@ -42,15 +42,15 @@ class Experiment:
     """Variants of one training.
 
     Args:
-        name: of the experiment.
+        name: name of the experiment.
         sweep: preset of sweep.py.
-        seconds: expected for each variant on an H100, with its test; guesses until a card has measured them. The order
-            is that of their worth.
-        data: settings that say where the data is, from its folder and one for files that are made of it.
-        tiny_variant: the one that a rehearsal trains.
-        tiny: settings that make it small, over those of the preset.
-        tiny_data: makes small data in a folder, and returns the settings that say so.
-        follow_up: tests what was trained.
+        seconds: expected time of each variant on an H100 including its test (estimates, not measurements), the most
+            important variant first.
+        data: returns the settings for the data, given its folder and one for files derived from it.
+        tiny_variant: the variant that a rehearsal trains.
+        tiny: settings that make the rehearsal small; they override the preset.
+        tiny_data: creates small data in a folder, and returns the settings for it.
+        follow_up: test of the trained model.
     """
 
     name: str
@@ -68,17 +68,17 @@ def _listed(run: Path) -> list[str]:
 
 
 def _accuracy_by_rounds(output: Path) -> Settings:
-    """Of synth_models_comparison.py: percent by how the model was evaluated."""
+    """Results of synth_models_comparison.py: accuracy in percent by the attention used in evaluation."""
     return {row["evaluated"]: float(row["accuracy"]) for row in _rows(output / "table.csv")}
 
 
 def _accuracy_by_shift(output: Path) -> Settings:
-    """Of shift_test.py: percent by pixels to the right."""
+    """Results of shift_test.py: accuracy in percent by the shift to the right in pixels."""
     return {row["shift"]: 100 * float(row["accuracy"]) for row in _rows(output / "shifts.csv")}
 
 
 def _scores(output: Path) -> Settings:
-    """Of translation_evaluate.py."""
+    """Results of translation_evaluate.py."""
     return json.loads((output / "scores.json").read_text(encoding="utf-8"))
 
 
@@ -88,7 +88,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def _tiny_books(folder: Path) -> Settings:
-    """Two files, written once: data that changed would not fit the run that a second call continues."""
+    """Two small text files. They are written only once: a resumed run refuses data that has changed."""
     for number in range(2):
         path = folder / "books" / f"{number}.txt"
         if not path.exists():
@@ -97,7 +97,7 @@ def _tiny_books(folder: Path) -> Settings:
 
 
 def _tiny_pairs(folder: Path) -> Settings:
-    """Sixty pairs, written once, likewise."""
+    """Sixty sentence pairs, also written only once."""
     nouns = {"dog": "Hund", "man": "Mann", "fish": "Fisch", "tree": "Baum", "snow": "Schnee"}
     verbs = {"sees": "sieht", "likes": "mag", "finds": "findet"}
     triples = [(one, verb, other) for verb in verbs for one, other in itertools.permutations(nouns, 2)]

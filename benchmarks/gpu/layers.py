@@ -1,14 +1,15 @@
 """Attention layers by length: python -m benchmarks.gpu.layers --output FILE.
 
-Forward, forward and backward, and one step of decoding, of our mechanisms, PyTorch's fused kernels, FlexAttention,
-flash-linear-attention and the libraries. bfloat16, 8 heads of 64, 65,536 tokens a batch in sequences of 1,024 to
-131,072 tokens (of which there is one); a step decodes 16 sequences with caches of that length. Projections into heads
-and back are part of all of them.
+Measures forward, forward and backward, and one step of decoding, for our mechanisms, PyTorch's fused kernels,
+FlexAttention, flash-linear-attention and other libraries. bfloat16, 8 heads of size 64, 65,536 tokens per batch in
+sequences of 1,024 to 131,072 tokens (at 131,072, one sequence). A step decodes 16 sequences with caches of that length.
+All layers include the projections to heads and back.
 
-Times are of single calls, by CUDA events. Memory is the peak of torch's allocator in a call, above what it held before:
-without the input, the weights and their gradients. Forward alone keeps no graph, and LSH draws new rotations in it.
+Times are those of single calls, by CUDA events. Memory is the peak of PyTorch's allocator during a call, above what was
+allocated before, so without the input, the weights and their gradients. Forward alone runs without autograd; LSH draws
+new rotations in it.
 
-A case is one layer, one length and one of the three; those that matter most come first.
+A case is one layer, one length and one of the three kinds; the most important cases come first.
 """
 
 import gc
@@ -32,8 +33,8 @@ from my_custom_ai.utils.measure import allocated_peak, seconds_within
 from my_transformers import Cache, MultiHeadAttention
 from my_transformers.lsh.cache import LSHCache
 
-TOKENS, SEQUENCES = 65_536, 16  # of a batch, and of a step
-LENGTHS = (4096, 16_384, 65_536, 8192, 32_768, 2048, 131_072, 1024)  # in order of worth
+TOKENS, SEQUENCES = 65_536, 16  # tokens of a batch; sequences of a decoding step
+LENGTHS = (4096, 16_384, 65_536, 8192, 32_768, 2048, 131_072, 1024)  # the most important first
 FEW = (4096, 65_536, 16_384, 1024)
 BOTH, FORWARD, STEP = "forward and backward", "forward", "one step of decoding"
 FLASH, FLASH_BIDIRECTIONAL = "flash", "flash, bidirectional"
@@ -42,15 +43,15 @@ FLASH, FLASH_BIDIRECTIONAL = "flash", "flash, bidirectional"
 class Contender(NamedTuple):
     """A layer to measure."""
 
-    make: Callable[[int, Sizes], nn.Module]  # of length and sizes
-    worth: int  # 0 comes first
+    make: Callable[[int, Sizes], nn.Module]  # (length, sizes) -> layer
+    worth: int  # priority; 0 comes first
     lengths: tuple[int, ...] = LENGTHS
-    than: str | None = None  # ours: what it should overtake
-    steps: bool = False
+    than: str | None = None  # for our layers: the contender to overtake
+    steps: bool = False  # whether to measure steps of decoding
     cuda_only: bool = False
-    form: str = "torch"  # of our mechanisms: MY_TRANSFORMERS_KERNELS
-    seconds: float = 0.3  # that a case takes on an H100, at length 0
-    slope: float = 0.5  # and more at 65,536
+    form: str = "torch"  # for our layers: value of MY_TRANSFORMERS_KERNELS
+    seconds: float = 0.3  # expected time of a case on an H100 at length 0
+    slope: float = 0.5  # additional expected seconds at length 65,536
 
 
 def _rank(length: int) -> int:
@@ -65,7 +66,7 @@ def _lsh(n_rounds: int, *, deduplicate: bool = True) -> Contender:
 
 
 def _fused(contender: Contender, *, seconds: float) -> Contender:
-    """On its kernels for a GPU, which are compiled in the first case of a kind; steps have no kernel."""
+    """A contender with its Triton kernels, which compile in the first case of each kind; there are none for steps."""
     return contender._replace(form="triton", steps=False, cuda_only=True, seconds=seconds)
 
 
@@ -75,7 +76,7 @@ def _sdpa(worth: int, backend: SDPBackend, *, causal: bool = True, cuda_only: bo
 
 def _flex(keys: int) -> Contender:
     make = partial(layers.sliding_window, keys=keys)
-    return Contender(make, 3, FEW[:2], cuda_only=True, seconds=20)  # compiles, and costs the same a token at any length
+    return Contender(make, 3, FEW[:2], cuda_only=True, seconds=20)  # mostly compilation; cost per token is constant
 
 
 def _library(make: Callable[..., nn.Module], **settings: object) -> Contender:
@@ -119,14 +120,14 @@ CONTENDERS = {
 
 
 class Scale(NamedTuple):
-    """How large everything is."""
+    """Sizes of the measurement."""
 
     sizes: Sizes
-    tokens: int
-    sequences: int  # of a step
+    tokens: int  # per batch
+    sequences: int  # per decoding step
     lengths: tuple[int, ...] | None  # None: those of the contender
-    budget: float  # seconds of measured calls in a case
-    least: int  # calls
+    budget: float  # seconds of measured calls per case
+    least: int  # minimum number of measured calls
 
 
 REAL = Scale(Sizes(dim=512, heads=8), TOKENS, SEQUENCES, None, budget=0.15, least=5)
@@ -134,7 +135,7 @@ TINY = Scale(Sizes(dim=32, heads=2), 256, 2, (64, 256), budget=0, least=1)
 
 
 def cases(scale: Scale, device: torch.device) -> list[stage.Case]:
-    """All of them, in order of worth; those that need CUDA only where it is."""
+    """All cases in order of importance; on other devices without those that need CUDA."""
     ranked = []
     for name, contender in CONTENDERS.items():
         if contender.cuda_only and device.type != "cuda":
@@ -151,10 +152,10 @@ def cases(scale: Scale, device: torch.device) -> list[stage.Case]:
 def measure(
     make: Callable[[int, Sizes], nn.Module], length: int, kind: str, scale: Scale, device: torch.device
 ) -> dict[str, Any]:
-    """Times and memory of one case.
+    """Measure one case.
 
     Returns:
-        "seconds": of each call, "peak": bytes, "batch": sequences.
+        "seconds" of each call, "peak" memory in bytes, and "batch", the number of sequences.
     """
     free(device)
     torch.manual_seed(0)
@@ -192,8 +193,8 @@ def _forward(layer: nn.Module, batch: int, length: int, dim: int) -> Callable[[]
 
 
 def _step(layer: nn.Module, batch: int, length: int, dim: int) -> Callable[[], None]:
-    """The last of ``length`` tokens; the next call writes it again."""
-    assert isinstance(layer, MultiHeadAttention)  # as all contenders with ``steps``
+    """A step that decodes the last of ``length`` tokens; each call decodes the same one."""
+    assert isinstance(layer, MultiHeadAttention)  # true for all contenders with ``steps``
     layer.eval()
     cache = layer.new_cache(batch, length)
     fill(cache, length)
@@ -211,9 +212,9 @@ _CALLS = {BOTH: _both, FORWARD: _forward, STEP: _step}
 
 
 def fill(cache: Cache, length: int) -> None:
-    """Random keys and values, and what LSH knows of them: as many in each bucket as are expected, spread over all.
+    """Fill a cache with random keys and values; for LSH, with the expected number of tokens in every bucket.
 
-    What a Performer has summed up does not matter to its time.
+    A Performer's sums are left as they are: their values do not affect the time.
     """
     for name in ("keys", "values"):
         if hasattr(cache, name):
@@ -225,19 +226,19 @@ def fill(cache: Cache, length: int) -> None:
 
 
 def main() -> None:
-    """Measure what is missing, as far as the time allows."""
+    """Measure the missing cases, as far as time allows."""
     arguments = stage.arguments(__doc__)
     deadline = stage.Deadline(arguments.seconds)
     results = Results(arguments.output, stage="layers", device=arguments.device, tiny=arguments.tiny)
-    warnings.simplefilter("ignore")  # of the libraries
+    warnings.simplefilter("ignore")  # the libraries warn a lot
     if arguments.tiny:
-        torch.set_num_threads(1)  # several would wait for each other longer than they compute
-    gc.freeze()  # what was imported need not be looked through before each case
+        torch.set_num_threads(1)  # with so little work, synchronising threads would take longer than computing
+    gc.freeze()  # exempts imported modules from the garbage collection before each case
     stage.go_through(cases(TINY if arguments.tiny else REAL, arguments.device), results, deadline)
 
 
 def tables(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Where ours overtakes flash attention, and times and memory by length, in a table for each kind of call."""
+    """Where our layers overtake flash attention; and times and memory by length, one table per kind of call."""
     found = parsed(results["cases"])
     made = {"Layers against flash attention, forward and backward": overtaking(found)}
     for kind in (BOTH, FORWARD, STEP):
@@ -256,7 +257,7 @@ def _mebibytes(case: dict[str, Any]) -> str:
 
 
 def overtaking(found: Found) -> list[dict[str, Any]]:
-    """A row for each of ours: from which length on it is faster, and how it compares at the longest length of both."""
+    """One row per layer of ours: the length from which it is faster, and ratios at the longest length measured."""
     rows = []
     for name, contender in CONTENDERS.items():
         if contender.than is None:
@@ -278,7 +279,7 @@ def overtaking(found: Found) -> list[dict[str, Any]]:
 
 
 def _medians(found: Found, name: str) -> dict[int, float]:
-    """Seconds of forward and backward by length; infinite where it failed."""
+    """Median seconds of forward and backward by length; infinite if the case failed."""
     return {
         length: float("inf") if "error" in case else statistics.median(case["seconds"])
         for (one, length, kind), case in found.items()
@@ -287,9 +288,9 @@ def _medians(found: Found, name: str) -> dict[int, float]:
 
 
 def crossing(own: dict[int, float], other: dict[int, float]) -> str:
-    """The shortest length from which on, at all lengths at which both were measured, ``own`` is faster than ``other``.
+    """The shortest length such that ``own`` is faster than ``other`` there and at all longer lengths measured for both.
 
-    Seconds by length. What failed counts as infinitely slow, also beside another failure.
+    Both map lengths to seconds, infinite if a case failed; where both failed, ``own`` does not count as faster.
     """
     lengths = sorted(own.keys() & other.keys())
     faster_from = None

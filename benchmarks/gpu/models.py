@@ -1,28 +1,27 @@
 """Training steps of a language model by length: python -m benchmarks.gpu.models --output FILE.
 
-12 layers, width 512, 8 heads, a vocabulary of bytes, plain and reversible; 65,536 tokens a batch, in sequences of 2,048
-to 65,536 tokens. A step is forward and loss under autocast to bfloat16, backward, and AdamW. Full attention runs on
-PyTorch's flash kernel; LSH attention and the Performer, on a GPU, on their Triton kernels, and LSH-2 also on PyTorch's
-operators.
-Memory is the peak of torch's allocator in a step, above the weights and AdamW's two moments of them.
+12 layers, width 512, 8 heads, byte vocabulary, plain and reversible; 65,536 tokens per batch, in sequences of 2,048 to
+65,536 tokens. A step is forward and loss under bfloat16 autocast, backward, and AdamW. Full attention uses PyTorch's
+flash kernel. LSH attention and the Performer use their Triton kernels on a GPU, and LSH-2 also PyTorch's operators.
+Memory is the peak of PyTorch's allocator during a step, above the weights and AdamW's two moments.
 
-Model FLOPs utilisation (Chowdhery et al. 2022, appendix B) is what the model needs a second, by the rates that the card
-is sold with:
+Model FLOPs utilisation (Chowdhery et al. 2022, appendix B) is the model's FLOPs per second divided by the card's
+specified peak rate, where
 
-    FLOPs of a step = 6 * (weights of linear maps) * tokens + 3 * layers * tokens * (FLOPs of attention a token)
+    FLOPs of a step = 6 * (weights of linear maps) * tokens + 3 * layers * tokens * (FLOPs of attention per token)
 
-A linear map takes two FLOPs a weight and token, backward twice as many: 6. The embedding is a lookup; biases and
-normalisation are left out. Attention takes, a token and layer, forward, with n tokens, width d:
+A linear map takes two FLOPs per weight and token in forward, and four in backward: 6. The embedding is a lookup; biases
+and normalisation are omitted. Forward FLOPs of attention per token and layer, with n tokens and width d:
 
-    full        4 d (n + 1) / 2           a query meets itself and the tokens before it, in q . k and in p v
-    LSH         4 d rounds min(window, (n - 1) / 2)    as if a window were always full, so this is the most it can be;
-                + d rounds buckets        the hash, which has no backward: counted once, not three times
+    full        4 d (n + 1) / 2           a query attends to itself and earlier tokens, in q . k and in p v
+    LSH         4 d rounds min(window, (n - 1) / 2)    an upper bound: windows are assumed to be full;
+                + d rounds buckets        the hash, which has no backward, so it counts once instead of three times
     Performer   8 d features              features of q and k, the sum of phi(k) v^T, and phi(q) times it
 
-What is computed twice, in a reversible stack's or a kernel's backward, counts once: a reversible model does the same
-work, and what it does besides lowers its utilisation.
+Recomputation, in the backward of a reversible stack or of a kernel, does not count: it is not work of the model, and
+lowers the utilisation.
 
-A card that is not in the table below is measured by the product of two large matrices (the stage "sanity").
+For a card that is not in the table below, the peak is that of a product of two large matrices (stage "sanity").
 """
 
 import contextlib
@@ -63,10 +62,10 @@ class Contender(NamedTuple):
     """An attention to measure."""
 
     attention: MechanismSettings
-    worth: int  # 0 comes first
-    form: str = "torch"  # MY_TRANSFORMERS_KERNELS
-    seconds: float = 2.0  # that a case takes on an H200, at length 0
-    slope: float = 5.0  # and more at 65,536
+    worth: int  # priority; 0 comes first
+    form: str = "torch"  # value of MY_TRANSFORMERS_KERNELS
+    seconds: float = 2.0  # expected time of a case on an H200 at length 0
+    slope: float = 5.0  # additional expected seconds at length 65,536
 
 
 def _lsh(n_rounds: int) -> LSHSettings:
@@ -85,13 +84,13 @@ CONTENDERS = {
 
 
 class Scale(NamedTuple):
-    """How large everything is."""
+    """Sizes of the measurement."""
 
-    model: dict[str, int]  # settings of its sizes
-    tokens: int  # of a batch
-    lengths: tuple[int, ...]  # in order of worth
-    budget: float  # seconds of measured steps in a case
-    least: int  # steps
+    model: dict[str, int]  # size settings of the model
+    tokens: int  # per batch
+    lengths: tuple[int, ...]  # the most important first
+    budget: float  # seconds of measured steps per case
+    least: int  # minimum number of measured steps
 
 
 _MODEL = {"dim": 512, "heads": 8, "depth": 12, "ffn_dim": 2048}
@@ -99,7 +98,8 @@ _TINY_MODEL = {"dim": 32, "heads": 2, "depth": 2, "ffn_dim": 64}
 REAL = Scale(_MODEL, 65_536, (65_536, 16_384, 4096, 32_768, 8192, 2048), budget=0.5, least=3)
 TINY = Scale(_TINY_MODEL, 256, (256, 64), budget=0, least=1)
 
-# Dense bfloat16 with float32 sums, TFLOP/s as the makers state them; the first name that the device's contains counts.
+# Specified TFLOP/s for dense bfloat16 products with float32 accumulation. The first name that is contained in the
+# device's name applies.
 PEAKS = {
     "H100 PCIe": 756,
     "H100 NVL": 835,
@@ -115,7 +115,7 @@ PEAKS = {
 
 
 def cases(scale: Scale, device: torch.device, peak: float | None) -> list[stage.Case]:
-    """All of them, in order of worth, Triton's only on CUDA; ``peak``: the device's FLOP/s, None if nobody knows."""
+    """All cases in order of importance, those with Triton only on CUDA; ``peak``: FLOP/s of the device, if known."""
     ranked = []
     for name, contender in CONTENDERS.items():
         if contender.form == "triton" and device.type != "cuda":
@@ -133,11 +133,11 @@ def cases(scale: Scale, device: torch.device, peak: float | None) -> list[stage.
 def measure(
     config: LanguageModelConfig, length: int, scale: Scale, device: torch.device, peak: float | None
 ) -> dict[str, Any]:
-    """Times and memory of one case.
+    """Measure one case.
 
     Returns:
-        "seconds" of each step, "peak" in bytes, "batch" and "length" of its sequences, "flops" of the model in a step,
-        and the device's "peak FLOP/s".
+        "seconds" of each step, "peak" memory in bytes, "batch" and "length" of its sequences, "flops" of the model per
+        step, and the device's "peak FLOP/s".
     """
     free(device)
     torch.manual_seed(0)
@@ -151,7 +151,7 @@ def measure(
 
 
 def training_step(model: nn.Module, text: torch.Tensor) -> Callable[[], None]:
-    """A step on the same text (b, n + 1) each time."""
+    """A function that does one training step, always on the same text (b, n + 1)."""
     optimizer = torch.optim.AdamW(model.parameters())
     tokens, targets = text[:, :-1], text[:, 1:].flatten()
 
@@ -166,14 +166,14 @@ def training_step(model: nn.Module, text: torch.Tensor) -> Callable[[], None]:
 
 
 def model_flops(model: nn.Module, config: LanguageModelConfig, batch: int, length: int) -> float:
-    """Of a training step on ``batch`` sequences of ``length`` tokens; the module's docstring has the formula."""
+    """FLOPs of a training step on ``batch`` sequences of ``length`` tokens, by the formula in the module docstring."""
     weights = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
     differentiated, hashing = _attention_flops(config.attention.settings, config.dim, length)
     return batch * length * (6 * weights + config.depth * (3 * differentiated + hashing))
 
 
 def _attention_flops(attention: MechanismSettings, dim: int, length: int) -> tuple[float, float]:
-    """Forward FLOPs per token and layer: of operations that are differentiated, and of hashing, which is not."""
+    """Forward FLOPs per token and layer: of the differentiated operations, and of hashing, which is not."""
     match attention:
         case FullSettings():
             return 4 * dim * (length + 1) / 2, 0
@@ -182,13 +182,13 @@ def _attention_flops(attention: MechanismSettings, dim: int, length: int) -> tup
             return 4 * dim * rounds * keys, dim * rounds * choose_n_buckets(length, size)
         case PerformerSettings(n_features=int(features)):
             return 8 * dim * features, 0
-    raise ValueError(f"nobody has counted the operations of attention.kind: {attention.kind}")
+    raise ValueError(f"the FLOPs of attention.kind: {attention.kind} are not known here; add a formula")
 
 
 def peak_rate(device_name: str, sanity: Path) -> float | None:
-    """FLOP/s of a card by its name, else what the stage "sanity" measured, else None."""
+    """Peak FLOP/s of a card, by its name or as measured by the stage "sanity"; None if neither is known."""
     for name, tera in PEAKS.items():
-        if re.search(rf"\b{name}\b", device_name) and "MIG" not in device_name:  # which is a part of a card
+        if re.search(rf"\b{name}\b", device_name) and "MIG" not in device_name:  # a MIG instance is part of a card
             return tera * 1e12
     if not sanity.exists():
         return None
@@ -197,19 +197,19 @@ def peak_rate(device_name: str, sanity: Path) -> float | None:
 
 
 def main() -> None:
-    """Measure what is missing, as far as the time allows."""
+    """Measure the missing cases, as far as time allows."""
     arguments = stage.arguments(__doc__)
     deadline = stage.Deadline(arguments.seconds)
     results = Results(arguments.output, stage="models", device=arguments.device, tiny=arguments.tiny)
     peak = peak_rate(results.found["machine"]["device"], arguments.output.with_name("sanity.json"))
     if arguments.tiny:
-        torch.set_num_threads(1)  # several would wait for each other longer than they compute
-    gc.freeze()  # what was imported need not be looked through before each case
+        torch.set_num_threads(1)  # with so little work, synchronising threads would take longer than computing
+    gc.freeze()  # exempts imported modules from the garbage collection before each case
     stage.go_through(cases(TINY if arguments.tiny else REAL, arguments.device, peak), results, deadline)
 
 
 def tables(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Speed, memory and utilisation by length, a table each for plain and for reversible models."""
+    """Speed, memory and utilisation by length, for plain and for reversible models."""
     found = parsed(results["cases"])
     made = {}
     for kind in (PLAIN, REVERSIBLE):
@@ -228,7 +228,7 @@ def tables(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _rate(case: dict[str, Any]) -> float:
-    """Steps a second."""
+    """Steps per second."""
     return 1 / statistics.median(case["seconds"])
 
 
@@ -237,7 +237,7 @@ def _thousand_tokens(case: dict[str, Any]) -> str:
 
 
 def _times(case: dict[str, Any], of_full: dict[int, dict[str, Any]]) -> str | None:
-    """Beside full attention of the same length."""
+    """Speed relative to full attention at the same length."""
     full = of_full.get(case["length"], {"error": "not measured"})
     return None if "error" in full else f"{_rate(case) / _rate(full):.2f}"
 

@@ -1,7 +1,7 @@
-"""A pytest plugin that writes down what became of each test at once, for a process that may crash or be ended.
+"""A pytest plugin that records the outcome of each test immediately, for a process that may crash or be killed.
 
-``--outcomes FILE`` takes one line of JSON when a test starts and one when it ends; tests that have ended in the file
-already are left out. ``--share i/n`` runs every n-th test, from the i-th of 0 to n - 1.
+``--outcomes FILE`` receives one line of JSON when a test starts and one when it ends. Tests that have already ended
+according to the file are skipped. ``--share i/n`` runs the tests i, i + n, i + 2 n, ..., with i from 0 to n - 1.
 """
 
 import json
@@ -12,19 +12,19 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The two options."""
+    """Add the two options."""
     parser.addoption("--outcomes", type=Path)
     parser.addoption("--share", default="0/1")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Listen to the tests if asked to."""
+    """Register the recorder if ``--outcomes`` is given."""
     if config.getoption("--outcomes"):
         config.pluginmanager.register(Recorder(config.getoption("--outcomes"), config.getoption("--share")))
 
 
 class Recorder:
-    """Writes outcomes; after an error of the CUDA context it ends the session, for all later tests would fail."""
+    """Writes outcomes. After an error of the CUDA context it ends the session, since all later tests would fail."""
 
     def __init__(self, path: Path, share: str) -> None:
         self.path = path
@@ -33,17 +33,17 @@ class Recorder:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
-        """This process's share, without what is done."""
+        """Keep this process's share of the tests, without those that are done."""
         self.session = session
         done = read(self.path)[0]
         items[:] = [item for item in items[self.first :: self.step] if item.nodeid not in done]
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        """A test starts."""
+        """Record that a test starts."""
         self._write({"test": nodeid})
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """A part of a test has ended: it counts if it is the call, or ends the test."""
+        """Record the outcome of a phase of a test: that of its call, or a failure or skip of another phase."""
         if report.when == "call" or not report.passed:
             message = _message(report)
             self._write({"test": report.nodeid, "outcome": report.outcome, "message": message})
@@ -65,7 +65,7 @@ def _message(report: pytest.TestReport) -> str:
 
 
 def read(path: Path) -> tuple[dict[str, dict[str, str]], str | None]:
-    """What ended, by test (its first failure if any part of it failed), and the test that started and has not ended."""
+    """Outcomes by test (the first failure if any phase failed), and the test that started but has not ended."""
     ended: dict[str, dict[str, str]] = {}
     running = None
     for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:

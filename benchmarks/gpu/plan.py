@@ -1,4 +1,4 @@
-"""The stages in order of worth, and their runner: each is a process group of its own, with a time limit."""
+"""The stages in order of importance, and their runner: each stage is a process group with a time limit."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from my_custom_ai.utils.files import write_text
 
 ROOT = Path(__file__).parents[2]
 GRACE = 5.0  # seconds between asking a stage to end and killing it
-START = 15.0  # with fewer seconds left, no stage is started: it would only import
+START = 15.0  # a stage is not started with fewer seconds left, which would be spent on imports
 
 
 class Stage(NamedTuple):
@@ -27,15 +27,15 @@ class Stage(NamedTuple):
 
     name: str
     module: str
-    words: tuple[str, ...]  # arguments of its own
-    seconds: float  # it takes on an H100; guesses until one has measured them
-    least: float  # seconds that are kept for it while those before it run
+    words: tuple[str, ...]  # additional arguments
+    seconds: float  # expected time on an H100 (an estimate)
+    least: float  # seconds reserved for it while earlier stages run
     limit: float  # seconds after which it is ended
     about: str
-    shares: bool = False  # whether it shares a time that is too short for all with others that do
+    shares: bool = False  # whether it is one of the stages that divide the remaining time in proportion to ``seconds``
 
     def command(self, device: torch.device, output: Path, seconds: float, *, tiny: bool) -> list[str]:
-        """What to run."""
+        """The command line of the stage's process."""
         words = ["--device", str(device), "--output", str(output), "--seconds", f"{seconds:.1f}", "--end_with_stdin"]
         return [sys.executable, "-m", f"benchmarks.gpu.{self.module}", *words, *self.words, *["--tiny"] * tiny]
 
@@ -63,10 +63,10 @@ NAMES = tuple(stage.name for stage in PLAN)
 def run_plan(
     stages: Iterable[Stage], folder: Path, device: torch.device, minutes: float, *, tiny: bool
 ) -> dict[str, str]:
-    """Run stages one after the other within ``minutes``; their files are ``folder/<stage>.json`` and ``.log``.
+    """Run stages in order within ``minutes``; their files are ``folder/<stage>.json`` and ``.log``.
 
     Returns:
-        What became of each, which ``folder/plan.json`` says as well.
+        The final state of each stage, which is also written to ``folder/plan.json``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     budget = Deadline(60 * minutes)
@@ -89,10 +89,10 @@ def run_plan(
 
 
 def allotted(stage: Stage, later: list[Stage], left: float) -> float:
-    """Seconds that a stage may take of those ``left``, with the ``later`` ones in mind.
+    """Seconds that a stage may take of those ``left``, given the ``later`` stages.
 
-    Those that share take their part of the time, by what they would need, but not so little that nothing comes of it.
-    The others leave to each other what is kept for them.
+    Stages that share divide the time in proportion to their expected seconds, but each gets at least its ``least``. A
+    stage that does not share leaves the ``least`` of all later stages that do not share.
     """
     if stage.shares:
         needed = stage.seconds + sum(one.seconds for one in later if one.shares)
@@ -102,7 +102,7 @@ def allotted(stage: Stage, later: list[Stage], left: float) -> float:
 
 
 def _run_stage(stage: Stage, folder: Path, device: torch.device, limit: Deadline, *, tiny: bool) -> str:
-    """Run a stage, again after each crash as long as every start gets further than the one before."""
+    """Run a stage, and restart it after a crash as long as each attempt completes further cases."""
     output = folder / f"{stage.name}.json"
     start = time.monotonic()
     crashes = []
@@ -124,7 +124,7 @@ def _run_stage(stage: Stage, folder: Path, device: torch.device, limit: Deadline
 
 
 def _run(command: list[str], log: Path, limit: Deadline) -> int | None:
-    """The exit code of a process, or None if its time was over; nothing that it started is left."""
+    """The exit code of a process, or None if its time was over; all processes that it started are ended."""
     with log.open("a", encoding="utf-8") as out, _group(command, out) as process:
         try:
             return process.wait(limit.left())
@@ -134,7 +134,7 @@ def _run(command: list[str], log: Path, limit: Deadline) -> int | None:
 
 @contextlib.contextmanager
 def _group(command: list[str], out: IO[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process group, which sees from its standard input that this process has died."""
+    """Start a process group; if this process dies, the group notices it by its closed standard input."""
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -168,5 +168,5 @@ def _n_done(output: Path) -> int:
 
 
 def word(code: int) -> str:
-    """An exit code in words."""
+    """An exit code, or the name of the signal that ended the process."""
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -1,6 +1,6 @@
-"""Tables of a plan's results, as Markdown: python -m benchmarks.gpu.report [folder].
+"""Print the tables of a plan's results as Markdown: python -m benchmarks.gpu.report [folder].
 
-The folder is a plan's output_dir (default runs/gpu), or benchmarks/results with the results of every card.
+The folder is a plan's output_dir (default runs/gpu), or benchmarks/results, which has the results of all cards.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from dl_proj.tables import markdown
 
 
 def report(folder: Path) -> str:
-    """The tables of all stages that have left results in a folder, in the plan's order."""
+    """The tables of all stages with results in a folder, in the plan's order."""
     parts = [_section(stage, path) for stage in PLAN for path in _files(stage, folder)]
     state = folder / "plan.json"
     if state.exists():
@@ -51,7 +51,7 @@ def _failed(results: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def one_line(text: str) -> str:
-    """A message that fits into a cell."""
+    """A message shortened to one line of a table cell."""
     return " ".join(text.replace("|", "\\|").split())[:300]
 
 

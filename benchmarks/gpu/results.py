@@ -1,4 +1,4 @@
-"""The results of one stage: a JSON file that is whole after every case, so that a kill loses the case in work alone."""
+"""The results of a stage: a JSON file, written atomically after every case, so a kill loses only the running case."""
 
 import json
 import subprocess
@@ -14,13 +14,13 @@ from my_custom_ai.utils.measure import machine
 
 
 class Results:
-    """What a stage has measured; the file is read again when the stage is started a second time.
+    """Results of a stage so far; an existing file is continued.
 
-    A case is a dictionary of values. One that failed holds "error" and "lasting", and perhaps values as well: a failure
-    is a result too. The file also names the case in work, so that a process that crashes leaves word of where.
+    A case is a dictionary of values. A failed case has "error" and "lasting", and possibly values. The file also names
+    the running case, so that it is known after a crash.
 
     Raises:
-        ValueError: the file that is there was written for another stage, card, torch or size.
+        ValueError: the existing file was written for another stage, card, torch version or size.
     """
 
     def __init__(self, path: Path, *, stage: str, device: torch.device, tiny: bool) -> None:
@@ -45,37 +45,37 @@ class Results:
             ("tiny", before["tiny"], self.found["tiny"]),
         ]:
             if then != now:
-                raise ValueError(f"{self.path} has {name} {then!r}, this is {now!r}; use another output folder")
+                raise ValueError(f"{self.path} has {name} {then!r}, but now it is {now!r}; use another output folder")
         self.found["cases"] = before["cases"]
         self.found["complete"] = before["complete"]
 
     def has(self, key: str) -> bool:
-        """Whether a case is done: measured, or failed for a reason that lasts."""
+        """Whether a case is done: measured, or failed for a lasting reason."""
         return key in self.found["cases"] and not _to_retry(self.found["cases"][key])
 
     def begin(self, key: str) -> None:
-        """Note which case is in work; the next ``add``, ``fail`` or ``begin`` replaces the note."""
+        """Record the running case, until the next ``add``, ``fail`` or ``begin``."""
         self.found["running"] = key
         self.found["complete"] = False
         self._write()
 
     def add(self, key: str, values: dict[str, Any]) -> None:
-        """Keep what a case gave."""
+        """Record the values of a case."""
         self.found["cases"][key] = values
         self.found["running"] = None
         self.found["date"] = _today()
         self._write()
 
     def fail(self, key: str, error: str, *, lasting: bool, values: dict[str, Any] | None = None) -> None:
-        """Keep why a case failed, with what it measured all the same.
+        """Record why a case failed, and the values that it measured nevertheless.
 
-        ``lasting``: it would fail again (out of memory, a library that is not installed); others are tried again by
-        the next call.
+        ``lasting``: it would fail again (out of memory, a library that is not installed). Other failed cases are run
+        again by the next call.
         """
         self.add(key, {**(values or {}), "error": error, "lasting": lasting})
 
     def finish(self) -> None:
-        """Mark the stage complete, unless a case is to be tried again."""
+        """Mark the stage as complete, unless a case is to be run again."""
         self.found["running"] = None
         self.found["complete"] = not any(_to_retry(case) for case in self.found["cases"].values())
         self._write()
@@ -89,25 +89,25 @@ def _to_retry(case: dict[str, Any]) -> bool:
 
 
 def check(path: Path, device: torch.device, *, tiny: bool) -> None:
-    """See to it that a stage can continue its file.
+    """Check that a stage can continue an existing file.
 
     Raises:
-        ValueError: the file is there, and was written on another card, with another torch or in another size.
+        ValueError: the file was written on another card, with another torch version, or for another size.
     """
     if path.exists():
         Results(path, stage=json.loads(path.read_text(encoding="utf-8"))["stage"], device=device, tiny=tiny)
 
 
 def is_complete(path: Path) -> bool:
-    """Whether a stage's file is there and marked complete."""
+    """Whether a stage's file exists and is marked as complete."""
     return path.exists() and json.loads(path.read_text(encoding="utf-8"))["complete"]
 
 
 def fail_running_case(path: Path, error: str) -> str | None:
-    """After a crash: the case in work has failed for good, so that the next start does not crash in it again.
+    """After a crash, record the running case as failed for good, so that the next start does not crash in it again.
 
     Returns:
-        The case, or None if the process died before it began one.
+        The key of the case, or None if no case was running.
     """
     if not path.exists():
         return None
@@ -121,7 +121,7 @@ def fail_running_case(path: Path, error: str) -> str | None:
 
 
 def forget_failures(path: Path) -> int:
-    """Remove the failed cases, lasting ones too, so that they are tried again; returns how many there were."""
+    """Remove failed cases, including lasting ones, so that they are run again; return their number."""
     if not path.exists():
         return 0
     found = json.loads(path.read_text(encoding="utf-8"))
@@ -134,7 +134,7 @@ def forget_failures(path: Path) -> int:
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """The machine: device, python, torch; on CUDA also driver, CUDA, cuDNN, triton and the device's memory."""
+    """The machine: device, Python and torch versions; on CUDA also driver, CUDA, cuDNN, Triton and device memory."""
     found: dict[str, Any] = machine(device)
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
@@ -150,7 +150,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def _driver() -> str | None:
-    """Version of the driver, by nvidia-smi; None where that is missing or silent."""
+    """Version of the driver, as reported by nvidia-smi; None if that fails."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout

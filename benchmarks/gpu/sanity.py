@@ -1,4 +1,4 @@
-"""The device, versions, and the machine's own limits: a matrix product's TFLOP/s and a copy's TB/s."""
+"""The device, versions, and the speed limits of the device: TFLOP/s of a matrix product and TB/s of a copy."""
 
 from functools import partial
 from importlib import metadata
@@ -25,14 +25,14 @@ LIBRARIES = (
 
 
 def product(device: torch.device, dtype: torch.dtype, size: int) -> dict[str, Any]:
-    """A product of two square matrices: 2 n^3 operations."""
+    """Measure a product of two square matrices: 2 n^3 operations."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     seconds = seconds_within(partial(torch.mm, a, b), device, budget=BUDGET)
     return {"size": size, "TFLOP/s": spread([2 * size**3 / second / 1e12 for second in seconds])}
 
 
 def copy(device: torch.device, n_bytes: int) -> dict[str, Any]:
-    """A copy on the device, which reads and writes every byte once."""
+    """Measure a copy on the device, which reads and writes every byte once."""
     source = torch.zeros(n_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     seconds = seconds_within(partial(target.copy_, source), device, budget=BUDGET)
@@ -40,7 +40,7 @@ def copy(device: torch.device, n_bytes: int) -> dict[str, Any]:
 
 
 def versions() -> dict[str, Any]:
-    """Of the libraries that other stages measure; None where one is not installed."""
+    """Versions of the libraries that other stages measure; None if a library is not installed."""
     found = dict.fromkeys(LIBRARIES)
     for name in LIBRARIES:
         try:
@@ -51,7 +51,7 @@ def versions() -> dict[str, Any]:
 
 
 def cases(device: torch.device, tiny: bool) -> list[Case]:
-    """All of them, in order."""
+    """All cases, in order."""
     size, n_bytes = (128, 2**16) if tiny else (8192, 2**30)
     return [
         Case("versions", versions, 1),
@@ -62,7 +62,7 @@ def cases(device: torch.device, tiny: bool) -> list[Case]:
 
 
 def tables(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """What the machine is, and what it reaches."""
+    """The machine, and its measured limits."""
     measured = {key: case for key, case in results["cases"].items() if "error" not in case}
     limits = [
         {"limit": key, "median": case[unit]["median"], "min": case[unit]["min"], "max": case[unit]["max"], "unit": unit}

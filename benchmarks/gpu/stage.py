@@ -1,4 +1,4 @@
-"""What all stages share: their arguments, their time, and how they go through their cases."""
+"""Shared by all stages: command-line arguments, deadlines, and the loop over cases."""
 
 import argparse
 import os
@@ -21,13 +21,13 @@ def arguments(
 ) -> argparse.Namespace:
     """A stage's command line: device (torch.device), output (Path), tiny (bool), seconds (float).
 
-    ``extend`` adds options of the stage's own to the parser. Exits with 2 if the device is not on this machine.
+    ``extend`` adds the stage's own options to the parser. Exits with 2 if this machine lacks the device.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda"), help="cuda (default) or cpu")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="JSON, continued if it is there")
-    parser.add_argument("--tiny", action="store_true", help="a rehearsal: the same cases, as small as they can be")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no case that would end later")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="JSON file; continued if it exists")
+    parser.add_argument("--tiny", action="store_true", help="rehearsal: the same cases, as small as possible")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="do not start cases that would end later")
     parser.add_argument("--end_with_stdin", action="store_true", help="end when standard input closes (for the plan)")
     if extend is not None:
         extend(parser)
@@ -40,8 +40,8 @@ def arguments(
 
 
 def _end_with_stdin() -> None:
-    """Die with the plan, with all that this stage has started, so that nothing disturbs the next plan."""
-    os.read(sys.stdin.fileno(), 1)  # not sys.stdin.read(), whose lock would disturb the end of this process
+    """When the plan dies, kill this stage and all its processes, so that they do not disturb the next plan."""
+    os.read(sys.stdin.fileno(), 1)  # not sys.stdin.read(), whose lock would block the exit of this process
     os.killpg(0, signal.SIGKILL)
 
 
@@ -52,16 +52,16 @@ class Deadline:
         self.end = time.monotonic() + seconds
 
     def left(self) -> float:
-        """Seconds until the end, 0 after it."""
+        """Seconds until the deadline, 0 after it."""
         return max(0.0, self.end - time.monotonic())
 
     def allows(self, seconds: float) -> bool:
-        """Whether something that takes so long would end in time."""
+        """Whether work that takes this many seconds would end before the deadline."""
         return seconds < self.left()
 
 
 class Case(NamedTuple):
-    """One measurement: ``call`` returns its values, in about ``seconds``."""
+    """One measurement: ``call`` returns its values, and takes about ``seconds``."""
 
     key: str
     call: Callable[[], dict[str, Any]]
@@ -69,10 +69,11 @@ class Case(NamedTuple):
 
 
 def go_through(cases: Iterable[Case], results: Results, deadline: Deadline) -> bool:
-    """Run what is missing, in order, as far as the time allows; finishes ``results`` if nothing was left out.
+    """Run the missing cases in order, as far as time allows; mark ``results`` as finished if none was left out.
 
-    An exception is the case's result, and the next case follows. It is lasting if memory or a library was missing.
-    After an error that leaves the CUDA context unusable the process exits with 1; the plan starts the stage again.
+    An exception is recorded as the case's result, and the next case follows. The failure is lasting if memory or a
+    library was missing. After an error that leaves the CUDA context unusable, the process exits with 1, and the plan
+    restarts the stage.
 
     Returns:
         Whether every case is done.
@@ -90,7 +91,7 @@ def go_through(cases: Iterable[Case], results: Results, deadline: Deadline) -> b
         try:
             results.add(case.key, case.call())
         except Exception as error:
-            _note(case.key, error, results)
+            _record_failure(case.key, error, results)
         print(f"{case.key}: {time.monotonic() - start:.1f} s", flush=True)
     if left_out:
         print(f"no time left for: {', '.join(left_out)}", flush=True)
@@ -99,7 +100,7 @@ def go_through(cases: Iterable[Case], results: Results, deadline: Deadline) -> b
     return results.found["complete"]
 
 
-def _note(key: str, error: Exception, results: Results) -> None:
+def _record_failure(key: str, error: Exception, results: Results) -> None:
     traceback.print_exc()
     line = f"{type(error).__name__}: {str(error).strip()}"[:2000]
     broken = "CUDA error" in str(error) and not isinstance(error, torch.OutOfMemoryError)

@@ -1,8 +1,8 @@
-"""The project's tests that take a CUDA device, file by file; what fails is a result and stops nothing.
+"""The project's tests that use a CUDA device, file by file; failures are recorded and stop nothing.
 
-Large files are shared out to several processes. A test that kills its process, or leaves the CUDA context unusable, has
-failed, and the rest of its file goes on in a new process. On a CPU the same files run with all their tests; with --tiny
-one small file.
+Large files are distributed over several processes. A test that kills its process, or leaves the CUDA context unusable,
+counts as failed, and the rest of its file continues in a new process. On a CPU the same files run with all their tests;
+with --tiny, one small file.
 """
 
 import json
@@ -32,11 +32,11 @@ SMALL = "tests/my_custom_ai/utils/test_files.py"
 WORKERS = max(1, min(12, (os.cpu_count() or 1) * 3 // 4))  # processes at once on CUDA
 SHARES = 8
 NONE_SELECTED = 5  # pytest's exit code
-LEAST = 15.0  # seconds that pytest, torch and the CUDA context take to start
+LEAST = 15.0  # seconds needed to start pytest, torch and the CUDA context
 
 
 def files() -> list[str]:
-    """Those with tests of a CUDA device: kernels, which take time to compile, and the contract first."""
+    """Files with tests on a CUDA device: first those of kernels, which take time to compile, then the contract."""
     found = [
         path.relative_to(ROOT).as_posix()
         for path in sorted((ROOT / "tests").rglob("test_*.py"))
@@ -48,7 +48,7 @@ def files() -> list[str]:
 
 
 def parts(device: torch.device, tiny: bool) -> dict[str, tuple[str, str]]:
-    """The stage's cases: a file, or a share of it such as 0/8, by name."""
+    """The stage's cases by name: a file, and the share of it to run, such as 0/8."""
     if tiny:
         return {SMALL: (SMALL, "0/1")}
     found = {}
@@ -60,10 +60,10 @@ def parts(device: torch.device, tiny: bool) -> dict[str, tuple[str, str]]:
 
 
 def run_part(file: str, share: str, device: torch.device, deadline: Deadline) -> dict[str, Any]:
-    """Run a share of a file, in new processes after crashes, until nothing is left or the time is over.
+    """Run a share of a file, restarting after crashes, until all tests have run or the time is over.
 
     Returns:
-        Counts, seconds and the failures' messages; "error" too if a test failed, or not all were run.
+        Counts, seconds and messages of failures; and "error" if a test failed or not all were run.
     """
     start = time.monotonic()
     error = None
@@ -90,14 +90,14 @@ def run_part(file: str, share: str, device: torch.device, deadline: Deadline) ->
 
 
 def _pytest(file: str, share: str, path: Path, device: torch.device, seconds: float) -> tuple[int, str]:
-    """Exit code and the end of the output. Warnings of other versions are no errors here: failures are looked for."""
+    """Exit code and end of the output. Warnings are not errors here, since versions may differ from the locked ones."""
     plugin = ["-p", "benchmarks.gpu.outcomes", "--outcomes", str(path), "--share", share]
     chosen = ["-m", "cuda"] if device.type == "cuda" else []
     quiet = ["-q", "-p", "no:cacheprovider", "-W", "default"]
-    root = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]  # else guessed from all paths on the line
+    root = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]  # otherwise guessed from all paths given
     command = [sys.executable, "-m", "pytest", *quiet, *root, *plugin, *chosen, file]
     threads = os.environ | {"OMP_NUM_THREADS": "2"} if device.type == "cuda" else None
-    output = path.with_name("output")  # a pipe would be waited for after the time is over, if a test's process holds it
+    output = path.with_name("output")  # not a pipe: a child process of a test may keep it open after the timeout
     try:
         with output.open("w") as out:
             code = subprocess.run(
@@ -131,7 +131,7 @@ def _values(ended: dict[str, dict[str, str]], error: str | None) -> dict[str, An
 
 
 def run_parts(todo: dict[str, tuple[str, str]], results: Results, device: torch.device, deadline: Deadline) -> None:
-    """Run what is missing, several at once on CUDA, and keep each as it ends."""
+    """Run the missing cases, several at a time on CUDA, and record each as it ends."""
     missing = {key: part for key, part in todo.items() if not results.has(key)}
     with ThreadPoolExecutor(WORKERS if device.type == "cuda" else 1) as pool:
         running = {

@@ -1,4 +1,4 @@
-"""Tables of the trainings on a GPU: means over seeds, with the papers' figures beside ours."""
+"""Tables of the trainings on a GPU: means over seeds, next to the papers' figures."""
 
 import statistics
 from collections.abc import Callable
@@ -12,8 +12,8 @@ Values = dict[str, Any]
 Rows = list[dict[str, Any]]
 
 _TITLES_OF_COPY = {"full": "full", "lsh-4": "LSH-4", "lsh-2": "LSH-2", "lsh-1": "LSH-1"}
-# Horn et al. 2021, results of the authors' repository: test accuracy in percent on MNIST enlarged to 32 x 32 pixels,
-# and that on its ones moved to the right by so many of these pixels
+# Horn et al. 2021, results in the authors' repository: test accuracy in percent on MNIST enlarged to 32 x 32 pixels,
+# and accuracy on the digit one shifted to the right by this many of these pixels
 HORN = {
     "performer": {"test": 98.85, "-8": 25.8, "-4": 90.7, "-2": 98.8, "0": 99.3, "2": 99.2, "4": 98.5, "8": 58.2},
     "relative": {"test": 98.77, "-8": 100.0, "-4": 99.9, "-2": 100.0, "0": 100.0, "2": 100.0, "4": 100.0, "8": 99.6},
@@ -21,10 +21,10 @@ HORN = {
 
 
 def tables(results: dict[str, Any]) -> dict[str, Rows]:
-    """A table per experiment, by its title, of what ``results`` (the stage's JSON) holds; and one of failures.
+    """One table per experiment in ``results`` (the stage's JSON), by its title; and one of failures.
 
-    A cell is a mean over seeds, ± the sample's standard deviation if there are several, and the paper's figure in
-    brackets if there is one.
+    A cell is the mean over seeds, ± the sample standard deviation if there are several, with the paper's figure, if
+    any, in brackets.
     """
     cases = results["cases"]
     found = {}
@@ -39,7 +39,7 @@ def tables(results: dict[str, Any]) -> dict[str, Rows]:
 
 
 def mean_and_deviation(values: list[float], digits: int = 2, paper: float | None = None) -> str:
-    """For example "99.87 ± 0.02 (99.9)"."""
+    """A cell such as "99.87 ± 0.02 (99.9)"."""
     text = f"{statistics.fmean(values):.{digits}f}"
     if len(values) > 1:
         text += f" ± {statistics.stdev(values):.{digits}f}"
@@ -47,7 +47,7 @@ def mean_and_deviation(values: list[float], digits: int = 2, paper: float | None
 
 
 def _by_variant(experiment: str, cases: dict[str, Values]) -> dict[str, list[Values]]:
-    """Those that are done: for each variant the values of each seed."""
+    """The values of the completed seeds of each variant."""
     found: dict[str, list[Values]] = {}
     for values in cases.values():
         if "figures" in values and values["experiment"] == experiment:
@@ -136,7 +136,7 @@ def _trained(seeds: list[Values]) -> Values:
 
 
 def _speed(seeds: list[Values]) -> Values:
-    """Minutes with evaluations; the speed without them."""
+    """Training minutes, including evaluations; and tokens per second, without them."""
     minutes = statistics.fmean(values["figures"]["seconds"] for values in seeds) / 60
     found: Values = {"minutes": f"{minutes:.1f}"}
     tokens = [values["tokens_per_second"] for values in seeds]

@@ -1,7 +1,7 @@
-"""Trains on a GPU what takes a CPU too long, each variant of each experiment with several seeds: see experiments.py.
+"""Trainings that would take too long on a CPU, each variant of each experiment with several seeds: see experiments.py.
 
-A case is one training and the test after it, run by this project's own scripts in a process of its own. A training that
-is cut, by --seconds or by a kill, is continued from its last saved state by the next call with the same --output.
+A case is one training and its follow-up test, run by this project's scripts in a separate process. A training that is
+interrupted, by --seconds or a kill, is resumed from its last saved state by the next call with the same --output.
 """
 
 import argparse
@@ -28,10 +28,10 @@ __all__ = ["main", "tables"]
 
 _SEEDS = (1, 2, 3)
 _ROOT = Path(__file__).parents[2]  # where the scripts are
-_WORTH_STARTING = 15.0  # seconds; in less, a process would only import
-_TINY_SECONDS = 10.0  # expected for a case of the rehearsal
-_LASTING = re.compile(r"OutOfMemoryError|became -?(nan|inf) at step")
-_PATIENCE = 3.0  # seconds to end in, for a process that was asked to
+_WORTH_STARTING = 15.0  # seconds; a process would spend less on imports only
+_TINY_SECONDS = 10.0  # expected time of a case of the rehearsal
+_LASTING = re.compile(r"OutOfMemoryError|became -?(nan|inf) at step")  # errors that would occur again
+_PATIENCE = 3.0  # seconds that a process gets to end before it is killed
 
 
 class Case(NamedTuple):
@@ -43,17 +43,17 @@ class Case(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Its name among the results."""
+        """The case's key in the results."""
         return f"{self.experiment.name}/{self.variant}/seed-{self.seed}"
 
     @property
     def run_name(self) -> str:
-        """As sweep.py has it."""
+        """Name of the run, as sweep.py makes it."""
         return f"{self.variant}-seed{self.seed}"
 
 
 class Place(NamedTuple):
-    """Where and how cases are run: device "cuda" or "cpu", the data, a folder for all that is made, the size."""
+    """Where and how cases run: device "cuda" or "cpu", folder of the data, folder for all output, and size."""
 
     device: str
     data_root: Path
@@ -62,7 +62,7 @@ class Place(NamedTuple):
 
 
 def main() -> None:
-    """Train what is missing, as far as the time allows."""
+    """Run the missing cases, as far as time allows."""
     args = arguments(__doc__, extend=_add_options)
     try:
         results = Results(args.output, stage="trainings", device=args.device, tiny=args.tiny)
@@ -80,18 +80,18 @@ def main() -> None:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--experiment", action="append", choices=[*EXPERIMENTS], help="this one alone; repeatable")
+    parser.add_argument("--experiment", action="append", choices=[*EXPERIMENTS], help="run only this one; repeatable")
     parser.add_argument(
         "--data_root",
         type=Path,
         default=Path(os.environ.get("DL_PROJ_TEST_DATA") or "data"),
         metavar="FOLDER",
-        help="holds MNIST/raw, books and multi30k (default: $DL_PROJ_TEST_DATA, or data)",
+        help="folder with MNIST/raw, books and multi30k (default: $DL_PROJ_TEST_DATA, or data)",
     )
 
 
 def all_cases(tiny: bool) -> list[Case]:
-    """In order of worth: every variant once before any is repeated with another seed."""
+    """All cases in order of importance: every variant once before any is repeated with another seed."""
     if tiny:
         return [Case(experiment, experiment.tiny_variant, _SEEDS[0]) for experiment in EXPERIMENTS.values()]
     return [
@@ -103,7 +103,7 @@ def all_cases(tiny: bool) -> list[Case]:
 
 
 def train_missing(cases: Iterable[Case], results: Results, place: Place, deadline: Deadline) -> None:
-    """Run the cases that have no result yet, until the deadline; the last one may be cut by it."""
+    """Run the cases without a result until the deadline, which may interrupt the last one."""
     waiting = [case for case in cases if not results.has(case.key)]
     while waiting and deadline.allows(_WORTH_STARTING):
         case = _next(waiting, results, place, deadline)
@@ -117,9 +117,9 @@ def train_missing(cases: Iterable[Case], results: Results, place: Place, deadlin
 
 
 def _next(waiting: list[Case], results: Results, place: Place, deadline: Deadline) -> Case:
-    """What was begun comes first, then what is worth most; of these the first one that can end in time.
+    """The first case that can end in time, with cases already begun first, then in order of importance.
 
-    If none can, the first is begun all the same: the next call continues it.
+    If none can, the first one is started nevertheless: the next call continues it.
     """
     in_order = sorted(waiting, key=lambda case: not _spent(_run_folder(case, place)))
     fitting = (case for case in in_order if deadline.allows(expected_seconds(case, results, place)))
@@ -127,7 +127,7 @@ def _next(waiting: list[Case], results: Results, place: Place, deadline: Deadlin
 
 
 def expected_seconds(case: Case, results: Results, place: Place) -> float:
-    """That are left of a case; by what other seeds took on this card, if any are done, or else by a guess."""
+    """Expected remaining seconds of a case: from other seeds on this card if any are done, otherwise an estimate."""
     if place.tiny:
         return _TINY_SECONDS
     found = [
@@ -140,7 +140,7 @@ def expected_seconds(case: Case, results: Results, place: Place) -> float:
 
 
 def run_case(case: Case, results: Results, place: Place, deadline: Deadline) -> str:
-    """Train and test, or continue to; keeps the result, unless the deadline comes first.
+    """Run or resume a training and its test, and record the result, unless the deadline comes first.
 
     Returns:
         "done", "failed" or "cut".
@@ -163,7 +163,7 @@ def run_case(case: Case, results: Results, place: Place, deadline: Deadline) -> 
 
 
 def _training_command(case: Case, place: Place) -> list[str]:
-    """sweep.py for one variant and seed; it continues a run that it finds."""
+    """Command of sweep.py for one variant and seed; it resumes an existing run."""
     made = place.folder / "data"
     experiment = case.experiment
     settings: Settings = {"train.device": place.device, "train.trackers": []}
@@ -179,22 +179,22 @@ def _training_command(case: Case, place: Place) -> list[str]:
 
 
 def _case_folder(case: Case, place: Place) -> Path:
-    """Where sweep.py puts the runs of a variant."""
+    """The folder in which sweep.py puts the runs of a variant."""
     return place.folder / case.experiment.name / case.run_name
 
 
 def _run_folder(case: Case, place: Place) -> Path:
-    """The run that a call of sweep.py continues or begins; a kill may have left numbers without a configuration."""
+    """The run folder that sweep.py resumes or creates; a kill may have left version folders without a configuration."""
     folder = _case_folder(case, place)
     run = RunDirectory.newest(folder.parent, case.run_name)
     return run.path if run else folder / f"version_{len([*folder.glob('version_*')])}"
 
 
 def _call(commands: list[list[str]], log: Path, deadline: Deadline) -> int | None:
-    """Call scripts in one new process; returns its exit code, None if the deadline came first."""
+    """Call scripts in one new process; return its exit code, or None if the deadline came first."""
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "benchmarks.gpu.call_scripts", json.dumps(commands)]
-    own = os.environ | {"TQDM_MININTERVAL": "5"}  # seconds, or bars would fill the log
+    own = os.environ | {"TQDM_MININTERVAL": "5"}  # seconds; more frequent progress bars would fill the log
     with log.open("wb") as file:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT, cwd=_ROOT, env=own
@@ -208,7 +208,7 @@ def _call(commands: list[list[str]], log: Path, deadline: Deadline) -> int | Non
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Where it still runs; what a training has saved is whole at any instant."""
+    """End the process if it still runs; a training can be killed at any instant, since it writes files atomically."""
     process.terminate()
     try:
         process.wait(_PATIENCE)
@@ -220,7 +220,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _note_failure(case: Case, code: int, log: Path, results: Results) -> None:
-    """Keep the line of the log that says why, or else its last; some failures would come again."""
+    """Record the log line that gives a lasting reason, otherwise the log's last line."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     lasting = [line for line in lines if _LASTING.search(line)]
     error = [f"exit code {code}", *lines, *lasting][-1][:2000]
@@ -233,7 +233,7 @@ def _names(case: Case) -> Settings:
 
 
 def _values(case: Case, run: RunDirectory) -> Settings:
-    """A finished run's figures, and its speed between evaluations; where examples differ in length without tokens."""
+    """A finished run's figures, and its speed without evaluations; tokens per second only for equal-length examples."""
     figures = json.loads((run.path / "metrics.json").read_text(encoding="utf-8"))
     speed = {
         "seconds_per_update": seconds_per_update(read_history(run.metrics)),
@@ -243,7 +243,7 @@ def _values(case: Case, run: RunDirectory) -> Settings:
 
 
 def _spent(run: Path) -> float:
-    """Seconds that a run has been trained, as far as it has saved them; 0 if it has not begun."""
+    """Seconds of training according to the run's saved history; 0 if it has not begun."""
     history = RunDirectory(run).metrics
     return seconds_in_all(read_history(history)) if history.is_file() else 0.0
 

@@ -1,1 +1,1 @@
-"""The tables of README and docs, rendered from the committed results: python -m benchmarks.tables."""
+"""Tables in README and docs, rendered from the committed results: python -m benchmarks.tables."""

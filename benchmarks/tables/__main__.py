@@ -1,6 +1,6 @@
-"""Fill the marked tables of README.md and docs from the committed results.
+"""Fill the marked tables in README.md and docs from the committed results: python -m benchmarks.tables.
 
-It measures nothing, and says which pages it changed: python -m benchmarks.tables
+Nothing is measured. The pages that change are printed.
 """
 
 import argparse
@@ -13,12 +13,12 @@ from my_custom_ai.utils.files import write_text
 
 
 def every_table() -> dict[str, Table]:
-    """All tables by their names."""
+    """All tables, by name."""
     return trained.tables() | costs.tables() | baselines.tables()
 
 
 def changed_pages() -> dict[Path, str]:
-    """The pages that do not show what the results hold, as they should be."""
+    """New text of the pages whose tables differ from the results."""
     tables = every_table()
     texts = {page: page.read_text(encoding="utf-8") for page in pages()}
     new = {page: rendered(text, tables) for page, text in texts.items()}
@@ -26,7 +26,7 @@ def changed_pages() -> dict[Path, str]:
 
 
 def main() -> None:
-    """Write the pages that changed."""
+    """Write the pages that change."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--print", metavar="NAME", choices=every_table(), help="print one table and write nothing")
     arguments = parser.parse_args()

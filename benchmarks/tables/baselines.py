@@ -1,4 +1,4 @@
-"""Baselines and our models side by side."""
+"""Tables of baselines next to our models."""
 
 import statistics
 
@@ -19,7 +19,7 @@ _TRANSLATORS = {
 
 
 def tables() -> dict[str, Table]:
-    """Each table by its name."""
+    """All tables, by name."""
     return {
         "baselines_digits": lambda: markdown(_trained("baselines/digits", "sweep_digits")),
         "baselines_mnist14": lambda: markdown([*_trained("baselines/mnist14"), *_mnist14_models()]),
@@ -29,7 +29,7 @@ def tables() -> dict[str, Table]:
 
 
 def _trained(*sweeps: str) -> list[Row]:
-    """The variants of sweeps with the same images and seeds."""
+    """Rows of the variants of several sweeps, which have the same images and seeds."""
     runs: dict[str, list[Row]] = {}
     for sweep in sweeps:
         for row in read_csv(f"{sweep}/runs.csv"):
@@ -54,7 +54,7 @@ def _row(name: str, rows: list[Row], against: str) -> Row:
 
 
 def _mnist14_models() -> list[Row]:
-    """Those that ship, of one seed each."""
+    """The shipped models, trained with one seed each."""
     return [
         {
             "model": f"`{row['checkpoint']}`, {row['attention']}",
@@ -69,7 +69,7 @@ def _mnist14_models() -> list[Row]:
 
 
 def _books() -> list[Row]:
-    """From most bits to fewest."""
+    """Rows sorted by bits per byte, the highest first."""
     measured = read_csv("baselines/books/baselines.csv")
     rows = [
         {

@@ -1,4 +1,4 @@
-"""What attention costs: seconds and memory of layers, against libraries, and of decoding."""
+"""Tables of costs: time and memory of layers, compared with libraries, and of decoding."""
 
 import statistics
 from itertools import islice
@@ -17,7 +17,7 @@ _H200 = ("flash", "LSH-2, Triton", "LSH-4, Triton", "Performer, Triton", "LSH-2"
 
 
 def tables() -> dict[str, Table]:
-    """Each table by its name."""
+    """All tables, by name."""
     return {
         "layers_by_length": layers_by_length,
         "libraries": libraries,
@@ -33,7 +33,7 @@ def tables() -> dict[str, Table]:
 
 
 def layers_by_length() -> str:
-    """Forward and backward of a layer of each mechanism, 16,384 tokens in sequences of one length."""
+    """Forward and backward of one layer of each mechanism, on 16,384 tokens in sequences of equal length."""
     found = by([row for row in read_csv("performance_studies/length.csv") if row["mode"] == "train"], "curve", "length")
     rows = []
     for curve in dict.fromkeys(curve for curve, _ in found):
@@ -52,7 +52,7 @@ def _comparisons() -> list[dict[str, Any]]:
 
 
 def libraries() -> str:
-    """Each comparison with libraries at each length."""
+    """All comparisons with libraries, at all lengths."""
     return markdown([_against(found) for found in _comparisons() if not found["comparison"].startswith("overtaking")])
 
 
@@ -78,7 +78,7 @@ def _cost(measured: tuple[float, float]) -> str:
     return f"{measured[0]:.2f} s, {measured[1]:,.0f} MiB"
 
 
-_LIBRARIES = {  # comparisons of time, the row in contract.json, and what decodes with a cache
+_LIBRARIES = {  # timing comparisons, row in contract.json, whether it decodes with a cache
     "reformer-pytorch": (("LSH, 4 rounds", "LSH, 8 rounds"), "LSH-4, reformer-pytorch", "no"),
     "transformers": (("LSH, 4 rounds", "LSH, 8 rounds"), "LSH-4, transformers", "yes"),
     "performer-pytorch": (("Performer",), "Performer, performer-pytorch", "no"),
@@ -89,7 +89,7 @@ _LIBRARIES = {  # comparisons of time, the row in contract.json, and what decode
 
 
 def against_libraries() -> str:
-    """Each library: how much of its time and memory ours takes, and what changes its outputs that should not."""
+    """For each library: our time and memory relative to it, and which invariances its outputs lack."""
     checked = read_json(BENCHMARKS / "contract.json")["results"]
     rows = []
     for name, (comparisons, case, decodes) in _LIBRARIES.items():
@@ -125,7 +125,7 @@ def _verdict(moved: float | str) -> str:
 
 
 def against_sdpa() -> str:
-    """Seconds by length beside PyTorch's fused causal attention."""
+    """Seconds by length, next to PyTorch's fused causal attention."""
     return markdown(
         [
             {"length": f"{found['length']:,}"}
@@ -137,7 +137,7 @@ def against_sdpa() -> str:
 
 
 def decoding_by_length() -> str:
-    """Milliseconds per token, by how many tokens there are already."""
+    """Milliseconds per token, by the length of the text so far."""
     rows = []
     for name, seconds in read_json(BENCHMARKS / "decoding_by_length_cpu.json")["seconds a token"].items():
         part = len(seconds) // 8

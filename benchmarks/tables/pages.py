@@ -1,4 +1,4 @@
-"""Marked blocks of Markdown pages, each filled with the table of its name.
+"""Marked blocks in Markdown pages, which are filled with tables.
 
 A block begins with ``<!-- table: NAME -->`` and ends with ``<!-- /table -->``, each on a line of its own.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.tables.results import ROOT
 
 Table = Callable[[], str]
-"""Returns a table as Markdown."""
+"""A function that returns a table as Markdown."""
 
 BLOCK = re.compile(r"(?<=<!-- table: )(?P<name>[\w-]+)( -->\n)(?P<table>.*?)(\n?<!-- /table -->)", re.DOTALL)
 
@@ -29,7 +29,7 @@ def rendered(text: str, tables: Mapping[str, Table]) -> str:
     """The page with every block filled.
 
     Raises:
-        KeyError: a block has the name of no table.
+        KeyError: there is no table with the name of a block.
     """
 
     def fill(block: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""Reading docs/results and benchmarks/results, and writing their figures."""
+"""Reading docs/results and benchmarks/results, and formatting figures."""
 
 import csv
 import json
@@ -17,27 +17,27 @@ def read_csv(path: str) -> list[dict[str, str]]:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file."""
+    """The content of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def scores(name: str) -> dict[str, Any]:
-    """What translation_evaluate.py wrote for one model."""
+    """The scores that translation_evaluate.py wrote for a model."""
     return dict(read_json(RESULTS / name / "scores.json"))
 
 
 def percent(share: str | float, digits: int = 2) -> str:
-    """A share from 0 to 1 in percent, without the sign."""
+    """A fraction from 0 to 1 in percent, without the percent sign."""
     return f"{100 * float(share):.{digits}f}"
 
 
 def count(number: str | float) -> str:
-    """A whole number with commas."""
+    """An integer with thousands separators."""
     return f"{int(float(number)):,}"
 
 
 def by(rows: list[dict[str, str]], *columns: str) -> dict[Any, dict[str, str]]:
-    """Rows by the values of one or several columns."""
+    """Rows, indexed by the values of one or several columns."""
     if len(columns) == 1:
         return {row[columns[0]]: row for row in rows}
     return {tuple(row[column] for column in columns): row for row in rows}

@@ -1,4 +1,4 @@
-"""What the trained models reach: copying, images, positions, language, translation, recall."""
+"""Tables of results of trained models: copying, images, positions, language, translation, recall."""
 
 import re
 from functools import partial
@@ -37,7 +37,7 @@ _CAUSAL = {
 
 
 def tables() -> dict[str, Table]:
-    """Each table by its name."""
+    """All tables, by name."""
     return {
         "copy_196": partial(copying, "synth_comparison"),
         "copy_1024": partial(copying, "synth_comparison_1024"),
@@ -53,7 +53,7 @@ def tables() -> dict[str, Table]:
 
 
 def copying(folder: str) -> str:
-    """Accuracy by attention trained with and evaluated with; the paper's figures in brackets."""
+    """Accuracy by the attention in training and in evaluation, with the paper's figures in brackets."""
     rows: dict[str, Row] = {}
     for found in read_csv(f"{folder}/table.csv"):
         row = rows.setdefault(found["checkpoint"], {"trained with": found["trained"]})
@@ -62,7 +62,7 @@ def copying(folder: str) -> str:
 
 
 def classification() -> str:
-    """The classifiers of MNIST in patches that ship."""
+    """The shipped classifiers of MNIST in patches."""
     return markdown(
         [
             {
@@ -78,7 +78,7 @@ def classification() -> str:
 
 
 def generation() -> str:
-    """The image generators that ship: bits per dimension, and how many drawn digits a classifier recognises."""
+    """The shipped image generators: bits per dimension, and the share of drawn digits that a classifier recognises."""
     found = by(read_csv("evaluation/evaluation.csv"), "checkpoint")
     names = ("mnist-gen-full-144", "mnist-gen-lsh-r4-144", "mnist-gen-lsh-r2-144", "mnist-gen-lsh-r1-144")
     full = float(found[names[0]]["bits_per_dim"])
@@ -101,7 +101,7 @@ def generation() -> str:
 
 
 def shifts() -> str:
-    """Accuracy of the 14 x 14 classifiers, and on test images of the digit 1 that were moved sideways."""
+    """Accuracy of the 14 x 14 classifiers, on all test images and on horizontally shifted images of the digit 1."""
     moved = by(read_csv("shift_test/shifts.csv"), "checkpoint", "shift")
     rows = []
     for name in dict.fromkeys(checkpoint for checkpoint, _ in moved):
@@ -124,7 +124,7 @@ def _at(moved: dict[tuple[str, str], dict[str, str]], name: str, shift: int) -> 
 
 
 def causal_books() -> str:
-    """The causal models of the books."""
+    """The causal models trained on books."""
     found = by(read_csv("sweep_lm_books/sweep.csv"), "variant")
     full = float(found["full"]["test/bits_per_byte"])
     return markdown(
@@ -142,7 +142,7 @@ def causal_books() -> str:
 
 
 def masked_books() -> str:
-    """The masked models of the books."""
+    """The masked models trained on books."""
     found = by(read_csv("sweep_mlm_books/sweep.csv"), "variant")
     return markdown(
         [
@@ -159,7 +159,7 @@ def masked_books() -> str:
 
 
 def translation() -> str:
-    """The translators of Multi30k."""
+    """The translation models of Multi30k."""
     full = scores("translation-multi30k")["BLEU"]
     return markdown(
         [

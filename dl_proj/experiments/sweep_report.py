@@ -1,4 +1,4 @@
-"""What a sweep ends in: a table of means and deviations over seeds, and pictures by step and by time."""
+"""What a sweep ends in: a table of means and deviations over seeds, the curves as CSV, and pictures."""
 
 import json
 import statistics
@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from dl_proj.experiments.history import Point, curve, read_history
 from dl_proj.experiments.noise import against_the_best, order_line
 from dl_proj.experiments.settings import MonitorMode
+from dl_proj.experiments.sweep_pictures import CURVES, curve_rows, draw_sweep
 from dl_proj.experiments.sweep_settings import Trial, flat
-from dl_proj.pictures import Band, draw_bands
 from dl_proj.tables import Row, csv_text, markdown, mean_and_deviation, with_intervals
 from my_custom_ai.custom_train import RunDirectory
 from my_custom_ai.custom_train.checkpoint import load_tensors
@@ -44,7 +44,7 @@ class Trained(NamedTuple):
 
 
 def write_report(done: Sequence[Trained], metric: str, folder: Path, *, mode: MonitorMode) -> None:
-    """Print the table, then write sweep.csv, sweep.png, sweep_time.png and, if there are seeds, runs.csv.
+    """Print the table, then write sweep.csv, curves.csv, if there are seeds runs.csv, and pictures of these files.
 
     ``metric`` of the validation data is drawn, and the test's of that name puts the variants in order, as far as they
     can be told apart; ``mode`` says whether more or less of it is better.
@@ -52,9 +52,12 @@ def write_report(done: Sequence[Trained], metric: str, folder: Path, *, mode: Mo
     settings = list(dict.fromkeys(key for one in done for key in flat(one.trial.changes)))
     runs: dict[str, list[Row]] = {}
     histories: dict[str, list[list[Point]]] = {}
+    curves: list[Row] = []
     for trial, run in done:
         runs.setdefault(trial.variant, []).append(_row(trial, run, settings))
-        histories.setdefault(trial.variant, []).append(curve(read_history(run.metrics), metric))
+        history = curve(read_history(run.metrics), metric)
+        histories.setdefault(trial.variant, []).append(history)
+        curves += curve_rows(trial.variant, trial.seed, history, metric)
     figure = metric.replace("val/", "test/", 1)
     against = against_the_best(runs, figure, mode)
     equal = at_equal_time(histories, mode)
@@ -63,14 +66,13 @@ def write_report(done: Sequence[Trained], metric: str, folder: Path, *, mode: Mo
     print(markdown([_printed(row, runs[row["variant"]], settings) for row in table]))
     lines = (order_line(runs, figure, mode), _about_equal_time(metric, equal), _devices(runs))
     print("".join(f"{line}\n" for line in lines if line), end="")
-    means, picture, by_time = (folder / name for name in ("sweep.csv", "sweep.png", "sweep_time.png"))
-    write_text(means, csv_text(table))
-    written = [means, picture, by_time]
+    files = {"sweep.csv": table, CURVES: curves}
     if any(trial.seed is not None for trial, _ in done):
-        written.append(folder / "runs.csv")
-        write_text(written[-1], csv_text([row for rows in runs.values() for row in rows]))
-    _draw(histories, metric, picture, by_time)
-    print(f"written: {', '.join(map(str, written))}")
+        files["runs.csv"] = [row for rows in runs.values() for row in rows]
+    for name, rows in files.items():
+        write_text(folder / name, csv_text(rows))
+    written = [*(folder / name for name in files), *draw_sweep(folder, metric)]
+    print(f"written: {', '.join(map(str, written))}; each picture as .pdf, too")
 
 
 class EqualTime(NamedTuple):
@@ -173,38 +175,3 @@ def _printed(means: Row, rows: list[Row], settings: list[str]) -> Row:
             title = _TITLES.get(name, name.replace("/", " ", 1))
             found[title] = mean_and_deviation([row[name] for row in rows]) if vary else value
     return found
-
-
-def _draw(histories: dict[str, list[list[Point]]], metric: str, by_step: Path, by_time: Path) -> None:
-    curves = {name: _over_seeds(runs) for name, runs in histories.items()}
-    seeds = max(map(len, histories.values()))
-    title = f"{metric}\nmean ± deviation of {seeds} seeds" if seeds > 1 else metric
-    steps = {name: Band(band.steps, band.mean, band.deviation) for name, band in curves.items()}
-    draw_bands(steps, xlabel="step", ylabel=title, path=by_step)
-    longest = max((max(band.seconds, default=0.0) for band in curves.values()), default=0.0)
-    unit, of_it = ("seconds", 1) if longest < 600 else ("minutes", 60) if longest < 3 * 3600 else ("hours", 3600)
-    times = {
-        name: Band([seconds / of_it for seconds in band.seconds], band.mean, band.deviation)
-        for name, band in curves.items()
-    }
-    draw_bands(times, xlabel=f"{unit} of training", ylabel=title, path=by_time)
-
-
-class _Curve(NamedTuple):
-    steps: list[float]
-    seconds: list[float]
-    mean: list[float]
-    deviation: list[float]
-
-
-def _over_seeds(runs: list[list[Point]]) -> _Curve:
-    """Means at the steps that all runs have; where some ended early, all end there."""
-    by_step = [{point.step: point for point in run} for run in runs]
-    steps = sorted(set.intersection(*({*run} for run in by_step)))
-    values = [[run[step].value for run in by_step] for step in steps]
-    return _Curve(
-        [*steps],
-        [statistics.fmean(run[step].seconds for run in by_step) for step in steps],
-        [statistics.fmean(some) for some in values],
-        [statistics.stdev(some) if len(some) > 1 else 0.0 for some in values],
-    )

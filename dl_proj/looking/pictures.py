@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dl_proj.experiments.images.classification.settings import ClassifierConfig, ClassifierTrainConfig
+from dl_proj.figure_style import PAGE, WEIGHTS, style
 from dl_proj.pictures import plain, save_figure
 
 _NAMED = 30  # tokens: with more, their names could not be read
@@ -40,18 +41,19 @@ def draw_weights(layers: Sequence[Tensor], queries: Side, keys: Side, path: Path
     values = torch.cat([layer.flatten() for layer in layers])
     largest = _largest(values.abs())
     signed = bool(values.min() < -0.01 * largest)
-    colours, least = ("PuOr_r", -largest) if signed else ("viridis", 0.0)
-    figure, panels = _panels(layers)
-    for row, layer in zip(panels, layers, strict=True):
-        for panel, weights in zip(row, layer, strict=True):
-            image = panel.imshow(
-                weights.numpy(), cmap=colours, vmin=least, vmax=largest, interpolation="nearest", aspect="auto"
-            )
-            _name_ticks(panel, queries, keys)
-    figure.supxlabel(f"key: {keys.axis}", fontsize=9)
-    figure.supylabel(f"query: {queries.axis}", fontsize=9)
-    beyond = "neither" if values.abs().max() <= largest else "both" if signed else "max"
-    _add_scale(figure, image, panels, "attention weight", beyond)
+    colours, least = ("PuOr_r", -largest) if signed else (WEIGHTS, 0.0)
+    with style():
+        figure, panels = _panels(layers)
+        for row, layer in zip(panels, layers, strict=True):
+            for panel, weights in zip(row, layer, strict=True):
+                image = panel.imshow(
+                    weights.numpy(), cmap=colours, vmin=least, vmax=largest, interpolation="nearest", aspect="auto"
+                )
+                _name_ticks(panel, queries, keys)
+        figure.supxlabel(f"key: {keys.axis}", fontsize=8)
+        figure.supylabel(f"query: {queries.axis}", fontsize=8)
+        beyond = "neither" if values.abs().max() <= largest else "both" if signed else "max"
+        _add_scale(figure, image, panels, "attention weight", beyond)
     save_figure(figure, path)
 
 
@@ -65,22 +67,22 @@ def draw_looks(layers: Sequence[Tensor], image: Tensor, config: ClassifierTrainC
     by_class_token = isinstance(config.model, ClassifierConfig) and config.model.pooling == "class_token"
     looks = [(layer[:, 0, 1:] if by_class_token else layer.mean(1)) * layer.shape[2] for layer in layers]
     largest = _largest(torch.cat([look.flatten() for look in looks]))
-    figure, panels = _panels(layers)
-    for row, look in zip(panels, looks, strict=True):
-        for panel, of_head in zip(row, look, strict=True):
-            drawn = _at_pixels(of_head, data.patch_size, data.patch_stride or data.patch_size, image.shape[-1])
-            map_ = panel.imshow(drawn.numpy(), cmap="cividis", vmin=0, vmax=largest, interpolation="nearest")
-            _outline(panel, image)
-            panel.set_xticks([])
-            panel.set_yticks([])
-    _add_scale(figure, map_, panels, "attention to a pixel's patches\n(1: an even share)", "max")
+    with style():
+        figure, panels = _panels(layers)
+        for row, look in zip(panels, looks, strict=True):
+            for panel, of_head in zip(row, look, strict=True):
+                drawn = _at_pixels(of_head, data.patch_size, data.patch_stride or data.patch_size, image.shape[-1])
+                map_ = panel.imshow(drawn.numpy(), cmap="cividis", vmin=0, vmax=largest, interpolation="nearest")
+                _outline(panel, image)
+                panel.set_xticks([])
+                panel.set_yticks([])
+        _add_scale(figure, map_, panels, "attention to a pixel's patches\n(1: an even share)", "max")
     save_figure(figure, path)
 
 
 def _add_scale(figure: Figure, of: ScalarMappable, panels: list[list[Axes]], label: str, beyond: str) -> None:
     bar = figure.colorbar(of, ax=[panel for row in panels for panel in row], extend=beyond, pad=0.01, aspect=40)
-    bar.set_label(label, fontsize=9)
-    bar.ax.tick_params(labelsize=8)
+    bar.set_label(label)
 
 
 def _outline(panel: Axes, image: Tensor) -> None:
@@ -106,13 +108,13 @@ def _largest(values: Tensor) -> float:
 def _panels(layers: Sequence[Tensor]) -> tuple[Figure, list[list[Axes]]]:
     """A panel for each layer and head, as wide together as a page's column."""
     heads = len(layers[0])
-    size = max(1.1, 6.4 / heads)
-    figure = Figure(figsize=(size * heads + 1, min(size, 2.6) * len(layers) + 0.6), layout="constrained")
+    size = max(1.1, (PAGE - 0.9) / heads)
+    figure = Figure(figsize=(size * heads + 0.9, min(size, 2.4) * len(layers) + 0.6), layout="constrained")
     panels = figure.subplots(len(layers), heads, squeeze=False)
     for number, row in enumerate(panels):
         for head, panel in enumerate(row):
-            panel.set_title(f"layer {number + 1}, head {head + 1}", fontsize=8)
-            panel.tick_params(labelsize=7)
+            panel.set_title(f"layer {number + 1}, head {head + 1}")
+            panel.spines[:].set_visible(True)
             if number < len(layers) - 1:
                 panel.tick_params(labelbottom=False)
             if head:

@@ -1,5 +1,7 @@
 """performance_studies.py: the attention matrix of LSH attention beside that of full shared query-key attention."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -15,32 +17,41 @@ Matrices = dict[tuple[int | None, int | None], Tensor]
 
 
 @torch.no_grad()
-def reconstruction(config: ReconstructionConfig, seed: int, device: torch.device) -> tuple[list[Row], Matrices]:
+def reconstruction(config: ReconstructionConfig, seed: int, device: torch.device) -> list[Row]:
     """How far the matrix of LSH attention is from that of full attention, by bucket size and hash rounds.
 
     The error of a sample is the root of the mean squared difference of all entries of all heads' matrices, each head
     compared with itself.
 
     Returns:
-        A row a bucket size and number of rounds: mean and standard error over the samples. And the first sample's
-        matrices (n, n) of the first head, by bucket size and rounds; (None, None) has the exact one.
+        A row a bucket size and number of rounds: mean and standard error over the samples.
     """
     errors: dict[tuple[int, int], list[float]] = {(s, r): [] for s in config.bucket_sizes for r in config.rounds}
-    pictures: Matrices = {}
     for sample in tqdm(range(config.samples), desc="reconstruction", unit="sample"):
-        drawn = seed * config.samples + sample
-        qk = random_walk(config, torch.Generator().manual_seed(drawn)).to(device)
-        exact = attention_matrix(SharedQKAttention(causal=config.causal), qk)
-        pictures.setdefault((None, None), exact[0, 0].cpu())
-        for (size, n_rounds), found in errors.items():
-            seen = lsh_matrix(qk, size, n_rounds, causal=config.causal, seed=drawn)
-            pictures.setdefault((size, n_rounds), seen[0, 0].cpu())
-            found.append((seen - exact).square().mean().sqrt().item())
-    rows = [
+        exact, seen = _matrices(config, seed * config.samples + sample, device)
+        for key, matrix in seen:
+            errors[key].append((matrix - exact).square().mean().sqrt().item())
+    return [
         {"curve": f"bucket size {size}", "bucket_size": size, "rounds": n_rounds} | mean_and_error(found, "rmse")
         for (size, n_rounds), found in errors.items()
     ]
-    return rows, pictures
+
+
+@torch.no_grad()
+def first_matrices(config: ReconstructionConfig, seed: int) -> Matrices:
+    """The first sample's matrices (n, n) of the first head by bucket size and rounds; the exact one by (None, None)."""
+    exact, seen = _matrices(config, seed * config.samples, torch.get_default_device())
+    return {(None, None): exact[0, 0]} | {key: matrix[0, 0] for key, matrix in seen}
+
+
+def _matrices(
+    config: ReconstructionConfig, drawn: int, device: torch.device
+) -> tuple[Tensor, Iterator[tuple[tuple[int, int], Tensor]]]:
+    """The exact matrix (1, h, n, n) of a sample, and LSH attention's by bucket size and rounds."""
+    qk = random_walk(config, torch.Generator().manual_seed(drawn)).to(device)
+    pairs = [(size, n_rounds) for size in config.bucket_sizes for n_rounds in config.rounds]
+    seen = ((pair, lsh_matrix(qk, *pair, causal=config.causal, seed=drawn)) for pair in pairs)
+    return attention_matrix(SharedQKAttention(causal=config.causal), qk), seen
 
 
 def random_walk(config: ReconstructionConfig, generator: torch.Generator) -> Tensor:

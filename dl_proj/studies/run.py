@@ -1,23 +1,27 @@
 """performance_studies.py: make the chosen studies; each ends in a table, CSV, JSON and pictures as PNG and PDF."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 
-from dl_proj.pictures import save_figure
+from dl_proj.pictures import save_for_print
 from dl_proj.studies.costs import by_depth, by_length, by_rank, of_models
 from dl_proj.studies.features import approximation, equivariance, slope
 from dl_proj.studies.pictures import Panel, curves, heat_tables, matrices
-from dl_proj.studies.reconstruction import reconstruction
-from dl_proj.studies.settings import PerformanceConfig, Study
+from dl_proj.studies.reconstruction import first_matrices, reconstruction
+from dl_proj.studies.settings import PerformanceConfig, ReconstructionConfig, Study
 from dl_proj.tables import Row, csv_text, markdown
 from my_custom_ai.custom_train import SetupError, start
 from my_custom_ai.utils.files import write_text
 from my_custom_ai.utils.measure import machine
 
 _COSTS = ("length", "linformer", "depth", "model")
-_SECONDS, _ALLOCATED = "seconds", "MiB, allocated at the peak"
+_TOKENS, _SECONDS, _ALLOCATED = "tokens per sequence", "time (s)", "peak memory (MiB)"
+_MODES = {"forward": "inference", "train": "training: forward and backward"}
 
 
 def make_studies(config: PerformanceConfig) -> None:
@@ -30,73 +34,88 @@ def make_studies(config: PerformanceConfig) -> None:
     if device.type == "mps" and set(config.studies) & set(_COSTS):
         raise SetupError(f"torch does not tell the peak of memory on {device.type}; use --device cpu")
     for study in config.studies:
-        rows, pictures = _make(study, config, device)
-        _write(study, rows, pictures, config, device)
+        rows = _measure(study, config, device)
+        _print_slopes(study, rows)
+        _write(study, rows, config, device)
 
 
-def _make(study: Study, config: PerformanceConfig, device: torch.device) -> tuple[list[Row], dict[str, Figure]]:
-    """Rows, and pictures by name."""
-    own, seed = getattr(config, study), config.seed
+def _measure(study: Study, config: PerformanceConfig, device: torch.device) -> list[Row]:
+    measure: dict[Study, Callable[[Any, int, torch.device], list[Row]]] = {
+        "approximation": approximation,
+        "equivariance": equivariance,
+        "reconstruction": reconstruction,
+        "length": by_length,
+        "linformer": by_rank,
+        "depth": by_depth,
+        "model": of_models,
+    }
+    return measure[study](getattr(config, study), config.seed, device)
+
+
+def pictures_of(study: Study, rows: list[Row], settings: dict[str, Any]) -> dict[str, Figure]:
+    """Figures by name, from what a study's JSON says; attention matrices are computed anew from its settings."""
     match study:
         case "approximation":
-            rows = approximation(own, seed, device)
-            return rows, _features(study, rows, "mse", "mean squared error of the output")
+            return {study: _by_features(rows, "mse", "mean squared error", "performer")}
         case "equivariance":
-            rows = equivariance(own, seed, device)
-            return rows, _features(study, rows, "change", "change of the output / output")
+            return {study: _by_features(rows, "change", "relative change of the output", "relative")}
         case "reconstruction":
-            rows, seen = reconstruction(own, seed, device)
-            return rows, {study: matrices(seen), f"{study}_error": _errors(rows)}
+            config = ReconstructionConfig.model_validate({k: v for k, v in settings.items() if k != "seed"})
+            return {study: matrices(first_matrices(config, settings["seed"])), f"{study}_error": _errors(rows)}
         case "length":
-            rows = by_length(own, seed, device)
-            return rows, {f"{study}_{mode}": curves(*_costs(rows, mode)) for mode in ("train", "forward")}
+            return {f"{study}_{mode}": curves(*_costs(rows, mode)) for mode in ("train", "forward")}
         case "linformer":
-            rows = by_rank(own, seed, device)
-            return rows, {study: _savings(rows)}
+            return {study: _savings(rows)}
         case "depth":
-            rows = by_depth(own, seed, device)
-            return rows, {study: _memory_by_depth(rows)}
+            return {study: _memory_by_depth(rows)}
         case "model":
-            rows = of_models(own, seed, device)
-            return rows, {f"{study}_{name}": _of_architecture(rows, name) for name in own.architectures}
+            names = dict.fromkeys(row["architecture"] for row in rows)
+            return {f"{study}_{name}": _of_architecture(rows, name) for name in names}
 
 
-def _features(study: str, rows: list[Row], figure: str, meaning: str) -> dict[str, Figure]:
-    """A curve each against the number of features; prints how fast they fall."""
-    drawn = [row for row in rows if row["n_features"]]
-    if len({row["n_features"] for row in drawn}) > 1:
+def _print_slopes(study: str, rows: list[Row]) -> None:
+    """How fast errors fall with the number of features."""
+    figure = {"approximation": "mse", "equivariance": "change"}.get(study)
+    drawn = [row for row in rows if row.get("n_features")]
+    if figure and len({row["n_features"] for row in drawn}) > 1:
         for curve in dict.fromkeys(row["curve"] for row in drawn):
             print(f"{curve}: falls as n_features^{slope(drawn, curve, figure):.2f}")
-    return {study: curves(Panel(rows, "n_features", figure, "random features", meaning, error="standard_error"))}
+
+
+def _by_features(rows: list[Row], figure: str, meaning: str, mechanism: str) -> Figure:
+    panel = Panel(rows, "n_features", figure, "random features", meaning, error="standard_error")
+    return curves(panel, all_of=mechanism)
 
 
 def _errors(rows: list[Row]) -> Figure:
     meaning = "RMSE of the attention matrix"
-    return curves(Panel(rows, "rounds", "rmse", "hash rounds", meaning, error="standard_error", log="x"))
+    panel = Panel(rows, "rounds", "rmse", "hash rounds", meaning, error="standard_error", log="x")
+    return curves(panel, all_of="lsh")
 
 
 def _costs(rows: list[Row], mode: str, title: str = "") -> list[Panel]:
-    """Panels of time and memory by length."""
+    """Panels of time and memory by length; the growth of the process, which is about the same, is in the table."""
     own = [row for row in rows if row["mode"] == mode]
-    measures = {"seconds": _SECONDS, "allocated_mib": _ALLOCATED, "process_mib": "MiB, growth of the process"}
-    told = [name for name in measures if any(row.get(name) is not None for row in own)]
-    return [Panel(own, "length", name, "tokens a sequence", measures[name], title) for name in told]
+    measures = {"seconds": _SECONDS, "allocated_mib": _ALLOCATED}
+    return [Panel(own, "length", name, _TOKENS, label, title) for name, label in measures.items()]
 
 
 def _of_architecture(rows: list[Row], architecture: str) -> Figure:
     own = [row for row in rows if row["architecture"] == architecture]
-    return curves(*_costs(own, "forward", "inference"), *_costs(own, "train", "training"))
+    return curves(*(panel for mode, title in _MODES.items() for panel in _costs(own, mode, title)))
 
 
 def _savings(rows: list[Row]) -> Figure:
-    titles = {"speed_up": "times as fast as full attention", "memory_saving": "times less memory"}
-    return heat_tables([row for row in rows if row["rank"]], "rank", "length", titles)
+    titles = {"speed_up": "times as fast as full attention", "memory_saving": "times less memory than full attention"}
+    labels = {"rank": "k, projected tokens", "length": _TOKENS}
+    return heat_tables([row for row in rows if row["rank"]], "rank", "length", titles, labels)
 
 
 def _memory_by_depth(rows: list[Row]) -> Figure:
     """A panel a length; the parameters' gradients are a curve of their own."""
     panels = []
-    for length in dict.fromkeys(row["length"] for row in rows):
+    lengths = list(dict.fromkeys(row["length"] for row in rows))
+    for length in lengths:
         own = [row for row in rows if row["length"] == length]
         first = [row for row in own if row["curve"] == own[0]["curve"]]
         gradients = [
@@ -104,15 +123,12 @@ def _memory_by_depth(rows: list[Row]) -> Figure:
             | {"depth": row["depth"], "allocated_mib": row["gradients_mib"]}
             for row in first
         ]
-        panels.append(
-            Panel(own + gradients, "depth", "allocated_mib", "layers", _ALLOCATED, f"{length} tokens", log="")
-        )
+        title = f"{length:,} tokens per sequence"
+        panels.append(Panel(own + gradients, "depth", "allocated_mib", "layers", _ALLOCATED, title, log=""))
     return curves(*panels)
 
 
-def _write(
-    study: Study, rows: list[Row], pictures: dict[str, Figure], config: PerformanceConfig, device: torch.device
-) -> None:
+def _write(study: Study, rows: list[Row], config: PerformanceConfig, device: torch.device) -> None:
     """Table on the screen; CSV, JSON and pictures in the folder."""
     print(markdown([{name: _short(value) for name, value in row.items()} for row in rows]))
     path = config.output_dir / study
@@ -120,10 +136,22 @@ def _write(
     whole = {"study": study, "machine": machine(device), "settings": settings, "rows": rows}
     write_text(path.with_suffix(".csv"), csv_text(rows))
     write_text(path.with_suffix(".json"), json.dumps(whole, indent=2) + "\n")
-    for name, picture in pictures.items():
-        for suffix in (".png", ".pdf"):
-            save_figure(picture, path.with_name(name).with_suffix(suffix))
-    print(f"written: {path}.csv, .json; pictures, .png and .pdf: {', '.join(pictures)}")
+    pictures = redraw(path.with_suffix(".json"))
+    print(f"written: {path}.csv, .json; pictures, .png and .pdf: {', '.join(picture.stem for picture in pictures)}")
+
+
+def redraw(written: Path) -> list[Path]:
+    """Draw the pictures of a study from the JSON that it wrote.
+
+    Returns:
+        Their PNGs; the PDFs lie beside them.
+    """
+    whole = json.loads(written.read_text(encoding="utf-8"))
+    paths = []
+    for name, picture in pictures_of(whole["study"], whole["rows"], whole["settings"]).items():
+        paths.append(written.with_name(f"{name}.png"))
+        save_for_print(picture, paths[-1])
+    return paths
 
 
 def _short(value: object) -> object:

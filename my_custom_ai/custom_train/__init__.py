@@ -1,4 +1,4 @@
-"""The train loop and what it needs: devices, data order, schedules, optimisers, checkpoints, the run's folder."""
+"""The training loop and its parts: devices, data order, schedules, optimisers, checkpoints, the run folder."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        """Take a public name from exports.py, imported no earlier: settings are read without torch (PEP 562)."""
+        """Load a public name from exports.py on first use, so that reading settings imports no torch (PEP 562)."""
         if not name.startswith("__") or name == "__all__":
             exports = import_module("my_custom_ai.custom_train.exports")
             if name == "__all__" or name in exports.__all__:

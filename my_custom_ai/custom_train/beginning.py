@@ -1,4 +1,4 @@
-"""What the engine does before it trains: refuse what cannot work, and make the run's folder."""
+"""Before training: check the arguments, and create the run folder."""
 
 from pathlib import Path
 from typing import Any
@@ -22,23 +22,23 @@ def check_arguments(
     val_data: Dataset[Any],
     schedule: Schedule | None,
 ) -> None:
-    """Refuse what cannot work and would be found out later, or never."""
+    """Raise ValueError for arguments that would fail only later, or silently train nothing."""
     if not callable(getattr(objective, "measure", None)):
         raise ValueError(f"objective: {type(objective).__name__} has no method measure(model, batch)")
     parameters = {id(parameter) for parameter in model.parameters()}
     if not any(id(p) in parameters for group in optimizer.param_groups for p in group["params"]):
-        raise ValueError("optimizer: none of its parameters is the model's")
+        raise ValueError("optimizer: it has none of the model's parameters")
     if schedule is not None and not callable(schedule):
         raise ValueError(
-            f"schedule: a {type(schedule).__name__} is no function from the step to a factor of the learning rate; see "
-            "my_custom_ai.schedules"
+            f"schedule: a {type(schedule).__name__} is not a function from the step to a factor of the learning rate; "
+            "see my_custom_ai.schedules"
         )
     if not length_of(val_data, "validation data"):
-        raise ValueError("validation data: it is empty, so no weights could be the best")
+        raise ValueError("validation data: it is empty, so the best weights cannot be chosen")
 
 
 def check_gradient(loss: torch.Tensor) -> None:
-    """Refuse a loss that nothing can be learnt from."""
+    """Raise ValueError for a loss without a gradient."""
     if not loss.requires_grad:
         raise ValueError(
             "the loss has no gradient: it was detached, computed under no_grad, or depends on no parameter"
@@ -46,10 +46,10 @@ def check_gradient(loss: torch.Tensor) -> None:
 
 
 def new_run(experiment: Path, settings: dict[str, Any], accelerator: Accelerator) -> RunDirectory:
-    """One new folder for all processes, made by the main one."""
+    """Create one new run folder for all processes; the main one creates it."""
     if (experiment / "config.yaml").is_file():
         raise ValueError(
-            f"run: {experiment} is the folder of one run; give RunDirectory({str(experiment)!r}) to continue it, "
+            f"run: {experiment} is the folder of an existing run; pass RunDirectory({str(experiment)!r}) to resume it, "
             f"or {str(experiment.parent)!r} for a new run beside it"
         )
     made: list[RunDirectory | None] = [None]

@@ -1,4 +1,4 @@
-"""Weights and training states in safetensors files: whole at any instant, and never unpickled."""
+"""Weights and training states in safetensors files: written atomically, with a checksum, and never unpickled."""
 
 import contextlib
 import functools
@@ -17,23 +17,28 @@ from my_custom_ai.custom_train.checksums import agrees_with_sums, tensors_digest
 from my_custom_ai.custom_train.errors import CheckpointError
 from my_custom_ai.utils.files import whole_file
 
-_CHECKED = re.compile(r"([0-9a-f]{64}) (.*)", re.DOTALL)  # checksum and note; in one entry, as their order is random
-_WRAPPERS = ("_orig_mod", "module")  # what torch.compile and DataParallel call the model in them
+# "<checksum> <note>", a single entry of the header: safetensors does not keep the order of several, and files with the
+# same content should be identical
+_CHECKED = re.compile(r"([0-9a-f]{64}) (.*)", re.DOTALL)
+_WRAPPERS = ("_orig_mod", "module")  # attribute under which torch.compile and DataParallel store the wrapped model
 
 
 def save_tensors(path: Path | str, tensors: dict[str, Tensor], note: dict[str, Any] | None = None) -> None:
-    """Write tensors, and ``note`` as JSON in the file's header, to one whole file with a checksum."""
-    ready = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}  # parts of one apart
+    """Atomically write tensors, with ``note`` as JSON and a checksum in the file's header."""
+    # the clone separates tensors that share memory, which safetensors refuses
+    ready = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(note or {})
     with whole_file(path) as part:
         save_file(ready, part, metadata={"note": f"{tensors_digest(ready, text)} {text}"})
 
 
 def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what :func:`save_tensors` wrote, to the CPU; of a file of others that has no checksum, that is said once.
+    """Read tensors (to the CPU) and note of a safetensors file, and verify its checksum.
+
+    A file of other origin may have no checksum; a warning is then logged once.
 
     Raises:
-        CheckpointError: no such file, not a whole safetensors file, or not what its checksum says.
+        CheckpointError: no such file, not a complete safetensors file, or the checksum does not match.
     """
     path = Path(path)
     if not path.is_file():
@@ -41,17 +46,17 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         note = json.loads(_checked_note(path, header, tensors))
     except (SafetensorError, ValueError, RecursionError, OSError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
+        raise CheckpointError(f"{path}: not a complete safetensors file ({error})") from error
     if not isinstance(note, dict):
-        raise CheckpointError(f"{path}: its note is no mapping, so it was not written by this program")
+        raise CheckpointError(f"{path}: its note is not a mapping, so this program did not write it")
     return tensors, note
 
 
 def load_note(path: Path | str) -> dict[str, Any]:
-    """The note alone, after the whole file was checked.
+    """The note of a file; the whole file is verified.
 
     Raises:
         CheckpointError: as :func:`load_tensors`.
@@ -60,45 +65,45 @@ def load_note(path: Path | str) -> dict[str, Any]:
 
 
 def _checked_note(path: Path, header: dict[str, str], tensors: dict[str, Tensor]) -> str:
-    """The note's text without the checksum in front of it, which must be right."""
+    """Verify the checksum, and return the note's text without it."""
     note = header.get("note", "{}")
     if match := _CHECKED.fullmatch(note):
         if match[1] == tensors_digest(tensors, match[2]):
             return match[2]
-    elif not any(map(_CHECKED.fullmatch, header.values())):  # else its key was damaged
+    elif not any(map(_CHECKED.fullmatch, header.values())):  # a checksum under another key: the key was damaged
         if not agrees_with_sums(path):
-            _say_unchecked(path)
+            _warn_unchecked(path)
         return note
-    raise CheckpointError(f"{path}: damaged or changed: its checksum is not that of its content")
+    raise CheckpointError(f"{path}: damaged or changed: its checksum does not match its content")
 
 
 @functools.cache
-def _say_unchecked(path: Path) -> None:
-    logging.getLogger(__name__).warning("%s: has no checksum, so nobody can tell whether it is as it was written", path)
+def _warn_unchecked(path: Path) -> None:
+    logging.getLogger(__name__).warning("%s: has no checksum, so damage would go unnoticed", path)
 
 
 @contextlib.contextmanager
 def reading_state(path: Path) -> Iterator[None]:
-    """Whatever a state lacks, or has in the wrong form, becomes a CheckpointError."""
+    """Context manager: turn errors from missing or malformed parts of a state into a CheckpointError."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         missing = f": it lacks {error}" if isinstance(error, KeyError) else ""
-        raise CheckpointError(f"{path}: not a whole training state{missing}") from error
+        raise CheckpointError(f"{path}: not a complete training state{missing}") from error
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
-    """A model's parameters and persistent buffers; what modules share has the first of its names alone.
+    """A model's parameters and persistent buffers by name; a shared tensor appears under its first name only.
 
-    What ``torch.compile`` wrapped has the names that it had before.
+    Names do not contain the prefix that ``torch.compile`` adds.
     """
     return {_without_parts(name, ("_orig_mod",)): tensor for name, tensor in _named(model).items()}
 
 
 def _named(model: nn.Module) -> dict[str, Tensor]:
-    """The same, by the names that ``load_state_dict`` takes."""
+    """:func:`weights` by the names that ``load_state_dict`` takes."""
     first: dict[int, str] = {}
-    state = model.state_dict(keep_vars=True)  # else shared ones were two tensors of one memory
+    state = model.state_dict(keep_vars=True)  # without it, a shared tensor would be two objects
     return {name: tensor.detach() for name, tensor in state.items() if first.setdefault(id(tensor), name) == name}
 
 
@@ -108,12 +113,12 @@ def save_weights(path: Path | str, model: nn.Module, note: dict[str, Any] | None
 
 
 def load_weights(path: Path | str, model: nn.Module) -> dict[str, Any]:
-    """Fill a model from a file; gives the file's note.
+    """Load a file's weights into a model; return the file's note.
 
-    Either may be compiled or in ``DataParallel``; see :func:`by_own_names`.
+    The model, and the one that was saved, may be compiled or wrapped in ``DataParallel``; see :func:`by_own_names`.
 
     Raises:
-        CheckpointError: the file is not whole, or its names and shapes are not the model's.
+        CheckpointError: the file is damaged, or its names or shapes differ from the model's.
     """
     tensors, note = load_tensors(path)
     fill(model, tensors, path)
@@ -121,20 +126,20 @@ def load_weights(path: Path | str, model: nn.Module) -> dict[str, Any]:
 
 
 def fill(model: nn.Module, tensors: dict[str, Tensor], path: Path | str, *, strict: bool = True) -> list[str]:
-    """Copy tensors into a model's :func:`weights`, after names, shapes, dtypes and values were looked at.
+    """Copy tensors into a model's :func:`weights` after checking names, shapes, dtypes and values.
 
     Args:
-        model: to fill.
-        tensors: by name.
-        path: the file that they are from, for the message.
-        strict: refuse any difference; False copies those whose names and shapes agree.
+        model: the model to fill.
+        tensors: tensors by name.
+        path: the file that they come from, for error messages.
+        strict: refuse any difference; False: copy the tensors whose names and shapes match.
 
     Returns:
-        A line for each difference; none if ``strict``.
+        One line per difference; empty if ``strict``.
 
     Raises:
-        CheckpointError: names the first few differences; not strict: nothing agrees. Or values that no model of this
-            kind has, strict or not: see :func:`_check_values`.
+        CheckpointError: strict, and there are differences (the message lists the first few); not strict, and nothing
+            matches; or, in both cases, invalid dtypes or values: see :func:`_check_values`.
     """
     own = _named(model)
     tensors = by_own_names(tensors, own)
@@ -150,22 +155,22 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], path: Path | str, *, stri
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise CheckpointError(f"{path}: weights of another model: {'; '.join(problems[:3])}{more}")
     _check_values(fitting, own, path)
-    model.load_state_dict(fitting, strict=False)  # it misses the other names of shared ones
+    model.load_state_dict(fitting, strict=False)  # not strict: the further names of shared tensors are missing
     return problems
 
 
 def _check_values(tensors: dict[str, Tensor], own: dict[str, Tensor], path: Path | str) -> None:
-    """Refuse what ``load_state_dict`` would convert in silence, and numbers that are none.
+    """Refuse dtypes that ``load_state_dict`` would convert silently, and values that are not finite.
 
-    Floating point may have another width than the model's; everything else must have the model's dtype. Finite must be
-    what the model itself has finite: a buffer may be a mask of minus infinity.
+    Floating-point tensors may differ in width from the model's; all others must have the model's dtype. Values must be
+    finite unless the model's own are not: a buffer may be a mask of minus infinity.
     """
     for name, tensor in tensors.items():
         kept = own[name]
         if tensor.dtype != kept.dtype and not (tensor.is_floating_point() and kept.is_floating_point()):
             raise CheckpointError(f"{path}: {name} is {_dtype(tensor)}, the model's is {_dtype(kept)}")
         if not tensor.isfinite().all() and kept.isfinite().all():
-            raise CheckpointError(f"{path}: {name} has values that are nan or infinite")
+            raise CheckpointError(f"{path}: {name} has nan or infinite values")
 
 
 def _dtype(tensor: Tensor) -> str:
@@ -173,10 +178,10 @@ def _dtype(tensor: Tensor) -> str:
 
 
 def by_own_names(tensors: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
-    """Rename tensors to the names in ``own`` that differ in what wrappers added to either: ``_orig_mod``, ``module``.
+    """Rename tensors to the names in ``own`` from which they differ only by the prefixes of wrappers.
 
-    ``torch.compile`` puts ``_orig_mod.`` before the names of what it wraps, ``DataParallel`` and
-    ``DistributedDataParallel`` put ``module.``. Nothing is renamed if two names would become one.
+    ``torch.compile`` adds ``_orig_mod.`` to the names of what it wraps, ``DataParallel`` and
+    ``DistributedDataParallel`` add ``module.``. Nothing is renamed if two names would become one.
     """
     known = {_without_parts(name, _WRAPPERS): name for name in own}
     renamed = {known.get(_without_parts(name, _WRAPPERS), name): tensor for name, tensor in tensors.items()}
@@ -185,7 +190,7 @@ def by_own_names(tensors: dict[str, Tensor], own: Collection[str]) -> dict[str, 
 
 
 def unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors by the names that they have without wrappers; see :func:`by_own_names`."""
+    """Tensors by their names without the prefixes of wrappers; see :func:`by_own_names`."""
     return by_own_names(tensors, {_without_parts(name, _WRAPPERS) for name in tensors})
 
 
@@ -194,7 +199,7 @@ def _without_parts(name: str, parts: tuple[str, ...]) -> str:
 
 
 def optimizer_tensors(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's ``state_dict()`` as named tensors, and the numbers beside them."""
+    """Split an optimiser's ``state_dict()`` into named tensors and named numbers."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, float] = {}
     for index, values in state["state"].items():
@@ -204,7 +209,7 @@ def optimizer_tensors(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[st
 
 
 def optimizer_state(tensors: dict[str, Tensor], numbers: dict[str, float], like: dict[str, Any]) -> dict[str, Any]:
-    """The ``state_dict()`` of which :func:`optimizer_tensors` were taken; ``like`` gives the parameter groups."""
+    """The inverse of :func:`optimizer_tensors`; parameter groups are taken from the ``state_dict()`` ``like``."""
     state: dict[int, dict[str, Tensor | float]] = {}
     values: dict[str, Tensor | float] = {**tensors, **numbers}
     for key, value in values.items():
@@ -219,11 +224,11 @@ def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def without_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Those names that begin with ``prefix.``, without it."""
+    """Tensors whose names begin with ``prefix.``, by names without it."""
     start = f"{prefix}."
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Learned numbers, shared ones once."""
+    """The number of trainable parameters; shared ones count once."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

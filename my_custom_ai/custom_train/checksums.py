@@ -1,4 +1,4 @@
-"""Checksums by which a file that was damaged is told from a whole one."""
+"""Checksums that detect damaged files."""
 
 import hashlib
 import re
@@ -10,11 +10,11 @@ from torch import Tensor
 from my_custom_ai.custom_train.errors import CheckpointError
 from my_custom_ai.utils.files import content_digest, write_text
 
-SUMS = "SHA256SUMS"  # beside files that cannot hold their own; ``sha256sum -c`` reads it too
+SUMS = "SHA256SUMS"  # checksums of files that cannot contain their own, in the format of ``sha256sum -c``
 
 
 def tensors_digest(tensors: dict[str, Tensor], note: str) -> str:
-    """SHA-256 of names, dtypes, shapes and values, and of a note; in which order they are in a file does not matter."""
+    """SHA-256 of a note and of tensors' names, dtypes, shapes and values, independent of their order in a file."""
     digest = hashlib.sha256(note.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -24,16 +24,16 @@ def tensors_digest(tensors: dict[str, Tensor], note: str) -> str:
 
 
 def write_sums(folder: Path, names: list[str], *, to: Path | None = None) -> None:
-    """Write the checksums of files in a folder beside them, or to another file."""
+    """Write the checksums of files in a folder to its SHA256SUMS, or to the file ``to``."""
     text = "".join(f"{content_digest(folder / name)}  {name}\n" for name in sorted(names))
     write_text(to or folder / SUMS, text)
 
 
 def agrees_with_sums(path: Path) -> bool:
-    """Whether the folder's SHA256SUMS has a checksum of this file, which must then be right.
+    """Verify a file against the SHA256SUMS of its folder; False if that has no checksum of the file.
 
     Raises:
-        CheckpointError: it is wrong.
+        CheckpointError: the checksum does not match, or SHA256SUMS is malformed.
     """
     sums = path.with_name(SUMS)
     if not sums.is_file():
@@ -43,5 +43,5 @@ def agrees_with_sums(path: Path) -> bool:
     if len(found) < len(lines):
         raise CheckpointError(f"{sums}: damaged, or not as sha256sum writes it")
     if path.name in found and content_digest(path) != found[path.name]:
-        raise CheckpointError(f"{path}: damaged or changed: its checksum is not that in {SUMS}; copy it anew")
+        raise CheckpointError(f"{path}: damaged or changed: its checksum is not that in {SUMS}; copy the file again")
     return path.name in found

@@ -1,4 +1,4 @@
-"""Batches in an order that a resumed run can find its place in."""
+"""Batches in a reproducible order, so that a resumed run continues at the same position."""
 
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ from my_custom_ai.utils.signals import leave_to_parent
 
 
 class EqualBatches(BatchSampler):
-    """A share of a permutation of ``n_examples``, drawn from (seed, epoch), in batches of one size."""
+    """This process's share of a permutation of ``n_examples``, drawn from (seed, epoch), in batches of equal size."""
 
     def __init__(self, n_examples: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        examples = cast("Dataset[int]", range(n_examples))  # of which nothing is asked but the length
+        examples = cast("Dataset[int]", range(n_examples))  # only its length is used
         shares: DistributedSampler[int] = DistributedSampler(
             examples, world_size, rank, shuffle=True, seed=seed, drop_last=True
         )
@@ -29,21 +29,23 @@ class EqualBatches(BatchSampler):
             )
 
     def set_epoch(self, epoch: int) -> None:
-        """Give the batches of another epoch."""
+        """Iterate over the batches of this epoch from now on."""
         self._shares.set_epoch(epoch)
 
 
 class BucketedBatches(Sampler[list[int]]):
-    """Examples of similar size, so many a batch that they fit when each is padded to the largest.
+    """Batches of examples of similar size, as many as fit when each is padded to the largest.
 
-    A permutation, drawn from (seed, epoch), is sorted by size (equal ones stay in drawn order), cut, and the batches
-    are shuffled. Cuts depend on the sizes alone, so that every epoch has as many batches.
+    A permutation drawn from (seed, epoch) is sorted by size (stably, so examples of equal size stay shuffled) and cut
+    into batches, and the batches are shuffled. The cuts depend only on the sizes, so every epoch has the same number
+    of batches.
 
     Args:
-        sizes: (n,) integers, of each example.
-        bound: on a batch's number of examples times the largest of them.
-        seed: of the order.
-        rank, world_size: which of how many processes this is; each gets as many batches, others are left out.
+        sizes: (n,) integers, the size of each example.
+        bound: upper bound of a batch's number of examples times its largest size.
+        seed: seed of the order.
+        rank, world_size: index of this process, and the number of processes. All get the same number of batches; the
+            remaining ones are dropped.
 
     Raises:
         ValueError: an example is larger than the bound, or there are fewer batches than processes.
@@ -54,28 +56,28 @@ class BucketedBatches(Sampler[list[int]]):
         largest = self._sizes.max(initial=0)
         if largest > bound:
             raise ValueError(
-                f"an example of {largest} tokens does not fit into a batch of {bound}; allow {largest} at least, or "
+                f"an example of {largest} tokens does not fit into a batch of {bound}; allow at least {largest}, or "
                 "leave such examples out"
             )
         self._cuts = _cuts(np.sort(self._sizes), bound)
         if not len(self._cuts) > world_size:
             raise ValueError(
-                f"{len(self._sizes)} training examples make {len(self._cuts) - 1} batches of {bound} tokens, which are "
-                f"less than one for each of {world_size} process(es)"
+                f"{len(self._sizes)} training examples make {len(self._cuts) - 1} batches of {bound} tokens, which is "
+                f"fewer than the {world_size} process(es)"
             )
         self._seed, self._rank, self._world_size = seed, rank, world_size
         self._epoch = 0
 
     def __len__(self) -> int:
-        """Batches an epoch and process."""
+        """Batches per epoch and process."""
         return (len(self._cuts) - 1) // self._world_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Give the batches of another epoch."""
+        """Iterate over the batches of this epoch from now on."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Numbers of examples, a batch at a time."""
+        """Indices of the examples of each batch."""
         generator = np.random.default_rng((self._seed, self._epoch))
         order = generator.permutation(len(self._sizes))
         order = order[np.argsort(self._sizes[order], kind="stable")]
@@ -85,7 +87,7 @@ class BucketedBatches(Sampler[list[int]]):
 
 
 def _cuts(ascending: np.ndarray, bound: int) -> list[int]:
-    """Where batches begin, and the end: each goes as far as its number times its last, largest size allows."""
+    """Start of each batch, and the end. Greedy: a batch grows while its count times its largest size is <= bound."""
     cuts = [0]
     while (start := cuts[-1]) < len(ascending):
         stops = range(start + 1, len(ascending) + 1)
@@ -94,23 +96,24 @@ def _cuts(ascending: np.ndarray, bound: int) -> list[int]:
 
 
 class TrainingBatches:
-    """An endless stream of training batches, shuffled anew each epoch by (seed, epoch) alone.
+    """An endless stream of training batches, shuffled each epoch in an order that depends only on (seed, epoch).
 
-    A dataset with a method ``set_epoch`` is told each epoch's number before it begins; one with a method ``collate``
-    puts its examples together itself. What does not fill a last batch, or a last round of the processes, is left out.
-    Nothing is drawn from the global generators.
+    If the dataset has a method ``set_epoch``, it is called with the epoch's number before each epoch; if it has a
+    method ``collate``, that makes a batch of examples. Examples that do not fill the last batch of every process are
+    dropped. The global random generators are not used.
 
     Args:
-        dataset: with a length; for ``batch_tokens`` also with ``sizes``, an integer for each example.
-        batch_size: examples a batch and process; give this or batch_tokens.
-        batch_tokens: on a batch's number of examples times the largest of their sizes; see :class:`BucketedBatches`.
-        seed: of the order.
-        rank, world_size: which of how many processes this is; each gets its own share of every epoch.
-        num_workers: processes that load data.
-        pin_memory: put batches into memory from which a CUDA device copies them while it computes.
+        dataset: a dataset with a length; for ``batch_tokens`` also with ``sizes``, one integer per example.
+        batch_size: examples per batch and process; give either this or batch_tokens.
+        batch_tokens: upper bound of a batch's number of examples times its largest size; see :class:`BucketedBatches`.
+        seed: seed of the order.
+        rank: index of this process; each process gets its own share of every epoch.
+        world_size: number of processes.
+        num_workers: the number of data-loading processes.
+        pin_memory: use page-locked memory, from which copies to a CUDA device overlap with computation.
 
     Raises:
-        ValueError: the dataset has no length or no ``sizes``, there is not one batch for each process, or an example is
+        ValueError: the dataset has no length or no ``sizes``, there are fewer batches than processes, or an example is
             larger than ``batch_tokens``.
     """
 
@@ -127,7 +130,7 @@ class TrainingBatches:
         pin_memory: bool = False,
     ) -> None:
         if (batch_size is None) == (batch_tokens is None):
-            raise ValueError("give batch_size or batch_tokens, one of them")
+            raise ValueError("give either batch_size or batch_tokens")
         length = length_of(dataset, "training data")
         self._dataset = dataset
         self._sampler: EqualBatches | BucketedBatches
@@ -139,7 +142,7 @@ class TrainingBatches:
                 "give batch_size instead"
             )
         else:
-            assert batch_tokens is not None  # one of them is given
+            assert batch_tokens is not None  # checked above
             self._sampler = BucketedBatches(dataset.sizes, batch_tokens, seed=seed, rank=rank, world_size=world_size)
         self._loader = DataLoader(
             dataset,
@@ -152,11 +155,11 @@ class TrainingBatches:
         )
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         return len(self._loader)
 
     def starting_at(self, position: int) -> Iterator[Any]:
-        """All batches from number ``position`` on, without end."""
+        """The endless stream from batch number ``position`` on."""
         epoch, skipped = divmod(position, len(self))
         while True:
             self._sampler.set_epoch(epoch)
@@ -175,9 +178,9 @@ def evaluation_batches(
     num_workers: int = 0,
     pin_memory: bool = False,
 ) -> DataLoader[Any]:
-    """Every example once, shared out among the processes without repeating or dropping any.
+    """Every example exactly once, distributed over the processes, none repeated or dropped.
 
-    The arguments are those of :class:`TrainingBatches`.
+    For the arguments see :class:`TrainingBatches`.
 
     Raises:
         ValueError: the dataset has no length.
@@ -194,20 +197,19 @@ def evaluation_batches(
 
 
 def length_of(dataset: Dataset[Any], what: str) -> int:
-    """Number of examples.
+    """The number of examples.
 
     Raises:
-        ValueError: the dataset does not tell it.
+        ValueError: the dataset has no length.
     """
     try:
         return len(dataset)  # type: ignore[arg-type]  # torch's Dataset declares no length
     except (TypeError, NotImplementedError):
         raise ValueError(
-            f"{what}: {type(dataset).__name__} has no length; give a dataset with __len__ and __getitem__, from which "
-            "examples are drawn by number"
+            f"{what}: {type(dataset).__name__} has no length; give a map-style dataset, with __len__ and __getitem__"
         ) from None
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """A batch with all its tensors on a device; on CUDA without waiting for copies from pinned memory."""
+    """Move all tensors of a batch to a device; on CUDA, copies from pinned memory are asynchronous."""
     return send_to_device(batch, device, non_blocking=device.type == "cuda")

@@ -1,4 +1,4 @@
-"""The one place that knows device names."""
+"""Devices, precision and processes. No other file of the engine names a device."""
 
 import importlib.util
 import os
@@ -15,28 +15,28 @@ from my_custom_ai.custom_train.names import DeviceName, MatmulPrecision, Precisi
 
 
 def available_devices() -> list[str]:
-    """Those of this machine, the fastest first."""
+    """Device names of this machine, the fastest first."""
     found = ["cuda"] if torch.cuda.is_available() else []
     found += ["mps"] if torch.backends.mps.is_available() else []
     return [*found, "cpu"]
 
 
 def device_called(name: DeviceName) -> torch.device:
-    """The device that a name means, for computing without accelerate.
+    """The torch.device of a name, for code that does not use accelerate.
 
     Args:
-        name: "auto" takes the fastest there is.
+        name: a device name; "auto" selects the fastest available device.
 
     Raises:
-        ValueError: no such device name.
+        ValueError: unknown device name.
         SetupError: this machine has no such device.
     """
     if name not in get_args(DeviceName):
         raise ValueError(f"device is {name!r}, must be one of {', '.join(get_args(DeviceName))}")
-    there = available_devices()
-    if name != "auto" and name not in there:
-        raise SetupError(f"device {name!r} is not on this machine, which has: {', '.join(there)}")
-    return torch.device(there[0] if name == "auto" else name)
+    available = available_devices()
+    if name != "auto" and name not in available:
+        raise SetupError(f"device {name!r} is not available on this machine, which has: {', '.join(available)}")
+    return torch.device(available[0] if name == "auto" else name)
 
 
 def start(
@@ -45,22 +45,22 @@ def start(
     matmul_precision: MatmulPrecision = "highest",
     wait_minutes: float = 10.0,
 ) -> Accelerator:
-    """Accelerate's handle on devices, processes (torchrun) and precision.
+    """Create accelerate's Accelerator, which manages the device, processes (torchrun) and precision.
 
-    Call it again for the next training, also with another device or precision; use only the newest handle.
+    Call it again for the next training, possibly with another device or precision; use only the newest one.
 
     Args:
-        device: where to compute; "auto" takes the fastest there is.
+        device: where to compute; "auto" selects the fastest available device.
         precision: "bf16" and "fp16" run the model under autocast; the weights stay float32.
-        matmul_precision: of float32 matrix products on CUDA, a setting of the whole process: "high" lets tensor cores
-            round their factors to TF32 (10 bits of mantissa instead of 23), which is faster. Elsewhere it is always
+        matmul_precision: precision of float32 matrix products on CUDA, a process-wide setting. "high" lets tensor cores
+            round operands to TF32 (10 bits of mantissa instead of 23), which is faster. On other devices it is always
             "highest".
-        wait_minutes: how long a process waits for another before it gives up, which must be longer than any reads its
-            data or saves; of the process's first call alone.
+        wait_minutes: how long a process waits for another one before it gives up. It must be longer than the time that
+            any process takes to read its data or to save. Only the first call in a process sets it.
 
     Raises:
-        ValueError: no such device name, precision or matmul_precision; no time to wait.
-        SetupError: this machine has no such device, or the device no such precision.
+        ValueError: unknown device, precision or matmul_precision, or wait_minutes is not positive.
+        SetupError: this machine lacks the device, or the device does not support the precision.
     """
     _check_names(precision, matmul_precision)
     if not wait_minutes > 0:
@@ -74,26 +74,27 @@ def start(
 
 
 def _gradient_buckets() -> DistributedDataParallelKwargs:
-    """Keep DistributedDataParallel from ordering its buckets of gradients anew after the first backward pass.
+    """Keep DistributedDataParallel from rebuilding its gradient buckets after the first backward pass.
 
-    A sum of three or more numbers depends on their order, which follows from a gradient's place in its bucket, so the
-    first update after a resume would differ from that of a training that went on. It leaves the buckets as they are
-    only if it looks for parameters without a gradient, and warns once that it found none.
+    With three or more processes, a sum depends on the order of its terms, which depends on a gradient's place in its
+    bucket. If buckets were rebuilt, the first update after a resume would differ from that of an uninterrupted
+    training. DistributedDataParallel keeps its buckets only with find_unused_parameters; it warns once that it found
+    none.
     """
     return DistributedDataParallelKwargs(find_unused_parameters=int(os.environ.get("WORLD_SIZE", 1)) > 2)
 
 
 def shares_of_devices(places: int) -> list[str | None]:
-    """The CUDA device for each of so many processes side by side, all in turns; None where there is only one."""
+    """CUDA devices for ``places`` parallel processes, assigned round robin; all None if there is at most one device."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     names = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
     return [names[place % len(names)] if len(names) > 1 else None for place in range(places)]
 
 
 def use_share(device: str | None, places: int) -> None:
-    """Let this new process, one of ``places``, use one CUDA device alone, and its part of the CPU's threads."""
+    """Restrict this new process, one of ``places`` parallel ones, to one CUDA device and its share of CPU threads."""
     if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = device  # which CUDA reads when it is first used
+        os.environ["CUDA_VISIBLE_DEVICES"] = device  # takes effect because CUDA is not yet initialised
     torch.set_num_threads(max(1, torch.get_num_threads() // places))
 
 
@@ -107,23 +108,22 @@ def _check_names(precision: str, matmul_precision: str) -> None:
 
 
 def _prepare_state(device: str, precision: str, patience: timedelta) -> None:
-    """Make sure that an Accelerator can be made for a device and a precision.
+    """Make sure that an Accelerator with this device and precision can be created.
 
-    accelerate keeps the device and the precision of a process in one shared state, made once. A later Accelerator uses
-    it; one that wants another precision is refused, and another device would be ignored. No public function empties
-    the state. The private one is called only where there is no other way: when a process that has computed with one
-    device or precision goes on with another.
+    accelerate keeps a process's device and precision in a shared state that is created once. A later Accelerator reuses
+    it: another precision raises an error, and another device is ignored. No public function resets the state, so the
+    private one is called, but only if the device or the precision of this process changes.
     """
-    state = PartialState(cpu=device == "cpu", timeout=patience)  # of this process; made here if it has none yet
+    state = PartialState(cpu=device == "cpu", timeout=patience)  # the process's state; created if there is none
     if state.device.type != device or (is_initialized() and AcceleratorState().mixed_precision != precision):
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def check_installed(trackers: tuple[str, ...]) -> None:
-    """Make sure that trackers can be imported, before anything takes its time.
+    """Check that trackers are installed, before any lengthy work.
 
     Raises:
-        SetupError: names the first that is not installed.
+        SetupError: a tracker is not installed.
     """
     for name in trackers:
         if importlib.util.find_spec(name) is None:

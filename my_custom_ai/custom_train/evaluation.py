@@ -1,4 +1,4 @@
-"""An objective's metrics over all examples, and a try on two of them before a training begins."""
+"""Evaluation: an objective's metrics over all examples, and a trial on two examples before training."""
 
 import math
 from collections.abc import Collection, Iterable
@@ -31,24 +31,25 @@ def evaluate(
     signal: TrainingSignal | None = None,
     finite: bool = False,
 ) -> dict[str, float]:
-    """Each of the objective's metrics over all batches; sums and counts are added before dividing, and over processes.
+    """The objective's metrics, and what it derives from them, over all batches of all processes.
 
-    With what the objective derives from them. For names in ``intervals``, if the objective measures them by example or
-    derives them from such, also the ends of a 95 % bootstrap interval, ``<name>_low`` and ``<name>_high``.
+    Totals and counts are summed over batches and processes before they are divided. For each name in ``intervals`` that
+    the objective measures per example, or derives from such metrics, the ends of a 95 % bootstrap interval are added as
+    ``<name>_low`` and ``<name>_high``.
 
     Args:
-        model: is put into evaluation mode meanwhile.
-        objective: measures.
-        batches: those of this process.
-        accelerator: of all processes.
-        intervals: names of figures, as said above.
-        signal: ends the evaluation after a batch.
-        finite: refuse figures that are not.
+        model: the model; it is in evaluation mode during the call.
+        objective: computes the metrics.
+        batches: batches of this process.
+        accelerator: coordinates the processes.
+        intervals: names of figures to compute intervals for.
+        signal: ends the evaluation after the current batch.
+        finite: raise an error for figures that are not finite.
 
     Raises:
-        NonFinite: the sum of a metric is nan or infinite, if it must be ``finite``.
-        Stopped: on all processes, if the signal came to one.
-        ValueError: the objective does not return what :class:`~my_custom_ai.custom_train.objective.Objective` says.
+        NonFinite: ``finite``, and the total of a metric is nan or infinite.
+        Stopped: on all processes, if a signal reached any.
+        ValueError: the objective's result does not follow :class:`~my_custom_ai.custom_train.objective.Objective`.
     """
     kept: dict[str, list[torch.Tensor]] = {}
     meter = _measure_all(model, objective, batches, accelerator, kept if intervals else None, signal)
@@ -92,12 +93,12 @@ def _intervals(
 def metrics_of_first_examples(
     model: nn.Module, objective: Objective, data: Dataset[Any], accelerator: Accelerator
 ) -> dict[str, float]:
-    """What :func:`evaluate` returns for two examples, on each process by itself; no random generator moves on.
+    """:func:`evaluate` on two examples, in each process by itself, without advancing any random generator.
 
-    So a training can refuse, before its first update, an objective that an evaluation would stumble over hours later.
+    It lets a training fail before its first update, rather than hours later in its first evaluation.
 
     Raises:
-        ValueError: the objective does not return what :class:`~my_custom_ai.custom_train.objective.Objective` says.
+        ValueError: the objective's result does not follow :class:`~my_custom_ai.custom_train.objective.Objective`.
     """
     states = generator_states(accelerator.device)
     first = next(iter(evaluation_batches(data, batch_size=2)))
@@ -114,7 +115,7 @@ def _measure_all(
     keep: dict[str, list[torch.Tensor]] | None = None,
     signal: TrainingSignal | None = None,
 ) -> Meter:
-    """The sums; ``keep`` gets, by batch, the (b, 2) totals and counts of what is measured by example."""
+    """The summed metrics; per-example totals and counts (b, 2) of each batch are appended to ``keep``."""
     was_training = model.training
     model.eval()
     meter = Meter()

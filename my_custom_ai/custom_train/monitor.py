@@ -1,4 +1,4 @@
-"""Which evaluation is the best so far, and whether it is time to stop."""
+"""Keeps track of the best evaluation so far, and decides on early stopping."""
 
 import math
 from collections.abc import Collection
@@ -8,17 +8,17 @@ from typing import Literal
 
 @dataclass
 class Monitor:
-    """Follows one metric.
+    """Monitors one metric.
 
     Args:
         metric: its name in the evaluation's results, such as "val/accuracy".
-        mode: "max" if it should rise, "min" if it should fall.
-        patience: evaluations without an improvement after which training stops; None never stops it.
-        min_delta: an improvement must be larger than this to count against patience. The best is kept regardless.
-        target: training also stops once the metric is at least (min: at most) this; None never.
+        mode: "max" if higher is better, "min" if lower is better.
+        patience: training stops after this many evaluations without an improvement; None: never.
+        min_delta: a smaller improvement does not reset the patience. The best weights are kept regardless.
+        target: training also stops once the metric is at least (with mode "min", at most) this; None: never.
 
     Raises:
-        ValueError: another mode, a patience below 1, a negative min_delta.
+        ValueError: an unknown mode, a patience below 1, or a negative min_delta.
     """
 
     metric: str = "val/loss"
@@ -27,28 +27,28 @@ class Monitor:
     min_delta: float = 0.0
     target: float | None = None
     best: float | None = None
-    reference: float | None = None  # what the next value must beat by min_delta
-    waited: int = 0
+    reference: float | None = None  # the value that the next one must improve on by more than min_delta
+    waited: int = 0  # evaluations since the last such improvement
 
     def __post_init__(self) -> None:
         if self.mode not in ("max", "min"):
             raise ValueError(f"mode of the monitor is {self.mode!r}, must be 'max' or 'min'")
         if self.patience is not None and self.patience < 1:
-            raise ValueError(f"patience is {self.patience}, must be 1 or more, or None")
+            raise ValueError(f"patience is {self.patience}, must be at least 1, or None")
         if not self.min_delta >= 0:
-            raise ValueError(f"min_delta is {self.min_delta}, must be 0 or more")
+            raise ValueError(f"min_delta is {self.min_delta}, must be at least 0")
 
     def check(self, names: Collection[str]) -> None:
-        """Make sure that the metric is among the results of an evaluation.
+        """Check that the metric is among the results of an evaluation.
 
         Raises:
-            ValueError: it is not; the message lists what there is.
+            ValueError: it is not; the message lists those that exist.
         """
         if self.metric not in names:
             raise ValueError(f"monitored metric {self.metric!r} is not among {', '.join(sorted(names))}")
 
     def update(self, metrics: dict[str, float]) -> bool:
-        """Take in an evaluation; True if it is the best so far.
+        """Process the results of an evaluation; return whether it is the best so far.
 
         Raises:
             ValueError: the metric is not among the results.
@@ -71,7 +71,7 @@ class Monitor:
 
     @property
     def why_stopped(self) -> str | None:
-        """The reason, in words; None: there is none to stop."""
+        """The reason for stopping, or None to continue."""
         if self.best is not None and self._reaches_target(self.best):
             return f"{self.metric} has reached the target {self.target}"
         if self.patience is not None and self.waited >= self.patience:
@@ -79,17 +79,17 @@ class Monitor:
         return None
 
     def settings(self) -> dict[str, str | float | int | None]:
-        """What it was made with."""
+        """The constructor's arguments."""
         return {name: getattr(self, name) for name in ("metric", "mode", "patience", "min_delta", "target")}
 
     def state(self) -> dict[str, float | int | None]:
-        """What changes during training."""
+        """The fields that change during training."""
         return {name: getattr(self, name) for name in ("best", "reference", "waited")}
 
     def _reaches_target(self, value: float) -> bool:
         if self.target is None:
             return False
-        return value >= self.target if self.mode == "max" else value <= self.target  # nan reaches nothing
+        return value >= self.target if self.mode == "max" else value <= self.target  # False for nan
 
     def _better(self, value: float, than: float | None, by: float) -> bool:
         if math.isnan(value):

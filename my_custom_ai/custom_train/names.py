@@ -1,4 +1,4 @@
-"""What can be chosen by name; this file imports no torch, so that a configuration is read at once."""
+"""Options that are chosen by name. This file imports no torch, so that a configuration is read without delay."""
 
 from typing import Literal
 

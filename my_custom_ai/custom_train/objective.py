@@ -1,4 +1,4 @@
-"""What the engine asks of an experiment."""
+"""The interface between the engine and an experiment."""
 
 from typing import Any, Protocol
 
@@ -8,35 +8,35 @@ from my_custom_ai.utils.meters import Ratio
 
 
 class Objective(Protocol):
-    """One experiment's loss and metrics.
+    """The loss and metrics of an experiment.
 
-    An objective may also have a method ``derived``: from the means of all metrics, by name, to further figures that are
-    functions of them, such as a perplexity; it gives these alone.
+    An objective may also have a method ``derived(means)``. It takes the means of all metrics by name, and returns a
+    dictionary of further figures that are functions of them, such as a perplexity.
     """
 
     def measure(self, model: nn.Module, batch: Any) -> dict[str, Ratio]:
-        """Run the model on a batch.
+        """Run the model on a batch, in training and in evaluation.
 
-        Returns at least ``"loss"``, a sum over whatever it is averaged over (tokens, examples) and their count. The
-        other names are metrics. Used alike for training and for evaluation. Sums and counts are added before dividing:
-        in evaluation over all batches, in training over all batches of one update. It is the gradient of the loss's
-        mean over these that an update follows, however they are split into batches and over processes.
+        Returns at least ``"loss"``: its sum over the items that it is averaged over (tokens, examples), and their
+        number. All other names are metrics. Totals and counts are summed before they are divided: in evaluation over
+        all batches, in training over all batches of one update. An update follows the gradient of the mean loss over
+        all these items, however they are split into batches and processes.
 
-        A metric's total and count may also be vectors of an entry for each example of the batch, (b,) both: they are
-        added up, and an evaluation can tell how far the metric would move with other examples; never the loss's.
+        Total and count of a metric (not of the loss) may also be vectors with one entry per example, (b,) each. They
+        are summed, and allow an evaluation to compute confidence intervals.
 
-        In training every batch must return the same names in the same order; processes add up their values by place.
+        In training every batch must return the same names in the same order: processes sum their values by position.
         """
         ...
 
 
 def measured(objective: Objective, model: nn.Module, batch: Any) -> dict[str, Ratio]:
-    """What the objective returns for a batch, after a look at it.
+    """Call the objective on a batch, and validate the result.
 
     Raises:
-        ValueError: it is no dictionary of ratios of single numbers, or has no "loss".
+        ValueError: the result is not a dictionary of ratios of scalars, or has no "loss".
     """
-    ratios: Any = objective.measure(model, batch)  # one's own may return anything
+    ratios: Any = objective.measure(model, batch)  # Any: a user's objective may return anything
     name = f"{type(objective).__name__}.measure"
     if not isinstance(ratios, dict):
         raise ValueError(f"{name} returned {_a(ratios)}, must return a dict of Ratio(total, count), one of them 'loss'")
@@ -57,7 +57,7 @@ def measured(objective: Objective, model: nn.Module, batch: Any) -> dict[str, Ra
 
 
 def by_example(ratio: Ratio) -> bool:
-    """Whether it has a total and a count for each example."""
+    """Whether a ratio has one total and count per example."""
     parts: tuple[Any, ...] = (ratio.total, ratio.count)
     return all(isinstance(part, Tensor) and part.ndim == 1 for part in parts) and len(parts[0]) == len(parts[1])
 
@@ -67,5 +67,5 @@ def _a(value: Any) -> str:
 
 
 def all_figures(objective: Objective, means: dict[str, float]) -> dict[str, float]:
-    """The means, and what the objective derives from them."""
+    """The means, and the figures that the objective derives from them."""
     return means | objective.derived(means) if hasattr(objective, "derived") else means

@@ -1,4 +1,4 @@
-"""Optimisers by name, with weight decay on matrices alone."""
+"""Optimisers by name, with weight decay on matrices only."""
 
 import torch
 from torch import nn
@@ -15,11 +15,14 @@ def build_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
 ) -> torch.optim.Optimizer:
-    """Adam, AdamW or Adafactor over the parameters that want a gradient.
+    """Adam, AdamW or Adafactor over the parameters that require a gradient.
 
-    Biases, normalisations and other vectors are not decayed. Adafactor has no betas or eps to set: it keeps torch's.
-    Its steps are relative: max(0.001, root mean square of the weights) min(lr, 1 / sqrt(t)) at update t; the paper's lr
-    is 0.01 (Shazeer and Stern 2018, algorithms 4 and 5).
+    Weight decay is not applied to biases, normalisations and other vectors. Adafactor ignores betas and eps, and keeps
+    PyTorch's defaults. Its steps are relative to the weights: max(0.001, RMS of the weights) * min(lr, 1 / sqrt(t)) at
+    update t, with lr = 0.01 in the paper (Shazeer and Stern 2018, algorithms 4 and 5).
+
+    Raises:
+        ValueError: an unknown optimiser name.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [

@@ -1,4 +1,4 @@
-"""How long a training is, how large its batches are, and how often it evaluates, saves and reports."""
+"""The length of a training, its batch sizes, and how often it evaluates, saves and logs."""
 
 from dataclasses import dataclass
 
@@ -7,27 +7,27 @@ TRACKERS = ("tensorboard", "wandb")
 
 @dataclass(frozen=True)
 class Pace:
-    """How much, how often.
+    """Length, batch sizes and intervals of a training.
 
     Args:
-        total_steps: updates of the weights in all.
-        batch_size: examples a batch and process; give this or batch_tokens.
-        batch_tokens: bound of a batch and process; see :class:`~my_custom_ai.custom_train.data.TrainingBatches`.
-        eval_batch_size: examples a batch in evaluation.
-        accumulate: batches per update and process. The update follows the gradient of the mean loss over all that the
-            ``accumulate`` batches of all processes count (tokens, examples), as if they were one batch.
-        clip_norm: largest norm of the gradient; 0 leaves it as it is.
+        total_steps: total number of updates of the weights.
+        batch_size: examples per batch and process; give either this or batch_tokens.
+        batch_tokens: size limit per batch and process; see :class:`~my_custom_ai.custom_train.data.TrainingBatches`.
+        eval_batch_size: examples per batch in evaluation.
+        accumulate: batches per update and process. The update follows the gradient of the mean loss over all items
+            (tokens, examples) in these batches of all processes, as if they were one batch.
+        clip_norm: maximum norm of the gradient; 0: no clipping.
         eval_every: updates between evaluations on the validation data.
-        save_every: updates between saved states besides those after each evaluation.
-        save_minutes: a state is also saved after the update that ends so many minutes, or more, after the last save.
+        save_every: updates between saved states; a state is also saved after each evaluation.
+        save_minutes: a state is also saved after an update if the last save was more than this many minutes ago.
         log_every: updates between rows of training figures.
-        max_eval_batches: evaluate on the first so many batches (of each process) alone; None takes all.
-        num_workers: processes that load data.
-        trackers: what records curves besides metrics.csv, "tensorboard" or "wandb" or both; see
+        max_eval_batches: maximum number of batches of each process in an evaluation; None: all.
+        num_workers: the number of data-loading processes.
+        trackers: trackers besides metrics.csv, "tensorboard" or "wandb" or both; see
             :class:`~my_custom_ai.utils.trackers.Curves`.
 
     Raises:
-        ValueError: a number that is too small, both or neither of batch_size and batch_tokens, an unknown tracker.
+        ValueError: a number that is too small, both or neither of batch_size and batch_tokens, or an unknown tracker.
     """
 
     total_steps: int
@@ -46,16 +46,16 @@ class Pace:
 
     def __post_init__(self) -> None:
         if (self.batch_size is None) == (self.batch_tokens is None):
-            raise ValueError("give batch_size or batch_tokens, one of them")
+            raise ValueError("give either batch_size or batch_tokens")
         at_least_1 = ("total_steps", "batch_size", "batch_tokens", "eval_batch_size", "accumulate")
         for name in (*at_least_1, "eval_every", "save_every", "log_every", "max_eval_batches"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}, must be 1 or more")
+                raise ValueError(f"{name} is {value}, must be at least 1")
         if not self.save_minutes > 0:
             raise ValueError(f"save_minutes is {self.save_minutes}, must be above 0")
         for name in ("clip_norm", "num_workers"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, must be 0 or more")
+                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 0")
         if unknown := set(self.trackers) - set(TRACKERS):
-            raise ValueError(f"trackers has {', '.join(sorted(unknown))}, may be a tuple of {' and '.join(TRACKERS)}")
+            raise ValueError(f"trackers has {', '.join(sorted(unknown))}, allowed are {' and '.join(TRACKERS)}")

@@ -1,4 +1,4 @@
-"""What a run leaves behind: runs/<experiment>/version_N/ with config.yaml, metrics.csv, checkpoints and pictures."""
+"""The folder of a run: runs/<experiment>/version_N/ with config.yaml, metrics.csv, checkpoints and pictures."""
 
 import json
 import re
@@ -12,12 +12,13 @@ from my_custom_ai.utils.files import write_text
 
 
 class RunDirectory:
-    """The places of a run's files.
+    """Paths of a run's files.
 
-    ``config.yaml`` resolved settings, and the ``history`` of what was changed when the run went on; ``metrics.csv`` the
-    figures of every step; ``tensorboard/`` the same as events; ``metrics.json`` the final figures;
-    ``checkpoints/last/state.safetensors`` all that resuming needs;
-    ``checkpoints/best/`` the best weights in the form of a shipped checkpoint.
+    * ``config.yaml``: resolved settings, and a ``history`` of the settings that were changed when the run was resumed
+    * ``metrics.csv``: the history of all figures; ``tensorboard/``: the same as events
+    * ``metrics.json``: the final figures
+    * ``checkpoints/last/state.safetensors``: everything that resuming needs
+    * ``checkpoints/best/``: the best weights, in the layout of a shipped checkpoint
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -25,7 +26,7 @@ class RunDirectory:
 
     @classmethod
     def create(cls, runs_dir: Path | str, experiment: str, config: dict[str, Any]) -> "RunDirectory":
-        """Make the next version's folder and write the resolved configuration into it."""
+        """Create the folder of the next version, and write the resolved configuration into it."""
         parent = Path(runs_dir) / experiment
         parent.mkdir(parents=True, exist_ok=True)
         number = max(_versions(parent), default=-1) + 1
@@ -41,12 +42,12 @@ class RunDirectory:
         return run
 
     def change_config(self, config: dict[str, Any], step: int, changes: dict[str, list[Any]]) -> None:
-        """Write settings that hold from ``step`` on, and add what they change to the ``history`` at the file's end.
+        """Write the settings that hold from ``step`` on, and append the changes to the file's ``history``.
 
         Args:
             config: all settings.
-            step: updates done before.
-            changes: for each setting that changes, by its dotted key, its old and its new value.
+            step: the number of updates done before.
+            changes: old and new value of each changed setting, by its dotted key.
         """
         history = yaml.safe_load(self.config.read_text(encoding="utf-8")).get("history", [])
         history.append({"step": step, "changed": changes})
@@ -54,24 +55,24 @@ class RunDirectory:
 
     @classmethod
     def newest(cls, runs_dir: Path | str, experiment: str) -> "RunDirectory | None":
-        """The experiment's version with the highest number; a kill may have left one that holds nothing yet."""
+        """The experiment's version with the highest number, except for folders that a kill left without a config."""
         parent = Path(runs_dir) / experiment
         runs = [cls(parent / f"version_{number}") for number in sorted(_versions(parent))]
         return next((run for run in reversed(runs) if run.config.is_file()), None)
 
     @property
     def config(self) -> Path:
-        """Resolved settings."""
+        """File of the resolved settings."""
         return self.path / "config.yaml"
 
     @property
     def metrics(self) -> Path:
-        """History."""
+        """File of the history."""
         return self.path / "metrics.csv"
 
     @property
     def last_state(self) -> Path:
-        """All that resuming needs."""
+        """File with everything that resuming needs."""
         return self.path / "checkpoints" / "last" / "state.safetensors"
 
     @property
@@ -81,19 +82,19 @@ class RunDirectory:
 
     @property
     def best_weights(self) -> Path:
-        """The best weights."""
+        """File of the best weights."""
         return self.best / "model.safetensors"
 
     def figures(self) -> dict[str, Any]:
         """The final figures.
 
         Raises:
-            CheckpointError: the file holds something else, or is not there.
+            CheckpointError: the file is missing or malformed.
         """
         return read_figures(self.path / "metrics.json")
 
     def write_figures(self, figures: dict[str, Any]) -> None:
-        """Write the final figures beside the run's files and beside the best weights, and complete that folder."""
+        """Write the final figures to the run's folder and to that of the best weights, which also gets config.yaml."""
         text = json.dumps(figures, indent=2) + "\n"
         write_text(self.path / "metrics.json", text)
         write_text(self.best / "metrics.json", text)
@@ -101,10 +102,10 @@ class RunDirectory:
 
 
 def read_figures(path: Path) -> dict[str, Any]:
-    """A metrics.json.
+    """Read a metrics.json.
 
     Raises:
-        CheckpointError: it holds something else, or is not there.
+        CheckpointError: the file is missing or malformed.
     """
     try:
         figures = json.loads(path.read_text(encoding="utf-8"))

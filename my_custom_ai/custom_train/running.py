@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""A lock that allows one process at a time in a folder."""
 
 import contextlib
 import os
@@ -13,23 +13,23 @@ from my_custom_ai.utils.files import write_text
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes that ask for the same out of a folder; the lock of a killed one is gone with it.
+    """Context manager: hold the lock of a folder. The system releases the lock of a killed process.
 
-    ``.lock`` stays in the folder, ``.pid`` says who is in it.
+    The file ``.lock`` stays in the folder; ``.pid`` contains the id of the process that holds the lock.
 
     Raises:
-        SetupError: another process is in it.
+        SetupError: another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock, who = FileLock(folder / ".lock", timeout=0), folder / ".pid"
+    lock, pid_file = FileLock(folder / ".lock", timeout=0), folder / ".pid"
     try:
         lock.acquire()
     except Timeout:
-        pid = who.read_text(encoding="utf-8").strip() if who.is_file() else "unknown"
-        raise SetupError(f"{folder}: still running, pid {pid}; wait for its end, or stop it") from None
+        pid = pid_file.read_text(encoding="utf-8").strip() if pid_file.is_file() else "unknown"
+        raise SetupError(f"{folder}: still running, pid {pid}; wait until it ends, or stop it") from None
     try:
-        write_text(who, f"{os.getpid()}\n")
+        write_text(pid_file, f"{os.getpid()}\n")
         yield
     finally:
-        who.unlink(missing_ok=True)
+        pid_file.unlink(missing_ok=True)
         lock.release()

@@ -1,6 +1,6 @@
-"""Learning-rate schedules as functions of the step: the factor by which the optimiser's rate is multiplied.
+"""Learning-rate schedules: functions from the step to a factor of the optimiser's learning rate.
 
-Stateless, so that a resumed run needs the number of its step and nothing else.
+They have no state, so a resumed run needs only the number of its step.
 """
 
 import math
@@ -10,7 +10,7 @@ Schedule = Callable[[int], float]  # step (0 for the first update) -> factor
 
 
 def constant(warmup_steps: int = 0) -> Schedule:
-    """1, after a linear warm-up."""
+    """Linear warm-up to 1, then constant."""
     return lambda step: _warm_up(step, warmup_steps)
 
 
@@ -37,9 +37,10 @@ def warmup_linear(total_steps: int, warmup_steps: int = 0, final_factor: float =
 def one_cycle(
     total_steps: int, warmup_share: float = 0.3, start_divisor: float = 25.0, final_divisor: float = 1e4
 ) -> Schedule:
-    """Half a cosine up from 1 / start_divisor to 1, then down to 1 / (start_divisor * final_divisor).
+    """Half a cosine from 1 / start_divisor up to 1, then half a cosine down to 1 / (start_divisor * final_divisor).
 
-    Smith and Topin 2018, in the two-phase cosine form of torch's OneCycleLR, whose ``max_lr`` is the optimiser's rate.
+    Smith and Topin 2018, in the two-phase cosine form of PyTorch's OneCycleLR; the optimiser's learning rate
+    corresponds to ``max_lr``.
     """
     peak = warmup_share * total_steps - 1
     lowest = 1 / start_divisor
@@ -53,7 +54,10 @@ def one_cycle(
 
 
 def noam(dim: int, warmup_steps: int = 4000) -> Schedule:
-    """dim^-0.5 min(t^-0.5, t warmup^-1.5) at update t = step + 1 (Vaswani et al. 2017, equation 3); use rate 1."""
+    """dim^-0.5 min(t^-0.5, t warmup^-1.5) at update t = step + 1 (Vaswani et al. 2017, equation 3).
+
+    It is the learning rate itself, so set that of the optimiser to 1.
+    """
 
     def factor(step: int) -> float:
         t = step + 1
@@ -67,7 +71,7 @@ def _warm_up(step: int, warmup_steps: int) -> float:
 
 
 def _progress(step: float, steps: float) -> float:
-    """From 0 at step 0 to 1 at the last of ``steps``."""
+    """Fraction from 0 at step 0 to 1 at the last of ``steps``."""
     return min(1.0, max(0.0, step / (steps - 1))) if steps > 1 else float(step >= 0)
 
 

@@ -1,4 +1,4 @@
-"""The state of a training in one file, which is whole or not there, and the one before it until this one is proven."""
+"""The saved state of a training in one file, with the previous state as a fallback until the new one is proven good."""
 
 import os
 import shutil
@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import my_custom_ai.custom_train.checkpoint as checkpoint  # "from" would ask the package, which imports the trainer
+import my_custom_ai.custom_train.checkpoint as checkpoint  # "from ... import" would import the trainer: a cycle
 from my_custom_ai.custom_train.errors import CheckpointError
 from my_custom_ai.utils.files import whole_file
 
 
 class StateFile:
-    """Where a training saves its state.
+    """The file of a training's saved state.
 
-    A saved state is proven by an update of its weights whose loss and gradient were finite. Until then the state before
-    it, which is proven, stays beside it as a second name of the old file.
+    A saved state counts as proven once an update from its weights had a finite loss and gradient. Until then the
+    previous state, which is proven, is kept as ``before.<name>`` (a hard link, so nothing is copied).
 
     Args:
-        path: of the file.
+        path: path of the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,24 +30,24 @@ class StateFile:
 
     @property
     def step(self) -> int | None:
-        """Updates done in the saved state; None: there is none."""
+        """The number of updates done in the saved state; None: there is no saved state."""
         return checkpoint.load_note(self.path).get("step") if self.path.exists() else None
 
     def save(self, tensors: dict[str, Tensor], note: dict[str, Any]) -> None:
-        """Replace the state, which is kept until :meth:`proven` unless it is not proven itself."""
+        """Replace the state. The old one is kept until :meth:`proven`, unless an even older proven one is kept."""
         if self.path.exists() and not self._before.exists():
-            _second_name(self.path, self._before)
+            _link_or_copy(self.path, self._before)
         checkpoint.save_tensors(self.path, tensors, note)
         self._is_proven = False
 
     def proven(self) -> None:
-        """Forget the state before: an update has shown that this one is good."""
+        """Mark the state as good after a finite update, and remove the previous one."""
         if not self._is_proven:
             self._before.unlink(missing_ok=True)
         self._is_proven = True
 
     def failed_after(self, step: int) -> None:
-        """The update after ``step`` was not finite: if it began from this state, go back to the one before."""
+        """If the saved state is that of ``step``, whose next update was not finite, go back to the previous state."""
         if self.step == step and self._before.exists():
             self._before.replace(self.path)
 
@@ -55,7 +55,7 @@ class StateFile:
         return "none was saved yet" if self.step is None else f"{self.path} (step {self.step:,})"
 
 
-def _second_name(path: Path, other: Path) -> None:
+def _link_or_copy(path: Path, other: Path) -> None:
     try:
         os.link(path, other)
     except OSError:  # a file system without hard links
@@ -67,14 +67,14 @@ def load_state(path: Path, processes: int) -> tuple[dict[str, Tensor], dict[str,
     """Tensors and note of a saved state.
 
     Raises:
-        CheckpointError: it is not whole, is no state, or was saved by another number of processes.
+        CheckpointError: the file is damaged, is not a state, or was saved by another number of processes.
     """
     tensors, note = checkpoint.load_tensors(path)
     if "processes" not in note:
-        raise CheckpointError(f"{path}: holds weights or other tensors, but no training to continue")
+        raise CheckpointError(f"{path}: contains weights or other tensors, but not the state of a training")
     if note["processes"] != processes:
         raise CheckpointError(
-            f"{path}: saved by {note['processes']} process(es), cannot continue exactly on {processes}"
+            f"{path}: saved by {note['processes']} process(es), cannot be resumed exactly on {processes}"
         )
     return tensors, note
 
@@ -82,7 +82,7 @@ def load_state(path: Path, processes: int) -> tuple[dict[str, Tensor], dict[str,
 def tensors_of(
     model: nn.Module, optimizer: torch.optim.Optimizer, generators: list[dict[str, Tensor]]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights, moments and the random generators of every process, and the optimiser's numbers."""
+    """Weights, optimiser moments and generator states of every process as tensors; and the optimiser's numbers."""
     moments, numbers = checkpoint.optimizer_tensors(optimizer.state_dict())
     tensors = checkpoint.prefixed("model", checkpoint.weights(model))
     tensors |= checkpoint.prefixed("optimizer", moments)
@@ -98,7 +98,7 @@ def put_back(
     optimizer: torch.optim.Optimizer,
     path: Path,
 ) -> None:
-    """Weights and moments of :func:`tensors_of`; ``path`` is named in complaints."""
+    """Restore weights and moments from the tensors of :func:`tensors_of`; ``path`` is for error messages."""
     checkpoint.fill(model, checkpoint.without_prefix("model", tensors), path)
     moments = checkpoint.without_prefix("optimizer", tensors)
     optimizer.load_state_dict(checkpoint.optimizer_state(moments, numbers, optimizer.state_dict()))

@@ -1,4 +1,4 @@
-"""A signal that asks a training on one process or several to end, and how they agree that one has come."""
+"""A signal that asks a training to end, and how its processes agree on it."""
 
 import signal
 
@@ -9,18 +9,18 @@ from my_custom_ai.utils.signals import FirstSignal, Stopped, word
 
 
 class TrainingSignal(FirstSignal):
-    """Notes the first signal, so that what is in work can be ended."""
+    """Records the first signal, so that the update in progress can be finished."""
 
     def stopped(self, message: str) -> Stopped:
-        """To be raised when all is saved; another process may have had the signal."""
+        """The exception to raise once everything is saved; the signal may have reached another process only."""
         number = self.number or signal.SIGTERM
         return Stopped(number, f"{word(number)}: {message}")
 
     def stop_if_asked(self, accelerator: Accelerator, message: str) -> None:
-        """To be called by all processes together.
+        """Raise Stopped on all processes if a signal reached any; must be called by all of them.
 
         Raises:
-            Stopped: on all of them, if a signal came to any.
+            Stopped: a signal reached one of the processes.
         """
         asked = self.number is not None
         if accelerator.num_processes > 1:

@@ -1,4 +1,4 @@
-"""The training loop: update, evaluate, keep the best, save everything, stop on nonsense."""
+"""The training loop: update, evaluate, keep the best weights, save the state, stop on a loss that is not finite."""
 
 import contextlib
 import math
@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-import my_custom_ai.custom_train.checkpoint as checkpoint  # "from" would ask the package, which imports the trainer
+import my_custom_ai.custom_train.checkpoint as checkpoint  # "from ... import" would import this module: a cycle
 from my_custom_ai.custom_train.beginning import check_arguments, check_gradient, new_run
 from my_custom_ai.custom_train.data import TrainingBatches, evaluation_batches, to_device
 from my_custom_ai.custom_train.devices import check_installed, start
@@ -36,28 +36,28 @@ from my_custom_ai.utils.trackers import Curves, MetricsFile
 
 
 class Trainer:
-    """Trains any module on any objective, and can be killed at any instant.
+    """Trains any module on any objective. It can be killed at any instant and resumed.
 
     Args:
-        model: on any device; the trainer moves it.
-        objective: its loss and metrics.
-        optimizer: over the model's parameters; their rates are the peak of the schedule. See
+        model: the model, on any device; the trainer moves it.
+        objective: computes loss and metrics.
+        optimizer: over the model's parameters; its learning rates are the peak of the schedule. See
             :func:`~my_custom_ai.custom_train.optimizers.build_optimizer`.
-        train_data: examples with a length; see :class:`~my_custom_ai.custom_train.data.TrainingBatches`.
-        val_data: chooses the best weights; never the test data.
-        pace: how much, how often.
-        run: where the files go. A path such as "runs/digits" names an experiment: a new ``version_N`` is made in it. A
-            :class:`~my_custom_ai.custom_train.run_directory.RunDirectory` is used as it is: if it holds a saved state,
-            :meth:`fit` continues from there.
-        schedule: factor of the rates at each step; None is 1 throughout. See
+        train_data: a dataset with a length; see :class:`~my_custom_ai.custom_train.data.TrainingBatches`.
+        val_data: validation data, which selects the best weights; must not be the test data.
+        pace: length, batch sizes and intervals.
+        run: where to write. A path such as "runs/digits" names an experiment: a new ``version_N`` is created in it. A
+            :class:`~my_custom_ai.custom_train.run_directory.RunDirectory` is used as it is: if it has a saved state,
+            :meth:`fit` resumes from it.
+        schedule: factor of the learning rates at each step; None: 1 throughout. See
             :mod:`~my_custom_ai.custom_train.schedules`.
-        monitor: what "best" means, and when to stop early; None is the lowest "val/loss", and no early stop.
-        seed: of the order of the data and of all that is random in training. The model's first weights are drawn
-            before; seed those with :func:`~my_custom_ai.utils.seeding.seed_everything`.
-        accelerator: from :func:`~my_custom_ai.custom_train.devices.start`; None starts the fastest device there is.
+        monitor: defines the best weights and early stopping; None: the lowest "val/loss", and no early stopping.
+        seed: seed of the data order and of all random numbers in training. Initial weights are drawn earlier; seed
+            them with :func:`~my_custom_ai.utils.seeding.seed_everything`.
+        accelerator: from :func:`~my_custom_ai.custom_train.devices.start`; None: the fastest available device.
 
     Raises:
-        ValueError: an argument that cannot work; nothing was written.
+        ValueError: invalid arguments; nothing was written.
         SetupError: a tracker is not installed.
     """
 
@@ -85,9 +85,9 @@ class Trainer:
         self.monitor = monitor or Monitor()
         self.pace = pace
         self.seed = seed
-        self.step = 0  # updates done
-        self._training_figures = ""  # the last row of them, for the progress bar
-        self._meter = Meter()  # of all processes' batches since the last row of training figures
+        self.step = 0  # the number of updates done
+        self._training_figures = ""  # last row of training figures, for the progress bar
+        self._meter = Meter()  # sums over all processes' batches since the last row of training figures
         self._peak_rates = [group["lr"] for group in optimizer.param_groups]
         self._batches = TrainingBatches(
             train_data,
@@ -105,24 +105,24 @@ class Trainer:
         self._history = MetricsFile(self.run.metrics)
         self._state_file = StateFile(self.run.last_state)
         self._saved_at = time.monotonic()
-        self._evaluation_due = False  # of the weights of the present step
+        self._evaluation_due = False  # whether the current weights are still to be evaluated
         self._signal = TrainingSignal()
-        self._common_wishes = torch.zeros(2)  # of all processes together, see _own_wishes
+        self._common_requests = torch.zeros(2)  # summed over processes, see _own_requests
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
 
     def fit(self, begin: Callable[[], None] | None = None) -> None:
-        """Train to the last step, to the monitor's target or until its patience runs out.
+        """Train until the last step, the monitor's target, or the end of its patience.
 
         Args:
-            begin: called when the saved state, if there is one, was read.
+            begin: called after the saved state, if any, was loaded.
 
         Raises:
-            NonFiniteLoss: before the weights are touched by it.
-            Stopped: a signal came (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1); the update in work was ended, and all saved.
-            CheckpointError: the saved state is not whole, or of another model.
-            ValueError: before the first update, if the objective does not return what
-                :class:`~my_custom_ai.custom_train.objective.Objective` says, its loss has no gradient, or the monitored
-                metric is not among those of an evaluation.
+            NonFiniteLoss: the loss or its gradient is not finite; raised before the weights are updated with it.
+            Stopped: on Ctrl-C, SIGTERM, SIGHUP or SIGUSR1, after the update in progress is done and everything saved.
+            CheckpointError: the saved state is damaged, or of another model.
+            ValueError: before the first update: the objective's result does not follow
+                :class:`~my_custom_ai.custom_train.objective.Objective`, its loss has no gradient, or an evaluation does
+                not return the monitored metric.
         """
         with checkpoint.reading_state(self.run.last_state):
             self._restore()
@@ -131,7 +131,7 @@ class Trainer:
         if not self._finished:
             self._try_evaluation()
         if not self.run.last_state.exists():
-            self._save_state()  # something to go back to, should the first updates go wrong
+            self._save_state()  # a state to go back to if the first updates fail
         self._curves = Curves(self.pace.trackers if self.accelerator.is_main_process else (), self.run.path, self.step)
         try:
             with self._progress() as bar, self._signal:
@@ -141,7 +141,7 @@ class Trainer:
             self._curves.close()
 
     def _train(self, bar: "tqdm[NoReturn]") -> None:
-        """All updates that are left, and what comes between them."""
+        """Run the remaining updates, with logging, evaluation and saving in between."""
         updates = self.updates()
         since = time.perf_counter()
         if self._evaluation_due:
@@ -160,27 +160,27 @@ class Trainer:
                 self._evaluate_and_keep(bar)
 
     def _save_if_due(self) -> None:
-        """Save the state that the last update left, if it is time to (an evaluation saves too); stop if asked to."""
+        """Save the state if a save is due (a due evaluation will save anyway); stop if a signal asked for it."""
         several = self.accelerator.num_processes > 1
-        stop, late = self._common_wishes.tolist() if several else self._own_wishes()
+        stop, save = self._common_requests.tolist() if several else self._own_requests()
         if stop:
             self._save_and_stop()
-        if late or (self.step % self.pace.save_every == 0 and not self._evaluation_due):
+        if save or (self.step % self.pace.save_every == 0 and not self._evaluation_due):
             self._save_state()
 
-    def _own_wishes(self) -> tuple[bool, bool]:
-        """Whether a signal asked this process to stop, and whether the main one finds it time to save."""
-        late = time.monotonic() - self._saved_at > 60 * self.pace.save_minutes
-        return self._signal.number is not None, late and self.accelerator.is_main_process
+    def _own_requests(self) -> tuple[bool, bool]:
+        """Whether a signal asked this process to stop, and whether it is the main one and ``save_minutes`` are over."""
+        save = time.monotonic() - self._saved_at > 60 * self.pace.save_minutes
+        return self._signal.number is not None, save and self.accelerator.is_main_process
 
     def _save_and_stop(self) -> NoReturn:
         self._save_state()
         raise self._signal.stopped(f"saved after step {self.step:,} of {self.pace.total_steps:,}") from None
 
     def updates(self) -> Iterator[dict[str, Ratio]]:
-        """An update of the weights for each time that the next is asked for, from the present step on, without end.
+        """Endless iterator from the current step on: each ``next`` does one update of the weights.
 
-        Gives the sums that the update's losses and metrics are made of. Nothing is written.
+        Yields the totals and counts of the update's loss and metrics. Writes no files.
         """
         stream = self._batches.starting_at(self.step * self.pace.accumulate)
         while True:
@@ -194,15 +194,15 @@ class Trainer:
         max_batches: int | None = None,
         intervals: Collection[str] = (),
     ) -> dict[str, float]:
-        """Each metric's mean over every example of ``data``, once each, on all processes together.
+        """Each metric's mean over all examples of ``data``, each counted once, on all processes together.
 
         Args:
-            data: with a length.
-            title: what the progress bar is called; None shows none.
-            max_batches: the first so many of each process alone; None: those that the pace allows.
+            data: a dataset with a length.
+            title: title of the progress bar; None: no progress bar.
+            max_batches: maximum number of batches per process; None: the pace's ``max_eval_batches``.
             intervals: see :func:`~my_custom_ai.custom_train.evaluation.evaluate`.
         """
-        model = self.accelerator.unwrap_model(self.model)  # it keeps autocast and leaves out DDP's synchronising
+        model = self.accelerator.unwrap_model(self.model)  # keeps autocast, but not DDP and its synchronisation
         batches = evaluation_batches(
             data,
             batch_size=self.pace.eval_batch_size,
@@ -217,10 +217,10 @@ class Trainer:
         return evaluate(model, self.objective, some, self.accelerator, intervals=intervals, signal=self._signal)
 
     def load_best(self) -> None:
-        """Give the model the best weights of the run.
+        """Load the best weights of the run into the model.
 
         Raises:
-            NonFiniteLoss: there are none, because the monitored metric was nan in each evaluation.
+            NonFiniteLoss: there are none, because the monitored metric was nan in every evaluation.
         """
         self.accelerator.wait_for_everyone()
         if not self.run.best_weights.exists():
@@ -229,7 +229,7 @@ class Trainer:
 
     @property
     def seconds(self) -> float:
-        """Time that the training took up to its last row, that before a resume included."""
+        """Training time in seconds up to the last logged row, including the time before a resume."""
         return sum(float(row["seconds"]) for row in self._history.rows if row.get("seconds"))
 
     @property
@@ -249,13 +249,13 @@ class Trainer:
         self.monitor.check([f"val/{name}" for name in figures])
 
     def _update(self, stream: Iterator[Any]) -> dict[str, Ratio]:
-        """One step of the optimiser on ``accumulate`` batches of every process; returns the sums over them all."""
+        """One optimiser step on ``accumulate`` batches of every process; returns the sums over all of them."""
         self.model.train()
         for group, rate in zip(self.optimizer.param_groups, self._peak_rates, strict=True):
             group["lr"] = rate * self.schedule(self.step)
         ratios = self._accumulate_gradients(stream)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.pace.clip_norm or math.inf)
-        if not self.accelerator.scaler:  # which skips an update whose gradient overflowed in float16
+        if not self.accelerator.scaler:  # the scaler of fp16 itself skips updates whose gradient overflows
             self._check_finite("gradient's norm", norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -263,13 +263,13 @@ class Trainer:
         return ratios
 
     def _accumulate_gradients(self, stream: Iterator[Any]) -> dict[str, Ratio]:
-        """Leave the gradient of the mean loss over ``accumulate`` batches of every process; return the sums over them.
+        """Compute the gradient of the mean loss over ``accumulate`` batches of every process; return their sums.
 
-        A batch's count is known only after its forward pass, so the gradient is a running mean: before each backward
-        pass it is rescaled to the count so far. A sum, divided at the end, could overflow in float16.
+        The total count is known only after the last forward pass, so the gradient is a running mean: before each
+        backward pass it is rescaled to the count so far. A sum that is divided at the end could overflow in float16.
         """
         meter = Meter()
-        before: torch.Tensor | float = 1.0  # the divisor of the batches so far
+        before: torch.Tensor | float = 1.0  # divisor of the gradient so far
         sums: dict[str, torch.Tensor] = {}
         for part in range(self.pace.accumulate):
             last = part == self.pace.accumulate - 1
@@ -281,12 +281,13 @@ class Trainer:
                 _, count = sums["loss"]
                 divisor = count.clamp_min(1)
                 if last:
-                    divisor = divisor / self.accelerator.num_processes  # over which DDP takes the mean
+                    divisor = divisor / self.accelerator.num_processes  # DDP divides the gradient by it again
                 if part:
                     self._scale_gradients(before / divisor)
                 self.accelerator.backward(ratios["loss"].total / divisor)
                 before = divisor
-        # on all processes alike, so that none waits for another; after backward, or a GPU would idle meanwhile
+        # the sums are the same on all processes, so all raise together and none waits for another; checked after
+        # backward, since reading the value waits for the GPU
         self._check_finite("loss", Ratio(*sums["loss"]).value)
         return {name: Ratio(*pair) for name, pair in sums.items()}
 
@@ -295,9 +296,9 @@ class Trainer:
         if self.accelerator.num_processes == 1:
             return sums
         pairs = [pair.to(self.accelerator.device) for pair in sums.values()]
-        wishes = torch.stack([pairs[0].new_full((), wish) for wish in self._own_wishes()])
-        *pairs, wishes = self.accelerator.reduce(torch.stack([*pairs, wishes]), reduction="sum")
-        self._common_wishes = wishes  # of which nothing is asked yet, or a GPU would idle
+        requests = torch.stack([pairs[0].new_full((), request) for request in self._own_requests()])
+        *pairs, requests = self.accelerator.reduce(torch.stack([*pairs, requests]), reduction="sum")
+        self._common_requests = requests  # read only after the update, since reading waits for the GPU
         return dict(zip(sums, pairs, strict=True))
 
     def _scale_gradients(self, factor: torch.Tensor) -> None:
@@ -316,7 +317,7 @@ class Trainer:
             )
 
     def _evaluate_and_keep(self, bar: "tqdm[NoReturn]") -> None:
-        """Evaluate, keep the weights if they are the best, and save the state; a signal puts the evaluation off."""
+        """Evaluate, keep the weights if they are the best, and save the state; a signal postpones the evaluation."""
         generators = generator_states(self.accelerator.device)
         try:
             metrics = {f"val/{name}": value for name, value in self.evaluate(self.val_data).items()}
@@ -359,7 +360,7 @@ class Trainer:
 
     def _save_state(self) -> None:
         own = generator_states(self.accelerator.device)
-        generators = gather_object([own])  # every process draws its own random numbers
+        generators = gather_object([own])  # each process has its own generator states
         self._saved_at = time.monotonic()
         if not self.accelerator.is_main_process:
             return
@@ -377,14 +378,14 @@ class Trainer:
         self._state_file.save(tensors, note)
 
     def _restore(self) -> None:
-        """Continue from the run's saved state, if there is one."""
+        """Load the run's saved state, if there is one; otherwise seed the generators."""
         path = self.run.last_state
         if not path.exists():
             seed_everything(self.seed + self.accelerator.process_index)
             return
         tensors, note = load_state(path, self.accelerator.num_processes)
         put_back(tensors, note["optimizer"], self._bare_model, self.optimizer, path)
-        if self.accelerator.scaler and note["scaler"]:  # empty if the precision was another
+        if self.accelerator.scaler and note["scaler"]:  # empty if the state was saved with another precision
             self.accelerator.scaler.load_state_dict(note["scaler"])
         for name, value in note["monitor"].items():
             setattr(self.monitor, name, value)
@@ -394,6 +395,6 @@ class Trainer:
         try:
             self._history = MetricsFile(self.run.metrics, last_step=self.step)
         except (KeyError, TypeError, ValueError):
-            raise CheckpointError(f"{self.run.metrics} is no metrics.csv: it needs a step in every row") from None
+            raise CheckpointError(f"{self.run.metrics}: not a metrics.csv: every row needs a step") from None
         own = checkpoint.without_prefix(f"generator.{self.accelerator.process_index}", tensors)
         set_generator_states(own, self.accelerator.device)

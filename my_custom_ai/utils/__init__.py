@@ -1,1 +1,1 @@
-"""Seeds, meters, whole files, trackers."""
+"""Seeds, meters, atomic file writes, trackers, signals, measurements."""

@@ -1,4 +1,4 @@
-"""How far a figure of a test set would move if other examples had been drawn."""
+"""Bootstrap confidence intervals: how much a test figure would vary with other test examples."""
 
 from collections.abc import Callable, Mapping
 
@@ -10,12 +10,15 @@ _RESAMPLES = 1000
 def bootstrap_intervals(
     sums: Mapping[str, np.ndarray], figures: Callable[[dict[str, float]], dict[str, float]], *, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """95 % percentile intervals (Efron 1979) of figures that follow from means over examples.
+    """95 % percentile intervals (Efron 1979) of figures that are functions of means over examples.
 
     Args:
-        sums: for each name a total and a count for each example, (n, 2); n is the same for all.
-        figures: from the means by name, each all totals divided by all counts, to the figures.
-        seed: of the 1,000 times that n examples are drawn again, with replacement.
+        sums: for each name, the total and count of each example, (n, 2); n is the same for all.
+        figures: computes the figures from the means by name, each the sum of totals divided by the sum of counts.
+        seed: seed of the 1,000 resamples of n examples, drawn with replacement.
+
+    Returns:
+        The lower and upper end of the interval for each figure.
     """
     names = list(sums)
     columns = np.concatenate([sums[name] for name in names], axis=1)

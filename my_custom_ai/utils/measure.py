@@ -1,4 +1,4 @@
-"""What a call costs: its time, the memory it allocates, and what the process needs for it."""
+"""Cost of a call: time, allocated memory, memory of the process, floating-point operations."""
 
 import contextlib
 import itertools
@@ -24,11 +24,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 _CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read at torch's first profile, which would tell of itself on stderr
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the messages that PyTorch's profiler writes to stderr
 
 
 def seconds_of(call: Callable[[], Any], device: torch.device, *, calls: int = 5, warm_up: int = 1) -> list[float]:
-    """Wall time of each of ``calls`` calls, after ``warm_up`` ones; the device has finished each."""
+    """Wall-clock seconds of each of ``calls`` calls after ``warm_up`` untimed ones, until the device has finished."""
     found = []
     for _ in range(warm_up + calls):
         _wait_for(device)
@@ -48,19 +48,19 @@ def seconds_within(
     most: int = 100,
     patience: float = 4.0,
 ) -> list[float]:
-    """Seconds that the device takes for each of as many calls as fit in a budget.
+    """Seconds of each of as many calls as fit in a time budget.
 
-    Two calls come first: one to warm up, and one whose time tells how many fit. On CUDA the others follow each other
-    without a wait, timed by events, so that the device is idle only where the call cannot feed it fast enough.
+    Two calls come first: a warm-up, and one whose time determines how many calls fit. On CUDA the others are queued
+    without waiting in between and timed by events, so the device idles only if the host cannot launch fast enough.
 
     Args:
-        call: what to measure.
+        call: the function to measure.
         device: where it runs.
         budget: seconds for all calls.
-        least: calls, even if they take longer than ``budget``;
-        most: calls, even if they take less.
-        patience: seconds that all calls may take at worst: fewer than ``least`` where these would take longer. If one
-            takes that long, the second of the two first calls is the only one.
+        least: minimum number of calls, even if they exceed ``budget``.
+        most: maximum number of calls.
+        patience: hard limit in seconds for all calls, which takes precedence over ``least``. If a single call takes
+            that long, only the second of the first two calls is returned.
 
     Returns:
         At least one time.
@@ -75,7 +75,7 @@ def seconds_within(
 
 
 def _by_events(call: Callable[[], Any], device: torch.device, calls: int) -> list[float]:
-    """One CUDA event between any two calls: what the device does from one to the next is a call's."""
+    """Time calls by a CUDA event between each two."""
     stream = torch.cuda.current_stream(device)
     events = [torch.cuda.Event(enable_timing=True) for _ in range(calls + 1)]
     events[0].record(stream)
@@ -92,7 +92,7 @@ def _wait_for(device: torch.device) -> None:
 
 
 class _NoModules:
-    """In place of FlopCounterMode's tracker of modules, whose hooks fail in a reversible stack's backward pass."""
+    """Replaces FlopCounterMode's module tracker, whose hooks fail in the backward pass of a reversible stack."""
 
     parents = ("Global",)
 
@@ -104,7 +104,7 @@ class _NoModules:
 
 
 class _InsideOperators(TorchDispatchMode):
-    """Calls the Python functions of which torch.library.custom_op made operators, so that other modes see inside."""
+    """Runs the Python functions behind custom operators, so that other dispatch modes see the operations inside."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         operator = OPDEFS.get(func._schema.name)
@@ -112,13 +112,13 @@ class _InsideOperators(TorchDispatchMode):
 
 
 def flops_of(call: Callable[[], Any]) -> int:
-    """Floating-point operations of a call, backward passes in it included, as torch's FlopCounterMode counts them.
+    """Floating-point operations of a call, including backward passes in it, as PyTorch's FlopCounterMode counts them.
 
-    Those of matrix products, convolutions and scaled_dot_product_attention, a multiplication and an addition being two;
-    a causal mask saves none. Triton kernels are not seen.
+    It counts matrix products, convolutions and scaled_dot_product_attention, with a multiply-add as two operations.
+    Attention with a causal mask counts in full. Triton kernels are not counted.
     """
     aten, counter = torch.ops.aten, FlopCounterMode(display=False)
-    formulas = counter.flop_registry  # which lacks the CPU's attention
+    formulas = counter.flop_registry  # has no formula for attention on a CPU
     for end in ("", "_backward"):
         on_cpu = getattr(aten, f"_scaled_dot_product_flash_attention_for_cpu{end}")
         formulas[on_cpu] = formulas[getattr(aten, f"_scaled_dot_product_flash_attention{end}")]
@@ -129,13 +129,13 @@ def flops_of(call: Callable[[], Any]) -> int:
 
 
 def allocated_peak(call: Callable[[], Any], device: torch.device) -> int:
-    """Bytes that torch's allocator had given out at the worst instant of a call, above what it had before.
+    """Peak bytes allocated by PyTorch during a call, above what was allocated before it.
 
-    What torch allocates, and nothing else: the same call gives the same number. On a CPU, libraries' own work space is
-    not in it (:func:`process_peak` has that), and it is not seen if a call frees what was there before.
+    It counts PyTorch's allocations only, so the same call yields the same number. On a CPU it does not include the
+    workspaces of libraries (:func:`process_peak` does), nor notice if the call frees memory allocated before it.
 
     Raises:
-        ValueError: neither a CPU nor a CUDA device, so torch does not tell.
+        ValueError: the device is neither a CPU nor a CUDA device.
     """
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
@@ -143,7 +143,7 @@ def allocated_peak(call: Callable[[], Any], device: torch.device) -> int:
         call()
         return torch.cuda.max_memory_allocated(device) - before
     if device.type != "cpu":
-        raise ValueError(f"torch does not tell the peak of memory on {device.type}")
+        raise ValueError(f"PyTorch does not report peak memory on {device.type}; use cpu or cuda")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         call()
     with tempfile.TemporaryDirectory() as folder:
@@ -158,38 +158,38 @@ def allocated_peak(call: Callable[[], Any], device: torch.device) -> int:
 
 
 def process_peak(call: Callable[[], Any]) -> int | None:
-    """Bytes by which this process grew at the worst instant of a call: the high-water mark of its resident memory.
+    """Peak growth of this process's resident memory during a call, in bytes.
 
-    All that a call really takes, on a CPU: also what a library allocates by itself, and pages that the allocator does
-    not give back. Memory that earlier calls left to the allocator may be reused, and is then not counted; so ask a
-    fresh process (:func:`in_fresh_process`), once.
+    On a CPU this is all that a call takes: it includes the allocations of libraries, and pages that the allocator does
+    not return. Memory that earlier calls left to the allocator may be reused without being counted, so measure once
+    in a fresh process (:func:`in_fresh_process`).
 
     Returns:
-        None where the system, which is not Linux, does not tell.
+        None on systems other than Linux, which do not report it.
     """
     if not _CLEAR_REFS.exists():
         call()
         return None
-    _CLEAR_REFS.write_text("5")  # the mark starts again from here
+    _CLEAR_REFS.write_text("5")  # resets the peak, VmHWM
     before = _status("VmRSS")
     call()
     return _status("VmHWM") - before
 
 
 def restart_peak(device: torch.device) -> None:
-    """Let :func:`peak_since_restart` start anew."""
+    """Reset the peak that :func:`peak_since_restart` returns."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif _CLEAR_REFS.exists():
-        with contextlib.suppress(OSError):  # some containers forbid it; the peak is then since the process started
+        with contextlib.suppress(OSError):  # some containers forbid it; then the peak is that since the process started
             _CLEAR_REFS.write_text("5")
 
 
 def peak_since_restart(device: torch.device) -> int | None:
-    """Bytes at the worst instant since :func:`restart_peak`.
+    """Peak memory in bytes since :func:`restart_peak`.
 
-    On CUDA what torch had allocated there; else the whole resident memory of this process, libraries included. None
-    where the system does not tell: it is not Linux, or the device has memory of its own and is not CUDA.
+    On CUDA it is the memory that PyTorch allocated on the device; on a CPU, the resident memory of this process,
+    including libraries. None if it is not reported: on systems other than Linux, and on other devices.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -198,18 +198,18 @@ def peak_since_restart(device: torch.device) -> int | None:
 
 def _status(name: str) -> int:
     found = re.search(rf"{name}:\s+(\d+) kB", _STATUS.read_text())
-    assert found is not None  # Linux has told it since long before VmHWM could be reset
+    assert found is not None  # every Linux that can reset VmHWM reports both
     return 1024 * int(found[1])
 
 
 def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
-    """``function(*args)`` in a process of its own, so that no earlier measurement left anything behind.
+    """``function(*args)`` in a fresh process, unaffected by earlier measurements.
 
-    It computes with as many threads as this one. Function, arguments and result travel by pickle: give a function of a
-    module.
+    The process uses as many threads as this one. Function, arguments and result are pickled, so the function must be
+    defined at the top level of a module. Its exceptions are raised here.
 
     Raises:
-        ChildProcessError: the process was killed. What the function raises comes through.
+        ChildProcessError: the process was killed.
     """
     threads = (torch.get_num_threads(),)
     context = _context(function.__module__.partition(".")[0])
@@ -217,39 +217,39 @@ def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
         try:
             return pool.submit(function, *args).result()
         except BrokenProcessPool:
-            raise ChildProcessError("the measuring process was killed, perhaps for want of memory") from None
+            raise ChildProcessError("the measuring process was killed, perhaps because memory ran out") from None
 
 
 def _context(package: str) -> multiprocessing.context.BaseContext:
-    """Of processes that are forked off one which has imported what this one has of a package, and done nothing else."""
+    """Forkserver context with torch and this process's imports of ``package`` preloaded: new processes start fast."""
     if sys.platform != "linux":
-        return multiprocessing.get_context("spawn")  # each imports for seconds
+        return multiprocessing.get_context("spawn")  # slower: each process imports everything
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", *(name for name in sys.modules if name.partition(".")[0] == package)])
     return context
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Median, fastest and slowest."""
+    """Median, minimum and maximum."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def machine(device: torch.device) -> dict[str, str | int]:
-    """What measurements were made on."""
+    """The hardware and versions that measurements were made with."""
     name = processor() if device.type == "cpu" else torch.get_device_module(device).get_device_name(device)
     found = {"device": name, "python": platform.python_version(), "torch": torch.__version__}
     return found | ({"threads": torch.get_num_threads(), "cores": os.cpu_count() or 0} if device.type == "cpu" else {})
 
 
 def device_title(device: torch.device, processes: int = 1) -> str:
-    """The same in a few words, for tables: ``AMD EPYC, 2 threads`` or ``4 x NVIDIA H100``."""
+    """Short name of the hardware for tables: ``AMD EPYC, 2 threads`` or ``4 x NVIDIA H100``."""
     found = machine(device)
     threads = f", {found['threads']} thread{'s' if found['threads'] != 1 else ''}" if "threads" in found else ""
     return f"{f'{processes} x ' if processes > 1 else ''}{found['device']}{threads}"
 
 
 def processor() -> str:
-    """The CPU's name."""
+    """The CPU's model name."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def seed_everything(seed: int) -> None:
-    """Seed python's, numpy's and torch's generators, those of all devices included."""
+    """Seed the generators of Python, NumPy and PyTorch, on all devices."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -22,12 +22,12 @@ def generator_states(device: torch.device) -> dict[str, Tensor]:
     numpy["state"]["key"] = numpy["state"]["key"].tolist()
     states = {"torch": torch.get_rng_state(), "python": _to_bytes(python), "numpy": _to_bytes(numpy)}
     if device.type != "cpu":
-        states["device"] = torch.get_device_module(device).get_rng_state(*_which(device))
+        states["device"] = torch.get_device_module(device).get_rng_state(*_device_argument(device))
     return states
 
 
 def set_generator_states(states: dict[str, Tensor], device: torch.device) -> None:
-    """Put back what :func:`generator_states` gave."""
+    """Restore the states that :func:`generator_states` returned."""
     torch.set_rng_state(states["torch"])
     version, internal, gauss = _from_bytes(states["python"])
     random.setstate((version, tuple(internal), gauss))
@@ -35,11 +35,11 @@ def set_generator_states(states: dict[str, Tensor], device: torch.device) -> Non
     numpy["state"]["key"] = np.array(numpy["state"]["key"], dtype=np.uint32)
     np.random.set_state(numpy)
     if device.type != "cpu" and "device" in states:
-        torch.get_device_module(device).set_rng_state(states["device"], *_which(device))
+        torch.get_device_module(device).set_rng_state(states["device"], *_device_argument(device))
 
 
-def _which(device: torch.device) -> tuple[torch.device, ...]:
-    return () if device.type == "mps" else (device,)  # there is but one, and its functions take no device
+def _device_argument(device: torch.device) -> tuple[torch.device, ...]:
+    return () if device.type == "mps" else (device,)  # torch.mps has one device, and its functions take none
 
 
 def _to_bytes(value: object) -> Tensor:

@@ -1,4 +1,4 @@
-"""Signals that ask a process to end: the first one is answered in order, a second one ends the process at once."""
+"""Signals that ask a process to end: the first one ends it gracefully, a second one at once."""
 
 import multiprocessing
 import os
@@ -11,13 +11,15 @@ from types import FrameType
 from typing import Any, NoReturn, Self
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
-"""Ctrl-C, a scheduler's warning and a lost terminal: those of them that this platform has."""
+"""Ctrl-C, a scheduler's warning and a lost terminal, as far as this platform has them."""
 
-_ONE_REQUEST = 5.0  # seconds; a scheduler, a terminal and whoever started this process pass on the same request
+# Seconds within which further signals count as the same request: a scheduler or terminal may signal this process and
+# its launcher, which passes the signal on.
+_ONE_REQUEST = 5.0
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked this process to end; as with Ctrl-C alone, no ``except Exception`` comes in between."""
+    """A signal asked this process to end. Like KeyboardInterrupt, it is not caught by ``except Exception``."""
 
     def __init__(self, number: int, message: str = "") -> None:
         super().__init__(message or f"stopped by {word(number)}")
@@ -25,28 +27,28 @@ class Stopped(KeyboardInterrupt):
 
 
 def word(number: int) -> str:
-    """A signal as users know it."""
+    """A signal's name as users know it."""
     return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
 def restated(error: KeyboardInterrupt, message: str) -> KeyboardInterrupt:
-    """The same with another message."""
+    """The same exception with another message."""
     return Stopped(error.number, message) if isinstance(error, Stopped) else KeyboardInterrupt(message)
 
 
 def exit_code(error: KeyboardInterrupt) -> int:
-    """What a shell gives a process that the signal ended: 128 and its number."""
+    """The exit code that shells report for a process ended by the signal: 128 plus its number."""
     return 128 + (error.number if isinstance(error, Stopped) else signal.SIGINT)
 
 
 class FirstSignal:
-    """In its ``with`` block, takes the first of the ``SIGNALS`` that comes; after it, each has its usual effect.
+    """Context manager that handles the first of ``SIGNALS``; a second one has its default effect.
 
-    A signal that a caller handles or ignores, as ``nohup`` does, is left alone, and so are all outside the main thread,
-    where Python allows no handlers. Blocks can be nested: the innermost answers.
+    Signals that the caller handles or ignores (as ``nohup`` does) are left alone. Outside the main thread, where Python
+    allows no handlers, it does nothing. Blocks can be nested; the innermost handles the signal.
 
     Args:
-        answer: called with the signal's number; None: the block asks for ``number`` itself.
+        answer: handler, called with the signal's number; None: the code in the block checks ``number``.
     """
 
     def __init__(self, answer: Callable[[int], None] | None = None) -> None:
@@ -90,7 +92,7 @@ class FirstSignal:
 
 
 def _has_launcher() -> bool:
-    """Whether torchrun, or a process of Python's own, has started this one."""
+    """Whether torchrun or Python's multiprocessing started this process."""
     return "WORLD_SIZE" in os.environ or multiprocessing.parent_process() is not None
 
 
@@ -100,22 +102,22 @@ def _die(number: int) -> None:
 
 
 def raise_stopped(number: int) -> NoReturn:
-    """An answer: end what is in work, and clean up."""
+    """Handler that raises, so that work in progress is unwound and cleaned up."""
     raise Stopped(number)
 
 
 def exit_at_once(number: int) -> NoReturn:
-    """An answer while modules are imported, which an exception would leave half made, and nothing is to be saved."""
-    if os.environ.get("RANK", "0") == "0":  # torchrun's
+    """Handler while modules are imported: an exception would leave them half imported, and there is nothing to save."""
+    if os.environ.get("RANK", "0") == "0":  # under torchrun, only the first process reports
         sys.stderr.write(f"{Stopped(number)}\n")
         sys.stderr.flush()
     os._exit(128 + number)
 
 
 def leave_to_parent(*_: object) -> None:
-    """For a process that loads data: the parent, which a scheduler signals too, ends it when it needs no more.
+    """Make a data-loading worker ignore the first signal: its parent, which gets the signal too, ends it in time.
 
-    Otherwise the parent would find a dead loader in the update that it wants to end.
+    If the worker died at once, the parent could not finish the update in progress.
     """
     for number in SIGNALS:
         signal.signal(number, _die_next_time)

@@ -17,39 +17,39 @@ Row = dict[str, str]
 
 
 class MetricsFile:
-    """Rows of named numbers, in a CSV file that grows.
+    """Rows of named numbers in a growing CSV file.
 
-    Rows are appended in one piece, so that a long history costs no more than a short one, neither time nor memory. A
-    new column, and the first write of a run that goes on, put a whole new file in the old one's place. A kill in the
-    middle of an append may leave part of a row at the end, which is of a step after the saved state: reading leaves
-    it out.
+    Rows are appended, so that writing costs the same time and memory however long the history is. Only a new column,
+    and the first write of a resumed run, replace the whole file. A kill during an append may leave an incomplete row at
+    the end. It belongs to a step after the saved state, so it is skipped when the file is read.
 
     Args:
-        path: of the CSV file. What it already holds is read, up to ``last_step``: a resumed run repeats later steps.
-        last_step: of the checkpoint that the run continues from; None starts anew.
+        path: path of the CSV file. If ``last_step`` is given, its rows up to that step are kept: a resumed run repeats
+            later steps.
+        last_step: step of the checkpoint that the run resumes from; None: a new history.
     """
 
     def __init__(self, path: Path, last_step: int | None = None) -> None:
         self.path = path
-        self._columns: list[str] = []  # that the file has; none before the first write
-        self._new: list[Row] = []  # not yet written
+        self._columns: list[str] = []  # columns of the file; empty before the first write
+        self._new: list[Row] = []  # rows not yet written
         if last_step is not None and path.exists():
             self._new = [row for row in _read(path) if int(row["step"]) <= last_step]
 
     @property
     def rows(self) -> list[Row]:
-        """All of them; what was written is read from the file."""
+        """All rows; those already written are read from the file."""
         return [*(_read(self.path) if self._columns else ()), *self._new]
 
     def add(self, step: int, values: dict[str, float]) -> None:
-        """Add one row; columns that it lacks stay empty."""
+        """Add one row; missing columns stay empty."""
         self._new.append({"step": str(step)} | {name: f"{value:.8g}" for name, value in values.items()})
 
     def write(self) -> None:
-        """Write what is not yet written.
+        """Write the new rows.
 
         Raises:
-            OSError: it cannot be written, or the file is gone. The file holds what it held before.
+            OSError: they cannot be written, or the file is gone. The file keeps its previous content.
         """
         columns = list(dict.fromkeys([*self._columns, *(name for row in self._new for name in row)])) or ["step"]
         if columns == self._columns:
@@ -63,7 +63,7 @@ class MetricsFile:
             end = file.seek(0, os.SEEK_END)
             try:
                 left = memoryview(text.encode())
-                while left:  # all at once, but for a disk that is full
+                while left:  # a single write, unless the disk is full
                     left = left[file.write(left) :]
                 os.fsync(file.fileno())
             except OSError as error:
@@ -83,16 +83,16 @@ def _csv(columns: list[str], rows: Iterable[Row]) -> str:
 
 
 class _Events:
-    """A file of TensorBoard's, opened for each row.
+    """A TensorBoard event file, opened anew for each row.
 
-    torch's SummaryWriter has a thread, which ends with a traceback when the disk is full.
+    PyTorch's SummaryWriter is not used: it writes in a thread, which dies with a traceback when the disk is full.
     """
 
     def __init__(self, folder: Path, purge_step: int) -> None:
-        from tensorboard.compat.proto.event_pb2 import SessionLog  # takes time, which only those pay who want it
+        from tensorboard.compat.proto.event_pb2 import SessionLog  # slow, so imported only if it is used
 
         folder.mkdir(parents=True, exist_ok=True)
-        now = time.time_ns()  # TensorBoard reads files in the order of their names
+        now = time.time_ns()  # TensorBoard reads event files in the order of their names
         self.path = folder / f"events.out.tfevents.{now // 10**9:010}.{now}.{os.getpid()}"
         self._write("xb", file_version="brain.Event:2")
         self._write("ab", step=purge_step, session_log=SessionLog(status=SessionLog.START))
@@ -113,13 +113,13 @@ class _Events:
 
 
 class Curves:
-    """Passes named numbers on to the trackers of one run. If TensorBoard's file fails, a line says so, once.
+    """Passes named numbers to the trackers of a run. If the TensorBoard file cannot be written, it warns once.
 
     Args:
-        names: "tensorboard" (events in the run's folder ``tensorboard``), "wandb" (a run ``path``'s name in a project
-            of its parent's).
+        names: "tensorboard" (events in the subfolder ``tensorboard``), "wandb" (a run named like ``path`` in a project
+            named like its parent folder), or both.
         path: the run's folder.
-        last_step: of the checkpoint that the run continues from; TensorBoard then forgets later events.
+        last_step: step of the checkpoint that the run resumes from; TensorBoard discards later events.
     """
 
     def __init__(self, names: tuple[str, ...], path: Path, last_step: int) -> None:
@@ -136,7 +136,7 @@ class Curves:
             self._wandb = wandb.init(project=path.parent.name, name=path.name, dir=path)
 
     def add(self, step: int, values: dict[str, float]) -> None:
-        """Pass on one row."""
+        """Pass one row to all trackers."""
         if self._events:
             try:
                 self._events.add(step, values)
@@ -147,7 +147,7 @@ class Curves:
             self._wandb.log(values, step=step)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Finish the trackers."""
         if self._wandb:
             self._wandb.finish()
 

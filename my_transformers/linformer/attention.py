@@ -1,4 +1,4 @@
-"""Linformer: attention over a projection of the keys and values to few tokens (Wang et al. 2020, equation 7)."""
+"""Linformer: attention to keys and values that are projected to fewer tokens (Wang et al. 2020, equation 7)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,24 +21,25 @@ from my_transformers.mechanism import Mechanism
 class LinformerAttention(Mechanism, settings=LinformerSettings):
     """softmax(q (E k)^T / sqrt(d)) F v in O(n rank d); E and F project the length. For encoders and cross-attention.
 
-    Every projected token mixes positions, so there is no causal form: see :class:`BlockCausalLinformerAttention`.
-    The identity for E and F makes it equal to full attention. What is shared follows from the modules given:
+    Each projected token mixes all positions, so there is no causal form; see :class:`BlockCausalLinformerAttention`.
+    With the identity for E and F it equals full attention. Parameters are shared (the paper's terms) by passing the
+    same module:
 
-    * none: ``LearnedProjection(..., heads=h)`` or ``ConvolutionProjection(..., heads=h)`` twice;
-    * headwise: without ``heads``, twice;
-    * key-value: one projection, no ``project_values``;
-    * layerwise: the same one in all layers.
+    * none: two of ``LearnedProjection(..., heads=h)`` or ``ConvolutionProjection(..., heads=h)``;
+    * headwise: two projections without ``heads``;
+    * key-value: one projection, and no ``project_values``;
+    * layerwise: the same projection in all layers.
 
     Definition: my_transformers/reference.py, linformer_attention.
 
     Args:
         project_keys: E.
         project_values: F, of the same rank; None: E.
-        dropout: probability of dropping a weight of a projected token in training.
+        dropout: probability of dropping the attention weight of a projected token in training.
         causal: must be False; accepted only to give a clear error.
 
     Raises:
-        ValueError: causal, or projections to different ranks.
+        ValueError: causal, or the projections have different ranks.
     """
 
     causal = False
@@ -63,14 +64,16 @@ class LinformerAttention(Mechanism, settings=LinformerSettings):
 
     @property
     def has_weights(self) -> bool:
-        """See the base class: not if values pass a maximum or a convolution."""
+        """See the base class: False if values are projected by a maximum or a convolution."""
         return (self.project_values or self.project_keys).weighs_tokens
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Q (b, h, n, d), k (b, h, m, d), v (b, h, m, e), mask (b, m) True where a key is real -> (b, h, n, e).
+        """Attend from q (b, h, n, d) to k (b, h, m, d) and v (b, h, m, e) -> (b, h, n, e).
+
+        ``mask`` (b, m) is True where a key is real.
 
         Raises:
-            ValueError: m is more than the projections' max_len.
+            ValueError: m is larger than the projections' max_len.
         """
         check_heads(q, k, v)
         mask = boolean_mask(mask, k)
@@ -81,33 +84,34 @@ class LinformerAttention(Mechanism, settings=LinformerSettings):
     def shorten(
         self, x: Tensor, linear: Callable[..., Tensor], mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Keys and values for :attr:`attend`, from tokens that linear maps have yet to project to heads.
+        """Projected keys and values for :attr:`attend`, from tokens that are not yet mapped to heads.
 
-        A projection of the length that treats all numbers of a token alike commutes with those maps,
-        E (x W + 1 b^T) = (E x) W + (E 1) b^T. It goes first, so that they meet ``rank`` tokens instead of m.
+        A length projection that treats all components of a token alike commutes with the linear maps to heads:
+        E (x W + 1 b^T) = (E x) W + (E 1) b^T. It is applied first, so the linear maps process ``rank`` tokens instead
+        of m.
 
         Args:
             x: (b, m, dim).
-            linear: (tokens (b, ·, dim), 1 for keys or 2 for values, share of the bias (b or 1, ·, 1)) -> heads
-                (b, h, ·, d).
+            linear: called as linear(tokens (b, ·, dim), number=1 for keys or 2 for values, share=scale of the bias
+                (b or 1, ·, 1)); returns heads (b, h, ·, d).
             mask: (b, m), True where a token is real.
 
         Returns:
-            Keys (b, h, rank, d), values (b, h, rank, e), and (b, rank) True where they are real, None if all are.
+            Keys (b, h, rank, d), values (b, h, rank, e), and a mask (b, rank), True where they are real; None: all are.
 
         Raises:
-            ValueError: m is more than the projections' max_len.
+            ValueError: m is larger than the projections' max_len.
         """
         mask = boolean_mask(mask, x)
-        keys, real = _linear_and_short(x, partial(linear, number=1), self.project_keys, mask)
-        values, _ = _linear_and_short(x, partial(linear, number=2), self.project_values or self.project_keys, mask)
+        keys, real = _to_heads_and_rank(x, partial(linear, number=1), self.project_keys, mask)
+        values, _ = _to_heads_and_rank(x, partial(linear, number=2), self.project_values or self.project_keys, mask)
         return keys, values, real
 
 
-def _linear_and_short(
+def _to_heads_and_rank(
     x: Tensor, linear: Callable[..., Tensor], projection: LengthProjection, mask: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Both maps, the length's first if it may be: (b, m, dim) -> (b, h, rank, d), and which are real."""
+    """Both maps, the length projection first if they commute: (b, m, dim) -> (b, h, rank, d), and their mask."""
     if not projection.commutes:
         return projection(linear(x), mask)
     short, real = projection(x.unsqueeze(1), mask)
@@ -116,23 +120,24 @@ def _linear_and_short(
 
 
 class BlockCausalLinformerAttention(Mechanism, settings=CausalLinformerSettings):
-    """A strictly causal relative of Linformer: exact inside the block, projections of the blocks before it.
+    """A strictly causal variant of Linformer: exact attention in the current block, projections of earlier blocks.
 
-    The sequence is cut into blocks of the projections' max_len, B tokens. Query i sees the keys j <= i of its own
-    block, and each finished block's ``rank`` projected tokens, in one softmax. With n / B blocks that is
-    O(n (B + rank n / B) d) time, and as many scores per head are kept for backward: rank / B of full attention's n^2,
-    and n B. One block that holds all, or projections that are the identity, make it equal to full causal attention.
+    The sequence is cut into blocks of B tokens, the projections' max_len. Query i attends in one softmax to the keys
+    j <= i of its own block, and to the ``rank`` projected tokens of each earlier block. That takes
+    O(n (B + rank n / B) d) time. The scores saved for backward, n (B + rank n / B) per head, are a fraction rank / B of
+    full attention's n^2 plus n B. It equals full causal attention if all tokens fit in one block, or if the projections
+    are the identity.
 
     Definition: my_transformers/reference.py, block_causal_linformer_attention.
 
     Args:
-        project_keys: from B tokens to ``rank``, for each block.
-        project_values: likewise, of the same rank; None: the same module.
+        project_keys: maps the B tokens of a block to ``rank``.
+        project_values: likewise, with the same rank; None: the same module.
         dropout: probability of dropping an attention weight in training.
         causal: must be True; accepted only to give a clear error.
 
     Raises:
-        ValueError: not causal, or projections to different ranks or from different blocks.
+        ValueError: not causal, or the projections differ in rank or block size.
     """
 
     causal = True
@@ -148,7 +153,7 @@ class BlockCausalLinformerAttention(Mechanism, settings=CausalLinformerSettings)
         super().__init__()
         check_dropout(dropout)
         if not causal:
-            raise ValueError("block-causal linformer is causal=True alone; use LinformerAttention for both directions")
+            raise ValueError("block-causal linformer needs causal=True; use LinformerAttention for both directions")
         if project_values is not None and project_values.max_len != project_keys.max_len:
             raise ValueError(f"blocks of {project_keys.max_len} keys, but of {project_values.max_len} values")
         self.dropout = dropout
@@ -157,21 +162,21 @@ class BlockCausalLinformerAttention(Mechanism, settings=CausalLinformerSettings)
 
     @property
     def block_size(self) -> int:
-        """Tokens a block."""
+        """Tokens per block."""
         return self.project_keys.max_len
 
     @property
     def has_weights(self) -> bool:
-        """See the base class: not if values pass a maximum or a convolution."""
+        """See the base class: False if values are projected by a maximum or a convolution."""
         return (self.project_values or self.project_keys).weighs_tokens
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Q and k (b, h, n, d), v (b, h, n, e), mask (b, n) True where a token is real -> (b, h, n, e).
+        """Map q and k (b, h, n, d) and v (b, h, n, e) to (b, h, n, e); mask (b, n) is True where a token is real.
 
-        A padded query's output is finite and of no meaning.
+        The output at a padded query is finite but meaningless.
 
         Raises:
-            ValueError: not as many keys as queries.
+            ValueError: the number of keys differs from the number of queries.
         """
         check_heads(q, k, v)
         mask, n = boolean_mask(mask, k), q.shape[2]
@@ -186,18 +191,18 @@ class BlockCausalLinformerAttention(Mechanism, settings=CausalLinformerSettings)
     def _in_blocks(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, earlier: tuple[Tensor, Tensor], dropout: float
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """The parallel form, whose tokens begin with a whole block; every query also sees some ``earlier`` tokens.
+        """The parallel form over tokens that start at a block boundary, with blocks projected ``earlier``.
 
         Args:
             q: (b, h, n, d).
             k: (b, h, n, d).
             v: (b, h, n, e).
             mask: (b, n), True where a token is real.
-            earlier: projected keys and values (b, h, p, ·) of the blocks before.
+            earlier: projected keys and values (b, h, p, ·) of previous blocks; all queries see them.
             dropout: probability of dropping an attention weight.
 
         Returns:
-            (b, h, n, e), and projected keys and values (b, h, blocks * rank, ·) of these blocks.
+            The output (b, h, n, e), and projected keys and values (b, h, blocks * rank, ·) of the given tokens.
         """
         n = q.shape[2]
         missing = -n % self.block_size
@@ -215,21 +220,21 @@ class BlockCausalLinformerAttention(Mechanism, settings=CausalLinformerSettings)
         return (near @ v + far @ far_values.unsqueeze(2)).flatten(2, 3)[:, :, :n], (keys, values)
 
     def _summaries(self, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Blocks of k and v (b, h, blocks, B, ·) -> projected keys and values (b, h, blocks, rank, ·), real ones."""
+        """Project blocks of k and v (b, h, blocks, B, ·) to (b, h, blocks, rank, ·); also returns their mask."""
         blocks = k.shape[2]
-        of_blocks = mask.flatten(0, 1)
-        keys, real = self.project_keys(k.transpose(1, 2).flatten(0, 1), of_blocks)
-        values, _ = (self.project_values or self.project_keys)(v.transpose(1, 2).flatten(0, 1), of_blocks)
-        if real is None:  # but of a block without real tokens nothing is
-            real = of_blocks.any(-1, keepdim=True).expand(-1, keys.shape[2])
+        block_masks = mask.flatten(0, 1)
+        keys, real = self.project_keys(k.transpose(1, 2).flatten(0, 1), block_masks)
+        values, _ = (self.project_values or self.project_keys)(v.transpose(1, 2).flatten(0, 1), block_masks)
+        if real is None:  # all projected tokens are real, except those of a block without real tokens
+            real = block_masks.any(-1, keepdim=True).expand(-1, keys.shape[2])
         keys, values = (x.unflatten(0, (-1, blocks)).transpose(1, 2) for x in (keys, values))
         return keys, values, real.unflatten(0, (-1, blocks))
 
     def _visible(self, mask: Tensor, real: Tensor, earlier: int) -> Tensor:
-        """True where a query sees a key of its block, an earlier projected token or one of these blocks'.
+        """Visibility of a query's own block, of the ``earlier`` projected tokens, and of those of the given blocks.
 
         Returns:
-            (b, 1, blocks, B, B + earlier + blocks * rank).
+            (b, 1, blocks, B, B + earlier + blocks * rank), True where a query sees a key.
         """
         blocks, rank = real.shape[1:]
         size = self.block_size
@@ -239,11 +244,13 @@ class BlockCausalLinformerAttention(Mechanism, settings=CausalLinformerSettings)
         return torch.cat((near, far.expand(-1, -1, size, earlier + blocks * rank)), dim=-1).unsqueeze(1)
 
     def new_cache(self, like: Tensor, max_len: int) -> "BlockCache":
-        """An empty cache for up to ``max_len`` tokens: 2 d (B + rank max_len / B) numbers per head, as many per step.
+        """An empty cache for decoding up to ``max_len`` tokens: 2 d (B + rank max_len / B) numbers per head.
+
+        A step reads all of them.
 
         Args:
             like: (b, h, any, d), for sizes, dtype and device.
-            max_len: tokens.
+            max_len: the maximum number of tokens.
         """
         sizes = (self.block_size, max_len // self.block_size * self.project_keys.rank)
         block, far = (like.new_zeros(like.shape[0], 2, like.shape[1], size, like.shape[-1]) for size in sizes)
@@ -253,7 +260,7 @@ class BlockCausalLinformerAttention(Mechanism, settings=CausalLinformerSettings)
         """Attend with the next t tokens, each (b, h, t, ·) -> (b, h, t, e), and add them to the cache.
 
         Raises:
-            ValueError: the cache is of another shape, or has no room for t more tokens.
+            ValueError: the inputs do not fit the cache, or it has no room for t more tokens.
         """
         widths = (cache.block.shape[-1],) * 3
         cache.check(q, k, v, batch=cache.block.shape[0], heads=cache.block.shape[2], widths=widths)
@@ -286,10 +293,10 @@ class BlockCausalLinformerAttention(Mechanism, settings=CausalLinformerSettings)
 
 @dataclass
 class BlockCache(Cache):
-    """Keys (0) and values (1) of the block that is being filled, and the projected ones of the finished blocks."""
+    """Keys (index 0) and values (1) of the current block, and the projected ones of all earlier blocks."""
 
-    block: Tensor  # (b, 2, h, B, d)
-    far: Tensor  # (b, 2, h, max_len // B * rank, d)
+    block: Tensor  # (b, 2, h, B, d), the current block
+    far: Tensor  # (b, 2, h, max_len // B * rank, d), the projections of earlier blocks
     length: int
     max_len: int
 

@@ -11,30 +11,30 @@ from torch import Tensor, nn
 from my_transformers.derivatives import exporting
 
 Start = Literal["noise", "identity"]
-"""What a learned projection is before it has learned."""
+"""Initialisation of a learned projection."""
 
 
 class LengthProjection(nn.Module, abc.ABC):
-    """From up to max_len tokens to ``rank`` of them (the paper's n to k).
+    """Base of projections from at most max_len tokens to ``rank`` tokens (the paper's n to k).
 
-    Keys, values and layers share parameters where they are given the same module.
+    Keys, values and layers share parameters if they are given the same module.
 
     Args:
-        max_len: tokens at most; shorter inputs use the first columns of the projection.
-        rank: tokens that come out.
+        max_len: the maximum number of input tokens; shorter inputs use the first columns of the projection.
+        rank: the number of projected tokens.
 
     Raises:
         ValueError: rank is not in [1, max_len].
     """
 
     heads: int | None = None
-    """that it was made for; None: any"""
+    """required number of heads; None: any"""
     head_dim: int | None = None
-    """likewise"""
+    """required size of the tokens; None: any"""
     commutes = False
-    """Every number of a token is treated alike, and linearly, so linear maps of tokens may come before or after."""
+    """The projection is linear and treats all components of a token alike: it commutes with linear maps of tokens."""
     weighs_tokens = True
-    """Each output is a sum of tokens, each times a number."""
+    """Each projected token is a weighted sum of tokens."""
 
     def __init__(self, max_len: int, rank: int) -> None:
         super().__init__()
@@ -48,12 +48,13 @@ class LengthProjection(nn.Module, abc.ABC):
         return f"max_len={self.max_len}, rank={self.rank}"
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """X (b, h, n, d), mask (b, n) True where a token is real -> (b, h, rank, d), and (b, rank) True where real.
+        """Project x (b, h, n, d), with a mask (b, n) that is True where a token is real.
 
-        The second is None if all are.
+        Returns:
+            (b, h, rank, d), and a mask (b, rank), True where a projected token is real; None: all are.
 
         Raises:
-            ValueError: more than max_len tokens, or other heads than it was made for.
+            ValueError: more than max_len tokens, or heads of another number or size than it was made for.
         """
         if x.shape[2] > self.max_len:
             raise ValueError(f"{x.shape[2]} tokens, but the projection was made for max_len={self.max_len}")
@@ -66,22 +67,23 @@ class LengthProjection(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def project(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """As :meth:`forward`, for n <= max_len."""
+        """:meth:`forward` after its checks: n is at most max_len."""
 
 
 class LearnedProjection(LengthProjection):
     """The paper's E x: a learned matrix (rank, max_len) for all heads, or one for each.
 
     Args:
-        max_len: tokens at most.
-        rank: tokens that come out.
-        heads: number of matrices, one per head; None: one for all.
-        start: "noise" of variance 1 / max_len, which makes each projected token a mixture of all, as large as one
-            token; or "identity", repeated: token j goes to projected token j mod rank. That keeps the first ``rank``
-            tokens separate from the start, which a small model of short sequences may take long to learn.
+        max_len: the maximum number of input tokens.
+        rank: the number of projected tokens.
+        heads: the number of heads, each with its own matrix; None: one matrix for all heads.
+        start: initialisation. "noise", of variance 1 / max_len: each projected token is a random mixture of all tokens,
+            of about the size of a token. "identity", repeated: token j goes to projected token j mod rank, so that at
+            most ceil(max_len / rank) tokens are mixed; small models of short sequences may be slow to learn that from
+            noise.
 
     Raises:
-        ValueError: another start.
+        ValueError: an unknown start, or a rank that is not in [1, max_len].
     """
 
     def __init__(self, max_len: int, rank: int, *, heads: int | None = None, start: Start = "noise") -> None:
@@ -100,21 +102,21 @@ class LearnedProjection(LengthProjection):
         if mask is not None:
             x = x.masked_fill(~mask[:, None, :, None], 0)
         batch, heads, n, dim = x.shape
-        # exported, a slice's strides would make the full length a case of its own
+        # under torch.export, a slice is contiguous only at full length, which would specialise the graph to that length
         columns = torch.arange(n, device=x.device) if exporting() else slice(n)
         weight = self.weight[:, :, columns].to(x.dtype)
         if len(weight) > 1:
             return weight @ x, None
-        # one matrix for all heads: side by side, as they come from their linear map, they make one larger product
-        beside = x.transpose(1, 2).reshape(batch, n, heads * dim)
-        return torch.bmm(weight.expand(batch, -1, -1), beside).unflatten(-1, (heads, dim)).transpose(1, 2), None
+        # one matrix for all heads: concatenating these, which is their memory layout anyway, makes one larger product
+        all_heads = x.transpose(1, 2).reshape(batch, n, heads * dim)
+        return torch.bmm(weight.expand(batch, -1, -1), all_heads).unflatten(-1, (heads, dim)).transpose(1, 2), None
 
 
 class _WindowProjection(LengthProjection):
-    """Each output comes from a window of ceil(max_len / rank) tokens; it is real if one of these is.
+    """Reduces each window of ceil(max_len / rank) tokens to one, which is real if any token of the window is.
 
     Raises:
-        ValueError: so many windows are more than max_len tokens fill.
+        ValueError: max_len tokens fill fewer than ``rank`` windows.
     """
 
     def __init__(self, max_len: int, rank: int) -> None:
@@ -151,7 +153,7 @@ class MeanProjection(_WindowProjection):
 
 
 class MaxProjection(_WindowProjection):
-    """Each number's maximum over a window's real tokens; no parameters."""
+    """The componentwise maximum over each window's real tokens; no parameters."""
 
     weighs_tokens = False
 
@@ -162,16 +164,16 @@ class MaxProjection(_WindowProjection):
 
 
 class ConvolutionProjection(_WindowProjection):
-    """A convolution over the length whose kernel and stride are a window: one for all heads, or one for each.
+    """A convolution over the length, with one window as kernel size and stride.
 
     Args:
-        max_len: tokens at most.
-        rank: tokens that come out.
-        head_dim: of the tokens; a kernel has window * head_dim^2 weights.
-        heads: number of kernels, one per head; None: one for all.
+        max_len: the maximum number of input tokens.
+        rank: the number of projected tokens.
+        head_dim: size of the tokens; a kernel has window * head_dim^2 weights.
+        heads: the number of heads, each with its own kernel; None: one kernel for all heads.
     """
 
-    weighs_tokens = False  # but multiplies each by a matrix
+    weighs_tokens = False  # multiplies each token by a matrix, not by a number
 
     def __init__(self, max_len: int, rank: int, *, head_dim: int, heads: int | None = None) -> None:
         super().__init__(max_len, rank)
@@ -182,5 +184,5 @@ class ConvolutionProjection(_WindowProjection):
     def reduce(self, windows: Tensor, real: Tensor) -> Tensor:
         """See the base class."""
         kernels = self.weight.to(windows.dtype).flatten(1, 2)
-        kernels = kernels if len(kernels) > 1 else kernels[0]  # one product of all heads
+        kernels = kernels if len(kernels) > 1 else kernels[0]  # one kernel: a single product for all heads
         return windows.masked_fill(~real, 0).flatten(3) @ kernels

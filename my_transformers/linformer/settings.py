@@ -1,4 +1,4 @@
-"""Settings of both Linformers: which projections there are, and what heads, keys and values, and layers share."""
+"""Settings of both Linformers: the projection, and what heads, keys and values, and layers share of it."""
 
 import abc
 import math
@@ -18,21 +18,21 @@ class _ProjectedSettings(MechanismSettings, abc.ABC):
     rank: tuple[int, ...] = setting(
         (32,),
         at_least=1,
-        help="linformer: tokens that keys and values are projected to, the paper's k (a block's, if causal); a list of "
-        "several has one a layer",
+        help="linformer: number of tokens that keys and values are projected to, the paper's k (per block, if causal); "
+        "one value, or one per layer",
     )
     projection: Literal["learned", "mean", "max", "convolution"] = setting(
-        "learned", help="linformer: matrices, or a mean, a maximum or a convolution over windows"
+        "learned", help="linformer: learned matrices, or a mean, a maximum or a convolution over windows"
     )
     sharing: Literal["none", "headwise", "key_value", "layerwise"] | None = setting(
         None,
-        help="linformer: which of the learned projections are one: none; headwise, all heads'; key_value, also those "
-        "of keys and values; layerwise, also all layers'; null: headwise",
+        help="linformer: parameter sharing of learned projections: none; headwise, across heads; key_value, also "
+        "between keys and values; layerwise, also across layers; null: headwise",
     )
     start: Literal["noise", "identity"] = setting(
         "noise",
-        help="linformer: what learned matrices are at first: noise; identity, token j goes to projected token j mod "
-        "rank; so tokens are told apart from the beginning",
+        help="linformer: initial learned matrices: noise; or identity, which maps token j to projected token j mod "
+        "rank and so keeps tokens apart from the start",
     )
 
     def ranks(self, depth: int) -> tuple[int, ...]:
@@ -41,20 +41,22 @@ class _ProjectedSettings(MechanismSettings, abc.ABC):
 
     @abc.abstractmethod
     def _projected(self, site: Site) -> int:
-        """Tokens that a projection takes."""
+        """The maximum number of tokens that a projection takes."""
 
     def mistakes(self) -> list[str]:
         """See the base class."""
         if self.projection in ("mean", "max") and self.sharing is not None:
-            return [f"sharing: {self.sharing} is for projections that are learned (projection is {self.projection})"]
+            return [
+                f"sharing: {self.sharing} needs projection: learned or convolution (projection is {self.projection})"
+            ]
         if self.projection != "learned" and self.start != "noise":
-            return [f"start: {self.start} is for projection: learned (projection is {self.projection})"]
+            return [f"start: {self.start} needs projection: learned (projection is {self.projection})"]
         if self.sharing == "layerwise" and len(set(self.rank)) > 1:
             return [f"sharing: layerwise needs the same rank in all layers (got {list(self.rank)})"]
         return []
 
     def _mistakes_of(self, site: Site, of_what: str, key: Callable[[str], str]) -> list[str]:
-        """What does not fit the layers, and the projected tokens, which are those ``of_what``."""
+        """Ranks that do not fit the number of layers or of tokens; messages call these the tokens of ``of_what``."""
         rank_key, projected = key("rank"), self._projected(site)
         if len(self.rank) not in (1, site.depth):
             return [f"{rank_key} has {len(self.rank)} values, but there are {site.depth} layers ({key('depth')})"]
@@ -68,7 +70,7 @@ class _ProjectedSettings(MechanismSettings, abc.ABC):
             if self.projection != "learned" and filled < rank:
                 found.append(
                     f"{rank_key} {rank} is more than the {filled} windows of {window} tokens that the {projected} "
-                    f"tokens of {of_what} fill; take {filled}"
+                    f"tokens of {of_what} fill; use {filled}"
                 )
         return found
 
@@ -85,7 +87,7 @@ class _ProjectedSettings(MechanismSettings, abc.ABC):
         return [self.mechanism()(e, f, **common) for e, f in zip(keys, values, strict=True)]
 
     def _projection(self, site: Site, rank: int) -> "LengthProjection":
-        from my_transformers.linformer import projection  # when it is built: settings are read without torch
+        from my_transformers.linformer import projection  # only when a model is built: settings are read without torch
 
         max_len, heads = self._projected(site), site.heads if self.sharing == "none" else None
         match self.projection:
@@ -100,7 +102,7 @@ class _ProjectedSettings(MechanismSettings, abc.ABC):
 
 @dataclass(frozen=True)
 class LinformerSettings(_ProjectedSettings):
-    """Attention over keys and values whose length is projected (Linformer); not for causal models."""
+    """Attention to keys and values projected to fewer tokens (Linformer); never causal."""
 
     kind: ClassVar = "linformer"
     module: ClassVar = "my_transformers.linformer.attention.LinformerAttention"
@@ -125,7 +127,7 @@ class LinformerSettings(_ProjectedSettings):
 
 @dataclass(frozen=True)
 class CausalLinformerSettings(_ProjectedSettings):
-    """Exact inside a block, projections of the blocks before it; for causal models alone."""
+    """Linformer variant: exact attention in the current block, projections of earlier blocks; always causal."""
 
     kind: ClassVar = "causal_linformer"
     module: ClassVar = "my_transformers.linformer.attention.BlockCausalLinformerAttention"
@@ -136,10 +138,10 @@ class CausalLinformerSettings(_ProjectedSettings):
     rank: tuple[int, ...] = setting(
         (8,),
         at_least=1,
-        help="causal_linformer: tokens that the keys and values of a block are projected to; a list of several has one "
-        "a layer",
+        help="causal_linformer: number of tokens that each block's keys and values are projected to; one value, or one "
+        "per layer",
     )
-    block_size: int = setting(32, at_least=1, help="causal_linformer: tokens a block")
+    block_size: int = setting(32, at_least=1, help="causal_linformer: tokens per block")
 
     @property
     def title(self) -> str:

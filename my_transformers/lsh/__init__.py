@@ -1,14 +1,14 @@
-"""LSH attention (Reformer, Kitaev et al. 2020): O(n) attention among tokens that hash alike.
+"""LSH attention (Reformer, Kitaev et al. 2020): attention within hash buckets, in time linear in the length.
 
-In the order in which to read it, after the definition (lsh_attention in my_transformers/reference.py):
+Read the definition first (lsh_attention in my_transformers/reference.py), then these files in order:
 
-    attention.py     the module: hash, sort, attend; steps for decoding
+    attention.py     the module: hash, sort, attend; step-by-step decoding
     hashing.py       rotations -> buckets -> sort
-    bucketed.py      the fast form's one function, and its plan
+    bucketed.py      entry point of the fast implementation, with an overview
     layout.py        sorted tokens in blocks
     scores.py        scores, their mask, dropout
-    forward.py       a softmax over all rounds
-    backward.py      its gradients without stored scores
-    cache.py         what decoding keeps of earlier tokens
-    transformers.py  another mechanism: the LSH attention of the transformers library, for models trained with it
+    forward.py       one softmax over all rounds
+    backward.py      its gradients, without stored scores
+    cache.py         the cache for decoding
+    transformers.py  another mechanism: LSH attention as the transformers library computes it
 """

@@ -1,9 +1,9 @@
-"""Forward of attention in buckets: for each round, a softmax over sorted blocks; then one softmax over all rounds.
+"""Forward of bucketed attention: softmax sums over sorted blocks for each round, merged into one softmax over rounds.
 
-A round gives each row sum_j 2^(s_j - max) v_j, sum_j 2^(s_j - max) and the maximum. Rounds are merged as the blocks of
-FlashAttention are (Dao et al. 2022, section 3.1): rescaled to a common maximum, and added. That is the paper's sum over
-rounds with weights exp(z_r - z), z the log-sum-exp (Kitaev et al. 2020, equations 12 to 16), with one division at the
-end.
+A round computes for each row sum_j 2^(s_j - max) v_j, sum_j 2^(s_j - max) and the maximum. Rounds are merged like the
+blocks of FlashAttention (Dao et al. 2022, section 3.1): rescaled to a common maximum, and added. With one division at
+the end, this equals the paper's sum over rounds with weights exp(z_r - z), where z_r is the log-sum-exp of round r and
+z that of all rounds (Kitaev et al. 2020, equations 12 to 16).
 
 Read next: backward.py. Letters as in layout.py.
 """
@@ -35,28 +35,28 @@ def attend_forward(
     last: Tensor,
     dropout_seeds: Tensor,
     is_finite: Tensor,
-    gives_nan: Tensor,
+    is_nan: Tensor,
     layout: list[int],
     deduplicate: bool,
     dropout: float,
 ) -> tuple[Tensor, Tensor]:
-    """The arguments are those of :func:`~my_transformers.lsh.bucketed.bucketed_attention` as an operator takes them.
+    """:func:`~my_transformers.lsh.bucketed.bucketed_attention` as a custom operator, which takes tensors and numbers.
 
     Args:
         qk: (b, h, n, d).
         v: (b, h, n, e).
-        order: this and the next two are the fields of a VisiblePlaces.
+        order: int32 (r, b, h, L); this and the next two are the fields of a VisiblePlaces.
         first: int32 (r, b, h, L).
         last: int32 (r, b, h, L).
         dropout_seeds: (2, b, h, L), or empty without dropout.
-        is_finite: (b, h, n), False where qk or v is not.
-        gives_nan: (b, h, n), True where the output is to be NaN.
+        is_finite: (b, h, n), False where the row of qk or v has an infinity or NaN.
+        is_nan: (b, h, n), True where the output must be NaN.
         layout: the fields of a BlockLayout.
         deduplicate: count a key once.
-        dropout: probability.
+        dropout: probability of dropping a pair's weight.
 
     Returns:
-        Output (b, h, n, e), and base-2 log-sum-exp (b, h, L), which is -inf where a token sees nothing but itself.
+        The output (b, h, n, e), and the base-2 log-sum-exp (b, h, L), -inf for a token that sees no other.
     """
     out, log_sum_exp = empty_heads(v), v.new_empty(first.shape[1:], dtype=at_least_float32(v))
     with torch.autocast(v.device.type, enabled=False):
@@ -65,9 +65,10 @@ def attend_forward(
             total, own = sums.log_sum_exp(), v[group.index]
             alone = group.unflatten(total == -torch.inf, own).unsqueeze(-1)
             result = torch.where(alone, own, group.unflatten(sums.mean(), own).to(v.dtype))
-            # a padded token that is alone returns its own value, which must not make its sequence's gradient NaN
+            # A padded token that sees no other returns its own value. If that is NaN, backward would take it for a NaN
+            # output and make the gradient of the whole sequence NaN.
             result.masked_fill_(~is_finite[group.index].unsqueeze(-1), 0)
-            out[group.index] = result.masked_fill_(gives_nan[group.index].unsqueeze(-1), torch.nan)
+            out[group.index] = result.masked_fill_(is_nan[group.index].unsqueeze(-1), torch.nan)
             log_sum_exp[group.index] = total.view(*log_sum_exp[group.index].shape)
     return out, log_sum_exp
 
@@ -78,34 +79,34 @@ def _(qk: Tensor, v: Tensor, order: Tensor, first: Tensor, *_: object) -> tuple[
 
 
 class _SoftmaxSums(NamedTuple):
-    """What a softmax needs of the keys j that each row sees, relative to the largest score s_j."""
+    """Softmax sums over the keys j that each row sees, relative to the row's largest score."""
 
     weighted_values: Tensor  # (M, e), sum_j 2^(s_j - max_score) v_j
     weights: Tensor  # (M,), sum_j 2^(s_j - max_score)
-    max_score: Tensor  # (M,), -inf if there is no key
+    max_score: Tensor  # (M,), -inf if the row sees no key
 
     @classmethod
     def empty(cls, n_rows: int, v: Tensor) -> "_SoftmaxSums":
-        """No key yet."""
+        """Sums over no keys."""
         weights = v.new_zeros(n_rows, dtype=at_least_float32(v))
         weighted_values = v.new_zeros((n_rows, v.shape[-1]), dtype=at_least_float32(v))
         return cls(weighted_values, weights, torch.full_like(weights, -torch.inf))
 
     @classmethod
     def unwritten(cls, n_rows: int, v: Tensor, scratch: Scratch) -> "_SoftmaxSums":
-        """Scratch memory for those of one round, whose blocks write all rows."""
+        """Uninitialised scratch memory for the sums of one round, whose blocks write every row."""
         shapes = {"weighted values": (n_rows, v.shape[-1]), "weights": (n_rows,), "max score": (n_rows,)}
         return cls(*(scratch(name, *shape, dtype=at_least_float32(v)) for name, shape in shapes.items()))
 
     def add_round(self, of_round: "_SoftmaxSums", place: Tensor, scratch: Scratch) -> None:
         """Merge in another round's sums, which are in that round's sorted order; ``place`` (M,) is each row's place.
 
-        A gather puts them back in the group's order, several times as fast as a scatter.
+        Restoring the order by a gather is several times as fast as by a scatter.
         """
         weights, max_score = (x.index_select(0, place) for x in (of_round.weights, of_round.max_score))
-        max_score = max_score.masked_fill_(max_score < -PLACE / 2, -torch.inf)  # all keys were hidden
+        max_score = max_score.masked_fill_(max_score < -PLACE / 2, -torch.inf)  # rows that see no key in this round
         larger = torch.maximum(self.max_score, max_score)
-        safe = larger.clamp_min(torch.finfo(larger.dtype).min)  # 2^(-inf - safe) = 0 where neither has a key
+        safe = larger.clamp_min(torch.finfo(larger.dtype).min)  # -inf - -inf would be NaN; 2^(-inf - safe) is 0
         old_scale, new_scale = (self.max_score - safe).exp2_(), (max_score - safe).exp2_()
         in_order = scratch("in order", *self.weighted_values.shape, dtype=weights.dtype)
         weighted_values = torch.index_select(of_round.weighted_values, 0, place, out=in_order)
@@ -114,11 +115,11 @@ class _SoftmaxSums(NamedTuple):
         self.max_score.copy_(larger)
 
     def log_sum_exp(self) -> Tensor:
-        """(M,): log2 sum_j 2^s_j."""
+        """(M,), log2 sum_j 2^s_j."""
         return self.max_score + self.weights.log2()
 
     def mean(self) -> Tensor:
-        """(M, e): sum_j p_j v_j, p the softmax of s."""
+        """(M, e), sum_j p_j v_j with p the softmax of s."""
         return self.weighted_values / self.weights.unsqueeze(-1)
 
 
@@ -141,12 +142,12 @@ def _sums_over_rounds(
 def _attend_in_blocks(
     group: SequenceGroup, blocks: BlockRange, scores: Tensor, values: RowTable, into: _SoftmaxSums
 ) -> None:
-    """Write the sums of the range's queries to their places in sorted order; scores (G, c, s) are overwritten."""
+    """Write the sums of the range's queries to ``into``, in sorted order; scores (G, c, s) are overwritten."""
     max_score = scores.amax(dim=-1, keepdim=True)
     weights = scores.sub_(max_score).exp2_()
     own = blocks.rows_of_blocks(0, blocks.n_blocks)
     into.max_score[own], into.weights[own] = max_score.flatten(), weights.sum(dim=-1).flatten()
-    if group.dropout > 0:  # of values alone: a softmax's probabilities are dropped, not rescaled to add up to 1
+    if group.dropout > 0:  # after the sum of weights: dropout follows the softmax, and its weights are not renormalised
         weights *= dropout_factors(group, blocks)
     rows = values.gather(blocks.rows, group.scratch, "values")
     into.weighted_values[own] = batched_product(group, weights.to(rows.dtype), blocks.keys(rows)).flatten(0, 1)

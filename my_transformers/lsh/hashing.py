@@ -14,13 +14,13 @@ from my_transformers.derivatives import exporting
 from my_transformers.kernels import use_triton
 from my_transformers.memory import at_once
 
-_PROJECTIONS_IN_WORK, _PROJECTIONS_ON_DEVICE = 2**19, 2**24  # products x R held at once, on a CPU and elsewhere
+_PROJECTIONS_IN_WORK, _PROJECTIONS_ON_DEVICE = 2**19, 2**24  # numbers in x R per piece, on a CPU and elsewhere
 
 
 def choose_n_buckets(length: int, bucket_size: int) -> int:
-    """Number of buckets in which the expected bucket holds at most ``bucket_size`` of ``length`` tokens.
+    """The smallest number of buckets such that each is expected to hold at most ``bucket_size`` of ``length`` tokens.
 
-    1 where all tokens fit in one bucket; else even, because each rotation direction makes two buckets.
+    It is 1 if all tokens fit into one bucket, and otherwise even, because each direction makes two buckets.
     """
     if length <= bucket_size:
         return 1
@@ -30,11 +30,11 @@ def choose_n_buckets(length: int, bucket_size: int) -> int:
 def draw_rotations(
     heads: int, n_rounds: int, head_dim: int, n_buckets: int, *, like: Tensor, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Standard normal directions (h, r, d, n_buckets / 2), with ``like``'s device and dtype.
+    """Standard normal directions (h, r, d, n_buckets / 2), on ``like``'s device and with its dtype.
 
-    Without a generator they come from the device's global one. With a generator they are drawn on the generator's
-    device in float32, so that one seed means one set of buckets on every machine; round r's directions depend on
-    neither the number of rounds nor what is drawn after them.
+    Without a generator they are drawn from the device's global one. With a generator they are drawn on the generator's
+    device in float32, so that a seed yields the same buckets on every machine. The directions of round r do not depend
+    on the number of rounds.
     """
     shape = (heads, head_dim, n_buckets // 2)
     if generator is None:
@@ -43,15 +43,17 @@ def draw_rotations(
     return torch.stack(rounds, dim=1).to(like.device, like.dtype, non_blocking=True)
 
 
-_DRAWN_TOGETHER = 16  # torch.randn fills memory in blocks of 16 numbers: smaller draws are no prefix of larger ones
+# torch.randn fills memory 16 numbers at a time, so a smaller draw is in general not a prefix of a larger one. Drawing
+# this many directions at a time makes the directions for few buckets a prefix of those for many.
+_DRAWN_TOGETHER = 16
 
 
 def draw_nested_rotations(
     heads: int, n_rounds: int, head_dim: int, n_buckets: int, *, like: Tensor, seed: int
 ) -> Tensor:
-    """As :func:`draw_rotations`, but the directions for few buckets are the first ones of those for more.
+    """:func:`draw_rotations`, but the directions for few buckets are a prefix of those for many.
 
-    So a short sequence is hashed alike alone and in a batch whose longest sequence needs more buckets.
+    A short sequence is then hashed in the same way alone and in a batch whose longest sequence needs more buckets.
     """
     half = n_buckets // 2
     rounds = []
@@ -69,16 +71,18 @@ def draw_nested_rotations(
 def seeded_rotations(
     like: Tensor, heads: int, n_rounds: int, head_dim: int, n_buckets: int, seed: int, nested: bool = False
 ) -> Tensor:
-    """:func:`draw_rotations` or :func:`draw_nested_rotations` of a seed; an operator, so torch.compile keeps it whole.
+    """:func:`draw_rotations` (if ``nested``, :func:`draw_nested_rotations`) from a seed, cached on the device.
 
-    They are cached on the device: drawing and copying them again would take a GPU longer than the attention itself.
+    Drawing them on the CPU and copying them in every forward would take longer than the attention itself on a GPU. It
+    is a custom operator so that torch.compile does not trace into it, and an operator may not return a tensor that it
+    keeps: hence the clone.
     """
     sizes = (heads, n_rounds, head_dim, n_buckets)
-    return _kept_rotations(*sizes, seed, nested, like.device, like.dtype).clone()
+    return _cached_rotations(*sizes, seed, nested, like.device, like.dtype).clone()
 
 
 @functools.lru_cache(maxsize=64)
-def _kept_rotations(
+def _cached_rotations(
     heads: int,
     n_rounds: int,
     head_dim: int,
@@ -104,7 +108,7 @@ def _(
 
 @seeded_rotations.register_vmap
 def _(info: object, in_dims: object, like: Tensor, *sizes: int) -> tuple[Tensor, None]:
-    return seeded_rotations(like, *sizes), None  # the same for all samples
+    return seeded_rotations(like, *sizes), None  # not batched: the same for all samples
 
 
 @torch.no_grad()
@@ -114,10 +118,10 @@ def bucket_of(qk: Tensor, rotations: Tensor, n_directions: Tensor | None = None)
     Args:
         qk: (b, h, n, d).
         rotations: (h, r, d, n_buckets / 2); with n_buckets = 1 the last size is 0 and all tokens share bucket 0.
-        n_directions: (b,) int64, how many of the rotations each sample is hashed by; None: all.
+        n_directions: (b,) int64; sample i uses the first n_directions[i] directions. None: all.
 
     Returns:
-        int32 (b, h, r, n), each in [0, n_buckets), or in [0, 2 n_directions) of its sample.
+        int32 (b, h, r, n), each in [0, n_buckets), or with ``n_directions`` in [0, 2 n_directions[i]).
     """
     batch, heads, length, _ = qk.shape
     n_rounds, half = rotations.shape[1], rotations.shape[-1]
@@ -134,52 +138,55 @@ def bucket_of(qk: Tensor, rotations: Tensor, n_directions: Tensor | None = None)
         limits = n_directions.unsqueeze(-1).expand(-1, length).reshape(-1, 1, 1)
     in_work = at_once(qk.device, _PROJECTIONS_IN_WORK, _PROJECTIONS_ON_DEVICE)
     tokens = max(1, in_work // (heads * n_rounds * half))
-    pieces = [slice(None)]  # torch.export's graph has no number of pieces that follows from the batch
+    pieces = [slice(None)]  # one piece under torch.export: in a graph their number cannot depend on the batch
     if not exporting():
         pieces = [slice(first, first + tokens) for first in range(0, max(1, batch * length), tokens)]
     found = []
     for piece in pieces:
         projected = torch.bmm(rows[:, piece], directions).unflatten(-1, (n_rounds, half))
+        # argmax [xR; -xR] without the concatenation: the largest |xR|, in the second half where xR is negative
         sizes = projected.abs()
         used = half if limits is None else limits[piece]
         if limits is not None:
             sizes.masked_fill_(torch.arange(half, device=qk.device) >= used, -1)
         at_largest = sizes.argmax(dim=-1, keepdim=True)
-        opposite = projected.gather(-1, at_largest) < 0
-        found.append((at_largest + used * opposite).squeeze(-1).mT.int())
+        is_negative = projected.gather(-1, at_largest) < 0
+        found.append((at_largest + used * is_negative).squeeze(-1).mT.int())
     buckets = found[0] if len(found) == 1 else torch.cat(found, dim=-1)  # (h, r, b * n)
     return buckets.unflatten(-1, (batch, length)).permute(2, 0, 1, 3)
 
 
 @torch.no_grad()
 def sort_by_bucket(buckets: Tensor, n_buckets: int | None = None) -> Tensor:
-    """Token positions in the order of (bucket, position): int64, of ``buckets``' shape, sorted along its last axis.
+    """Token positions in order of (bucket, position): int64, of the shape of ``buckets``, sorted along the last axis.
 
-    With ``n_buckets``, more than any bucket's number, a GPU sorts all rows as one.
+    If ``n_buckets``, an upper bound of the bucket numbers, is given, a GPU sorts all rows in one sort.
     """
     length = buckets.shape[-1]
-    steps = torch.arange(length, device=buckets.device)
+    positions = torch.arange(length, device=buckets.device)
     if n_buckets is not None and buckets.device.type != "cpu" and buckets.numel():
-        return _sort_rows_as_one(buckets, steps, n_buckets)
-    return torch.sort(buckets.long() * length + steps, dim=-1).values % length  # one integer key holds both
+        return _sort_rows_as_one(buckets, positions, n_buckets)
+    # Bucket and position in one integer key: values are sorted instead of a stable argsort, and ``%`` reads the
+    # position off the sorted key.
+    return torch.sort(buckets.long() * length + positions, dim=-1).values % length
 
 
-def _sort_rows_as_one(buckets: Tensor, steps: Tensor, n_buckets: int) -> Tensor:
-    """One sort of keys that hold the row's number, too, in 32 bits where they are enough.
+def _sort_rows_as_one(buckets: Tensor, positions: Tensor, n_buckets: int) -> Tensor:
+    """:func:`sort_by_bucket` with the row number in the key too, in 32 bits if these suffice.
 
-    PyTorch's CUDA sort of several long rows sorts everything twice (by key, then by row) or, from 128 rows on, each row
-    with a single block of threads.
+    PyTorch's CUDA sort of several long rows sorts everything twice (by key, then by row) or, from 128 rows on, gives
+    each row a single thread block.
     """
     length = buckets.shape[-1]
     n_rows = buckets.numel() // length
     dtype = torch.int32 if n_rows * n_buckets * length < 2**31 else torch.int64
     rows = torch.arange(n_rows, device=buckets.device, dtype=dtype).view(*buckets.shape[:-1], 1)
-    keys = (rows * n_buckets + buckets).to(dtype) * length + steps.to(dtype)
+    keys = (rows * n_buckets + buckets).to(dtype) * length + positions.to(dtype)
     return (keys.flatten().sort().values % length).long().view(buckets.shape)
 
 
 @torch.no_grad()
 def undo_sort(order: Tensor) -> Tensor:
-    """Inverse permutation along the last axis: the place in sorted order of every token."""
-    steps = torch.arange(order.shape[-1], device=order.device).expand_as(order)
-    return torch.empty_like(order).scatter_(-1, order, steps)
+    """Inverse permutation along the last axis: the place of every token in sorted order."""
+    places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(-1, order, places)

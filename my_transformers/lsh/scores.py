@@ -1,7 +1,8 @@
-"""Scores of sorted blocks of queries and keys, what hides them, and dropout: alike in forward and backward.
+"""Scores of sorted blocks of queries and keys, the mask added to them, and dropout; used by forward and backward.
 
-Nothing here is kept between the two. Backward computes the same scores again from the same places, and dropout is a
-hash of two integers, not a draw. Scores are base-2 logarithms of weights: exp2 is several times as fast as exp on CPUs.
+Forward keeps nothing from here for backward. Backward recomputes the same scores and mask from the same places, and the
+same dropout from a hash of two integers per pair. Scores are in base 2, because exp2 is several times as fast as exp on
+CPUs.
 
 Read next: forward.py. Letters as in layout.py.
 """
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from my_transformers.lsh.layout import BlockRange, RowTable, SequenceGroup
 
-# The unit of places in distances that are added to scores. One place outside the visible interval lowers the score by
-# it, so the weight is 2^(-2^90 + score) = 0 whatever the score is. A power of two keeps places exact in float32, and
-# 2^24 places are still far from its largest number, 2^128.
+# What the mask subtracts from a score per place outside the visible interval. One place already makes the weight
+# 2^(score - 2^90) = 0 for any score. Since it is a power of two, multiples of it by places below 2^24 are exact in
+# float32, and the largest, 2^114, is far from overflow at 2^128.
 PLACE = 2.0**90
 _LOG2_E = math.log2(math.e)
 
@@ -23,10 +24,10 @@ _LOG2_E = math.log2(math.e)
 def masked_scores(
     group: SequenceGroup, blocks: BlockRange, qk: RowTable, inverse_norm: Tensor, mask: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """q_i . k_j / sqrt(d) in base 2, with the mask added: it takes the mask's memory.
+    """Scores q_i . k_j / sqrt(d) in base 2 plus the mask, computed in the mask's memory.
 
     Returns:
-        queries (rows, d), their keys (rows, d), both with padding; scores (G, c, s).
+        Queries (rows, d) and unit keys (rows, d), both including the padding; scores (G, c, s).
     """
     queries = qk.gather(blocks.rows, group.scratch, "queries")
     keys = group.scratch("keys", *queries.shape, dtype=queries.dtype)
@@ -41,13 +42,14 @@ def batched_product(group: SequenceGroup, a: Tensor, b: Tensor, name: str = "pro
 
 
 def additive_mask(group: SequenceGroup, blocks: BlockRange, r: int, *, deduplicate: bool, dtype: torch.dtype) -> Tensor:
-    """(G, c, s) to add to scores: 0 where a query sees a key in round r, else -PLACE or less.
+    """The mask (G, c, s) to add to scores: 0 where a query sees a key in round r, otherwise at most -PLACE.
 
-    With ``deduplicate`` only where no earlier round shows it the same key.
+    With ``deduplicate``, a key counts only in the first round in which the query sees it: it is also hidden in round r
+    if an earlier round makes it visible.
 
-    There is no boolean in it. A key's distance to the ends of the query's interval, in units of PLACE, is clamped to 0
-    inside; outside it is added as it is. That is two subtractions, a minimum and a clamp, each several times as fast as
-    comparing and filling with -inf.
+    No booleans are involved. With x the signed distance of a key, in places, to the nearer end of the query's interval
+    (>= 0 inside, < 0 outside), the mask is min(x, 0) * PLACE. That takes two subtractions, a minimum and a clamp, each
+    several times as fast as a comparison and a fill with -inf.
     """
     padding = group.layout.padding
     start = blocks.first * group.layout.block_size - padding
@@ -57,21 +59,24 @@ def additive_mask(group: SequenceGroup, blocks: BlockRange, r: int, *, deduplica
     itself.fill_(-PLACE)
     if group.layout.earlier_positions_only:
         positions = (blocks.rows % group.layout.length).to(dtype) * PLACE
-        ahead_of_key = blocks.queries(positions).unsqueeze(-1) - blocks.keys(positions).unsqueeze(1)
-        torch.minimum(mask, ahead_of_key.sub_(PLACE), out=mask)  # 0 or more from one position ahead
+        query_minus_key = blocks.queries(positions).unsqueeze(-1) - blocks.keys(positions).unsqueeze(1)
+        torch.minimum(mask, query_minus_key.sub_(PLACE), out=mask)  # negative unless the key is at least 1 earlier
     for earlier in range(r if deduplicate else 0):
         places = group.place[earlier].index_select(0, blocks.rows)
         inside = _places_inside(group, blocks, places, earlier, "inside earlier", dtype)
-        mask.sub_(inside.add_(PLACE).clamp_min_(0))  # PLACE or more if it shows the key, 0 if not
+        # inside is x * PLACE for an integer x, so max(x + 1, 0) * PLACE is at least PLACE if the earlier round makes
+        # the key visible (x >= 0), and 0 otherwise (x <= -1)
+        mask.sub_(inside.add_(PLACE).clamp_min_(0))
     return mask
 
 
 def _places_inside(
     group: SequenceGroup, blocks: BlockRange, places: Tensor, r: int, name: str, dtype: torch.dtype
 ) -> Tensor:
-    """(G, c, s): how many places, times PLACE, a key lies inside what a query sees in round r; negative outside.
+    """(G, c, s): PLACE times the signed distance of a key to the nearer end of the query's interval in round r.
 
-    ``places`` are those of all rows of the range in round r's order.
+    It is 0 or more inside the interval, -PLACE or less outside. ``places`` are the places of all rows of the range in
+    round r, which for an earlier round than that of the range are not consecutive.
     """
     key = blocks.keys(places.to(dtype) * PLACE).unsqueeze(1)
     first, last = (
@@ -84,19 +89,19 @@ def _places_inside(
 
 
 def dropout_factors(group: SequenceGroup, blocks: BlockRange) -> Tensor:
-    """(G, c, s): 0 where dropout drops a weight, else 1 / (1 - dropout).
+    """(G, c, s): 0 where dropout drops a weight, otherwise 1 / (1 - dropout).
 
-    Hashed from one random integer per query and one per key: the same pair is dropped or kept in every round, in
-    forward and in backward, without storing anything of the scores' size or asking a generator.
+    Each pair's fate is a hash of one random integer per query and one per key. So a pair is dropped in every round or
+    in none, and backward repeats forward, without a stored mask of the scores' size and without a generator.
     """
-    assert group.dropout_seeds is not None  # as long as dropout is not 0
+    assert group.dropout_seeds is not None  # dropout > 0
     query_seeds, key_seeds = (seeds.index_select(0, blocks.rows) for seeds in group.dropout_seeds)
     kept = is_kept(blocks.queries(query_seeds).unsqueeze(-1), blocks.keys(key_seeds).unsqueeze(1), group.dropout)
     return kept / (1 - group.dropout)
 
 
 def is_kept(query_seed: Tensor, key_seed: Tensor, dropout: float) -> Tensor:
-    """True with probability 1 - dropout for each pair of int32 seeds, by an integer hash of their sum."""
+    """For each pair of int32 seeds, True with probability 1 - dropout: an integer hash of their sum is large enough."""
     mixed = query_seed + key_seed
     for multiplier in (0x7FEB352D, 0x846CA68B - 2**32):  # constants of Wellons' lowbias32
         mixed = (mixed ^ ((mixed >> 16) & 0xFFFF)) * multiplier

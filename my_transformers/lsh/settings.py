@@ -1,4 +1,4 @@
-"""Settings of LSH attention, and of the transformers library's."""
+"""Settings of LSH attention, and of its variant from the transformers library."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,30 +12,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LSHSettings(MechanismSettings):
-    """Shared query-key attention inside hash buckets (Reformer)."""
+    """Shared query-key attention within hash buckets (Reformer)."""
 
     kind: ClassVar = "lsh"
     module: ClassVar = "my_transformers.lsh.attention.LSHAttention"
     shared_query_key: ClassVar = True
 
-    bucket_size: int = setting(28, at_least=1, help="lsh: expected tokens a bucket")
-    n_rounds: int = setting(4, at_least=1, help="lsh: independent hash rounds; the cost grows in step")
+    bucket_size: int = setting(28, at_least=1, help="lsh: expected tokens per bucket")
+    n_rounds: int = setting(4, at_least=1, help="lsh: independent hash rounds; the cost is proportional")
     eval_rounds: int | None = setting(None, at_least=1, help="lsh: hash rounds in evaluation; null: n_rounds")
     n_buckets: int | None = setting(
         None,
         at_least=1,
-        help="lsh: number of buckets (1 or even); null: from bucket_size and the model's greatest length",
+        help="lsh: number of buckets (1 or even); null: from bucket_size and the model's maximum length",
     )
     window: int | None = setting(
         None,
         at_least=1,
-        help="lsh: tokens of its bucket that a query sees on one side, or tokens a chunk; null: 2 * bucket_size",
+        help="lsh: tokens of its bucket that a query sees on each side, or tokens per chunk; null: 2 * bucket_size",
     )
     rule: Literal["bucket", "chunk"] = setting(
         "bucket", help="lsh: strictly causal within-bucket windows, or the paper's chunks"
     )
-    attend_across_buckets: bool = setting(False, help="lsh: chunk rule only: see the other buckets in a chunk too")
-    deduplicate: bool = setting(True, help="lsh: count a key once that several rounds show")
+    attend_across_buckets: bool = setting(False, help="lsh: chunk rule only: also see a chunk's other buckets")
+    deduplicate: bool = setting(True, help="lsh: count a key once if several rounds find it")
     fresh_rotations: bool = setting(True, help="lsh: new rotations in each training forward; evaluation keeps one set")
 
     @property
@@ -66,8 +66,8 @@ class LSHSettings(MechanismSettings):
         if self.n_buckets is not None or self.bucket_size <= length:
             return []
         return [
-            f"{key('bucket_size')} {self.bucket_size} is larger than the sequence of {length} tokens, so everything "
-            "shares one bucket; use kind: shared_qk for that"
+            f"{key('bucket_size')} {self.bucket_size} is larger than the sequence of {length} tokens, so all tokens "
+            "share one bucket; use kind: shared_qk for that"
         ]
 
     def arguments(self, site: Site, seed: int) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class LSHSettings(MechanismSettings):
 
 @dataclass(frozen=True)
 class TransformersLSHSettings(MechanismSettings):
-    """LSH attention of the transformers library, for models that are imported; later tokens move what earlier see."""
+    """LSH attention of the transformers library, for imported models; not strictly causal."""
 
     kind: ClassVar = "transformers_lsh"
     module: ClassVar = "my_transformers.lsh.transformers.TransformersLSHAttention"
@@ -85,7 +85,7 @@ class TransformersLSHSettings(MechanismSettings):
     steps: ClassVar = False
 
     chunk_size: int = setting(
-        64, at_least=1, help="transformers_lsh: sorted tokens a chunk; a query sees its own chunk and the one before"
+        64, at_least=1, help="transformers_lsh: sorted tokens per chunk; a query sees its own and the previous chunk"
     )
     n_rounds: int = setting(4, at_least=1, help="transformers_lsh: independent hash rounds")
     n_buckets: int | None = setting(
@@ -97,18 +97,18 @@ class TransformersLSHSettings(MechanismSettings):
         None,
         at_least=2,
         multiple_of=2,
-        help="transformers_lsh: instead of n_buckets: even numbers whose product it is, each hashed by itself",
+        help="transformers_lsh: instead of n_buckets: even numbers with that product, one hash each",
     )
     multiple_of: int | None = setting(
-        None, at_least=1, help="transformers_lsh: pad to a multiple of so many tokens; null: chunk_size"
+        None, at_least=1, help="transformers_lsh: pad to a multiple of this many tokens; null: chunk_size"
     )
     epsilon: float = setting(
-        0.0, at_least=0, help="transformers_lsh: added to a query's squared length before a key is made of it"
+        0.0, at_least=0, help="transformers_lsh: added to a query's squared length when it is normalised to a key"
     )
     keep_rotations: bool = setting(
         False,
-        help="transformers_lsh: draw rotations once and keep them with the weights; with n_buckets or bucket_factors; "
-        "false: new ones in each training forward; evaluation keeps one set",
+        help="transformers_lsh: draw rotations once and save them with the weights (needs n_buckets or "
+        "bucket_factors); false: new ones in each training forward; evaluation keeps one set",
     )
 
     @property
@@ -129,7 +129,7 @@ class TransformersLSHSettings(MechanismSettings):
     @property
     def sees_padding(self) -> str | None:
         """See the base class."""
-        return f"kind: {self.kind} sees how far a batch is padded; use kind: lsh"
+        return f"kind: {self.kind} depends on how far a batch is padded; use kind: lsh"
 
     @property
     def exports_any_length(self) -> bool:
@@ -143,9 +143,9 @@ class TransformersLSHSettings(MechanismSettings):
             found.append(f"multiple_of {self.multiple_of} must be a multiple of chunk_size {self.chunk_size}")
         found += _odd_buckets(self.n_buckets)
         if self.bucket_factors == ():
-            found.append("bucket_factors is empty, needs one at least")
+            found.append("bucket_factors is empty, needs at least one factor")
         if self.n_buckets is not None and self.bucket_factors is not None:
-            found.append(f"n_buckets {self.n_buckets} and bucket_factors {list(self.bucket_factors)}: give one of them")
+            found.append(f"n_buckets {self.n_buckets} and bucket_factors {list(self.bucket_factors)}: set only one")
         if self.keep_rotations and self.n_buckets is None and self.bucket_factors is None:
             found.append("keep_rotations: true needs n_buckets or bucket_factors")
         return found
@@ -156,7 +156,7 @@ class TransformersLSHSettings(MechanismSettings):
         return given | {"rotations": self._rotations(site, seed) if given.pop("keep_rotations") else None}
 
     def _rotations(self, site: Site, seed: int) -> "Tensor":
-        import torch  # with the first model, for settings are read without it
+        import torch  # only when a model is built: settings are read without torch
 
         from my_transformers.lsh.hashing import draw_rotations
 
@@ -169,4 +169,4 @@ class TransformersLSHSettings(MechanismSettings):
 def _odd_buckets(n_buckets: int | None) -> list[str]:
     if n_buckets is None or n_buckets == 1 or n_buckets % 2 == 0:
         return []
-    return [f"n_buckets {n_buckets} must be 1 or even: a rotation gives two buckets"]
+    return [f"n_buckets {n_buckets} must be 1 or even: each direction makes two buckets"]

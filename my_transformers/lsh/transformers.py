@@ -1,4 +1,4 @@
-"""LSH attention as the transformers library and Trax compute it, for models that were trained by them."""
+"""LSH attention as the transformers library and Trax compute it, for models trained with them."""
 
 import math
 
@@ -22,42 +22,43 @@ from my_transformers.masks import boolean_mask
 from my_transformers.mechanism import Mechanism
 from my_transformers.replay import decide
 
-# Scores of hidden keys, and of a query's own key, which counts only where all others are hidden. They are those of the
-# transformers library, whose models learnt with their rounding: beside 1e5, log 2 is rounded in float32. So a token
-# that sees only itself, in several rounds, returns its value up to 0.4 % too large or too small.
+# Scores of hidden keys, and of a query's own key, which matters only if all others are hidden. The values are those of
+# the transformers library, including their rounding error, with which its models were trained: next to 1e5, log 2 is
+# rounded in float32, so a token that sees only itself in several rounds returns its value up to 0.4 % too large or too
+# small.
 _HIDDEN, _ITSELF = -1e9, -1e5
-_SMALLEST = 1e-12  # square of a vector's length that keeps its key finite
+_SMALLEST = 1e-12  # squared lengths are clamped to this, so that keys are finite
 
 
 class TransformersLSHAttention(Mechanism, settings=TransformersLSHSettings):
-    """Shared query-key attention among the neighbours in hash order, O(n_rounds * n * chunk_size) time.
+    """Shared query-key attention among neighbours in hash order, O(n_rounds * n * chunk_size * d) time.
 
-    For new models use :class:`~my_transformers.LSHAttention`; this one computes what those models learnt with. Each
-    round hashes the queries, sorts the tokens by (bucket, position) and cuts them into chunks. A query sees all of its
-    own chunk and of the one before it, whatever their buckets, and itself only where it sees no other token. The chunks
-    of all rounds form one circle: the first chunk of a round looks back at the last chunk of the round before, and the
-    very first one at the very last. A key counts once for every round that shows it. A sequence of one chunk gets full
-    attention.
+    It exists to run models trained with the transformers library; for new models use
+    :class:`~my_transformers.LSHAttention`. Each round hashes the queries, sorts the tokens by (bucket, position) and
+    cuts them into chunks. A query sees all tokens of its own chunk and of the previous one, whatever their buckets, and
+    itself only if it sees no other token. The chunks of all rounds form one circle: the chunk before the first chunk of
+    a round is the last chunk of the previous round, and the chunk before the very first is the very last. A key counts
+    once for every round in which it is seen. A sequence of a single chunk gets full attention.
 
-    Causal masking is by position, but where chunks are cut depends on every token: *later* tokens decide which earlier
-    ones a query sees, so it is not strictly causal, and there are no steps.
+    Causal masking is by position, but chunk boundaries depend on all tokens: *later* tokens decide which earlier ones a
+    query sees. So it is not strictly causal, and cannot decode step by step.
 
-    Saved for backward, by autograd: all scores, 2 * chunk_size * n_rounds per token.
+    Saved for backward, by autograd: all scores, 2 * chunk_size * n_rounds per token and head.
 
     Args:
         chunk_size: tokens per chunk.
-        n_rounds: independent hashings per forward.
-        n_buckets: how many there are, 1 or even; default: so many that a chunk holds two of expected size.
-        bucket_factors: instead, even numbers whose product is n_buckets, each hashed separately
+        n_rounds: independent hash rounds per forward.
+        n_buckets: number of buckets, 1 or even; default: such that a chunk is expected to hold two buckets.
+        bucket_factors: instead of n_buckets, even numbers whose product it is, each with a hash of its own
             (:func:`bucket_by_factors`).
-        multiple_of: a sequence of more than one chunk is padded to a multiple of so many tokens; default chunk_size.
+        multiple_of: pad a sequence of more than one chunk to a multiple of this many tokens; default chunk_size.
         epsilon: k = q / sqrt(||q||^2 + epsilon).
         causal: a token attends only to itself and earlier tokens.
         dropout: probability of dropping an attention weight in training, independently in each round.
-        seed: seed of the rotations of eval mode, which stay the same; give each layer its own. In training each
-            forward draws new ones from the global generator.
-        rotations: (h, n_rounds, head_dim, n_buckets / 2, or half of the factors' sum), used always instead of these,
-            and kept as a buffer beside the parameters.
+        seed: seed of the fixed rotations of eval mode; give each layer its own. In training each forward draws new
+            ones from the global generator.
+        rotations: (h, n_rounds, head_dim, m), with m half of n_buckets or of the sum of the factors. If given, they
+            are used in training and evaluation, and stored as a buffer in the state dict.
 
     Raises:
         ValueError: arguments that contradict each other or are out of range.
@@ -100,26 +101,26 @@ class TransformersLSHAttention(Mechanism, settings=TransformersLSHSettings):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
         if self.multiple_of < 1 or self.multiple_of % self.chunk_size:
-            raise ValueError(f"multiple_of is {self.multiple_of}, must be one of chunk_size {self.chunk_size}")
+            raise ValueError(f"multiple_of is {self.multiple_of}, must be a multiple of chunk_size {self.chunk_size}")
         if self.epsilon < 0:
-            raise ValueError(f"epsilon is {self.epsilon}, must not be negative")
+            raise ValueError(f"epsilon is {self.epsilon}, must be at least 0")
 
     def _check_buckets(self) -> None:
         n, factors = self.n_buckets, self.bucket_factors
         if n is not None and n != 1 and (n < 1 or n % 2):
-            raise ValueError(f"n_buckets is {n}, must be 1 or even: a rotation gives two buckets")
+            raise ValueError(f"n_buckets is {n}, must be 1 or even: each direction makes two buckets")
         if factors is None:
             return
         if n is not None:
-            raise ValueError(f"n_buckets is {n} and bucket_factors are {factors}; give one of the two")
+            raise ValueError(f"n_buckets is {n} and bucket_factors are {factors}; give only one of them")
         if not factors or any(factor < 2 or factor % 2 for factor in factors):
-            raise ValueError(f"bucket_factors are {factors}, must be even numbers: a rotation gives two buckets")
+            raise ValueError(f"bucket_factors are {factors}, must be even numbers: each direction makes two buckets")
 
     def _check_rotations(self) -> None:
         if self.rotations is None:
             return
         if self._fixed_factors is None:
-            raise ValueError("rotations need n_buckets or bucket_factors: else their number follows from the length")
+            raise ValueError("rotations need n_buckets or bucket_factors: otherwise their shape depends on the length")
         shape, directions = tuple(self.rotations.shape), sum(self._fixed_factors) // 2
         if (len(shape), *shape[1::2]) != (4, self.n_rounds, directions):
             raise ValueError(f"rotations have shape {shape}, must be (h, {self.n_rounds}, head_dim, {directions})")
@@ -129,16 +130,16 @@ class TransformersLSHAttention(Mechanism, settings=TransformersLSHSettings):
         return f"chunk_size={self.chunk_size}, n_rounds={self.n_rounds}, causal={self.causal}"
 
     def forward(self, qk: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Qk (b, h, n, d), v (b, h, n, e), mask (b, n) True where a token is real -> (b, h, n, e)."""
+        """Map qk (b, h, n, d) and v (b, h, n, e) to (b, h, n, e); mask (b, n) is True where a token is real."""
         check_heads(qk, qk, v, heads=None if self.rotations is None else len(self.rotations))
         mask = boolean_mask(mask, qk)
         if qk.shape[2] == 0:
             return v
         factors = self._fixed_factors or (choose_n_buckets(qk.shape[2], max(1, self.chunk_size // 2)),)
         n_buckets = math.prod(factors)
-        rotations = self._rotations(qk, sum(factors))  # two buckets a direction, in each factor
+        rotations = self._rotations(qk, sum(factors))  # half as many directions as the sum, for each factor its half
         buckets = decide(lambda: bucket_by_factors(qk, rotations, factors))
-        if mask is not None:  # padding goes to an extra bucket, after all others
+        if mask is not None:  # padding goes to an extra bucket that sorts after all others
             buckets = buckets.masked_fill(~mask[:, None, None, :], n_buckets)
         return attend_in_circle(
             qk,
@@ -154,7 +155,7 @@ class TransformersLSHAttention(Mechanism, settings=TransformersLSHSettings):
 
     @property
     def _fixed_factors(self) -> tuple[int, ...] | None:
-        """None if the number of buckets follows from the length."""
+        """The factors of the number of buckets, or None if it depends on the length."""
         return self.bucket_factors if self.n_buckets is None else (self.n_buckets,)
 
     def _rotations(self, qk: Tensor, n_buckets: int) -> Tensor:
@@ -166,26 +167,26 @@ class TransformersLSHAttention(Mechanism, settings=TransformersLSHSettings):
         return seeded_rotations(qk.detach(), heads, self.n_rounds, head_dim, n_buckets, self.seed)
 
     def new_cache(self, like: Tensor, max_len: int) -> Cache:
-        """There is none.
+        """Not supported.
 
         Raises:
             ValueError: always.
         """
         raise ValueError(
             "step-by-step decoding needs LSHAttention with causal=True and rule='bucket': here later tokens move the "
-            "chunks of earlier ones"
+            "chunk boundaries of earlier ones"
         )
 
 
 def bucket_by_factors(qk: Tensor, rotations: Tensor, factors: tuple[int, ...]) -> Tensor:
-    """Buckets that are numbered by several hashes: sum_i (factors before i, multiplied) * bucket_i.
+    """Combine one hash per factor into a bucket number: sum_i (product of the factors before i) * bucket_i.
 
-    So many buckets need few directions: half of the factors' sum instead of half of their product.
+    A large number of buckets then needs few directions: half of the factors' sum instead of half of their product.
 
     Args:
         qk: (b, h, n, d).
-        rotations: (h, r, d, sum of the factors / 2), side by side; each factor's as in :func:`bucket_of`.
-        factors: numbers of buckets, 1 or even.
+        rotations: (h, r, d, sum of the factors / 2), the rotations of :func:`bucket_of` for each factor, concatenated.
+        factors: number of buckets of each hash, 1 or even.
 
     Returns:
         int32 (b, h, r, n), each in [0, product of the factors).
@@ -210,17 +211,17 @@ def attend_in_circle(
     epsilon: float = 0.0,
     dropout: float = 0.0,
 ) -> Tensor:
-    """LSH attention in one circle of the chunks of all rounds, for given buckets.
+    """LSH attention for given buckets, in one circle of the chunks of all rounds.
 
     Args:
         qk: (b, h, n, d).
         v: (b, h, n, e).
         buckets: (b, h, r, n), each in [0, n_buckets), or n_buckets for padding.
-        n_buckets: how many there are.
-        chunk_size: see :class:`TransformersLSHAttention`, as for the rest.
-        multiple_of: the sequence is padded to a multiple of so many tokens.
+        n_buckets: the number of buckets.
+        chunk_size: as in :class:`TransformersLSHAttention`.
+        multiple_of: pad the sequence to a multiple of this many tokens.
         causal: a token attends only to itself and earlier tokens.
-        epsilon: added to the square of a query's length, by whose root it is divided to be a key.
+        epsilon: k = q / sqrt(||q||^2 + epsilon).
         dropout: probability of dropping a weight.
 
     Returns:
@@ -228,15 +229,16 @@ def attend_in_circle(
     """
     n = qk.shape[2]
     missing = -n % multiple_of
-    if n <= chunk_size:  # full attention: one round of one chunk, which is its own neighbour
+    if n <= chunk_size:  # full attention: a single chunk, so further rounds would see the same keys again
         buckets, chunk_size, missing = buckets[:, :, :1], n, 0
     buckets = F.pad(buckets, (0, missing), value=n_buckets)
     order = sort_by_bucket(buckets)  # (b, h, r, L)
 
-    def chunks(x: Tensor) -> Tensor:  # (b, h, 1 or r, L, ·) -> in order (b, h, r * L / chunk_size, chunk_size, ·)
+    # the chunks of all rounds lie on one axis, so that rolling by one chunk joins the rounds to a circle
+    def chunks(x: Tensor) -> Tensor:  # (b, h, 1 or r, L, ·) -> sorted (b, h, r * L / chunk_size, chunk_size, ·)
         return _rows_at(x, order.unsqueeze(-1)).flatten(2, 3).unflatten(2, (-1, chunk_size))
 
-    def rounds(x: Tensor) -> Tensor:  # chunks in order -> (b, h, r, L, ·)
+    def rounds(x: Tensor) -> Tensor:  # sorted chunks -> (b, h, r, L, ·)
         return x.flatten(2, 3).unflatten(2, (order.shape[2], -1))
 
     queries, values = (chunks(F.pad(x, (0, 0, 0, missing)).unsqueeze(2)) for x in (qk, v))
@@ -252,7 +254,7 @@ def attend_in_circle(
 def _rows_at(x: Tensor, places: Tensor) -> Tensor:
     """Rows of x (b, h, 1 or r, L, d) at places (b, h, r, n, 1) -> (b, h, r, n, d).
 
-    ``torch.take_along_dim`` does the same, but exported it takes one size of batch alone.
+    ``torch.take_along_dim`` does the same, but a graph exported with it is fixed to one batch size.
     """
     return x.expand(*places.shape[:3], -1, -1).gather(3, places.expand(-1, -1, -1, -1, x.shape[-1]))
 
@@ -263,9 +265,10 @@ def _merge_rounds(out: Tensor, log_sum_exp: Tensor) -> Tensor:
 
 
 def _scores_of_chunks(queries: Tensor, real: Tensor, positions: Tensor, causal: bool, epsilon: float) -> Tensor:
-    """Scores of each chunk's c queries with the keys of the chunk before it and its own, in float32 or better.
+    """Scores of each chunk's c queries with the keys of the previous chunk and of its own, in float32 or better.
 
-    Queries (b, h, chunks, c, d), real and positions (b, h, chunks, c, 1) -> (b, h, chunks, c, 2 c); c for one chunk.
+    queries (b, h, chunks, c, d), real and positions (b, h, chunks, c, 1) -> (b, h, chunks, c, 2 c), or (..., c) if
+    there is only one chunk.
     """
     seen, key_positions = _with_chunk_before(real).mT, _with_chunk_before(positions).mT
     if causal:
@@ -276,7 +279,7 @@ def _scores_of_chunks(queries: Tensor, real: Tensor, positions: Tensor, causal: 
 
 
 def _with_chunk_before(x: Tensor) -> Tensor:
-    """For each chunk the rows of the one before it, then its own: (b, h, chunks, c, ·) -> (b, h, chunks, 2 c, ·)."""
+    """Each chunk's rows, preceded by those of the previous chunk: (b, h, chunks, c, ·) -> (b, h, chunks, 2 c, ·)."""
     return torch.cat((x.roll(1, dims=2), x), dim=3) if x.shape[2] > 1 else x
 
 

@@ -1,8 +1,8 @@
-"""Attention inside hash buckets by Triton kernels: the operators, and how the kernels are launched.
+"""Bucketed attention with Triton kernels: the custom operators, and the launches of their kernels.
 
-Computes what bucketed.py computes, for float16, bfloat16 and float32. Forward launches ``prepare``, a minimum, with
-several rounds ``invert``, and ``attend`` once per round; backward is similar. docs/performance.md counts operations,
-bytes and launches.
+Computes the same function as bucketed.py, for float16, bfloat16 and float32. Forward launches ``prepare``, a minimum,
+``invert`` if there are several rounds, and ``attend`` once per round; backward is similar. docs/performance.md counts
+operations, bytes and launches.
 """
 
 import math
@@ -20,18 +20,18 @@ from my_transformers.memory import empty_heads
 from my_transformers.triton_launch import ROWS, padded, precision
 
 _LOG2_E = math.log2(math.e)
-_PLACES = 1024  # per program of ``invert``
+_PLACES = 1024  # places per program of ``invert``
 
 
 class Tile(NamedTuple):
-    """Sizes of a program's work."""
+    """Tile sizes of a program."""
 
-    block: int  # tokens that a program is responsible for
-    step: int  # tokens of the other role that it compares them with at a time
+    block: int  # tokens (queries, say) that a program computes the result of
+    step: int  # tokens of the other role (keys) that it compares them with at a time
     warps: int
 
 
-# By the largest head size: the tiles of forward and backward. docs/performance.md gives the reasons.
+# Tiles of forward and backward, by the largest head size that they are for. docs/performance.md explains them.
 _HALF_TILES = {
     64: (Tile(64, 64, 4), Tile(64, 32, 4)),
     128: (Tile(64, 64, 4), Tile(32, 32, 4)),
@@ -84,7 +84,7 @@ class _Call(NamedTuple):
         return {"DIM": dim, "PADDED_DIM": padded(dim), "VALUE_DIM": value_dim, "PADDED_VALUE_DIM": padded(value_dim)}
 
     def prepare(self, key_scale: Tensor, real: Tensor | None, causal: bool) -> Tensor:
-        """Write ``key_scale``; returns (b, h), the first position whose output must be NaN, n where there is none."""
+        """Write ``key_scale``; return (b, h), the first position whose output must be NaN, or n if none must."""
         nan_from = torch.empty_like(key_scale, dtype=torch.int32)
         arguments = (*self.rows(), key_scale if real is None else real, key_scale, nan_from)
         constants = self.dims() | {"HAS_REAL": real is not None, "CAUSAL": causal}
@@ -99,9 +99,9 @@ class _Call(NamedTuple):
         )
 
     def places(self) -> tuple[Tensor, ...]:
-        """Order, first, last, and the place of each token: int32 (r, b, h, L)."""
+        """Order, first and last, and the place of each token, the inverse of order: int32 (r, b, h, L) each."""
         if not self.deduplicate or self.rounds == 1:
-            return self.order, self.first, self.last, self.order  # nothing reads the fourth
+            return self.order, self.first, self.last, self.order  # the fourth is not read
         place, blocks = torch.empty_like(self.order), triton.cdiv(self.length, _PLACES)
         arguments = (self.order, place, self.length, blocks)
         triton_launch.launch(
@@ -132,7 +132,7 @@ class _Call(NamedTuple):
 
 
 def _room_for_sums(result: Tensor, rounds: int) -> Tensor:
-    """Float32 memory for running results, in a result's layout: the result itself if float32 or never continued."""
+    """Float32 memory for partial results between rounds: the result itself if it is float32 or there is one round."""
     return result if rounds == 1 or result.dtype == torch.float32 else torch.empty_like(result, dtype=torch.float32)
 
 
@@ -155,7 +155,7 @@ def _attention(
     deduplicate: bool,
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Output (b, h, n, e); of each token (b, h, n) the base-2 log-sum-exp and 1 / ||q||, float32."""
+    """The output (b, h, n, e), and for each token its base-2 log-sum-exp and 1 / ||q||, (b, h, n) float32."""
     call = _Call(qk, v, order, first, last, seeds, layout, deduplicate, dropout)
     out, totals, key_scale = _empty_results(qk, v)
     if out.numel():
@@ -194,12 +194,12 @@ def _attention_backward(
     grad_qk, grad_v = empty_heads(qk), empty_heads(v)
     if out.numel():
         products = triton_launch.row_products(grad, out)
-        ruin = (products * 0).sum(-1)  # (b, h): 0, or NaN if one of the sequence is not finite
+        zero_or_nan = (products * 0).sum(-1)  # (b, h): NaN if any product of the sequence is not finite, otherwise 0
         tensors = (
             *call.rows(), grad, *grad.stride(),
             grad_qk, *grad_qk.stride()[:3], _room_for_sums(grad_qk, call.rounds),
             grad_v, *grad_v.stride()[:3], _room_for_sums(grad_v, call.rounds),
-            key_scale, totals, products, ruin, *call.places(), seeds,
+            key_scale, totals, products, zero_or_nan, *call.places(), seeds,
         )  # fmt: skip
         call.each_round(triton_backward.attend_backward, tensors, backward=True)
     return grad_qk, grad_v
@@ -236,7 +236,7 @@ def bucketed_attention(
     real: Tensor | None,
     causal: bool,
 ) -> Tensor:
-    """my_transformers.lsh.bucketed.bucketed_attention for inputs that kernels.use_triton accepts."""
+    """:func:`my_transformers.lsh.bucketed.bucketed_attention`, for inputs that kernels.use_triton accepts."""
     order, first, last = (x.contiguous() for x in visible)
     real = None if real is None else real.contiguous()
     seeds = dropout_seeds.contiguous()

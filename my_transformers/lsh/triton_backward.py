@@ -1,8 +1,8 @@
-"""Triton kernels of attention inside hash buckets: backward. Names are explained in triton_kernels.py.
+"""Triton kernels of bucketed attention: backward. Names are explained in triton_kernels.py.
 
-Probabilities are computed again as 2^(score - total). A program takes a block of tokens in both of their roles: as
-queries it goes over all keys that they see, as keys over all queries that see them. So one program forms each gradient,
-in a fixed order and without atomics, at the price of computing each pair's score twice.
+Probabilities are recomputed as 2^(score - total). A program handles a block of tokens in both roles: as queries, it
+loops over all keys that they see; as keys, over all queries that see them. So each gradient is written by one program,
+in a fixed order and without atomics, at the cost of computing each score twice.
 """
 
 # ruff: noqa: ANN001, ANN201, ANN202 - as in triton_kernels.py
@@ -13,14 +13,14 @@ import triton.language as tl
 from my_transformers.lsh.triton_kernels import SIZES, _hide, _kept, _queries, _tokens
 from my_transformers.triton_rows import load_rows, locate, store_rows
 
-_SEARCHED = tl.constexpr(256)  # places that are searched together for queries of a block of keys
+_SEARCHED = tl.constexpr(256)  # places searched at a time for the queries that see a block of keys
 
 
 @triton.jit
 def _find_queries(order, first, last, keys_from, keys_end, n, length, block_size, blocks_before, blocks_after):
-    """Lowest place of a query that sees a key at keys_from <= place < keys_end, and highest place + 1.
+    """Lowest place of a query that sees a key at keys_from <= place < keys_end, and one past the highest.
 
-    BlockLayout bounds where they can be.
+    Intervals are stored by query, so the queries are searched for, within the bounds that BlockLayout guarantees.
     """
     low = tl.maximum((keys_from // block_size - blocks_after) * block_size, 0)
     high = tl.minimum(((keys_end - 1) // block_size + blocks_before + 1) * block_size, length)
@@ -43,7 +43,7 @@ def _as_queries(
     STEP: tl.constexpr,
     DIM: tl.constexpr, PADDED_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, PADDED_VALUE_DIM: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of a block of queries, before the scale of scores."""
+    """Gradient of a block of queries, not yet multiplied by the scale of scores, 1 / sqrt(d)."""
     found = tl.zeros_like(own).to(tl.float32)
     lowest_place = tl.min(tl.where(count > 0, start, length))
     end_place = tl.max(tl.where(count > 0, start + count, 0))
@@ -76,7 +76,7 @@ def _as_keys(
     STEP: tl.constexpr,
     DIM: tl.constexpr, PADDED_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, PADDED_VALUE_DIM: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a block of unit keys, before the scale of scores, and of their values."""
+    """Gradients of a block of unit keys, not yet multiplied by the scale of scores, and of their values."""
     found = tl.zeros_like(own).to(tl.float32)
     found_values = tl.zeros_like(own_values).to(tl.float32)
     for q_start in range(seen_from, seen_end, STEP):
@@ -111,17 +111,17 @@ def _as_keys(
 def attend_backward(
     qk, qk_b, qk_h, qk_n, qk_d, v, v_b, v_h, v_n, v_d, grad, grad_b, grad_h, grad_n, grad_d,
     grad_qk, gq_b, gq_h, gq_n, qk_so_far, grad_v, gv_b, gv_h, gv_n, v_so_far,
-    key_scale, totals, products, ruin, order, first, last, place, seeds,
+    key_scale, totals, products, zero_or_nan, order, first, last, place, seeds,
     heads, n, length, blocks, stride, turn, rounds, earlier, threshold, keep_scale, log2_scale,
     scale, block_size, blocks_before, blocks_after,
     BY_POSITION: tl.constexpr, DEDUPLICATE: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK: tl.constexpr, STEP: tl.constexpr,
     DIM: tl.constexpr, PADDED_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, PADDED_VALUE_DIM: tl.constexpr,
 ):  # fmt: skip
-    """Add the gradients that a block of tokens gets from this round.
+    """Add this round's contribution to the gradients of a block of tokens.
 
     Between rounds they are kept in ``qk_so_far`` and ``v_so_far``; the last round writes ``grad_qk`` and ``grad_v``.
-    ``ruin`` (b, h) is 0, or NaN if a sequence's gradient or output is not finite.
+    ``zero_or_nan`` (b, h) is NaN if the output or its gradient is not finite in a sequence, otherwise 0.
     """
     block, sample, head, sequence = locate(tl.program_id(0), blocks, heads)
     qk += sample * qk_b + head * qk_h
@@ -169,8 +169,8 @@ def attend_backward(
 
     inverse_norm = tl.maximum(own_scale, 0.0)[:, None]
     unit = own.to(tl.float32) * inverse_norm
-    along = tl.sum(of_keys * unit, 1)[:, None]
-    of_qk = (of_queries + (of_keys - along * unit) * inverse_norm) * scale  # through k = q / ||q||
+    dk_dot_k = tl.sum(of_keys * unit, 1)[:, None]
+    of_qk = (of_queries + (of_keys - dk_dot_k * unit) * inverse_norm) * scale  # through k = q / ||q||
     continued = present & (turn > 0)
     of_qk += load_rows(qk_so_far, token, continued, gq_n, 1, DIM, PADDED_DIM).to(tl.float32)
     of_values += load_rows(v_so_far, token, continued, gv_n, 1, VALUE_DIM, PADDED_VALUE_DIM).to(tl.float32)
@@ -178,8 +178,8 @@ def attend_backward(
         store_rows(qk_so_far, of_qk, token, present, gq_n, DIM, PADDED_DIM)
         store_rows(v_so_far, of_values, token, present, gv_n, VALUE_DIM, PADDED_VALUE_DIM)
     else:
-        alone = present & (own_total == float("-inf"))  # its output is its own value
+        alone = present & (own_total == float("-inf"))  # the output of such a token is its own value
         of_values += load_rows(grad, token, alone, grad_n, grad_d, VALUE_DIM, PADDED_VALUE_DIM).to(tl.float32)
-        ruined = tl.load(ruin + sequence)
-        store_rows(grad_qk, of_qk + ruined, token, present, gq_n, DIM, PADDED_DIM)
-        store_rows(grad_v, of_values + ruined, token, present, gv_n, VALUE_DIM, PADDED_VALUE_DIM)
+        added = tl.load(zero_or_nan + sequence)
+        store_rows(grad_qk, of_qk + added, token, present, gq_n, DIM, PADDED_DIM)
+        store_rows(grad_v, of_values + added, token, present, gv_n, VALUE_DIM, PADDED_VALUE_DIM)

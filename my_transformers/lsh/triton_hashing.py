@@ -1,8 +1,8 @@
-"""Angular hashing in one launch; see my_transformers/lsh/hashing.py for the definition.
+"""Angular hashing in one kernel launch; see my_transformers/lsh/hashing.py for the definition.
 
-A program multiplies a block of tokens with one round's rotations, a few directions at a time, and remembers the
-projection with the largest absolute value. So projections never reach memory: for 65,536 tokens, 8 heads and 2 rounds
-of 1,024 buckets they would be 2^29 numbers.
+A program multiplies a block of tokens by one round's rotations, a few directions at a time, and keeps the projection
+of largest absolute value. So projections are never written to memory: for 65,536 tokens, 8 heads and 2 rounds of 1,024
+buckets they would be 2^29 numbers.
 """
 
 # ruff: noqa: ANN001, ANN201 - as in triton_kernels.py
@@ -17,7 +17,7 @@ from my_transformers.lsh.triton_kernels import SIZES
 from my_transformers.triton_launch import padded, precision
 from my_transformers.triton_rows import load_rows, locate
 
-_WIDE_ROW = 512  # bytes; longer rows are worked on in smaller blocks, so that they fit into any GPU's shared memory
+_WIDE_ROW = 512  # bytes; longer rows are processed in smaller blocks, which fit into any GPU's shared memory
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -57,7 +57,7 @@ def hash_tokens(
 
 @torch.library.custom_op("my_transformers::bucket_of_triton", mutates_args=())
 def bucket_of(qk: Tensor, rotations: Tensor, n_directions: Tensor | None) -> Tensor:
-    """my_transformers.lsh.hashing.bucket_of for at least one rotation, in the dtype of qk."""
+    """:func:`my_transformers.lsh.hashing.bucket_of`, for at least one direction, in the dtype of qk."""
     (batch, heads, n, dim), (_, rounds, _, half) = qk.shape, rotations.shape
     buckets = qk.new_empty((batch, heads, rounds, n), dtype=torch.int32)
     tokens, directions = (64, 32) if padded(dim) * qk.element_size() <= _WIDE_ROW else (32, 16)

@@ -1,26 +1,27 @@
-"""Triton kernels of attention inside hash buckets: forward; triton_attention.py launches them.
+"""Triton kernels of bucketed attention: forward; triton_attention.py launches them.
 
-A program works on one block of places in one round's sorted order of one sequence (one head of one sample). ``order``
-maps places to tokens, and rows are read from where the tokens lie: no sorted copy exists. ``first`` and ``last`` are
-the interval of places that each token sees. So the loop over keys runs from the block's lowest ``first`` to its highest
-``last``: at most the window and the block, whatever the length.
+A program handles one block of places in one round's sorted order of one sequence (one head of one sample). ``order``
+maps places to tokens, and rows are read directly from the unsorted tensors. ``first`` and ``last`` bound the interval
+of places that each token sees, so the loop over keys runs from the block's lowest ``first`` to its highest ``last``:
+its length depends on window and block size, not on the sequence.
 
-Rounds are launched one after another. Each continues the running results of its tokens, and only one program per round
-reads or writes a token's: no atomics, and every sum has a fixed order.
+Rounds are launched one after another. Each continues its tokens' partial results, and in each round only one program
+reads or writes those of a token: no atomics, and every sum has a fixed order.
 
 Argument names, the same in all kernels:
 
     x_b, x_h, x_n, x_d  strides of rows x: sample, head, token, number
-    n, length           tokens, and places; tokens from n on are padding: rows of zeros, never written
-    stride              places of all sequences: from one round to the next, and from queries' to keys' seeds
-    turn, rounds        number of this round, and how many there are
-    earlier             rounds to de-duplicate against
+    n, length           the number of tokens, and of places; tokens from n on are padding: rows of zeros, never written
+    stride              places of all sequences: the distance between two rounds, and between query and key seeds
+    turn, rounds        index of this round, and the number of rounds
+    earlier             the number of earlier rounds to de-duplicate against
     key_scale           (b, h, n) float32: 1 / ||q||, or -1 for a row with an infinity or NaN, which is read as zeros
-    totals              (b, h, n) float32: base-2 log-sum-exp of a token's scores so far; -inf: it has seen no key
-    DIM, PADDED_DIM     numbers in a row of qk, and the power of two that is computed with; VALUE_... the same for v
+    totals              (b, h, n) float32: base-2 log-sum-exp of a token's scores so far; -inf if it has seen no key
+    DIM, PADDED_DIM     size of a row of qk, and the next power of two; VALUE_... likewise for v
 """
 
-# ruff: noqa: ANN001, ANN201, ANN202 - Triton knows one annotation, tl.constexpr; the rest are pointers and blocks
+# ruff: noqa: ANN001, ANN201, ANN202 - Triton supports the annotation tl.constexpr only; the rest are pointers and
+# blocks
 
 import triton
 import triton.language as tl
@@ -34,7 +35,7 @@ SIZES += ["block_size", "blocks_before", "blocks_after"]
 
 @triton.jit
 def _interval(first, last, tokens, length):
-    """First place that each token sees, and how many it sees."""
+    """First place that each token sees, and the number of places that it sees."""
     start = tl.maximum(tl.load(first + tokens), 0)
     end = tl.minimum(tl.load(last + tokens), length - 1)
     return start, tl.maximum(end - start + 1, 0)
@@ -42,7 +43,7 @@ def _interval(first, last, tokens, length):
 
 @triton.jit
 def _tokens(order, places, end, n):
-    """Tokens at places, and whether there is one: before ``end``, and not padding."""
+    """Tokens at places, and whether each exists: its place is before ``end``, and it is not padding."""
     inside = places < end
     tokens = tl.load(order + places, mask=inside, other=0)
     return tokens, inside & (tokens < n)
@@ -50,7 +51,7 @@ def _tokens(order, places, end, n):
 
 @triton.jit
 def _queries(order, first, last, places, end, n, length):
-    """Tokens at places, whether there is one, the first place it sees, and how many it sees (0 where there is none)."""
+    """Tokens at places, whether each exists, the first place it sees, and how many it sees (0 if it does not exist)."""
     tokens, present = _tokens(order, places, end, n)
     start, count = _interval(first, last, tokens, length)
     return tokens, present, start, tl.where(present, count, 0)
@@ -58,7 +59,7 @@ def _queries(order, first, last, places, end, n, length):
 
 @triton.jit
 def _within(place, start, count):
-    """Is start <= place < start + count? One comparison: as unsigned numbers, negative differences are large."""
+    """Whether start <= place < start + count, in one comparison: unsigned, a negative difference is large."""
     return (place - start).to(tl.uint32) < count.to(tl.uint32)
 
 
@@ -67,9 +68,9 @@ def _hide(
     scores, q_token, q_place, q_start, q_count, k_token, k_place, first, last, place, earlier, stride, length,
     BY_POSITION: tl.constexpr, DEDUPLICATE: tl.constexpr,
 ):  # fmt: skip
-    """Set scores to -inf where the query does not see the key, or already saw it in an earlier round.
+    """Set scores to -inf where the query does not see the key, or (DEDUPLICATE) saw it already in an earlier round.
 
-    Queries are a column and keys a row, or the other way round.
+    Query arguments are columns and key arguments rows, or the other way round.
     """
     seen = _within(k_place, q_start, q_count) & (k_place != q_place)
     if BY_POSITION:
@@ -84,7 +85,7 @@ def _hide(
 
 @triton.jit
 def _kept(seeds, q_token, k_token, stride, threshold):
-    """Which pairs dropout keeps; the same hash as scores.is_kept."""
+    """Whether dropout keeps each pair; the same hash as scores.is_kept."""
     mixed = tl.load(seeds + q_token) + tl.load(seeds + stride + k_token)
     mixed = (mixed ^ ((mixed >> 16) & 0xFFFF)) * 0x7FEB352D
     mixed = (mixed ^ ((mixed >> 16) & 0xFFFF)) * -0x7B935975
@@ -97,7 +98,7 @@ def prepare(
     HAS_REAL: tl.constexpr, CAUSAL: tl.constexpr, BLOCK: tl.constexpr,
     DIM: tl.constexpr, PADDED_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, PADDED_VALUE_DIM: tl.constexpr,
 ):  # fmt: skip
-    """Write each token's ``key_scale``, and from which position on it makes outputs NaN (n if it does not)."""
+    """Write each token's ``key_scale``, and the first position whose output it makes NaN (n if none)."""
     block, sample, head, sequence = locate(tl.program_id(0), blocks, heads)
     tokens = block * BLOCK + tl.arange(0, BLOCK)
     present = tokens < n
@@ -106,17 +107,17 @@ def prepare(
     infinity = float("inf")
     finite = (tl.abs(tl.sum(q, 1)) < infinity) & (tl.abs(tl.sum(values.to(tl.float32), 1)) < infinity)
     inverse_norm = tl.rsqrt(tl.maximum(tl.sum(q * q, 1), 1e-12))
-    spoils = finite == 0
+    makes_nan = finite == 0
     if HAS_REAL:
-        spoils = spoils & (tl.load(real + sequence * n + tokens, mask=present, other=0) != 0)
+        makes_nan = makes_nan & (tl.load(real + sequence * n + tokens, mask=present, other=0) != 0)
     tl.store(key_scale + sequence * n + tokens, tl.where(finite, inverse_norm, -1.0), mask=present)
-    start = tl.where(spoils, tokens if CAUSAL else 0, n)
+    start = tl.where(makes_nan, tokens if CAUSAL else 0, n)
     tl.store(nan_from + sequence * n + tokens, start, mask=present)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def invert(order, place, length, blocks, BLOCK: tl.constexpr):
-    """The place of every token, in each of the sequences' rounds."""
+    """Invert ``order``: write the place of every token, for each sequence and round."""
     row = (tl.program_id(0) // blocks).to(tl.int64) * length
     places = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
     inside = places < length
@@ -132,10 +133,10 @@ def attend(
     BLOCK: tl.constexpr, STEP: tl.constexpr,
     DIM: tl.constexpr, PADDED_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, PADDED_VALUE_DIM: tl.constexpr,
 ):  # fmt: skip
-    """Continue the softmax of a block of queries with the keys that this round shows.
+    """Continue the softmax of a block of queries with the keys that they see in this round.
 
-    What earlier rounds left, a mean of values with log-sum-exp z, enters like one key with score z. It is kept in
-    ``so_far`` between rounds; the last round writes ``out``.
+    The result of earlier rounds, a mean of values with log-sum-exp z, enters as one more key with score z. Between
+    rounds it is kept in ``so_far``; the last round writes ``out``.
     """
     block, sample, head, sequence = locate(tl.program_id(0), blocks, heads)
     qk += sample * qk_b + head * qk_h
@@ -191,7 +192,7 @@ def attend(
         store_rows(so_far + at_out, mean, q_token, present, out_n, VALUE_DIM, PADDED_VALUE_DIM)
     else:
         own = load_rows(v, q_token, present & alone, v_n, v_d, VALUE_DIM, PADDED_VALUE_DIM).to(tl.float32)
-        # a padded token's own NaN must not make its sequence's gradient NaN
+        # zero a padded token's own NaN: backward would take it for a NaN output and make the sequence's gradient NaN
         found = tl.where(finite[:, None], tl.where(alone[:, None], own, mean), 0.0)
         found = tl.where((q_token >= tl.load(nan_from + sequence))[:, None], float("nan"), found)
         store_rows(out + at_out, found, q_token, present, out_n, VALUE_DIM, PADDED_VALUE_DIM)

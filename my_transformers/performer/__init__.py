@@ -1,12 +1,12 @@
-"""Performer attention (Choromanski et al. 2021): O(n) attention by random features.
+"""Performer attention (Choromanski et al. 2021): attention by random features, in time linear in the length.
 
-In the order in which to read it, after the definition (performer_attention in my_transformers/reference.py):
+Read the definition first (performer_attention in my_transformers/reference.py), then these files in order:
 
-    attention.py      the module: its random directions
-    base.py           what it shares with other feature maps: forward, steps and the cache for decoding
+    attention.py      the module and its random directions
+    base.py           shared by all feature maps: forward, step-by-step decoding and its cache
     features.py       random directions, and the feature maps
-    bidirectional.py  attention to all keys: two sums
-    causal.py         attention to earlier keys: prefix sums from chunk to chunk
-    recompute.py      what these two share
-    triton_*.py       both of them in a few kernels, on a GPU, for exponential features
+    bidirectional.py  attention to all keys: two sums over keys
+    causal.py         attention to earlier keys: prefix sums, chunk by chunk
+    recompute.py      shared by these two: recomputing features in backward
+    triton_*.py       both in a few kernels, on a GPU, for exponential features
 """

@@ -1,4 +1,4 @@
-"""What mechanisms with a feature map share: their forward, their steps and their cache."""
+"""Base class of mechanisms with a feature map: forward, step-by-step decoding and its cache."""
 
 import abc
 from dataclasses import dataclass
@@ -22,15 +22,15 @@ from my_transformers.performer.recompute import LogFeatures
 class KernelAttention(Mechanism, abc.ABC):
     """Attention whose weights are products of features, A_ij = phi(q_i) . phi(k_j), in time linear in the length.
 
-    Samples and heads do not see each other: scales are taken out for each by itself. Features and sums are in float32
-    at least, also under autocast. A subclass says what phi is.
+    Features are rescaled separately for each sample and head, so that these cannot influence each other. Features and
+    sums are in float32 at least, also under autocast. Subclasses define phi.
 
     Args:
         causal: a token attends only to itself and earlier tokens; see
             :func:`~my_transformers.performer.causal.causal_kernel_attention`.
-        chunk_size: of the causal form: tokens whose weights are computed one by one.
-        dropout: probability of dropping a value in training, for all queries of a head at once: there are no single
-            weights to drop.
+        chunk_size: causal only: the number of tokens whose weights are computed pair by pair.
+        dropout: probability of dropping a value in training, for all queries of a head at once; single weights are
+            never computed.
 
     Raises:
         ValueError: arguments out of range.
@@ -47,26 +47,26 @@ class KernelAttention(Mechanism, abc.ABC):
 
     @abc.abstractmethod
     def feature_maps(self, *, training: bool) -> tuple[LogFeatures, LogFeatures]:
-        """Log phi of queries, which may lack a factor of each query's own, and of keys.
+        """The maps log phi for queries and for keys; that for queries may omit a factor common to a query's features.
 
-        ``training``: for a forward in training, which may count.
+        ``training``: whether this is a forward in training mode, which a subclass may count.
         """
 
     @abc.abstractmethod
     def number_of_features(self, head_dim: int) -> int:
-        """Features that the maps return, in heads of ``head_dim`` numbers."""
+        """The number of features of a query or key of ``head_dim`` numbers."""
 
     @abc.abstractmethod
     def key_width(self, n_features: int) -> int:
-        """Numbers in a query or key from which the maps make so many features."""
+        """Size of the queries and keys that have ``n_features`` features: the inverse of number_of_features."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Q (b, h, n, d), k (b, h, m, d), v (b, h, m, e), mask (b, m) True where a key is real -> (b, h, n, e).
+        """Attend from q (b, h, n, d) to k (b, h, m, d) and v (b, h, m, e) -> (b, h, n, e).
 
-        A padded query's output is finite and of no meaning.
+        ``mask`` (b, m) is True where a key is real. The output at a padded query is finite but meaningless.
 
         Raises:
-            ValueError: causal, and not as many keys as queries.
+            ValueError: causal, and the number of keys differs from the number of queries.
         """
         check_heads(q, k, v, head_dim=self.key_width(self.number_of_features(q.shape[-1])))
         mask = boolean_mask(mask, k)
@@ -79,7 +79,7 @@ class KernelAttention(Mechanism, abc.ABC):
         phi_q, phi_k = self.feature_maps(training=self.training)
         v = drop_values(v, self.dropout if self.training else 0.0)
         directions = phi_k.directions() if isinstance(phi_k, FeatureMap) else None
-        plain = exporting() or transformed()  # what Triton's operators cannot take part in
+        plain = exporting() or transformed()  # these do not support the Triton operators
         if directions is not None and not plain and use_triton(q, k, v, largest_dim=256):
             from my_transformers.performer import triton_attention  # Triton may be missing, and takes time to import
 
@@ -93,9 +93,10 @@ class KernelAttention(Mechanism, abc.ABC):
         return out.to(v.dtype)
 
     def summarize(self, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What :meth:`attend` needs of keys (b, h, m, d) and values (b, h, m, e), of a size that does not grow with m.
+        """Summarise keys (b, h, m, d) and values (b, h, m, e) for :meth:`attend`, in a size that does not grow with m.
 
-        Features are computed once for many calls. Their graph is kept, where :meth:`forward` computes them again.
+        Features are computed once for many calls. Autograd saves them for backward, while :meth:`forward` recomputes
+        them.
 
         Args:
             k: keys.
@@ -106,10 +107,10 @@ class KernelAttention(Mechanism, abc.ABC):
             (b, h, 1, n_features) and (b, h, n_features, e), in float32 at least.
 
         Raises:
-            ValueError: causal: then each query has keys of its own.
+            ValueError: causal, where each query has its own set of keys.
         """
         if self.causal:
-            raise ValueError("causal=True: no summary of the keys is the same for all queries")
+            raise ValueError("causal=True: no summary of the keys is the same for all queries; use causal=False")
         v = drop_values(v, self.dropout if self.training else 0.0)
         with torch.autocast(k.device.type, enabled=False):
             k, v = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (k, v))
@@ -117,7 +118,7 @@ class KernelAttention(Mechanism, abc.ABC):
             return masses_and_means(self.feature_maps(training=False)[1](k), v, mask)
 
     def attend(self, q: Tensor, keys: Tensor, values: Tensor, *, mask: None = None) -> Tensor:
-        """Q (b, h, n, d) and the results of :meth:`summarize`, which took the mask -> (b, h, n, e)."""
+        """Attend from q (b, h, n, d) to the results of :meth:`summarize`, which include the mask -> (b, h, n, e)."""
         with torch.autocast(q.device.type, enabled=False):
             log_phi_q, _ = self.feature_maps(training=False)
             return mixture_of_means(log_phi_q(q.to(keys.dtype)), keys, values).to(q.dtype)
@@ -129,7 +130,10 @@ class KernelAttention(Mechanism, abc.ABC):
 
         Args:
             like: (b, h, any, d), for sizes and device.
-            max_len: tokens.
+            max_len: the maximum number of tokens.
+
+        Raises:
+            ValueError: not causal.
         """
         check_causal(self.causal)
         exact = like.to(torch.promote_types(like.dtype, torch.float32))
@@ -139,9 +143,9 @@ class KernelAttention(Mechanism, abc.ABC):
         """Attend with the next t tokens, each (b, h, t, ·) -> (b, h, t, e), and add them to the sum.
 
         Raises:
-            ValueError: the cache is of another shape, or has no room for t more tokens.
+            ValueError: the inputs do not fit the cache, or it has no room for t more tokens.
         """
-        batch, heads, n_features, width = cache.so_far.sums.shape  # the last of them adds up the weights
+        batch, heads, n_features, width = cache.so_far.sums.shape  # width: the values, and one column for the weights
         key_width = self.key_width(n_features)
         cache.check(q, k, v, batch=batch, heads=heads, widths=(key_width, key_width, width - 1))
         with torch.autocast(q.device.type, enabled=False):
@@ -154,7 +158,7 @@ class KernelAttention(Mechanism, abc.ABC):
 
 @dataclass
 class FeatureCache(Cache):
-    """The sum over all tokens so far."""
+    """The prefix sum of all tokens so far."""
 
     so_far: PrefixSum
     length: int

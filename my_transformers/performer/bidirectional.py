@@ -1,15 +1,15 @@
 """Attention to all keys with weights A_ij = phi(q_i) . phi(k_j), in time linear in the length.
 
-Its definition is in my_transformers/reference.py: numerator and denominator, two sums over keys that do not depend on
-the query. To be exact whatever the features' scale, they are written as a softmax over features. With z_r = sum_j
-phi_r(k_j) and the mean m_r = sum_j phi_r(k_j) v_j / z_r of the values for each feature r,
+Its definition is in my_transformers/reference.py: numerator and denominator, whose sums over keys are shared by all
+queries. Features are exponentials that may overflow or underflow, so here the quotient is written as a softmax over
+features. With the mass z_r = sum_j phi_r(k_j) and the mean value m_r = sum_j phi_r(k_j) v_j / z_r of each feature r,
 
     out_i = sum_r softmax_r(log phi_r(q_i) + log z_r) m_r
 
-which cannot overflow, and whose weights cannot all vanish.
+which needs only logarithms of features: it cannot overflow, and its weights cannot all vanish.
 
-Features (n, f) are larger than all inputs together, so they are computed a piece at a time and not kept: a summary
-(z, m) of all keys, then each piece of queries; backward computes them again. Read next: causal.py.
+Features (n, f) are larger than all inputs together, so they are computed in pieces and not kept: first the summary
+(z, m) of all keys, then one piece of queries after another. Backward recomputes them. Read next: causal.py.
 
 Letters: b batch, h heads, n queries, m keys, d head_dim, e value size, f features.
 """
@@ -26,7 +26,7 @@ from my_transformers.derivatives import first_derivatives_only, traced
 from my_transformers.memory import Scratch, at_once, empty_heads
 from my_transformers.performer.recompute import LogFeatures, hide_padding, with_graph, without_autocast
 
-_FEATURES_IN_WORK, _FEATURES_ON_DEVICE = 2**20, 2**24  # that exist at one time, on a CPU and elsewhere
+_FEATURES_IN_WORK, _FEATURES_ON_DEVICE = 2**20, 2**24  # features that exist at a time, on a CPU and elsewhere
 
 
 def bidirectional_kernel_attention(
@@ -34,15 +34,15 @@ def bidirectional_kernel_attention(
 ) -> Tensor:
     """sum_j A_ij v_j / sum_j A_ij over all keys (Choromanski et al. 2021, equation 4), in O((n + m) f e).
 
-    Kept for backward: q, k, v, the output, one sum per query and f (e + 2) numbers; features are computed again.
+    Saved for backward: q, k, v, the output, one sum per query and f (e + 2) numbers; features are recomputed.
 
     Args:
         q: (b, h, n, d).
         k: (b, h, m, d).
         v: (b, h, m, e), of the features' dtype.
-        log_phi_q: the features of queries; a factor that all features of a query share may be left out.
-        log_phi_k: the features of keys.
-        mask: (b, m), True where a key is real; in a sample without real keys all are seen.
+        log_phi_q: feature map of queries; it may omit a factor common to all features of a query, which cancels.
+        log_phi_k: feature map of keys.
+        mask: (b, m), True where a key is real; in a sample without real keys all keys are visible.
 
     Returns:
         (b, h, n, e).
@@ -53,12 +53,12 @@ def bidirectional_kernel_attention(
 
 
 def masses_and_means(log_k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """What queries need of keys and values, for each feature r: log z_r, and the mean m_r of the values.
+    """Summary of keys and values: the log mass log z_r and the mean value m_r of each feature r.
 
     Args:
         log_k: (b, h, m, f), the logarithms of the keys' features.
         v: (b, h, m, e), of the same dtype.
-        mask: (b, m), True where a key is real; in a sample without real keys all are seen.
+        mask: (b, m), True where a key is real; in a sample without real keys all keys are visible.
 
     Returns:
         (b, h, 1, f) and (b, h, f, e).
@@ -71,12 +71,12 @@ def masses_and_means(log_k: Tensor, v: Tensor, mask: Tensor | None = None) -> tu
 
 
 def mixture_of_means(log_q: Tensor, log_mass: Tensor, means: Tensor) -> Tensor:
-    """Attention to the keys that :func:`masses_and_means` summed up: log_q (b, h, n, f) -> (b, h, n, e)."""
+    """Attention to the keys summarised by :func:`masses_and_means`: log_q (b, h, n, f) -> (b, h, n, e)."""
     return (log_q + log_mass).softmax(dim=-1) @ means
 
 
 def all_if_none(mask: Tensor | None) -> Tensor | None:
-    """The mask (b, m), but True for all keys of a sample without real ones: sums of nothing have no mean."""
+    """The mask (b, m), but True for all keys of a sample without real keys: a mean over no keys would be undefined."""
     return None if mask is None else mask | ~mask.any(dim=1, keepdim=True)
 
 
@@ -85,7 +85,7 @@ _Saved = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, *tuple[Ten
 
 
 class _Bidirectional(torch.autograd.Function):
-    """The same, a piece at a time, as one node of the graph that keeps no features."""
+    """:func:`bidirectional_kernel_attention` in pieces, as one autograd node that keeps no features."""
 
     @staticmethod
     def forward(
@@ -99,10 +99,10 @@ class _Bidirectional(torch.autograd.Function):
     ) -> Tensor:
         n_features = log_phi_q(q[:1, :1, :1]).shape[-1]
         out = empty_heads(v[:, :, :1].expand(-1, -1, q.shape[2], -1))
-        log_total = q.new_empty((*q.shape[:3], 1))  # of each query's weights
+        log_total = q.new_empty((*q.shape[:3], 1))  # log of the sum of each query's weights
         summaries, scratch = [], Scratch(q.device)
         for samples, n_tokens in _pieces(k, n_features):
-            summary = _KeySummary.of(k[samples], v[samples], log_phi_k, _some(mask, samples), n_tokens)
+            summary = _KeySummary.of(k[samples], v[samples], log_phi_k, _mask_of(mask, samples), n_tokens)
             means, log_mass = summary.means(), summary.log_mass()
             for tokens in _spans(q.shape[2], n_tokens):
                 log_q = log_phi_q(q[samples][:, :, tokens])
@@ -128,7 +128,7 @@ class _Bidirectional(torch.autograd.Function):
             summary = _KeySummary(*summaries[3 * number : 3 * number + 3])
             queries = q[samples], out[samples], log_total[samples], grad[samples]
             grad_summary = _backward_of_queries(*queries, grad_q[samples], summary, log_phi_q, n_tokens, scratch)
-            keys = k[samples], v[samples], _some(mask, samples)
+            keys = k[samples], v[samples], _mask_of(mask, samples)
             into = grad_k[samples], grad_v[samples]
             _backward_of_keys(*keys, *into, summary, grad_summary, log_phi_k, n_tokens, scratch)
         return grad_q, grad_k, grad_v, None, None, None
@@ -145,7 +145,7 @@ def _backward_of_queries(
     n_tokens: int,
     scratch: Scratch,
 ) -> tuple[Tensor, Tensor]:
-    """Write grad_q, and return the gradients of the summary's means (b, h, f, e) and log mass (b, h, 1, f)."""
+    """Write grad_q; return the gradients of the summary's means (b, h, f, e) and log mass (b, h, 1, f)."""
     means, log_mass = summary.means(), summary.log_mass()
     grad_means, grad_log_mass = torch.zeros_like(means), torch.zeros_like(log_mass)
     for tokens in _spans(q.shape[2], n_tokens):
@@ -154,7 +154,7 @@ def _backward_of_queries(
         weights = torch.add(log_q.detach(), log_mass, out=scratch.like("weights", log_q))
         _exp_(weights.sub_(own_total))
         grad_logits = torch.matmul(own_grad, means.mT, out=scratch.like("gradients", log_q))
-        grad_logits.sub_((own_grad * own_out).sum(-1, keepdim=True)).mul_(weights)  # of a softmax
+        grad_logits.sub_((own_grad * own_out).sum(-1, keepdim=True)).mul_(weights)  # derivative of softmax
         grad_means += weights.mT @ own_grad
         grad_log_mass += grad_logits.sum(dim=-2, keepdim=True)
         grad_q[:, :, tokens] = torch.autograd.grad(log_q, queries, grad_logits)[0]
@@ -175,8 +175,8 @@ def _backward_of_keys(
 ) -> None:
     """Write grad_k and grad_v, given the gradients of the summary's means and log mass.
 
-    With the share W_jr = phi_r(k_j) / z_r of key j in feature r, m_r = sum_j W_jr v_j, and both derivatives by
-    log phi_r(k_j) are multiples of it: that of log z_r is W_jr, that of m_r is W_jr (v_j - m_r).
+    Let W_jr = phi_r(k_j) / z_r be the share of key j in feature r, so m_r = sum_j W_jr v_j. The derivatives with
+    respect to log phi_r(k_j) are W_jr for log z_r, and W_jr (v_j - m_r) for m_r.
     """
     grad_means, grad_log_mass = grad_summary
     constant = (grad_log_mass - (grad_means * summary.means()).sum(-1).unsqueeze(-2)) / summary.mass
@@ -195,7 +195,7 @@ def _backward_of_keys(
 
 @dataclass
 class _KeySummary:
-    """What the keys and values of some samples add up to, for each feature."""
+    """Sums over the keys and values of some samples, for each feature."""
 
     largest: Tensor  # (b, h, 1, f), the largest log feature of any key
     mass: Tensor  # (b, h, 1, f), sum_j phi(k_j) / exp(largest)
@@ -203,7 +203,7 @@ class _KeySummary:
 
     @classmethod
     def of(cls, k: Tensor, v: Tensor, log_phi: LogFeatures, mask: Tensor | None, n_tokens: int) -> "_KeySummary":
-        """In pieces of n_tokens; the sums so far are rescaled when a larger feature comes."""
+        """Sum in pieces of n_tokens; when a larger feature appears, the sums so far are rescaled to it."""
         so_far: _KeySummary | None = None
         for tokens in _spans(k.shape[2], n_tokens):
             log_k = hide_padding(log_phi(k[:, :, tokens]), None if mask is None else mask[:, tokens])
@@ -217,7 +217,7 @@ class _KeySummary:
                 summary.mass += so_far.mass * scale
                 summary.sums += so_far.sums * scale.mT
             so_far = summary
-        assert so_far is not None  # there is a key at least
+        assert so_far is not None  # there is at least one key
         return so_far
 
     def means(self) -> Tensor:
@@ -230,7 +230,7 @@ class _KeySummary:
 
 
 def _pieces(k: Tensor, n_features: int) -> Iterator[tuple[slice, int]]:
-    """Samples that are worked on together, and how many of their tokens at a time."""
+    """Samples that are processed together, and the number of their tokens at a time."""
     batch, heads, n = k.shape[:3]
     in_work = at_once(k.device, _FEATURES_IN_WORK, _FEATURES_ON_DEVICE) // (heads * n_features)
     n_samples, n_tokens = max(1, in_work // n), max(1, min(n, in_work))
@@ -239,14 +239,14 @@ def _pieces(k: Tensor, n_features: int) -> Iterator[tuple[slice, int]]:
 
 
 def _spans(n: int, size: int) -> Iterator[slice]:
-    """Slices of ``size`` of n tokens."""
+    """Consecutive slices of ``size`` tokens that cover n tokens."""
     return (slice(first, first + size) for first in range(0, n, size))
 
 
-def _some(mask: Tensor | None, samples: slice) -> Tensor | None:
+def _mask_of(mask: Tensor | None, samples: slice) -> Tensor | None:
     return None if mask is None else mask[samples]
 
 
 def _exp_(x: Tensor) -> Tensor:
-    """e^x in place, as a power of two: several times as fast on a CPU."""
+    """e^x in place, computed as 2^(x log2 e), which is several times as fast on a CPU."""
     return x.mul_(math.log2(math.e)).exp2_()

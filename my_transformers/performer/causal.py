@@ -1,13 +1,14 @@
-"""Attention to earlier keys with weights A_ij = phi(q_i) . phi(k_j), in time linear in the length: prefix sums.
+"""Causal attention with weights A_ij = phi(q_i) . phi(k_j), in time linear in the length, by prefix sums.
 
-Its definition is in my_transformers/reference.py. Query i needs the sums over j <= i of phi(k_j) v_j^T and phi(k_j):
-they are carried from chunk to chunk (:class:`PrefixSum`), and inside a chunk weights are computed pair by pair
-(:class:`_Chunk`). Decoding is the same with chunks of one token: PerformerCache in attention.py.
+Its definition is in my_transformers/reference.py. Query i needs the sums over j <= i of phi(k_j) v_j^T and phi(k_j).
+They are carried from chunk to chunk (:class:`PrefixSum`); inside a chunk, weights are computed pair by pair
+(:class:`_Chunk`). Decoding does the same with the new tokens as a chunk: FeatureCache in base.py.
 
-Features are divided by the largest of any key *so far*, a running maximum: no sum overflows, and no later key, however
-large, changes an earlier output. Hence :class:`_Chunk`'s many scales.
+Features are exponentials and could overflow, so they are divided by the largest feature of any key *so far*, a running
+maximum. A maximum over all keys would not do: a large later key would make earlier features underflow, and so change
+earlier outputs. Therefore each query has its own scale, and :class:`_Chunk` keeps the factors between these scales.
 
-Backward walks from the last chunk to the first, with the features computed again.
+Backward goes from the last chunk to the first, and recomputes the features.
 
 Letters: b batch, h heads, n length, d head_dim, e value size, f features, c tokens per chunk.
 """
@@ -34,16 +35,16 @@ def causal_kernel_attention(
 ) -> Tensor:
     """sum_j A_ij v_j / sum_j A_ij over j <= i (Choromanski et al. 2021, section 2.5 and appendix).
 
-    O(n (chunk_size + f) (f + e)) time. Kept for backward: q, k, v, the output and the prefix sum at the start of each
-    chunk, n / chunk_size times f (e + 1) + 1 numbers. Where all weights of a query vanish beside a larger key of other
-    features, the query sees itself.
+    O(n (chunk_size + f) (f + e)) time. Saved for backward: q, k, v, the output and the prefix sum at the start of each
+    chunk, n / chunk_size times f (e + 1) + 1 numbers. If all weights of a query underflow next to a key that is much
+    larger in other features, the query sees itself.
 
     Args:
         q: (b, h, n, d).
         k: (b, h, n, d).
         v: (b, h, n, e), of the features' dtype.
-        log_phi_q: the features of queries; a factor that all features of a query share may be left out.
-        log_phi_k: the features of keys.
+        log_phi_q: feature map of queries; it may omit a factor common to all features of a query, which cancels.
+        log_phi_k: feature map of keys.
         mask: (b, n), True where a key is real.
         chunk_size: tokens per chunk.
 
@@ -56,22 +57,23 @@ def causal_kernel_attention(
 
 
 class PrefixSum(NamedTuple):
-    """What all tokens so far add up to: sum_j phi(k_j) [v_j, 1]^T = sums * exp(largest)."""
+    """Sums over all tokens so far: sum_j phi(k_j) [v_j, 1]^T = sums * exp(largest)."""
 
     sums: Tensor  # (b, h, f, e + 1)
     largest: Tensor  # (b, h, 1), the largest log feature so far
 
     @classmethod
     def empty(cls, like: Tensor, n_features: int) -> "PrefixSum":
-        """No token yet; ``like`` is v (b, h, any, e)."""
+        """The sum over no tokens; ``like`` is v (b, h, any, e)."""
         sums = like.new_zeros(*like.shape[:2], n_features, like.shape[-1] + 1)
         return cls(sums, like.new_full((*like.shape[:2], 1), torch.finfo(like.dtype).min))
 
     def attend(self, log_q: Tensor, log_k: Tensor, v: Tensor) -> tuple[Tensor, "PrefixSum"]:
-        """Attend with a chunk of queries, keys and values, (b, h, c, ·) each, and add them.
+        """Attend with a chunk of queries, keys and values, (b, h, c, ·) each, and add them to the prefix sum.
 
         Returns:
-            Weighted values and, as last column, their weights, summed: (b, h, c, e + 1); the prefix sum at the end.
+            For each query the sum of weighted values and, as last column, the sum of weights, (b, h, c, e + 1); and
+            the prefix sum at the end of the chunk.
         """
         chunk = _Chunk.of(log_q, log_k, v, self.largest)
         seen = chunk.weights @ chunk.values + chunk.from_start * (chunk.q @ self.sums)
@@ -80,45 +82,46 @@ class PrefixSum(NamedTuple):
 
 
 def divide_by_weights(sums: Tensor, itself: Tensor) -> Tensor:
-    """Sums of weighted values and of weights (..., e + 1) -> means (..., e); ``itself`` where the weights vanish."""
+    """Sums of weighted values and of weights (..., e + 1) -> means (..., e); ``itself`` where all weights underflow."""
     total = sums[..., -1:]
-    there = _is_there(total)
-    return torch.where(there, sums[..., :-1] / torch.where(there, total, 1), itself)
+    nonzero = _is_nonzero(total)
+    return torch.where(nonzero, sums[..., :-1] / torch.where(nonzero, total, 1), itself)
 
 
-def _is_there(total: Tensor) -> Tensor:
-    """Whether a sum of weights has not vanished; NaN has not, or a number that is not finite would be hidden."""
+def _is_nonzero(total: Tensor) -> Tensor:
+    """Whether a sum of weights has not underflowed. True for NaN, so that NaN reaches the output and is not hidden."""
     return ~(total <= torch.finfo(total.dtype).tiny)
 
 
 @dataclass
 class _Chunk:
-    """One chunk's features and weights.
+    """One chunk's features and weights, with the factors between their scales.
 
-    The size of a key is the largest of its features; exp(log feature - size) is at most 1. Sizes come in as factors,
-    each the exponential of something negative: relative to the largest size up to query i, or up to the chunk's end.
+    The size of a key is its largest log feature, so exp(log feature - size) is at most 1. Sums are relative to the
+    running maximum of sizes: R_i up to query i, R_start before the chunk, R_end up to its end. Every factor below is
+    the exponential of a difference that is at most 0, so nothing overflows.
     """
 
     q: Tensor  # (b, h, c, f), features of each query relative to their largest
     k: Tensor  # (b, h, c, f), features of each key relative to its size
     values: Tensor  # (b, h, c, e + 1), the last column of ones adds up the weights
-    relative: Tensor  # (b, h, c, c), exp(size of key j - largest size up to query i), 0 where j > i
-    weights: Tensor  # (b, h, c, c), A_ij inside the chunk
-    from_start: Tensor  # (b, h, c, 1), factor of the sum at the start, as query i sees it
-    to_end: Tensor  # (b, h, c, 1), factor of key j in the sum at the end
-    start_to_end: Tensor  # (b, h, 1, 1), factor of the sum at the start in the sum at the end
-    largest: Tensor  # (b, h, 1), the largest size up to the end
+    relative: Tensor  # (b, h, c, c), exp(size_j - R_i), 0 where j > i
+    weights: Tensor  # (b, h, c, c), A_ij inside the chunk, relative to R_i
+    from_start: Tensor  # (b, h, c, 1), exp(R_start - R_i): factor of the sum at the start for query i
+    to_end: Tensor  # (b, h, c, 1), exp(size_j - R_end): factor of key j in the sum at the end
+    start_to_end: Tensor  # (b, h, 1, 1), exp(R_start - R_end): factor of the sum at the start in the sum at the end
+    largest: Tensor  # (b, h, 1), R_end
 
     @classmethod
     def of(cls, log_q: Tensor, log_k: Tensor, v: Tensor, largest: Tensor) -> "_Chunk":
-        """From log features and the largest size before the chunk."""
+        """From log features, and the largest size before the chunk, R_start."""
         size = log_k.detach().amax(dim=-1)
         running = torch.cat((largest, size), dim=-1).cummax(dim=-1).values[..., 1:]
         later = torch.ones(size.shape[-1], size.shape[-1], dtype=torch.bool, device=v.device).triu(1)
         relative = (size.unsqueeze(-2) - running.unsqueeze(-1)).masked_fill_(later, -torch.inf).exp_()
         q = (log_q - log_q.detach().amax(dim=-1, keepdim=True)).exp()
         k = (log_k - size.unsqueeze(-1)).exp()
-        end = running[..., -1:].clone()  # kept for backward, without the rest
+        end = running[..., -1:].clone()  # saved for backward; a view would keep all of ``running``
         return cls(
             q,
             k,
@@ -141,7 +144,7 @@ def _chunk_by_chunk(
     mask: Tensor | None,
     size: int,
 ) -> tuple[Tensor, list[PrefixSum]]:
-    """The output, and the sum at the start of each chunk."""
+    """The output, and the prefix sum at the start of each chunk."""
     outs, starts, start = [], [], None
     for i, values in enumerate(v.split(size, dim=2)):
         log_q, log_k = log_phi_q(_chunk_of(q, i, size)), log_phi_k(_chunk_of(k, i, size))
@@ -166,7 +169,7 @@ _Saved = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, *tuple[Tensor, ...
 
 
 class _Causal(torch.autograd.Function):
-    """All chunks as one node of the graph that keeps no features."""
+    """:func:`causal_kernel_attention` as one autograd node that keeps no features."""
 
     @staticmethod
     def forward(
@@ -191,7 +194,7 @@ class _Causal(torch.autograd.Function):
         q, k, v, out, mask, *starts = saved
         size, (log_phi_q, log_phi_k) = ctx.size, ctx.log_phi
         grads_q, grads_k, grads_v = [], [], []
-        grad_end = None  # of the prefix sum at the chunk's end; nothing follows the last
+        grad_end = None  # gradient of the prefix sum at the chunk's end; that of the last chunk is not used
         for i in reversed(range(len(starts) // 2)):
             sums, largest = starts[2 * i : 2 * i + 2]
             queries, log_q = with_graph(log_phi_q, _chunk_of(q, i, size))
@@ -214,10 +217,11 @@ def _backward_of_chunk(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of log q, log k, v and the sums at the start, given those of the output and the sums at the end."""
     total = chunk.weights.sum(-1, keepdim=True) + chunk.from_start * (chunk.q @ sums[..., -1:])
-    there = _is_there(total)
-    scaled = torch.where(there, grad / torch.where(there, total, 1), 0)
-    grad_seen = torch.cat((scaled, -(scaled * out).sum(-1, keepdim=True)), dim=-1)  # of PrefixSum.attend's first result
-    grad_products = (grad_seen @ chunk.values.mT).mul_(chunk.relative)  # of q_i . k_j
+    nonzero = _is_nonzero(total)
+    scaled = torch.where(nonzero, grad / torch.where(nonzero, total, 1), 0)
+    # grad_seen is the gradient of the first result of PrefixSum.attend, grad_products that of q_i . k_j
+    grad_seen = torch.cat((scaled, -(scaled * out).sum(-1, keepdim=True)), dim=-1)
+    grad_products = (grad_seen @ chunk.values.mT).mul_(chunk.relative)
     grad_seen_of_start = grad_seen * chunk.from_start
     grad_q = grad_products @ chunk.k
     grad_q += grad_seen_of_start @ sums.mT
@@ -228,5 +232,5 @@ def _backward_of_chunk(
         grad_k += (chunk.values * chunk.to_end) @ grad_end.mT
         grad_values += (chunk.k @ grad_end) * chunk.to_end
         grad_start += grad_end * chunk.start_to_end
-    grad_v = torch.where(there, grad_values[..., :-1], grad_values[..., :-1] + grad)
+    grad_v = torch.where(nonzero, grad_values[..., :-1], grad_values[..., :-1] + grad)
     return grad_q.mul_(chunk.q), grad_k.mul_(chunk.k), grad_v, grad_start  # d exp(x) / dx = exp(x)

@@ -1,4 +1,4 @@
-"""What both forms of kernel attention share: log features that backward computes again instead of keeping them."""
+"""Recomputing features in backward instead of saving them; used by bidirectional.py and causal.py."""
 
 import functools
 from collections.abc import Callable
@@ -8,25 +8,26 @@ import torch
 from torch import Tensor
 
 LogFeatures = Callable[[Tensor], Tensor]
-"""A function (..., d) -> (..., f) that returns log phi(x), f features of each vector."""
+"""A function (..., d) -> (..., f) that returns log phi(x), with f features per vector."""
 
 
 def hide_padding(log_k: Tensor, mask: Tensor | None) -> Tensor:
-    """Log features of keys (b, h, m, f), so low where the mask (b, m) is False that the features are 0."""
+    """Set the log features of keys (b, h, m, f) so low that the features are 0, where the mask (b, m) is False."""
     return log_k if mask is None else log_k.masked_fill(~mask[:, None, :, None], torch.finfo(log_k.dtype).min)
 
 
 def with_graph(log_phi: LogFeatures, x: Tensor) -> tuple[Tensor, Tensor]:
-    """In backward: x as a leaf, and its log features, from which torch.autograd.grad leads back to it."""
+    """For use in backward: x as a leaf, and its log features, with an autograd graph between them."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         return x, log_phi(x)
 
 
 def without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator of a ``backward(ctx, saved, grad)`` that computes features again.
+    """Decorate a ``backward(ctx, saved, grad)`` that recomputes features.
 
-    Forward runs without autocast; backward may run under it, where a reversible stack replays a layer.
+    Forward computes them without autocast, but backward may be called under autocast, in a replay by a reversible
+    stack.
     """
 
     @functools.wraps(backward)

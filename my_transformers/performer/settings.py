@@ -1,4 +1,4 @@
-"""Settings of Performers: of the mechanism itself, and of those that have one inside."""
+"""Settings of the Performer, and of mechanisms that contain one."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
@@ -12,45 +12,46 @@ Kernel = Literal["softmax", "hyperbolic", "relu", "elu", "softplus", "sigmoid", 
 KERNELS: tuple[Kernel, ...] = get_args(Kernel)
 
 ProjectedOrExact = Literal["softmax", "hyperbolic", "relu", "elu", "softplus", "sigmoid", "abs", "exact"]
-"""Kernels of a Performer inside another mechanism, which may be exact softmax attention instead."""
+"""Kernels of a Performer inside another mechanism; "exact" replaces it by softmax attention."""
 
 
 @dataclass(frozen=True)
 class FeatureSettings(MechanismSettings):
-    """What all mechanisms with random features share; each adds its ``kernel``."""
+    """Settings common to all mechanisms with random features; each subclass adds its ``kernel``."""
 
-    if TYPE_CHECKING:  # a field of each, with kernels of its own
+    if TYPE_CHECKING:  # every subclass defines this field, with its own choice of kernels
         kernel: str = ""
 
     n_features: int | None = setting(
         None,
         at_least=1,
-        help="performer: random features; more are more exact; null: 256, or for kernel unprojected the head's width",
+        help="performer: random features; more reduce the error; null: 256, or head_dim for kernel unprojected",
     )
     orthogonal: bool = setting(True, help="performer: orthogonal random directions; false: independent ones")
     epsilon: float | None = setting(
         None,
         at_least=0,
-        help="performer: numerical stabiliser; null: 0.001 for the kernels that can vanish, 0 for the others",
+        help="performer: numerical stabiliser; null: 0.001 for kernels whose features can be 0, otherwise 0",
     )
     redraw_every: int | None = setting(
-        None, at_least=1, help="performer: new random directions after so many training forwards; null: never"
+        None, at_least=1, help="performer: training forwards between new random directions; null: never"
     )
     chunk_size: int = setting(
-        128, at_least=1, help="performer: causal models: tokens a chunk, inside which weights are computed one by one"
+        128, at_least=1, help="performer: causal models: tokens per chunk; inside it weights are computed pair by pair"
     )
 
     def feature_mistakes(self, *, turned: bool) -> list[str]:
-        """What is wrong between these settings and the kernel; ``turned``: directions are used four times."""
+        """Errors between these settings and the kernel; ``turned``: each direction is used four times."""
         found = []
         n_features = 256 if self.n_features is None else self.n_features
-        alike = (2 if self.kernel == "hyperbolic" else 1) * (4 if turned else 1)
-        if self.kernel != "exact" and n_features % alike:
+        features_per_draw = (2 if self.kernel == "hyperbolic" else 1) * (4 if turned else 1)
+        if self.kernel != "exact" and n_features % features_per_draw:
             found.append(
-                f"n_features {self.n_features} must be a multiple of {alike} for this kind and kernel: {self.kernel}"
+                f"n_features {self.n_features} must be a multiple of {features_per_draw} for this kind and kernel: "
+                f"{self.kernel}"
             )
         if self.epsilon == 0 and self.kernel not in ("softmax", "hyperbolic", "unprojected", "exact"):
-            found.append(f"epsilon 0 needs an exponential kernel: features of kernel: {self.kernel} can vanish")
+            found.append(f"epsilon 0 needs an exponential kernel: features of kernel: {self.kernel} can be 0")
         return found + [
             f"{name} is for kernels with random features (kernel is {self.kernel})"
             for name in _WITHOUT_EFFECT.get(self.kernel, ())
@@ -58,8 +59,8 @@ class FeatureSettings(MechanismSettings):
         ]
 
     def performer(self, site: Site, seed: int, *, turned: int = 0) -> "Mechanism":
-        """One layer's Performer, or exact attention; queries and keys are longer by ``turned`` numbers."""
-        from my_transformers.full import FullAttention  # when it is built: settings are read without torch
+        """One layer's Performer, or exact attention, for queries and keys extended by ``turned`` position features."""
+        from my_transformers.full import FullAttention  # only when a model is built: settings are read without torch
         from my_transformers.performer.attention import PerformerAttention
 
         if self.kernel == "exact":
@@ -77,13 +78,13 @@ _WITHOUT_EFFECT = {
 
 @dataclass(frozen=True)
 class PerformerSettings(FeatureSettings):
-    """Attention by positive random features, linear in the length (Performer)."""
+    """Attention by positive random features, in time linear in the length (Performer)."""
 
     kind: ClassVar = "performer"
     module: ClassVar = "my_transformers.performer.attention.PerformerAttention"
     cross: ClassVar = True
 
-    kernel: Kernel = setting("softmax", help="performer: what the features' products estimate, or are")
+    kernel: Kernel = setting("softmax", help="performer: kernel that products of features estimate or equal")
 
     @property
     def title(self) -> str:

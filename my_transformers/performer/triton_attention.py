@@ -1,7 +1,7 @@
-"""Attention by exponential features with Triton kernels: the operators, and how the kernels are launched.
+"""Attention by exponential features with Triton kernels: the custom operators, and the launches of their kernels.
 
-Computes what bidirectional.py and causal.py compute with the features of features.log_features, for float16, bfloat16
-and float32. docs/performance.md counts operations, bytes and launches.
+Computes the same functions as bidirectional.py and causal.py with the features of features.log_features, for float16,
+bfloat16 and float32. docs/performance.md counts operations, bytes and launches.
 """
 
 import math
@@ -18,19 +18,19 @@ from my_transformers.performer.bidirectional import all_if_none
 from my_transformers.triton_launch import padded, precision
 
 _LOG2_E = math.log2(math.e)
-_SPAN = 1024  # tokens whose sums a program adds up in the bidirectional form
-_SCANNED = 256  # numbers that a program carries from chunk to chunk
+_SPAN = 1024  # tokens that a program sums over, bidirectional only
+_SCANNED = 256  # numbers that a program carries from chunk to chunk, causal only
 
 
 class Tile(NamedTuple):
-    """Sizes of a program's work."""
+    """Tile sizes of a program."""
 
-    tokens: int  # in the causal form a chunk
-    features: int  # at a time
+    tokens: int  # in the causal form also the chunk size
+    features: int  # features processed at a time
     warps: int
 
 
-# By the largest head size: tiles of the bidirectional and of the causal form. docs/performance.md gives the reasons.
+# Bidirectional and causal tiles, by the largest head size that they are for. docs/performance.md explains them.
 _HALF_TILES = {
     64: (Tile(64, 64, 4), Tile(64, 32, 4)),
     128: (Tile(64, 32, 8), Tile(64, 16, 8)),
@@ -59,7 +59,7 @@ class _Call(NamedTuple):
 
     @property
     def mask(self) -> Tensor:
-        return self.q if self.real is None else self.real  # the former is not read
+        return self.q if self.real is None else self.real  # without a mask, any tensor will do: it is not read
 
     @property
     def has_bfloat16(self) -> bool:
@@ -91,7 +91,7 @@ class _Call(NamedTuple):
         return self.q.new_empty((*self.q.shape[:2], *sizes), dtype=dtype)
 
     def launch(self, kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:
-        """Launch so many programs for each sequence. Constants that all kernels know are added."""
+        """Launch ``programs`` programs per sequence, with the constants of this call that the kernel declares."""
         dim, value_dim, exact = self.q.shape[-1], self.v.shape[-1], precision()
         constants = {
             "HAS_MASK": self.real is not None,
@@ -110,19 +110,19 @@ class _Call(NamedTuple):
         triton_launch.launch(kernel, programs * sequences, arguments, taken, self.tile.warps)
 
     def scan(self, sums: Tensor, ends: Tensor, states: Tensor, *, reverse: bool) -> None:
-        """Write ``states`` before or, in reverse, gradients after each chunk."""
+        """Write to ``states`` the sum before each chunk or, if ``reverse``, the gradient of the sum after it."""
         chunks, width = states.shape[-2:]
         constants = {"REVERSE": reverse, "BLOCK": _SCANNED}
         self.launch(triton_causal.scan, -(-width // _SCANNED), sums, ends, states, chunks, width, **constants)
 
 
 def _rows(*tensors: Tensor) -> tuple[Any, ...]:
-    """Each with its strides."""
+    """Kernel arguments for inputs: each tensor, followed by its strides."""
     return tuple(x for tensor in tensors for x in (tensor, *tensor.stride()))
 
 
 def _results(*tensors: Tensor) -> tuple[Any, ...]:
-    """Each with its strides but the last, which is 1."""
+    """Kernel arguments for outputs: each tensor, followed by its strides except for the last, which is 1."""
     return tuple(x for tensor in tensors for x in (tensor, *tensor.stride()[:3]))
 
 
@@ -130,7 +130,7 @@ def _results(*tensors: Tensor) -> tuple[Any, ...]:
 def _bidirectional(
     q: Tensor, k: Tensor, v: Tensor, directions: Tensor, real: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Output (b, h, n, e); ``log_totals`` (b, h, n), ``log_mass`` (b, h, f) and ``means`` (b, h, f, e)."""
+    """The output (b, h, n, e); ``log_totals`` (b, h, n), ``log_mass`` (b, h, f) and ``means`` (b, h, f, e)."""
     call, kernels = _Call(q, k, v, directions, real, causal=False), triton_bidirectional
     heads, n, n_keys, f, scale = q.shape[1], q.shape[2], k.shape[2], call.n_features, call.scale
     out, log_totals, log_mass, means = results = _empty_bidirectional(q, v, directions)
@@ -193,7 +193,7 @@ def _bidirectional_backward(
 def _causal(
     q: Tensor, k: Tensor, v: Tensor, directions: Tensor, real: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Output (b, h, n, e); sizes of queries and of keys, ``running``, ``inverse``, ``ends`` and ``states``."""
+    """The output (b, h, n, e); sizes of queries and of keys, ``running``, ``inverse``, ``ends`` and ``states``."""
     call, kernels = _Call(q, k, v, directions, real, causal=True), triton_causal
     out, q_size, k_size, running, inverse, ends, states = results = _empty_causal(q, k, v, directions)
     if not out.numel():
@@ -272,40 +272,40 @@ _causal_backward.register_fake(_empty_gradients)
 def _save_bidirectional(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs, *output)
     ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)  # zeros as large as what is kept
+    ctx.set_materialize_grads(False)  # no zero gradients for the other outputs, which are large
 
 
 def _save_causal(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:4], *output)  # hidden keys are known by their sizes
+    ctx.save_for_backward(*inputs[:4], *output)  # without the mask: a hidden key has size -inf
     ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)  # zeros as large as what is kept
+    ctx.set_materialize_grads(False)  # no zero gradients for the other outputs, which are large
 
 
 @first_derivatives_only
-def _of_bidirectional(ctx: Any, saved: tuple[Tensor, ...], grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _backward_bidirectional(ctx: Any, saved: tuple[Tensor, ...], grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     return *_bidirectional_backward(grad, *saved), None, None
 
 
 @first_derivatives_only
-def _of_causal(ctx: Any, saved: tuple[Tensor, ...], grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _backward_causal(ctx: Any, saved: tuple[Tensor, ...], grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     return *_causal_backward(grad, *saved), None, None
 
 
-_bidirectional.register_autograd(_of_bidirectional, setup_context=_save_bidirectional)
-_causal.register_autograd(_of_causal, setup_context=_save_causal)
+_bidirectional.register_autograd(_backward_bidirectional, setup_context=_save_bidirectional)
+_causal.register_autograd(_backward_causal, setup_context=_save_causal)
 
 
 def exponential_attention(
     q: Tensor, k: Tensor, v: Tensor, directions: Tensor, *, causal: bool, mask: Tensor | None = None
 ) -> Tensor:
-    """Attention to all or earlier keys with features exp(omega_r . x' - |x'|^2 / 2), x' as in features.log_features.
+    """Attention with features exp(omega_r . x' - |x'|^2 / 2), x' as in features.log_features.
 
     Args:
-        q: (b, h, n, d), d at most 256, as all inputs that kernels.use_triton accepts.
+        q: (b, h, n, d), d at most 256; like k and v, an input that kernels.use_triton accepts.
         k: (b, h, m, d).
         v: (b, h, m, e), e at most 256.
         directions: omega (f, d).
-        causal: to earlier keys; m = n.
+        causal: a token attends only to itself and earlier tokens; needs m = n.
         mask: (b, m), True where a key is real.
 
     Returns:

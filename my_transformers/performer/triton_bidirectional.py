@@ -1,14 +1,14 @@
-"""Triton kernels of attention to all keys by features; names are explained in triton_features.py.
+"""Triton kernels of bidirectional attention by features; names are explained in triton_features.py.
 
-Forward: each program of ``sum_keys`` adds up SPAN keys for a block of features, relative to the largest of them, as
-flash attention adds up keys for a block of queries; ``merge_keys`` joins the spans; ``attend`` is a softmax over
-features. Backward is the same the other way round, with the formulas of bidirectional.py. Every sum has one program and
+Forward: each program of ``sum_keys`` sums SPAN keys for a block of features, relative to the largest log feature, as
+flash attention sums keys for a block of queries; ``merge_keys`` merges the spans; ``attend`` is a softmax over
+features. Backward reverses these steps, with the formulas of bidirectional.py. Every sum is computed by one program in
 a fixed order.
 
-    largest, mass, sums     of a span's keys: (b, h, splits, f), also of e numbers each
+    largest, mass, sums     of a span's keys: (b, h, splits, f), (b, h, splits, f) and (b, h, splits, f, e)
     log_mass, means         of all keys: (b, h, f) and (b, h, f, e), float32
-    log_totals              (b, h, n): of each query's weights
-    products                (b, h, n): the output's gradient times the output
+    log_totals              (b, h, n): log of the sum of each query's weights
+    products                (b, h, n): inner product of the output's gradient and the output
 """
 
 # ruff: noqa: ANN001, ANN201, ANN202 - as in triton_rows.py
@@ -48,7 +48,7 @@ def sum_keys(
     SPAN: tl.constexpr, BLOCK: tl.constexpr, FEATURES: tl.constexpr,
     DIM: tl.constexpr, PADDED_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, PADDED_VALUE_DIM: tl.constexpr,
 ):  # fmt: skip
-    """Add up features, and features times values, of a span of keys."""
+    """Sum features, and features times values, over a span of keys."""
     start, split, sample, head, sequence = _locate_sum(splits, heads, n_features, FEATURES)
     k += sample * k_b + head * k_h
     v += sample * v_b + head * v_h
@@ -81,7 +81,7 @@ def merge_keys(
     largest, mass, sums, log_mass, means, splits, n_features,
     FEATURES: tl.constexpr, VALUE_DIM: tl.constexpr, PADDED_VALUE_DIM: tl.constexpr,
 ):  # fmt: skip
-    """Join the sums of all spans."""
+    """Merge the sums of all spans."""
     start, _, _, _, sequence = _locate_sum(1, 1, n_features, FEATURES)
     number = start + tl.arange(0, FEATURES)
     exists = number < n_features
@@ -111,7 +111,7 @@ def attend(
     BLOCK: tl.constexpr, FEATURES: tl.constexpr,
     DIM: tl.constexpr, PADDED_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, PADDED_VALUE_DIM: tl.constexpr,
 ):  # fmt: skip
-    """The mean of each query's features' means."""
+    """Outputs of a block of queries: the means m_r, weighted by a softmax over features."""
     block, sample, head, sequence = locate(tl.program_id(0), blocks, heads)
     tokens = block * BLOCK + tl.arange(0, BLOCK)
     present = tokens < n
@@ -176,7 +176,7 @@ def sum_queries(
     SPAN: tl.constexpr, BLOCK: tl.constexpr, FEATURES: tl.constexpr,
     DIM: tl.constexpr, PADDED_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, PADDED_VALUE_DIM: tl.constexpr,
 ):  # fmt: skip
-    """Gradients that log masses and means get from a span of queries."""
+    """Gradients of log masses and means, summed over a span of queries."""
     start, split, sample, head, sequence = _locate_sum(splits, heads, n_features, FEATURES)
     q += sample * q_b + head * q_h
     grad += sample * grad_b + head * grad_h
@@ -210,7 +210,7 @@ def merge_queries(
     mass_sums, mean_sums, means, constants, grad_means, splits, n_features,
     FEATURES: tl.constexpr, VALUE_DIM: tl.constexpr, PADDED_VALUE_DIM: tl.constexpr,
 ):  # fmt: skip
-    """Add up all spans: the gradient of each mean m_r, and that of log z_r less grad m_r . m_r."""
+    """Sum over all spans: the gradient of each mean m_r, and that of log z_r minus (grad m_r . m_r)."""
     start, _, _, _, sequence = _locate_sum(1, 1, n_features, FEATURES)
     number = start + tl.arange(0, FEATURES)
     exists = number < n_features
@@ -234,7 +234,7 @@ def keys_backward(
     BLOCK: tl.constexpr, FEATURES: tl.constexpr,
     DIM: tl.constexpr, PADDED_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, PADDED_VALUE_DIM: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a block of keys and values, of which key j has the share phi_r(k_j) / z_r in feature r."""
+    """Gradients of a block of keys and values; key j has the share phi_r(k_j) / z_r in feature r."""
     block, sample, head, sequence = locate(tl.program_id(0), blocks, heads)
     tokens = block * BLOCK + tl.arange(0, BLOCK)
     seen = is_real(real + sample * n, tokens, n, HAS_MASK)

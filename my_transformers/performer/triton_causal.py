@@ -1,17 +1,17 @@
-"""Triton kernels of attention to earlier keys by features; names are explained in triton_features.py.
+"""Triton kernels of causal attention by features; names are explained in triton_features.py.
 
-The prefix sums of causal.py, with all chunks worked on at the same time, in three steps: ``sum_keys`` adds up each
-chunk by itself; ``scan`` goes from chunk to chunk and writes what stands before each, the only step whose time grows
-with the length whatever the size of the GPU; ``attend`` computes weights inside each chunk and adds what stands before.
-Backward is the same the other way round. Every sum has one program and a fixed order.
+The prefix sums of causal.py in three steps, each parallel over chunks or features: ``sum_keys`` sums each chunk by
+itself; ``scan`` goes from chunk to chunk and writes the sum over all earlier chunks (it is the only sequential step, so
+its time grows with the length on any GPU); ``attend`` computes weights inside each chunk and adds the earlier sums.
+Backward reverses these steps. Every sum is computed by one program in a fixed order.
 
-    size            of a token: its largest log feature (b, h, n); -inf of a hidden key
+    size            a token's largest log feature (b, h, n); -inf for a hidden key
     running         the largest size of any key up to a query (b, h, n)
     ends            the largest size up to the end of each chunk (b, h, chunks)
-    sums            of a chunk: sum_j phi(k_j) v_j^T, then sum_j phi(k_j), relative to ``ends``
-    states          the same of all tokens before a chunk, relative to the end of the chunk before it
-    inverse         1 / sum of a query's weights (b, h, n); 0 where they vanish, and it sees itself
-    products        (b, h, n): the output's gradient times the output
+    sums            of a chunk: sum_j phi(k_j) v_j^T, followed by sum_j phi(k_j), relative to ``ends``
+    states          the same sums over all tokens before a chunk, relative to the end of the previous chunk
+    inverse         1 / sum of a query's weights (b, h, n); 0 where they underflow and the query sees itself
+    products        (b, h, n): inner product of the output's gradient and the output
 """
 
 # ruff: noqa: ANN001, ANN201, ANN202 - as in triton_rows.py
@@ -37,7 +37,7 @@ _TINY = tl.constexpr(1.1754943508222875e-38)  # the smallest normal float32
 
 @triton.jit
 def _locate_sum(chunks, heads, n_features, FEATURES: tl.constexpr):
-    """First feature, chunk, sample, head and sequence of a program that adds up a chunk for a block of features."""
+    """First feature, chunk, sample, head and sequence of a program that sums a chunk for a block of features."""
     blocks = tl.cdiv(n_features, FEATURES)
     program = tl.program_id(0)
     chunk, sample, head, sequence = locate(program // blocks, chunks, heads)
@@ -46,7 +46,7 @@ def _locate_sum(chunks, heads, n_features, FEATURES: tl.constexpr):
 
 @triton.jit
 def _start_of(ends, chunk):
-    """The largest size before a chunk; ``ends`` of the sequence."""
+    """The largest size before a chunk; ``ends`` points to those of the sequence."""
     return tl.load(ends + chunk - 1, mask=chunk > 0, other=LOWEST)
 
 
@@ -70,19 +70,19 @@ def _store_sums(
 
 @triton.jit
 def _query_features(queries, size, some, exists, HALF: tl.constexpr, LOG_PRECISION: tl.constexpr):
-    """(tokens, FEATURES), relative to each query's largest."""
+    """Features of queries (tokens, FEATURES), relative to each query's largest."""
     return tl.exp2(token_logs(queries, some, exists, HALF, LOG_PRECISION) - size[:, None])
 
 
 @triton.jit
 def _key_features(keys, norm_and_size, some, exists, HALF: tl.constexpr, LOG_PRECISION: tl.constexpr):
-    """(tokens, FEATURES), relative to each key's largest; 0 of hidden keys."""
+    """Features of keys (tokens, FEATURES), relative to each key's largest; 0 for hidden keys."""
     return tl.exp2(token_logs(keys, some, exists, HALF, LOG_PRECISION) - norm_and_size[:, None])
 
 
 @triton.jit
 def _norm_and_size(keys, size, norm_scale):
-    """What to subtract from a key's logarithms: infinity if it is hidden."""
+    """The number to subtract from a key's logarithms; infinity if the key is hidden."""
     return tl.where(size == float("-inf"), float("inf"), half_norm(keys, norm_scale) + size)
 
 
@@ -94,7 +94,7 @@ def sum_keys(
     BLOCK: tl.constexpr, FEATURES: tl.constexpr,
     DIM: tl.constexpr, PADDED_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, PADDED_VALUE_DIM: tl.constexpr,
 ):  # fmt: skip
-    """Add up a chunk of keys: features, and features times values."""
+    """Sum features, and features times values, over a chunk of keys."""
     start, chunk, sample, head, sequence = _locate_sum(chunks, heads, n_features, FEATURES)
     tokens = chunk * BLOCK + tl.arange(0, BLOCK)
     size = tl.load(k_size + sequence * n + tokens, mask=tokens < n, other=float("-inf"))
@@ -114,7 +114,7 @@ def sum_keys(
 
 @triton.jit
 def _load_chunk(sums, ends, turn, chunks, width, number, inside, REVERSE: tl.constexpr):
-    """Of a chunk: where its numbers lie, its sums, and the factor from its start to its end, at most 1."""
+    """Addresses of a chunk's numbers, its sums, and the factor (at most 1) from the scale of its start to its end."""
     chunk = chunks - 1 - turn if REVERSE else turn
     at = chunk.to(tl.int64) * width + number
     exists = turn < chunks
@@ -125,7 +125,7 @@ def _load_chunk(sums, ends, turn, chunks, width, number, inside, REVERSE: tl.con
 
 @triton.jit
 def _next_state(states, state, chunk, inside):
-    """Store the state before a chunk, and return that after it."""
+    """Store the state before a chunk, and return the state after it."""
     at, own_sums, decay = chunk
     tl.store(states + at, state.to(states.dtype.element_ty), mask=inside)
     return state * decay + own_sums
@@ -133,9 +133,9 @@ def _next_state(states, state, chunk, inside):
 
 @triton.jit(do_not_specialize=SIZES)
 def scan(sums, ends, states, chunks, width, REVERSE: tl.constexpr, BLOCK: tl.constexpr):
-    """What stands before each chunk, of ``width`` numbers each; if REVERSE the gradient of what stands after it.
+    """The state before each chunk, ``width`` numbers each; if REVERSE, the gradient of the state after it.
 
-    Chunks are loaded four at a time: one by one, each would wait for the memory.
+    Chunks are loaded four at a time, to overlap their memory latencies.
     """
     tiles = tl.cdiv(width, BLOCK)
     sequence = (tl.program_id(0) // tiles).to(tl.int64)
@@ -198,7 +198,7 @@ def attend(
         found = tl.dot(as_operand(of_queries, HALF), of_values, found, input_precision=PRECISION)
         found = tl.dot(as_operand(weights, HALF), values, found, input_precision=PRECISION)
 
-    vanished = total <= _TINY  # NaN has not
+    vanished = total <= _TINY  # False for NaN, which must reach the output
     over_total = tl.where(vanished, 0.0, 1.0 / tl.where(vanished, 1.0, total))
     tl.store(running + sequence * n + tokens, so_far, mask=present)
     tl.store(inverse + sequence * n + tokens, over_total, mask=present)
@@ -211,7 +211,7 @@ def _load_query_gradients(
     grad, grad_n, grad_d, running, inverse, products, tokens, n,
     HALF: tl.constexpr, VALUE_DIM: tl.constexpr, PADDED_VALUE_DIM: tl.constexpr,
 ):  # fmt: skip
-    """Of a chunk's queries: ``running``, and the gradients of weighted values and of weights, summed; 0 beyond n."""
+    """For a chunk's queries: ``running``, and gradients of the sums of weighted values and of weights; 0 beyond n."""
     present = tokens < n
     so_far = tl.load(running + tokens, mask=present, other=float("inf"))
     over_total = tl.load(inverse + tokens, mask=present, other=0.0)
@@ -228,7 +228,7 @@ def sum_queries(
     BLOCK: tl.constexpr, FEATURES: tl.constexpr,
     DIM: tl.constexpr, PADDED_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, PADDED_VALUE_DIM: tl.constexpr,
 ):  # fmt: skip
-    """The gradient that the state before a chunk gets from the chunk's queries."""
+    """Contribution of a chunk's queries to the gradient of the state before the chunk."""
     start, chunk, sample, head, sequence = _locate_sum(chunks, heads, n_features, FEATURES)
     tokens = chunk * BLOCK + tl.arange(0, BLOCK)
     present = tokens < n
@@ -306,7 +306,7 @@ def keys_backward(
     BLOCK: tl.constexpr, FEATURES: tl.constexpr,
     DIM: tl.constexpr, PADDED_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, PADDED_VALUE_DIM: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a chunk of keys and values; ``grad_ends``: of the sums up to each chunk's end."""
+    """Gradients of a chunk of keys and values; ``grad_ends`` are the gradients of the sums up to each chunk's end."""
     chunk, sample, head, sequence = locate(tl.program_id(0), chunks, heads)
     places = tl.arange(0, BLOCK)
     tokens = chunk * BLOCK + places

@@ -1,18 +1,18 @@
 """Random features inside Triton kernels: features.log_features for the exponential kernels, a block at a time.
 
-Logarithms have base 2, so that features are exp2 of them. ``directions`` (n_features, DIM), contiguous float32, are
-multiplied by ``scale`` = d^(-1/4) log2(e), and a key's -|k|^2 ``norm_scale`` with norm_scale = d^(-1/2) log2(e) / 2 is
-added; log m, which all features have in common, is left out: attention divides it out again.
+Logarithms are in base 2, so a feature is exp2 of its logarithm. ``directions`` (n_features, DIM), contiguous float32,
+are multiplied by ``scale`` = d^(-1/4) log2(e). From a key's logarithms |k|^2 ``norm_scale`` is subtracted, with
+norm_scale = d^(-1/2) log2(e) / 2. The term log m is omitted: it is common to all features and cancels in attention.
 
-Operands of products are bfloat16 if HALF and else float32: float16 could not hold features below 6e-8. Directions are
-rounded to two bfloat16 numbers each, so that logarithms are as exact as from float32.
+Operands of products are bfloat16 if HALF, otherwise float32; float16 cannot represent features below 6e-8. With HALF,
+each direction is split into a sum of two bfloat16 numbers, which makes logarithms as exact as with float32 directions.
 
 Names that all Performer kernels share:
 
-    n, n_keys           tokens
-    n_features          f; FEATURES of them are worked on at a time
-    real                (b, n) boolean: which keys are real; read if HAS_MASK
-    PRECISION           of products of float32 numbers; LOG_PRECISION: of those with directions
+    n, n_keys           the number of tokens
+    n_features          f; FEATURES of them are processed at a time
+    real                (b, n) boolean, True where a key is real; read only if HAS_MASK
+    PRECISION           precision of float32 products; LOG_PRECISION: of those with directions
 """
 
 # ruff: noqa: ANN001, ANN201 - as in triton_rows.py
@@ -25,18 +25,18 @@ from my_transformers.triton_rows import load_rows, locate
 
 SIZES = [*triton_rows.SIZES, "n_keys", "n_features", "splits", "chunks", "width"]
 
-LOWEST = tl.constexpr(-3e38)  # size of no key; finite, so that differences of it are numbers
+LOWEST = tl.constexpr(-3e38)  # size before the first key; finite, so that differences are not NaN
 
 
 @triton.jit
 def as_operand(x, HALF: tl.constexpr):
-    """In the dtype of products."""
+    """Convert to the dtype of products."""
     return x.to(tl.bfloat16 if HALF else tl.float32)
 
 
 @triton.jit
 def load_operand(x, tokens, present, stride_n, stride_d, DIM: tl.constexpr, PADDED: tl.constexpr, HALF: tl.constexpr):
-    """Rows for a product: zeros for tokens that are not present."""
+    """Load rows for a product: zeros for tokens that are not present."""
     return as_operand(load_rows(x, tokens, present, stride_n, stride_d, DIM, PADDED), HALF)
 
 
@@ -44,7 +44,7 @@ def load_operand(x, tokens, present, stride_n, stride_d, DIM: tl.constexpr, PADD
 def load_directions(
     directions, start, n_features, scale, FEATURES: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr
 ):
-    """Numbers (FEATURES,) from ``start`` on, which of them exist, and their directions (FEATURES, PADDED), scaled."""
+    """Indices (FEATURES,) from ``start`` on, whether each exists, and scaled directions (FEATURES, PADDED)."""
     number = start + tl.arange(0, FEATURES)
     exists = number < n_features
     return number, exists, load_rows(directions, number, exists, DIM, 1, DIM, PADDED) * scale
@@ -52,7 +52,7 @@ def load_directions(
 
 @triton.jit
 def token_logs(rows, block, exists, HALF: tl.constexpr, LOG_PRECISION: tl.constexpr):
-    """(tokens, FEATURES): logarithms of features without the norm; -inf where a direction does not exist."""
+    """Logarithms of features (tokens, FEATURES), without the norm term; -inf where a direction does not exist."""
     if HALF:
         high = block.to(tl.bfloat16)
         low = (block - high.to(tl.float32)).to(tl.bfloat16)
@@ -64,7 +64,7 @@ def token_logs(rows, block, exists, HALF: tl.constexpr, LOG_PRECISION: tl.conste
 
 @triton.jit
 def feature_logs(block, rows, HALF: tl.constexpr, LOG_PRECISION: tl.constexpr):
-    """The same as (FEATURES, tokens), to be multiplied with values of tokens; rows of no direction are numbers."""
+    """:func:`token_logs` transposed, (FEATURES, tokens), as left operand of a product with values; no -inf rows."""
     if HALF:
         high = block.to(tl.bfloat16)
         low = (block - high.to(tl.float32)).to(tl.bfloat16)
@@ -76,7 +76,7 @@ def feature_logs(block, rows, HALF: tl.constexpr, LOG_PRECISION: tl.constexpr):
 
 @triton.jit
 def half_norm(rows, norm_scale):
-    """|k|^2 norm_scale; NaN of keys that are not finite, so that they are not taken for keys of no weight."""
+    """|k|^2 norm_scale; NaN for keys that are not finite, whose infinite norm would give them weight 0."""
     wide = rows.to(tl.float32)
     norm = tl.sum(wide * wide, 1) * norm_scale
     return tl.where(norm < float("inf"), norm, float("nan"))
@@ -84,7 +84,7 @@ def half_norm(rows, norm_scale):
 
 @triton.jit
 def is_real(real, tokens, n, HAS_MASK: tl.constexpr):
-    """Which tokens there are, and are not padding; ``real`` of the sample."""
+    """Whether each token exists and is not padding; ``real`` points to the sample's mask."""
     present = tokens < n
     if HAS_MASK:
         present = present & (tl.load(real + tokens, mask=present, other=0) != 0)
@@ -97,7 +97,7 @@ def sizes(
     KEYS: tl.constexpr, HAS_MASK: tl.constexpr, HALF: tl.constexpr, LOG_PRECISION: tl.constexpr,
     BLOCK: tl.constexpr, FEATURES: tl.constexpr, DIM: tl.constexpr, PADDED_DIM: tl.constexpr,
 ):  # fmt: skip
-    """The largest log feature of each token, -inf of a hidden key; of keys also the largest in each block."""
+    """Write each token's largest log feature, -inf for a hidden key; for keys, also the largest in each block."""
     block, sample, head, sequence = locate(tl.program_id(0), blocks, heads)
     tokens = block * BLOCK + tl.arange(0, BLOCK)
     seen = is_real(real + sample * n, tokens, n, HAS_MASK)

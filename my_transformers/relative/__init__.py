@@ -1,1 +1,1 @@
-"""Relative positions (Horn et al. 2021): attention.py, clipped.py, and the grid that tokens stand on."""
+"""Relative positions (Horn et al. 2021): attention.py, clipped.py, and grid.py with the tokens' coordinates."""

@@ -1,4 +1,4 @@
-"""Attention by clipped distance on a grid, linear in its size (Horn et al. 2021, the second mechanism)."""
+"""Attention by clipped displacement, in time linear in the length (Horn et al. 2021, the second mechanism)."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,33 +18,34 @@ from my_transformers.relative.settings import ClippedRelativeSettings
 
 
 class ClippedRelativeAttention(Mechanism, settings=ClippedRelativeSettings):
-    """Half of the heads attend by content alone, half by where the keys stand.
+    """Half of the heads attend by content only, the other half by the displacement of the key from the query.
 
     A head of the second half has a learned vector e_c for each displacement c = (row, column) from query to key,
-    clipped to ``distance`` along each axis, and a learned vector u, and weighs key j for query i with
+    clipped to ``distance`` along each axis, and a learned vector u. Its weight of key j for query i is
 
         exp(q_i . e_c(i, j) / sqrt(d)) * gate(k_j),    gate(k) = max(sigmoid(u . k / sqrt(d)), 1e-4).
 
-    Left differs from right and above from below. Displacements beyond ``distance`` share a vector, so their values come
-    in as running sums over whole regions: with C = (2 distance + 1)^axes classes a head needs O(n C (d + e)) time and
-    O(n (C + e)) memory, and no (n, n) tensor. Neither half knows of places but by displacements, so the output is
-    translation-equivariant to float precision if the mechanism for the content is.
+    Displacements are signed: left differs from right, and above from below. All displacements beyond ``distance`` share
+    a vector, so their values enter as running sums over whole regions. With C = (2 distance + 1)^axes classes, a head
+    takes O(n C (d + e)) time and O(n (C + e)) memory, and no (n, n) tensor. Both halves depend on displacements only,
+    so the output is translation-equivariant to float precision if the content mechanism is.
 
     Definition: my_transformers/reference.py, clipped_relative_attention.
 
     Args:
-        mechanism: for the first half of the heads (rounded up): q, k, v without positions, such as
-            PerformerAttention; if it is causal, so are the other heads: no later tokens, in the grid's order.
-        heads: number of heads, 2 at least.
-        head_dim: of queries and keys.
-        distance: tokens along each axis, 1 at least.
-        columns: the sequence goes through a grid with so many columns row by row; None: positions on a line.
-        off_grid: number of tokens at the start without a place (a class token). They have a vector of their own as
-            keys, and as queries see all places alike.
-        dropout: of the second half: probability of dropping a value in training, for all queries of a head at once.
+        mechanism: the mechanism of the first half of the heads (rounded up), called on q, k, v without positions, such
+            as PerformerAttention. If it is causal, so is the second half: a token attends only to itself and earlier
+            tokens of the sequence.
+        heads: the number of heads, at least 2.
+        head_dim: size of queries and keys.
+        distance: clipping distance along each axis in tokens, at least 1.
+        columns: width of the grid that the sequence fills row by row; None: positions on a line.
+        off_grid: the number of leading tokens that are not on the grid (a class token). As keys they have a vector of
+            their own; as queries they weigh all tokens on the grid by one vector.
+        dropout: for the second half: probability of dropping a value in training, for all queries of a head at once.
 
     Raises:
-        ValueError: a mechanism that shares queries and keys, or numbers out of range.
+        ValueError: a mechanism that shares queries and keys, or arguments out of range.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class ClippedRelativeAttention(Mechanism, settings=ClippedRelativeSettings):
                 "the content heads need separate queries and keys; use PerformerAttention or FullAttention"
             )
         if heads < 2 or distance < 1:
-            raise ValueError(f"heads is {heads}, distance {distance}: must be at least 2 and 1")
+            raise ValueError(f"heads is {heads} and distance {distance}: must be at least 2 and 1, respectively")
         self.mechanism = mechanism
         self.causal = mechanism.causal
         self.content_heads = heads - heads // 2
@@ -78,29 +79,30 @@ class ClippedRelativeAttention(Mechanism, settings=ClippedRelativeSettings):
         n_classes = self._span ** (1 if columns is None else 2)
         spread = head_dim**-0.5
         self.displacements = nn.Parameter(spread * torch.randn(heads // 2, head_dim, n_classes))
-        self.nowhere = nn.Parameter(spread * torch.randn(heads // 2, head_dim, 2))  # a key off the grid; all others
+        # two vectors: for keys off the grid; for queries off the grid and keys on it
+        self.nowhere = nn.Parameter(spread * torch.randn(heads // 2, head_dim, 2))
         self.gate = nn.Parameter(spread * torch.randn(heads // 2, head_dim, 1))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Q and k (b, h, n, head_dim), v (b, h, n, e), mask (b, n) True where a token is real -> (b, h, n, e).
+        """Map q and k (b, h, n, head_dim) and v (b, h, n, e) to (b, h, n, e); mask (b, n) is True where real.
 
-        A padded query's output is finite and of no meaning.
+        The output at a padded query is finite but meaningless.
 
         Raises:
-            ValueError: not as many keys as queries.
+            ValueError: the number of keys differs from the number of queries.
         """
         check_heads(q, k, v, heads=self.content_heads + len(self.gate), head_dim=self.gate.shape[1])
         mask = boolean_mask(mask, k)
         if q.shape[2] != k.shape[2]:
             raise ValueError(
-                f"relative positions need keys at the queries' places, got {q.shape[2]} queries and {k.shape[2]} keys"
+                f"relative positions need one key per query, got {q.shape[2]} queries and {k.shape[2]} keys"
             )
         (q, q_place), (k, k_place), (v, v_place) = (self._split(x) for x in (q, k, v))
         by_content = self.mechanism(q, k, v, mask=mask)
         return torch.cat((by_content, self._by_place(q_place, k_place, v_place, mask=mask)), dim=1)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, h, n, any) -> the heads that attend by content, and those that attend by place."""
+        """(b, h, n, any) -> the heads that attend by content, and those that attend by displacement."""
         return x[:, : self.content_heads], x[:, self.content_heads :]
 
     def _by_place(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None) -> Tensor:
@@ -113,24 +115,24 @@ class ClippedRelativeAttention(Mechanism, settings=ClippedRelativeSettings):
             return self._sums_by_place(q, torch.cat((gate * exact, gate), dim=-1)).to(v.dtype)
 
     def _sums_by_place(self, q: Tensor, seen: Tensor) -> Tensor:
-        """Queries (b, h, n, d) over gated values (b, h, n, e + 1), whose last column adds up the weights."""
+        """Attend from q (b, h, n, d) to gated values (b, h, n, e + 1), whose last column is the gate itself."""
         off, on = seen.tensor_split((self.off_grid,), dim=2)
         q_off, q_on = q.tensor_split((self.off_grid,), dim=2)
         return torch.cat((self._from_nowhere(q_off, off, on), self._from_grid(q_on, off, on)), dim=2)
 
     def _gate(self, k: Tensor) -> Tensor:
-        """(b, h, n, d) -> (b, h, n, 1)."""
+        """The gate of each key: (b, h, n, d) -> (b, h, n, 1)."""
         return (k @ self.gate.to(k.dtype) * k.shape[-1] ** -0.5).sigmoid().clamp_min(1e-4)
 
     def _from_nowhere(self, q: Tensor, off: Tensor, on: Tensor) -> Tensor:
-        """Queries off the grid (b, h, o, d) over gated values (b, h, ·, e + 1) -> (b, h, o, e)."""
-        if self.causal:  # what is on the grid comes later
+        """Attend from queries off the grid (b, h, o, d) to gated values (b, h, ·, e + 1) -> (b, h, o, e)."""
+        if self.causal:  # all tokens on the grid are later
             return _mean(off.cumsum(dim=2))
         weights = _relative_to_largest(q @ self.nowhere.to(q.dtype) * q.shape[-1] ** -0.5, dim=-1)
         return _mean(weights[..., :1] * off.sum(2, keepdim=True) + weights[..., 1:] * on.sum(2, keepdim=True))
 
     def _from_grid(self, q: Tensor, off: Tensor, on: Tensor) -> Tensor:
-        """Queries on the grid (b, h, n, d) over gated values (b, h, ·, e + 1) -> (b, h, n, e)."""
+        """Attend from queries on the grid (b, h, n, d) to gated values (b, h, ·, e + 1) -> (b, h, n, e)."""
         n = q.shape[2]
         if n == 0:
             return q.new_empty(*q.shape[:3], on.shape[-1] - 1)
@@ -143,13 +145,17 @@ class ClippedRelativeAttention(Mechanism, settings=ClippedRelativeSettings):
         return _mean((weights[:, :, :1] * off + regions.weighted(weights[:, :, 1:])).mT[:, :, :n])
 
     def new_cache(self, like: Tensor, max_len: int) -> "ClippedRelativeCache":
-        """An empty cache for up to ``max_len`` tokens: the mechanism's, and max_len * (e + 1) per relative head.
+        """An empty cache for decoding up to ``max_len`` tokens.
 
-        A step of a relative head costs O(n e).
+        It holds the content mechanism's cache, and max_len * (e + 1) numbers per relative head, of which a step reads
+        n (e + 1).
 
         Args:
             like: (b, h, any, d), for sizes and device.
-            max_len: tokens.
+            max_len: the maximum number of tokens.
+
+        Raises:
+            ValueError: not causal.
         """
         check_causal(self.causal)
         content, relative = self._split(like)
@@ -160,12 +166,12 @@ class ClippedRelativeAttention(Mechanism, settings=ClippedRelativeSettings):
     def step(self, q: Tensor, k: Tensor, v: Tensor, cache: "ClippedRelativeCache") -> Tensor:
         """Attend with the next t tokens, each (b, h, t, ·) -> (b, h, t, e), and add them to the cache.
 
-        Several tokens cost O(n e) each, as one does, except at the start, where they take the parallel form.
+        Each token costs O(n e) per relative head. Several tokens in an empty cache run the parallel form.
 
         Raises:
-            ValueError: the cache is of another shape, or has no room for t more tokens.
+            ValueError: the inputs do not fit the cache, or it has no room for t more tokens.
         """
-        batch, heads, _, width = cache.seen.shape  # the last of them adds up the weights
+        batch, heads, _, width = cache.seen.shape  # width: the values, and one column for the gate
         widths = self.gate.shape[1], self.gate.shape[1], width - 1
         cache.check(q, k, v, batch=batch, heads=heads + self.content_heads, widths=widths)
         (q, q_place), (k, k_place), (v, v_place) = (self._split(x) for x in (q, k, v))
@@ -184,12 +190,13 @@ class ClippedRelativeAttention(Mechanism, settings=ClippedRelativeSettings):
             of_key = self._class_of(tokens, new).expand(*q.shape[:2], -1, -1)  # (b, h, t, length)
             vectors = torch.cat((self.nowhere[..., :1], self.displacements), dim=-1).to(q.dtype)
             logits = (q @ vectors * q.shape[-1] ** -0.5).gather(-1, of_key)
-            logits = logits.masked_fill((new < self.off_grid).unsqueeze(-1), 0)  # off the grid, all is seen alike
+            # a causal query off the grid sees only keys off the grid, which share one vector: equal logits
+            logits = logits.masked_fill((new < self.off_grid).unsqueeze(-1), 0)
             logits = logits.masked_fill(tokens > new.unsqueeze(-1), -torch.inf)
             return _mean(_relative_to_largest(logits, dim=-1) @ seen).to(v.dtype)
 
     def _class_of(self, keys: Tensor, queries: Tensor) -> Tensor:
-        """Which vector a query weighs a key by, (queries, keys): 0 for a key off the grid, or 1 + its displacement."""
+        """Class of each pair (queries, keys), the index of its vector: 0 for a key off the grid, else 1 + c."""
         place, own = (places(tokens, self.columns, self.off_grid) for tokens in (keys, queries))
         displacement = (place - own.unsqueeze(1)).clamp(-self.distance, self.distance) + self.distance
         row, column = displacement[..., 0], displacement[..., -1]
@@ -198,16 +205,18 @@ class ClippedRelativeAttention(Mechanism, settings=ClippedRelativeSettings):
 
 
 class _Regions:
-    """For every place of a grid, the sums of what stands at each clipped displacement from it.
+    """For every place of a grid and every clipped displacement, the sum of the values at that displacement.
 
-    Displacements of ``distance`` mean that far or farther, so there a running sum along the axis comes in. All sums lie
-    in a few padded copies of the grid, flattened, so that one displacement at all places is one slice.
+    Clipped to ``distance``, a displacement stands for this distance or more, so its values are summed up to the edge of
+    the grid by a running sum. The sums are kept in 3 copies of the grid (9 if there are two axes): along each axis the
+    sum up to a place, the place itself, and the sum from it on. The grids are padded by ``distance`` on all sides and
+    flattened, so that the sums at one displacement from all places are one contiguous slice of one copy.
 
     Args:
         seen: (b, h, n, e + 1), row by row; its last column is positive where a token is real.
-        distance: tokens.
-        columns: of the grid; None: a line.
-        causal: leave out the displacements to later places.
+        distance: clipping distance in tokens.
+        columns: width of the grid; None: a line.
+        causal: omit the displacements to later places.
     """
 
     def __init__(self, seen: Tensor, distance: int, columns: int | None, *, causal: bool) -> None:
@@ -222,7 +231,7 @@ class _Regions:
             for column in range(-distance, distance + 1)
             if not causal or (row, column) <= (0, 0)
         ]
-        self.n_classes = len(wanted)  # the first ones, in the order in which classes are numbered
+        self.n_classes = len(wanted)  # if causal, the first ones in row-major order
 
         grid = F.pad(seen, (0, 0, 0, self.missing)).flatten(0, 1).mT.unflatten(-1, (self._rows, columns))
         grid = F.pad(grid, (distance, distance, down, down))
@@ -237,14 +246,14 @@ class _Regions:
         ]
 
     def visible(self) -> Tensor:
-        """(b, h, C, places) bool, where there is a real token at a displacement."""
+        """(b, h, C, places), True where there is a real token at a displacement from a place."""
         there = self._sums[:, :, -1].detach() > 0
         slices = [there[which, :, start : start + self._rows * self._width] for which, start in self._slices]
         grid = torch.stack(slices, dim=1).unflatten(-1, (self._rows, self._width))[..., : self._columns]
         return grid.flatten(-2).unflatten(0, self._batch)
 
     def weighted(self, weights: Tensor) -> Tensor:
-        """Sums over the displacements, weighed by weights (b, h, C, places) -> (b, h, e + 1, places)."""
+        """Sum over displacements, weighted by (b, h, C, places) -> (b, h, e + 1, places)."""
         weights = weights.flatten(0, 1).unflatten(-1, (self._rows, self._columns))
         weights = F.pad(weights, (0, self._width - self._columns)).flatten(-2)
         of_slices = _weighted_slices if traced() else _WeightedSlices.apply
@@ -260,7 +269,7 @@ def _weighted_slices(weights: Tensor, sums: Tensor, slices: list[tuple[int, int]
 
 
 class _WeightedSlices(torch.autograd.Function):
-    """:func:`_weighted_slices` that keeps nothing of all classes' size for backward."""
+    """:func:`_weighted_slices` without saving the slices, which are C times as large as the sums, for backward."""
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor, sums: Tensor, slices: list[tuple[int, int]]) -> Tensor:
@@ -284,12 +293,12 @@ class _WeightedSlices(torch.autograd.Function):
 
 
 def _running(x: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums of all up to each place along ``dim``, x itself, sums of all from each place on."""
+    """Along ``dim``: the sums up to each place, x itself, and the sums from each place on."""
     return x.cumsum(dim), x, x.flip(dim).cumsum(dim).flip(dim)
 
 
 def _end(displacement: int, distance: int) -> int:
-    """Which of :func:`_running`'s three a displacement takes."""
+    """Index of the result of :func:`_running` that a displacement uses: the running sums at the clipping distance."""
     return 0 if displacement == -distance else 2 if displacement == distance else 1
 
 
@@ -298,24 +307,24 @@ def _relative_to_largest(logits: Tensor, dim: int) -> Tensor:
 
 
 def _mean(sums: Tensor) -> Tensor:
-    """(..., e + 1) -> (..., e); of nothing, as a padded query may see it, 0."""
+    """Divide by the last column, the sum of weights: (..., e + 1) -> (..., e); 0 where it is 0 (padded queries)."""
     total = sums[..., -1:]
     return sums[..., :-1] / torch.where(total > 0, total, 1)
 
 
 @dataclass
 class ClippedRelativeCache(Cache):
-    """The content heads' cache, and all gated values of the others."""
+    """The content heads' cache, and the gated values of all tokens for the other heads."""
 
     by_token: ClassVar = ("seen",)
 
     inner: Cache
-    seen: Tensor  # (b, h, max_len, e + 1)
+    seen: Tensor  # (b, h, max_len, e + 1), the last column being the gate
     length: int
     max_len: int
 
     def append(self, new: Tensor) -> Tensor:
-        """Add t tokens (b, h, t, e + 1); returns all so far."""
+        """Add t tokens (b, h, t, e + 1); return all tokens so far."""
         end = self.length + new.shape[2]
         self.seen[:, :, self.length : end] = new
         self.length = end

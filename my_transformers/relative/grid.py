@@ -1,4 +1,4 @@
-"""Places of a sequence's tokens: on a line, or on a grid that the sequence goes through row by row."""
+"""Coordinates of a sequence's tokens: on a line, or on a grid that the sequence fills row by row."""
 
 import torch
 from torch import Tensor
@@ -8,10 +8,10 @@ def places(tokens: Tensor, columns: int | None, off_grid: int) -> Tensor:
     """Coordinates of tokens.
 
     Args:
-        tokens: (n,) int64, numbers in the sequence.
-        columns: of the grid; None: a line.
-        off_grid: so many tokens at the start of the sequence stand nowhere (a class token, a label); theirs are of no
-            meaning.
+        tokens: (n,) int64, positions in the sequence.
+        columns: width of the grid; None: a line.
+        off_grid: the number of leading tokens that are not on the grid (a class token, a label); their coordinates are
+            meaningless.
 
     Returns:
         (n, axes) int64: the place on the line, or row and column.
@@ -23,7 +23,7 @@ def places(tokens: Tensor, columns: int | None, off_grid: int) -> Tensor:
 
 
 def check_grid(columns: int | None, off_grid: int) -> None:
-    """Raise ValueError for a grid that there cannot be."""
+    """Raise ValueError unless ``columns`` is None or at least 1, and ``off_grid`` at least 0."""
     if columns is not None and columns < 1:
         raise ValueError(f"columns is {columns}, must be at least 1, or None for a line")
     if off_grid < 0:

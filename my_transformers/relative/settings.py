@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RelativeSettings(FeatureSettings):
-    """A Performer whose weights depend on distances (translation-equivariant)."""
+    """A Performer whose weights depend on relative positions (translation-equivariant)."""
 
     kind: ClassVar = "relative"
     module: ClassVar = "my_transformers.relative.attention.RelativeAttention"
@@ -23,7 +23,7 @@ class RelativeSettings(FeatureSettings):
         "softmax", help="relative: as for performer, or exact: softmax attention over all keys"
     )
     n_scales: int = setting(4, at_least=1, help="relative: learned frequencies along each axis")
-    content: bool = setting(True, help="relative: let what is looked for at a distance depend on the query")
+    content: bool = setting(True, help="relative: let the weight of a distance depend on the query")
 
     @property
     def title(self) -> str:
@@ -36,7 +36,7 @@ class RelativeSettings(FeatureSettings):
 
     def arguments(self, site: Site, seed: int) -> dict[str, Any]:
         """See the base class."""
-        from my_transformers.relative.attention import extended_dim  # when it is built: settings are read without torch
+        from my_transformers.relative.attention import extended_dim  # only to build a model: no torch to read settings
 
         turned = extended_dim(site.head_dim, self.n_scales, site.places.columns) - site.head_dim
         own = {"n_scales": self.n_scales, "content": self.content, "longest": site.places.longest}
@@ -45,7 +45,7 @@ class RelativeSettings(FeatureSettings):
 
 @dataclass(frozen=True)
 class ClippedRelativeSettings(FeatureSettings):
-    """Half of the heads a Performer without positions, half attend by clipped distance (translation-equivariant)."""
+    """Half of the heads: a Performer without positions; the others: clipped displacement (translation-equivariant)."""
 
     kind: ClassVar = "clipped_relative"
     module: ClassVar = "my_transformers.relative.clipped.ClippedRelativeAttention"
@@ -53,13 +53,13 @@ class ClippedRelativeSettings(FeatureSettings):
 
     kernel: ProjectedOrExact = setting(
         "softmax",
-        help="clipped_relative: of the heads without positions: as for performer, or exact: softmax over all keys",
+        help="clipped_relative: for the heads without positions: as for performer, or exact: softmax over all keys",
     )
     distance: int = setting(
         8,
         at_least=1,
-        help="clipped_relative: displacements along each axis are told apart up to this; the cost grows with its "
-        "square",
+        help="clipped_relative: displacements along each axis are distinguished up to this; on a grid, the cost grows "
+        "with its square",
     )
 
     @property
@@ -75,7 +75,7 @@ class ClippedRelativeSettings(FeatureSettings):
         """See the base class."""
         if site.heads >= 2:
             return []
-        return [f"{key('heads')} {site.heads} must be 2 at least for {key('kind')}: {self.kind}"]
+        return [f"{key('heads')} {site.heads} must be at least 2 for {key('kind')}: {self.kind}"]
 
     def arguments(self, site: Site, seed: int) -> dict[str, Any]:
         """See the base class."""

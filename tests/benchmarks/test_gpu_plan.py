@@ -84,7 +84,9 @@ def test_after_an_error_of_the_cuda_context_the_process_ends_and_the_case_is_not
     assert cases_in(tmp_path / "s.json").keys() == {"bad", "good"}
 
 
-@pytest.mark.parametrize(("changed", "told"), [({"tiny": False}, "tiny True, this is False"), ({"stage": "t"}, "'t'")])
+@pytest.mark.parametrize(
+    ("changed", "told"), [({"tiny": False}, "tiny True, but now it is False"), ({"stage": "t"}, "'t'")]
+)
 def test_results_of_another_kind_are_refused(tmp_path, changed, told):
     results_at(tmp_path / "s.json").add("case", {})
     with pytest.raises(ValueError, match=told):
@@ -95,7 +97,7 @@ def test_the_plan_refuses_a_folder_of_another_size(tmp_path, capsys):
     Results(tmp_path / "sanity.json", stage="sanity", device=CPU, tiny=False).add("copy", {})
     with pytest.raises(SystemExit, match="2"):
         command.main(["--device", "cpu", "--tiny", "--output_dir", str(tmp_path)])
-    assert "has tiny False, this is True; use another output folder" in capsys.readouterr().err
+    assert "has tiny False, but now it is True; use another output folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["device", "torch"])
@@ -103,7 +105,7 @@ def test_results_of_another_machine_are_refused(tmp_path, name):
     results = results_at(tmp_path / "s.json")
     results.found["machine"][name] = "other"
     results.add("case", {})
-    with pytest.raises(ValueError, match=f"has {name} 'other', this is .*; use another output folder"):
+    with pytest.raises(ValueError, match=f"has {name} 'other', but now it is .*; use another output folder"):
         results_at(tmp_path / "s.json")
 
 

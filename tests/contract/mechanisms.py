@@ -57,7 +57,7 @@ class Case:
     compiled: bool = True  # False, to save time: other cases have every part of its graph
     pointwise_variant_of: str = ""  # that case has the same lengths, chunks and caches: see ``BOOKKEEPING``
     leaks_by_design: bool = False  # chunk rules: documented, and excused from strict causality and steps
-    circle: bool = False  # the ends of the padded sequence meet: how much padding there is can be seen
+    circle: bool = False  # the padded sequence wraps around: the amount of padding changes outputs
     alone: float = 0.0  # relative error of the value that a token alone gets back in float32
     mixes_values: bool = False  # before attending, by a learned matrix: what comes out is no weighted mean of values
     inexact: bool = False  # weights add up to one about, not exactly

@@ -188,7 +188,9 @@ def is_run(page: Path, step: Step) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "page", [page for page in STEPS if any(is_run(page, step) for step in STEPS[page])], ids=lambda page: page.stem
+    "page",
+    [page for page in STEPS if any(is_run(page, step) for step in STEPS[page])],
+    ids=lambda page: page.relative_to(ROOT).with_suffix("").as_posix(),
 )
 def test_what_a_page_says_to_type_works(page: Path, checkout: Path, capfd: pytest.CaptureFixture[str]) -> None:
     namespace: dict[str, object] = {}

@@ -9,13 +9,16 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import dl_proj.pictures as pictures
-from dl_proj.experiments.images.classification import confusion, shift
+from dl_proj.experiments.images.classification import confusion
 from dl_proj.experiments.images.classification.confusion import write_confusion
+from dl_proj.experiments.images.classification.shift import shifts_figure
 from dl_proj.experiments.images.generation import draw
 from dl_proj.experiments.images.generation.draw import draw_grid
+from dl_proj.experiments.sweep_pictures import by_variant
+from dl_proj.figure_style import DOTS, PAGE
 from dl_proj.looking import pictures as looks
 from dl_proj.looking.pictures import Side, draw_weights
-from dl_proj.pictures import Band, draw_bands, draw_curves, plain, save_figure
+from dl_proj.pictures import Band, band_figure, draw_curves, plain, save_figure
 
 HISTORY = """step,train/loss,train/accuracy,lr,seconds,val/loss,val/accuracy
 1,2.5,0.1,0.01,0.5,,
@@ -51,14 +54,14 @@ def drawn(monkeypatch):
 
 def test_each_metric_has_its_panel_and_each_point_its_place(drawn):
     assert drawn(HISTORY) == {
-        "loss": {"train": [(1, 2.5), (2, 2.0), (3, 1.5)], "val": [(2, 2.25), (3, 1.75)]},
-        "accuracy": {"train": [(1, 0.1), (2, 0.2), (3, 0.0)], "val": [(2, 0.15), (3, 0.25)]},
+        "loss (nats)": {"training": [(1, 2.5), (2, 2.0), (3, 1.5)], "validation": [(2, 2.25), (3, 1.75)]},
+        "accuracy": {"training": [(1, 0.1), (2, 0.2), (3, 0.0)], "validation": [(2, 0.15), (3, 0.25)]},
     }
     assert imread("curves.png").shape[0] > 100
 
 
 def test_a_history_with_one_kind_of_row(drawn):
-    assert drawn("step,val/loss\n4,1.0\n") == {"loss": {"val": [(4, 1.0)]}}
+    assert drawn("step,val/loss\n4,1.0\n") == {"loss (nats)": {"validation": [(4, 1.0)]}}
 
 
 def test_a_history_without_rows_is_still_a_picture(drawn):
@@ -73,8 +76,8 @@ def test_many_metrics_are_still_readable_at_the_width_of_a_page(drawn):
     panels = drawn(f"step,{columns}\n1{',0.5' * 11}\n")
     height, width, _ = imread("curves.png").shape
     assert list(panels) == names
-    assert width < 1500
-    assert height / 6 > 350, "of a panel"
+    assert width == PAGE * DOTS
+    assert height / 4 > 300, "of a panel, three a row"
 
 
 def test_no_part_of_a_picture_is_left_behind(drawn):
@@ -93,6 +96,30 @@ def test_the_suffix_says_the_format(suffix, start):
     assert list(Path("new").iterdir()) == [path]
 
 
+def test_the_same_figure_is_the_same_pdf():
+    """Or it would differ in each run, and could not be kept under version control."""
+    contents = []
+    for name in ("a.pdf", "b.pdf"):
+        save_figure(band_figure({"a": Band([1, 2], [1, 2], [0, 0])}, xlabel="x", metric="val/loss"), Path(name))
+        contents.append(Path(name).read_bytes())
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize("number", [1, 8, 9, 17])
+def test_legends_lie_beside_the_data_and_panels_have_eight_curves_at_most(number):
+    bands = {f"variant {i}": Band([1, 2, 3], [i, 3, 0], [0.1, 0.1, 0]) for i in range(number)}
+    figure = band_figure(bands, xlabel="update", metric="val/bits_per_byte")
+    FigureCanvasAgg(figure).draw()
+    assert len(figure.axes) == -(-number // 8)
+    for panel in figure.axes:
+        legend = panel.get_legend().get_window_extent()
+        assert len(panel.lines) == len(panel.get_legend().get_texts()) <= 8
+        assert not legend.overlaps(panel.get_window_extent())
+        assert legend.x1 <= figure.bbox.width
+        assert panel.get_ylabel() == "validation bits per byte"
+    assert figure.get_size_inches()[0] == PAGE
+
+
 # -- names of users' --
 
 NAMES = ("$\\frac$", "$x$", "a$", "$$", "\\$5 or \\$6$", "{x}_{", "_hidden", "^%&#~", "two\nlines\t", "x" * 255)
@@ -103,7 +130,18 @@ def grid(names):
 
 
 def shifts(names):
-    shift._draw([{"checkpoint": name, "shift": i, "accuracy": 0.5} for name in names for i in (0, 1)], Path("a.png"))
+    rows = [{"checkpoint": n, "attention": "full", "shift": i, "accuracy": 0.5} for n in names for i in (0, 1)]
+    pictures.save_figure(shifts_figure(rows), Path("a.png"))
+
+
+def sweep(names):
+    bands = {name: Band([1, 2], [1, 2], [0, 0]) for name in names}
+    pictures.save_figure(band_figure(bands, xlabel="x", metric="val/loss"), Path("a.png"))
+
+
+def sweep_test(names):
+    rows = [{"variant": name, "test/loss": "1"} for name in names]
+    pictures.save_figure(by_variant(rows, "test/loss"), Path("a.png"))
 
 
 DRAWN = {
@@ -112,13 +150,9 @@ DRAWN = {
         lambda names: write_confusion(torch.eye(len(names), dtype=torch.int64), names, Path()),
     ),
     "samples": (draw, grid),
-    "shifts": (shift, shifts),
-    "sweep": (
-        pictures,
-        lambda names: draw_bands(
-            {name: Band([1, 2], [1, 2], [0, 0]) for name in names}, xlabel="x", ylabel="y", path=Path("a.png")
-        ),
-    ),
+    "shifts": (pictures, shifts),
+    "sweep": (pictures, sweep),
+    "sweep_test": (pictures, sweep_test),
     "attention": (
         looks,
         lambda names: draw_weights([torch.rand(1, len(names), len(names))], Side(names), Side(names), Path("a.png")),

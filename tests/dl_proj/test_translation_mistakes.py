@@ -40,7 +40,7 @@ WRONG = {
         {"model.encoder_attention": {"kind": "transformers_lsh"}},
         [("model.encoder_attention.kind", "transformers_lsh", "lsh")],
     ),
-    "an encoder whose ends meet": (
+    "an encoder that wraps around": (
         {"model.encoder_attention": {"kind": "local", "chunk_size": 4, "circle": 8}},
         [("model.encoder_attention.circle", 8, None)],
     ),

@@ -54,7 +54,7 @@ def test_a_path_names_an_experiment_with_a_new_folder_each_time():
         load_weights(str(made.best_weights), namespace["model"])
         assert (namespace["model"].weight - 1).abs().max() < 0.05, "the sum of the inputs"
         assert "total_steps: 200" in made.config.read_text()
-    with pytest.raises(ValueError, match=r"version_0 is the folder of one run; give RunDirectory\('"):
+    with pytest.raises(ValueError, match=r"version_0 is the folder of an existing run; pass RunDirectory\('"):
         run(blocks(my_custom_ai.__doc__)[0].replace("/squares", "/squares/version_0"), namespace)
 
 

@@ -224,11 +224,11 @@ def test_a_layers_parameters_have_the_names_of_the_encoders() -> None:
 @pytest.mark.parametrize(
     ("own", "across", "message"),
     [
-        (FullAttention(), FullAttention(), "FullAttention lets a token .* use a mechanism with causal=True"),
+        (FullAttention(), FullAttention(), "FullAttention lets a target token .* use a mechanism with causal=True"),
         (
             LinformerAttention(LearnedProjection(8, 2)),
             FullAttention(),
-            "LinformerAttention lets a token .* use a mechanism with causal=True",
+            "LinformerAttention lets a target token .* use a mechanism with causal=True",
         ),
         (FullAttention(causal=True), FullAttention(causal=True), "FullAttention is causal, .* with causal=False"),
         (

@@ -111,7 +111,7 @@ def test_the_cache_holds_what_can_still_be_seen() -> None:
         ({"ahead": -1}, "ahead is -1"),
         ({"ahead": 1, "causal": True}, "ahead is 1, must be 0 with causal=True"),
         ({"dropout": 1.0}, "dropout is 1.0"),
-        ({"circle": 100}, "circle is 100, must be a multiple of the 64 tokens"),
+        ({"circle": 100}, "circle is 100, must be a positive multiple of chunk_size 64"),
         ({"circle": 0}, "circle is 0"),
         ({"circle": 64, "causal": True}, "circle needs causal=False"),
     ],

@@ -14,9 +14,10 @@ from dl_proj.experiments.copy.objective import CopyObjective
 from dl_proj.experiments.copy.settings import SynthComparisonConfig, SynthTrainConfig
 from dl_proj.experiments.copy.train import build_copy_model, copy_dataset
 from dl_proj.experiments.recall.compare import compare_recall
+from dl_proj.figure_style import PAGE, PALE, style
 from dl_proj.models.attention_settings import AttentionConfig, AttentionSchema
 from dl_proj.models.generation import AutoregressiveModel
-from dl_proj.pictures import save_figure
+from dl_proj.pictures import plain, save_for_print
 from dl_proj.settings.errors import ConfigError
 from dl_proj.settings.read_yaml import read_yaml
 from dl_proj.tables import Row
@@ -33,6 +34,8 @@ PAPER = {
     "LSH-2": {"full": 0.8, "LSH-8": 100.0, "LSH-4": 99.9, "LSH-2": 98.1, "LSH-1": 86.8},
     "LSH-1": {"full": 0.8, "LSH-8": 99.9, "LSH-4": 99.6, "LSH-2": 94.8, "LSH-1": 77.9},
 }
+
+PAPER_LENGTH = 1024
 
 
 def compare(config: SynthComparisonConfig) -> None:
@@ -74,8 +77,8 @@ def _compare_copies(config: SynthComparisonConfig, trained: dict[str, tuple[Path
             rows.append({"checkpoint": name, "trained": _trained_with(own), "length": own.data.length, **scores})
     print(render_table(rows, ways))
     _write_csv(rows, ways, config.output_dir / "table.csv")
-    _draw(rows, ways, config.output_dir / "table.png")
-    print(f"written: {config.output_dir / 'table.csv'}, {config.output_dir / 'table.png'}")
+    draw_copies(config.output_dir)
+    print(f"written: {config.output_dir / 'table.csv'}, {config.output_dir / 'table.png'} and .pdf")
 
 
 def _find(names: tuple[str, ...]) -> dict[str, Path]:
@@ -187,17 +190,43 @@ def _write_csv(rows: list[Row], ways: list[str], path: Path) -> None:
     write_text(path, text.getvalue())
 
 
-def _draw(rows: list[Row], ways: list[str], path: Path) -> None:
-    """The table as a heatmap."""
-    figure = Figure(figsize=(1.6 + 1.3 * len(ways), 1.4 + 0.7 * len(rows)), layout="constrained")
-    panel = figure.add_subplot()
-    image = panel.imshow([[row[way] for way in ways] for row in rows], vmin=0, vmax=100, cmap="viridis", aspect="auto")
-    panel.set_xticks(range(len(ways)), ways)
-    panel.set_yticks(range(len(rows)), [f"{row['trained']}, {row['length']}" for row in rows])
-    panel.set(xlabel="evaluated with", ylabel="trained with, length", title="Copy task: accuracy in % (the paper's)")
-    for i, row in enumerate(rows):
-        for j, way in enumerate(ways):
-            colour = "black" if row[way] > 60 else "white"
-            panel.text(j, i, _cell(row, way).replace(" ", "\n"), ha="center", va="center", color=colour, fontsize=9)
-    figure.colorbar(image, ax=panel)
-    save_figure(figure, path)
+def draw_copies(folder: Path) -> Path:
+    """Draw table.png of table.csv, and the same as PDF."""
+    with (folder / "table.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    save_for_print(copies_figure(rows), folder / "table.png")
+    return folder / "table.png"
+
+
+def copies_figure(rows: list[dict[str, str]]) -> Figure:
+    """A heat map of table.csv; models of the paper's length have its figures in brackets."""
+    ways = list(dict.fromkeys(row["evaluated"] for row in rows))
+    names = list(dict.fromkeys(row["checkpoint"] for row in rows))
+    cells = {(row["checkpoint"], row["evaluated"]): row for row in rows}
+    lengths = {row["length"] for row in rows}
+    with style():
+        figure = Figure(figsize=(PAGE, 0.42 * len(names) + 1.0), layout="constrained")
+        panel = figure.add_subplot()
+        shown = [[float(cells[name, way]["accuracy"]) for way in ways] for name in names]
+        image = panel.imshow(shown, vmin=0, vmax=100, cmap=PALE, aspect="auto")
+        for i, name in enumerate(names):
+            for j, way in enumerate(ways):
+                row = cells[name, way]
+                beside = row["paper"] if int(row["length"]) == PAPER_LENGTH else ""
+                text = f"{shown[i][j]:.2f}" + (f"\n({float(beside):.1f})" if beside else "")
+                panel.text(j, i, text, ha="center", va="center", fontsize=7)
+        trained = [cells[name, ways[0]] for name in names]
+        several = len(lengths) > 1
+        labels = [plain(f"{row['trained']}, {row['length']} tokens" if several else row["trained"]) for row in trained]
+        panel.set_xticks(range(len(ways)), ways)
+        panel.set_yticks(range(len(names)), labels)
+        panel.tick_params(length=0)
+        panel.spines[:].set_visible(False)
+        panel.set(xlabel="evaluated with", ylabel="trained with", title=_title(lengths))
+        figure.colorbar(image, ax=panel, pad=0.015, aspect=12).set_label("accuracy (%)")
+    return figure
+
+
+def _title(lengths: set[str]) -> str:
+    words = "copy task" if len(lengths) > 1 else f"copy task, {int(*lengths):,} tokens"
+    return f"{words}; in brackets: Kitaev et al. 2020" if str(PAPER_LENGTH) in lengths else words

@@ -18,6 +18,7 @@ from dl_proj.experiments.long_range.data_settings import (
 from dl_proj.experiments.long_range.examples_settings import ExamplesConfig
 from dl_proj.experiments.long_range.listops import to_text
 from dl_proj.experiments.long_range.sequences import Splits
+from dl_proj.figure_style import PAGE, style
 from dl_proj.pictures import save_figure
 from my_custom_ai.custom_train.data import length_of
 
@@ -59,10 +60,12 @@ def _draw(examples: list[tuple[Tensor, str]], config: ExamplesConfig) -> None:
     """A page of pictures with their classes, about as wide as high."""
     side, columns = math.isqrt(config.data.max_length), math.ceil(math.sqrt(len(examples) * 1.5))
     rows = -(-len(examples) // columns)
-    figure = Figure(figsize=(1.5 * columns, 1.7 * rows), layout="constrained")
-    for number, (pixels, name) in enumerate(examples, start=1):
-        panel = figure.add_subplot(rows, columns, number)
-        panel.imshow(pixels.view(side, side).numpy(), cmap="gray", vmin=0, interpolation="nearest")
-        panel.set_title(name, fontsize="small")
-        panel.set_axis_off()
+    with style():
+        unit = PAGE / columns
+        figure = Figure(figsize=(PAGE, (unit + 0.2) * rows), layout="constrained")
+        for number, (pixels, name) in enumerate(examples, start=1):
+            panel = figure.add_subplot(rows, columns, number)
+            panel.imshow(pixels.view(side, side).numpy(), cmap="gray", vmin=0, interpolation="nearest")
+            panel.set_title(name)
+            panel.set_axis_off()
     save_figure(figure, config.output)

@@ -1,5 +1,6 @@
 """synth_models_comparison.py for associative recall: accuracy against the bytes that decoding keeps of a sequence."""
 
+import csv
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from tqdm import tqdm
 from dl_proj.experiments.copy.settings import SynthComparisonConfig, SynthTrainConfig
 from dl_proj.experiments.copy.train import build_copy_model, can_decode, recall_dataset
 from dl_proj.experiments.recall.objective import RecallObjective
-from dl_proj.pictures import save_figure, style_of
+from dl_proj.figure_style import PAGE, legend_beside, log_ticks, looks_of, style
+from dl_proj.pictures import plain, save_for_print
 from dl_proj.settings.errors import ConfigError
 from dl_proj.settings.load import differences
 from dl_proj.tables import Row, csv_text, markdown, mean_and_deviation
@@ -59,10 +61,10 @@ def compare_recall(config: SynthComparisonConfig, trained: dict[str, tuple[Path,
         for name, (folder, own) in tqdm(trained.items(), unit="model", desc="comparison")
     ]
     groups = _grouped(found)
-    rows = [_row(title, some) for title, some in groups.items()]
-    print(markdown([_printed(row, some) for row, some in zip(rows, groups.values(), strict=True)]))
     data = found[0].config.data
     chance = 1 / data.n_pairs
+    rows = [_row(title, some) | {"chance": chance} for title, some in groups.items()]
+    print(markdown([_printed(row, some) for row, some in zip(rows, groups.values(), strict=True)]))
     print(
         f"{data.n_pairs} pairs, {data.length} tokens, {data.vocab_size} symbols; a guess among the values of the "
         f"sequence is right with probability {chance:.4f}"
@@ -70,8 +72,8 @@ def compare_recall(config: SynthComparisonConfig, trained: dict[str, tuple[Path,
     table, runs, picture = (config.output_dir / name for name in ("table.csv", "runs.csv", "table.png"))
     write_text(table, csv_text(rows))
     write_text(runs, csv_text([_of_run(title, one) for title, some in groups.items() for one in some]))
-    _draw(groups, chance, picture)
-    print(f"written: {table}, {runs}, {picture}")
+    draw_recall(config.output_dir)
+    print(f"written: {table}, {runs}, {picture} and .pdf")
 
 
 def _check_same_task(trained: dict[str, SynthTrainConfig]) -> None:
@@ -155,6 +157,7 @@ def _row(title: str, some: Sequence[Measured]) -> Row:
     accuracies = [one.accuracy for one in some]
     return {
         "attention": title,
+        "mechanism": some[0].config.model.attention_title,
         "seeds": len(some),
         "state_bytes": some[0].state,
         "parameters": some[0].parameters,
@@ -186,33 +189,52 @@ def _of_run(title: str, one: Measured) -> Row:
     }
 
 
-def _draw(groups: dict[str, list[Measured]], chance: float, path: Path) -> None:
-    """Means and deviations over seeds, hollow the best seed; a line joins what differs in settings of a mechanism."""
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    panel = figure.add_subplot()
-    drawn: dict[str, list[tuple[float, float, float, float]]] = {}
-    for some in groups.values():
-        if (state := some[0].state) is not None:
-            values = [100 * one.accuracy for one in some]
-            deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-            title = some[0].config.model.attention_title
-            drawn.setdefault(title, []).append((state / 1024, statistics.fmean(values), deviation, max(values)))
-    for number, (title, points) in enumerate(drawn.items()):
-        colour, dashes, marker = style_of(number)
-        x, mean, deviations, best = zip(*points, strict=True)
-        panel.errorbar(
-            x, mean, deviations, color=colour, linestyle=dashes, marker=marker, markersize=5, capsize=3, label=title
-        )
-        panel.plot(x, best, color=colour, linestyle="", marker=marker, markersize=8, markerfacecolor="none")
-    panel.axhline(100 * chance, color="0.5", linewidth=1, linestyle=":", label="a value of the sequence, guessed")
-    panel.set_xscale("log", base=2)
-    panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    seeds = max(map(len, groups.values()))
-    panel.set(
-        xlabel="state kept of a sequence in decoding, KiB",
-        ylabel="right answers, %" + (f"\nmean ± deviation of {seeds} seeds; hollow: the best" if seeds > 1 else ""),
-        ylim=(0, 104),
-    )
-    panel.grid(alpha=0.3)
-    panel.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, fontsize="small")
-    save_figure(figure, path)
+def draw_recall(folder: Path) -> Path:
+    """Draw table.png of table.csv and runs.csv, and the same as PDF."""
+    table, runs = (_read(folder / name) for name in ("table.csv", "runs.csv"))
+    save_for_print(recall_figure(table, runs), folder / "table.png")
+    return folder / "table.png"
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def recall_figure(table: Sequence[dict[str, str]], runs: Sequence[dict[str, str]]) -> Figure:
+    """Every seed as a small dot, means in full; a line joins what differs in the settings of a mechanism.
+
+    Args:
+        table: rows of table.csv; those without a state have no point.
+        runs: rows of runs.csv.
+    """
+    drawn: dict[str, list[tuple[float, float, list[float]]]] = {}
+    for row in table:
+        if row["state_bytes"]:
+            own = [100 * float(run["accuracy"]) for run in runs if run["attention"] == row["attention"]]
+            point = float(row["state_bytes"]) / 1024, 100 * float(row["accuracy"]), own
+            drawn.setdefault(row["mechanism"], []).append(point)
+    looks = looks_of(drawn)
+    with style():
+        figure = Figure(figsize=(PAGE, 3.0), layout="constrained")
+        panel = figure.add_subplot()
+        for title, points in drawn.items():
+            x, mean, seeds = zip(*points, strict=True)
+            panel.plot(x, mean, **looks[title].line() | {"markersize": 6, "label": plain(title)})
+            for place, values in zip(x, seeds, strict=True):
+                dots = looks[title].line() | {"markersize": 3.5, "linewidth": 0.8, "alpha": 0.5}
+                panel.plot([place] * len(values), values, **dots)
+        chance = 100 * float(table[0]["chance"])
+        panel.axhline(chance, color="0.5", linewidth=1, linestyle=":", label="guessing among the values")
+        panel.set_xscale("log", base=2)
+        log_ticks(panel.xaxis, _powers_of_two(*panel.get_xlim()))
+        panel.set(xlabel="state kept per sequence in decoding (KiB)", ylabel="right answers (%)", ylim=(0, 104))
+        several = max((len(own) for points in drawn.values() for *_, own in points), default=1)
+        panel.set_title(f"mean of {several} seeds, and each seed as a small dot" if several > 1 else "", loc="left")
+        panel.grid(True)
+        legend_beside(panel)
+    return figure
+
+
+def _powers_of_two(low: float, high: float) -> list[float]:
+    return [2.0**power for power in range(-20, 40) if low <= 2.0**power <= high]

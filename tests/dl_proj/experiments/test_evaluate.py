@@ -214,7 +214,10 @@ SPOILS = {
     "no task": (lambda run: spoil_config(run, tiny_classifier()), "task: must be one of copy, "),
     "a task that is no word": (lambda run: spoil_config(run, {"task": ["copy"]}), "task: must be one of copy, "),
     "no mapping": (lambda run: spoil_config(run, [1]), "must hold 'key: value' lines"),
-    "truncated weights": (lambda run: truncate(run / "checkpoints/best/model.safetensors"), "not a whole safetensors"),
+    "truncated weights": (
+        lambda run: truncate(run / "checkpoints/best/model.safetensors"),
+        "not a complete safetensors",
+    ),
     "weights of another model": (
         lambda run: spoil_config(run, tiny_classifier({"task": "classification", "model.dim": 12})),
         "weights of another model",
@@ -252,7 +255,7 @@ def test_every_broken_run_is_complained_about(runs, script):
         truncate(runs / name / "checkpoints/best/model.safetensors")
     outcome = script("evaluate", "--checkpoint", runs, "--device", "cpu")
     assert outcome.code == 2
-    complaints = [line for line in outcome.lines if "not a whole safetensors file" in line]
+    complaints = [line for line in outcome.lines if "not a complete safetensors file" in line]
     assert [line.split("/checkpoints")[0] for line in complaints] == [str(runs / name) for name in RUNS]
     assert not TABLE.exists()
 

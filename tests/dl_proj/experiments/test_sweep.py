@@ -99,7 +99,8 @@ def test_second_sweep_of_a_folder_is_refused(script):
 def test_every_variant_is_a_run_with_its_settings(script):
     outcome = swept(script)
     assert outcome.code == 0, outcome.lines
-    assert {path.name for path in OUT.iterdir()} == {*VARIANTS, ".lock", "sweep.csv", "sweep.png", "sweep_time.png"}
+    drawn = {f"{name}.{suffix}" for name in ("sweep", "sweep_time", "sweep_test") for suffix in ("png", "pdf")}
+    assert {path.name for path in OUT.iterdir()} == {*VARIANTS, ".lock", "sweep.csv", "curves.csv", *drawn}
     expected = yaml.safe_load(Path("base.yaml").read_text())
     for name, changes in {
         "plain": {},
@@ -145,7 +146,8 @@ def test_the_table_has_each_runs_figures(script):
         cells = dict(zip(columns, (cell.strip() for cell in line.strip("|").split("|")), strict=True))
         assert cells["variant"] == name
         assert float(cells["test loss"]) == round(float(row["test/loss"]), 4)
-    assert outcome.out.splitlines()[-1] == "written: out/sweep.csv, out/sweep.png, out/sweep_time.png"
+    files = ("sweep.csv", "curves.csv", "sweep.png", "sweep_time.png", "sweep_test.png")
+    assert outcome.out.splitlines()[-1].startswith(f"written: {', '.join(f'out/{name}' for name in files)};")
 
 
 @pytest.fixture
@@ -164,7 +166,7 @@ def drawn(monkeypatch):
 def test_the_pictures_have_a_curve_a_variant(script, drawn):
     assert swept(script, {"metric": "val/accuracy"}).code == 0
     (panel,) = drawn["sweep.png"].axes
-    assert panel.get_ylabel() == "val/accuracy"
+    assert panel.get_ylabel() == "validation accuracy"
     curves = {line.get_label(): list(zip(*line.get_data(), strict=True)) for line in panel.lines}
     assert list(curves) == ["plain", "hashed", "wide"]
     for name, points in curves.items():

@@ -7,6 +7,7 @@ from PIL import Image
 from tiny_scripts import assert_refused, call
 
 import dl_proj
+from dl_proj.figure_style import DOTS, PAGE
 from dl_proj.looking.pictures import _at_pixels
 
 
@@ -24,7 +25,7 @@ def drawn(tmp_path, *flags):
 def test_copy_task_looks_one_word_back(tmp_path):
     arrays, sizes = drawn(tmp_path)
     assert sizes.keys() == {"attention.png"}
-    assert sizes["attention.png"][0] < 1300  # pixels: a page's column
+    assert sizes["attention.png"][0] == round(PAGE * DOTS)
     (weights,) = arrays.values()  # (heads, n, n), queries of the second word
     word = dl_proj.load("synth-gen-lsh-r4", device="cpu").word_length
     where = weights.max(0)[word + 1 :].argmax(1)

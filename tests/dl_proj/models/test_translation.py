@@ -459,7 +459,7 @@ LINFORMER = {"kind": "linformer", "rank": [2, 3]}
         (
             {"decoder_attention": ENCODER["clipped_relative"], "heads": 1},
             (9, 9),
-            [("model.heads 1 must be 2 at least for model.decoder_attention.kind: clipped_relative",)],
+            [("model.heads 1 must be at least 2 for model.decoder_attention.kind: clipped_relative",)],
         ),
     ],
 )

@@ -6,6 +6,7 @@ import torch
 
 from dl_proj.studies.reconstruction import (
     attention_matrix,
+    first_matrices,
     lsh_attention_matrix,
     lsh_matrix,
     random_walk,
@@ -106,7 +107,7 @@ SMALL = {
 @pytest.mark.parametrize("causal", [True, False])
 def test_the_error_of_each_head_against_itself(causal):
     config = ReconstructionConfig(**SMALL, causal=causal)
-    rows, pictures = reconstruction(config, 2, CPU)
+    rows, pictures = reconstruction(config, 2, CPU), first_matrices(config, 2)
     assert [(row["bucket_size"], row["rounds"]) for row in rows] == [(4, 1), (4, 3), (24, 1), (24, 3)]
     errors = {(row["bucket_size"], row["rounds"]): [] for row in rows}
     for drawn in (6, 7, 8):
@@ -127,7 +128,7 @@ def test_the_error_of_each_head_against_itself(causal):
 
 def test_nothing_is_missed_in_one_bucket_and_less_with_more_rounds():
     config = ReconstructionConfig(length=96, heads=2, bucket_sizes=(8, 96), rounds=(1, 2, 4, 8), samples=4)
-    rows, _ = reconstruction(config, 0, CPU)
+    rows = reconstruction(config, 0, CPU)
     errors = {size: [row["rmse"] for row in rows if row["bucket_size"] == size] for size in (8, 96)}
     assert max(errors[96]) < 1e-12
     assert errors[8] == sorted(errors[8], reverse=True)

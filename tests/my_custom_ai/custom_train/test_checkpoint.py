@@ -199,7 +199,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path):
     content = whole.read_bytes()
     for length in range(len(content)):
         path.write_bytes(content[:length])
-        assert f"{path}: not a whole safetensors file" in error_of(load_tensors, path)
+        assert f"{path}: not a complete safetensors file" in error_of(load_tensors, path)
     path.write_bytes(content + b"x")
     error_of(load_tensors, path)
 

@@ -14,8 +14,8 @@ def only_a_cpu(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"device": "cuda"}, "device 'cuda' is not on this machine, which has: cpu"),
-        ({"device": "mps"}, "device 'mps' is not on this machine, which has: cpu"),
+        ({"device": "cuda"}, "device 'cuda' is not available on this machine, which has: cpu"),
+        ({"device": "mps"}, "device 'mps' is not available on this machine, which has: cpu"),
         ({"device": "cpu", "precision": "fp16"}, "precision 'fp16' needs a GPU; on a CPU use 'no' or 'bf16'"),
         ({"precision": "fp16"}, "precision 'fp16' needs a GPU; on a CPU use 'no' or 'bf16'"),
     ],

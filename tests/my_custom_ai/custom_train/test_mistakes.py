@@ -111,10 +111,10 @@ class CallsNothing:
         ({"train_data": Stream()}, "training data: Stream has no length"),
         ({"val_data": Points(0)}, "validation data: it is empty"),
         ({"objective": CallsNothing()}, r"objective: CallsNothing has no method measure\(model, batch\)"),
-        ({"optimizer": lambda model: sgd(tiny_model())}, "optimizer: none of its parameters is the model's"),
+        ({"optimizer": lambda model: sgd(tiny_model())}, "optimizer: it has none of the model's parameters"),
         (
             {"schedule": torch.optim.lr_scheduler.StepLR(sgd(tiny_model()), 3)},
-            "schedule: a StepLR is no function from the step",
+            "schedule: a StepLR is not a function from the step",
         ),
     ],
 )
@@ -128,7 +128,7 @@ def test_arguments_that_cannot_work(settings, message, tmp_path):
     ("settings", "message"),
     [
         *(
-            ({name: 0}, f"{name} is 0, must be 1 or more")
+            ({name: 0}, f"{name} is 0, must be at least 1")
             for name in (
                 "total_steps",
                 "batch_size",
@@ -139,12 +139,12 @@ def test_arguments_that_cannot_work(settings, message, tmp_path):
                 "log_every",
             )
         ),
-        ({"batch_size": None, "batch_tokens": 0}, "batch_tokens is 0, must be 1 or more"),
-        ({"batch_size": None}, "give batch_size or batch_tokens, one of them"),
-        ({"batch_tokens": 9}, "give batch_size or batch_tokens, one of them"),
-        ({"clip_norm": -1.0}, "clip_norm is -1.0, must be 0 or more"),
-        ({"num_workers": -1}, "num_workers is -1, must be 0 or more"),
-        ({"trackers": ("tensorbord",)}, "trackers has tensorbord, may be a tuple of tensorboard and wandb"),
+        ({"batch_size": None, "batch_tokens": 0}, "batch_tokens is 0, must be at least 1"),
+        ({"batch_size": None}, "give either batch_size or batch_tokens"),
+        ({"batch_tokens": 9}, "give either batch_size or batch_tokens"),
+        ({"clip_norm": -1.0}, "clip_norm is -1.0, must be at least 0"),
+        ({"num_workers": -1}, "num_workers is -1, must be at least 0"),
+        ({"trackers": ("tensorbord",)}, "trackers has tensorbord, allowed are tensorboard and wandb"),
     ],
 )
 def test_numbers_out_of_range(settings, message):

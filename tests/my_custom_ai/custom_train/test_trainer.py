@@ -451,8 +451,8 @@ def test_resuming_a_finished_run_changes_nothing():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (lambda whole: whole[: len(whole) // 2], "not a whole safetensors file"),
-        (lambda _: b"PK\x03\x04 a zip file", "not a whole safetensors file"),
+        (lambda whole: whole[: len(whole) // 2], "not a complete safetensors file"),
+        (lambda _: b"PK\x03\x04 a zip file", "not a complete safetensors file"),
     ],
 )
 def test_a_broken_state_is_refused_in_one_line(content, message):

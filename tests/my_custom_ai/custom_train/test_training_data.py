@@ -130,7 +130,7 @@ class Stream(torch.utils.data.IterableDataset):
         (lambda: TrainingBatches(Stream(), batch_size=2, seed=0), "training data: Stream has no length"),
         (lambda: evaluation_batches(Stream(), batch_size=2), "evaluation data: Stream has no length"),
         (lambda: TrainingBatches(Numbers(9), batch_tokens=4, seed=0), "batch_tokens .* Numbers has no attribute sizes"),
-        (lambda: TrainingBatches(Numbers(9), seed=0), "give batch_size or batch_tokens, one of them"),
+        (lambda: TrainingBatches(Numbers(9), seed=0), "give either batch_size or batch_tokens"),
     ],
 )
 def test_data_that_cannot_be_drawn_from_is_refused(make, message):

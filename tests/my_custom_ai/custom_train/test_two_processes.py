@@ -154,7 +154,7 @@ def test_resumed_on_two_it_ends_the_same_bit_for_bit_and_on_one_it_is_refused(fo
     tensors, note = load_tensors(killed)
     assert note["step"] == 3 and note["meter"]["size"][1] == 3 * 12, "examples of both processes"
     assert not torch.equal(tensors["generator.0.torch"], tensors["generator.1.torch"])
-    with pytest.raises(CheckpointError, match=r"saved by 2 process\(es\), cannot continue exactly on 1$"):
+    with pytest.raises(CheckpointError, match=r"saved by 2 process\(es\), cannot be resumed exactly on 1$"):
         trainer_of("killed", None, **DROPOUT).fit()
     seen = on_two(forkserver, "killed", DROPOUT, None, CountsUnevenly)
     assert [len(one["trained"]) for one in seen] == [2 * 5 * 3] * 2  # only what was missing

@@ -183,6 +183,6 @@ def test_operators_pass_opcheck(monkeypatch: pytest.MonkeyPatch) -> None:
     qk, v = (x.requires_grad_() for x in torch.randn(2, 2, 2, 21, 8, dtype=torch.float64))
     LSHAttention(bucket_size=4, n_rounds=2, causal=True, dropout=0.2)(qk, v)
     torch.library.opcheck(forward, calls[0])
-    (*tensors, gives_nan), settings = [x.detach() for x in calls[0][:8]], calls[0][8:]
-    out, log_sum_exp = forward(*tensors, gives_nan, *settings)
+    (*tensors, is_nan), settings = [x.detach() for x in calls[0][:8]], calls[0][8:]
+    out, log_sum_exp = forward(*tensors, is_nan, *settings)
     torch.library.opcheck(attend_backward, (torch.randn_like(out), *tensors, out, log_sum_exp, *settings))

@@ -435,11 +435,11 @@ def test_parity_with_performer_pytorch_without_projection(without_stabilisers: C
         ({"kernel": "hyperbolic", "n_features": 33}, "n_features is 33, must be a multiple of 2"),
         ({"turned": 4, "n_features": 30}, "n_features is 30, must be a multiple of 4"),
         ({"turned": 4, "kernel": "hyperbolic", "n_features": 12}, "n_features is 12, must be a multiple of 8"),
-        ({"kernel": "unprojected", "n_features": 8}, "no n_features"),
-        ({"kernel": "unprojected", "redraw_every": 5}, "no redraw_every"),
+        ({"kernel": "unprojected", "n_features": 8}, "takes no n_features"),
+        ({"kernel": "unprojected", "redraw_every": 5}, "takes no n_features, redraw_every"),
         ({"epsilon": -1e-3}, "epsilon is -0.001"),
         *(
-            ({"kernel": kernel, "epsilon": 0.0}, f"features of '{kernel}' can vanish")
+            ({"kernel": kernel, "epsilon": 0.0}, f"features of '{kernel}' can be 0")
             for kernel in ("relu", "elu", "softplus", "sigmoid", "abs")
         ),
         ({"dropout": 1.0}, "dropout is 1.0"),

@@ -2,11 +2,13 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from dl_proj.figure_style import style, text_colour
 from dl_proj.pictures import plain, room_for, save_figure
 from my_custom_ai.utils.files import write_text
 
@@ -24,26 +26,37 @@ def write_confusion(counts: Tensor, classes: tuple[str, ...], folder: Path) -> N
     writer.writerow(["true", *classes])
     writer.writerows([name, *row] for name, row in zip(classes, counts.tolist(), strict=True))
     write_text(folder / "confusion.csv", text.getvalue())
-    _draw(counts, classes, folder / "confusion.png")
+    draw_confusion(folder)
 
 
-def _draw(counts: Tensor, classes: tuple[str, ...], path: Path) -> None:
+def draw_confusion(folder: Path) -> Path:
+    """Draw confusion.png of confusion.csv."""
+    with (folder / "confusion.csv").open(newline="", encoding="utf-8") as file:
+        (_, *classes), *rows = csv.reader(file)
+    counts = [[int(count) for count in row[1:]] for row in rows]
+    save_figure(confusion_figure(counts, classes), folder / "confusion.png")
+    return folder / "confusion.png"
+
+
+def confusion_figure(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
     """Each row in percent of its class; numbers as long as they can be read."""
-    percent = (100 * counts.double() / counts.sum(1, keepdim=True).clamp_min(1)).tolist()
+    percent = [[100 * count / max(1, sum(row)) for count in row] for row in counts]
     many = len(classes) > 20
     names = [plain(name) for name in classes]
-    size = 7 if many else 2.5 + 0.6 * len(classes) + room_for(names)
-    figure = Figure(figsize=(size + 1, size), layout="constrained")
-    panel = figure.add_subplot()
-    image = panel.imshow(percent, vmin=0, vmax=100, cmap="Blues")
-    panel.set(xlabel="predicted", ylabel="true", title="Test images of each class, in %")
-    if not many:
-        panel.set_xticks(range(len(classes)), names, rotation=45, ha="right")
-        panel.set_yticks(range(len(classes)), names)
-        for i, row in enumerate(percent):
-            for j, value in enumerate(row):
-                if value > 0:
-                    colour = "white" if value > 50 else "black"
-                    panel.text(j, i, f"{value:.1f}", ha="center", va="center", color=colour, fontsize=8)
-    figure.colorbar(image, ax=panel)
-    save_figure(figure, path)
+    size = 5.5 if many else 1.0 + 0.36 * len(classes) + room_for(names)
+    with style():
+        figure = Figure(figsize=(size + 0.7, size), layout="constrained")
+        panel = figure.add_subplot()
+        image = panel.imshow(percent, vmin=0, vmax=100, cmap="Blues")
+        panel.set(xlabel="predicted class", ylabel="true class")
+        panel.spines[:].set_visible(False)
+        if not many:
+            panel.set_xticks(range(len(classes)), names, rotation=0 if max(map(len, names)) < 3 else 45, ha="right")
+            panel.set_yticks(range(len(classes)), names)
+            for i, row in enumerate(percent):
+                for j, value in enumerate(row):
+                    if value > 0:
+                        colour = text_colour(image, value)
+                        panel.text(j, i, f"{value:.1f}", ha="center", va="center", color=colour, fontsize=6.5)
+        figure.colorbar(image, ax=panel, shrink=0.8).set_label("share of the true class (%)")
+    return figure

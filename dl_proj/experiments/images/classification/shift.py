@@ -1,5 +1,7 @@
 """shift_test.py: what classifiers say of images that move sideways (Horn et al. 2021, the shift experiment)."""
 
+import csv
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from dl_proj.experiments.images.classification.shift_settings import ShiftConfig
 from dl_proj.experiments.images.data import load_test_pixels, prepared
 from dl_proj.experiments.images.settings import ClassifierDataConfig
 from dl_proj.experiments.images.sources import chosen_classes, classes_of
-from dl_proj.pictures import plain, save_figure
+from dl_proj.figure_style import PAGE, legend_beside, looks_of, style
+from dl_proj.pictures import plain, save_for_print
 from dl_proj.settings.errors import ConfigError
 from dl_proj.tables import Row, csv_text, markdown
 from my_custom_ai.utils.files import write_text
@@ -53,8 +56,8 @@ def measure_shifts(config: ShiftConfig) -> None:
                 bar.update()
     print(markdown(_one_row_a_model(rows)))
     write_text(config.output_dir / "shifts.csv", csv_text(rows))
-    _draw(rows, config.output_dir / "shifts.png")
-    print(f"written: {config.output_dir / 'shifts.csv'}, {config.output_dir / 'shifts.png'}")
+    draw_shifts(config.output_dir)
+    print(f"written: {config.output_dir / 'shifts.csv'}, {config.output_dir / 'shifts.png'} and .pdf")
 
 
 def _subject(name: str, config: ShiftConfig) -> _Subject:
@@ -119,14 +122,25 @@ def _one_row_a_model(rows: list[Row]) -> list[Row]:
     return list(table.values())
 
 
-def _draw(rows: list[Row], path: Path) -> None:
+def draw_shifts(folder: Path) -> Path:
+    """Draw shifts.png of shifts.csv, and the same as PDF."""
+    with (folder / "shifts.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    save_for_print(shifts_figure(rows), folder / "shifts.png")
+    return folder / "shifts.png"
+
+
+def shifts_figure(rows: Sequence[Mapping[str, str]]) -> Figure:
     """A curve a model."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    panel = figure.add_subplot()
-    for name in dict.fromkeys(row["checkpoint"] for row in rows):
-        points = [(row["shift"], 100 * row["accuracy"]) for row in rows if row["checkpoint"] == name]
-        panel.plot(*zip(*points, strict=True), marker="o", markersize=3, label=plain(name))
-    panel.set(xlabel="moved to the right by so many pixels", ylabel="accuracy in %", ylim=(-2, 102))
-    panel.grid(alpha=0.3)
-    panel.legend()
-    save_figure(figure, path)
+    attention = {row["checkpoint"]: row["attention"] for row in rows}
+    looks = looks_of(f"{name} {title}" for name, title in attention.items())  # a checkpoint may not name its mechanism
+    with style():
+        figure = Figure(figsize=(PAGE, 2.8), layout="constrained")
+        panel = figure.add_subplot()
+        for name, title in attention.items():
+            points = [(int(row["shift"]), 100 * float(row["accuracy"])) for row in rows if row["checkpoint"] == name]
+            panel.plot(*zip(*points, strict=True), **looks[f"{name} {title}"].line(), label=plain(name))
+        panel.set(xlabel="shift of the image to the right (pixels)", ylabel="accuracy (%)", ylim=(-2, 102))
+        panel.grid(True)
+        legend_beside(panel)
+    return figure

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from dl_proj.experiments.images.data import to_pixels
 from dl_proj.experiments.images.settings import GeneratorDataConfig
+from dl_proj.figure_style import style
 from dl_proj.models.generation import AutoregressiveModel
 from dl_proj.models.sampling import sampler
 from dl_proj.pictures import plain, room_for, save_figure
 
 _GAP = 96  # grey between the images
-_WIDEST = 400  # inches: matplotlib draws 65,536 pixels at most
+_WIDEST = 300  # inches: matplotlib draws 65,536 pixels at most
 
 
 def draw(
@@ -74,13 +75,15 @@ def draw_grid(rows: Tensor, labels: tuple[str, ...], path: Path, columns: tuple[
     framed = F.pad(rows, (0, 1, 0, 1), value=_GAP).permute(0, 2, 1, 3).flatten(2).flatten(0, 1)[:-1, :-1]
     unit = min(0.5, _WIDEST / max(height, width))
     names = [plain(label) for label in labels]
-    figure = Figure(figsize=(unit * width + 1 + room_for(names), unit * height + 0.5), layout="constrained")
-    panel = figure.add_subplot()
-    panel.imshow(framed.numpy(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    middles = [(side + 1) * i + (side - 1) / 2 for i in range(max(height, width))]
-    panel.set_yticks(middles[:height], names)
-    panel.set_xticks(middles[: len(columns)], [plain(column) for column in columns], fontsize=8)
-    panel.xaxis.tick_top()
-    panel.tick_params(length=0)
-    panel.spines[:].set_visible(False)
+    with style():
+        size = (unit * width + 0.6 + room_for(names), unit * height + (0.4 if columns else 0.1))
+        figure = Figure(figsize=size, layout="constrained")
+        panel = figure.add_subplot()
+        panel.imshow(framed.numpy(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        middles = [(side + 1) * i + (side - 1) / 2 for i in range(max(height, width))]
+        panel.set_yticks(middles[:height], names)
+        panel.set_xticks(middles[: len(columns)], [plain(column) for column in columns], fontsize=8)
+        panel.xaxis.tick_top()
+        panel.tick_params(length=0)
+        panel.spines[:].set_visible(False)
     save_figure(figure, path)

@@ -13,7 +13,7 @@ from tiny_scripts import assert_refused, files_below, over, tiny, tiny_yaml
 
 import dl_proj.experiments.copy.compare as comparison
 from dl_proj.cli import config_from
-from dl_proj.experiments.copy.compare import PAPER
+from dl_proj.experiments.copy.compare import PAPER, copies_figure
 from dl_proj.experiments.copy.settings import SynthComparisonConfig, SynthTrainConfig
 from dl_proj.experiments.copy.train import build_copy_model, copy_dataset
 from my_transformers import LSHAttention, SharedQKAttention
@@ -64,7 +64,7 @@ def evaluated_by_hand(run, attention, n_test=12):
 def test_what_it_writes_and_where(compared):
     before = files_below(".")
     compared()
-    assert files_below(".") - before == {"out/table.csv", "out/table.png"}
+    assert files_below(".") - before == {"out/table.csv", "out/table.png", "out/table.pdf"}
     picture = imread("out/table.png")
     assert len(np.unique(picture)) > 20, "not blank"
 
@@ -187,6 +187,15 @@ def test_the_papers_table():
         "LSH-1": [0.8, 99.9, 99.6, 94.8, 77.9],
     }
     assert {row: [values[column] for column in columns] for row, values in PAPER.items()} == table
+
+
+@pytest.mark.parametrize(("length", "shown"), [(1024, "98.95\n(76.9)"), (196, "98.95")])
+def test_the_picture_has_the_papers_figures_beside_models_of_its_length_alone(length, shown):
+    row = {"checkpoint": "m", "trained": "full", "length": str(length), "evaluated": "LSH-2"}
+    figure = copies_figure([row | {"accuracy": "98.9512", "paper": "76.9"}])
+    assert [text.get_text() for text in figure.axes[0].texts] == [shown]
+    assert ("Kitaev" in figure.axes[0].get_title()) == (length == 1024)
+    assert figure.axes[1].get_ylabel() == "accuracy (%)"
 
 
 def test_a_checkpoint_folder_works_like_its_run(compared, script, trained):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from matplotlib.axes import Axes
 from matplotlib.image import imread
 from safetensors.torch import load_file
 from tiny_scripts import as_yaml, assert_refused, call, files_below, one_thread, tiny
@@ -17,6 +16,7 @@ from tiny_scripts import as_yaml, assert_refused, call, files_below, one_thread,
 from dl_proj.experiments.copy.settings import SynthTrainConfig
 from dl_proj.experiments.copy.train import build_copy_model, recall_dataset
 from dl_proj.experiments.load import load
+from dl_proj.experiments.recall.compare import recall_figure
 from dl_proj.experiments.recall.dataset import NONE
 
 VARIANTS = {
@@ -78,7 +78,7 @@ def accuracy_by_hand(run):
 def test_the_figures_and_the_files(compared, runs):
     outcome = compared()
     assert outcome.code == 0, outcome.lines
-    assert files_below("out") == {"table.csv", "runs.csv", "table.png"}
+    assert files_below("out") == {"table.csv", "runs.csv", "table.png", "table.pdf"}
     of_runs, table = read("out/runs.csv"), read("out/table.csv")
     assert len(of_runs) == 8
     for row in of_runs:
@@ -99,18 +99,19 @@ def test_the_figures_and_the_files(compared, runs):
     assert len(np.unique(imread("out/table.png"))) > 20, "not blank"
 
 
-def test_one_point_for_each_variant_that_decodes(compared, monkeypatch):
-    points = []
-    draw = Axes.errorbar
-
-    def watch(panel, x, y, yerr, **style):
-        points.extend((style["label"], round(1024 * state)) for state in x)
-        return draw(panel, x, y, yerr, **style)
-
-    monkeypatch.setattr(Axes, "errorbar", watch)
+def test_one_point_for_each_variant_that_decodes_and_one_for_each_seed(compared):
     assert compared().code == 0
-    own = [row for row in read("out/table.csv") if row["state_bytes"]]
-    assert points == [(row["attention"].split(",")[0], int(row["state_bytes"])) for row in own]
+    table, runs = read("out/table.csv"), read("out/runs.csv")
+    (panel,) = recall_figure(table, runs).axes
+    means = {line.get_label(): line.get_xydata() for line in panel.lines if not line.get_label().startswith("_")}
+    chance = means.pop("guessing among the values")
+    assert set(chance[:, 1]) == {50}
+    own = [row for row in table if row["state_bytes"]]
+    found = [(name, round(1024 * x), y) for name, points in means.items() for x, y in points]
+    expected = [(row["mechanism"], int(row["state_bytes"]), 100 * float(row["accuracy"])) for row in own]
+    assert found == expected and {name for name, *_ in found} == {"Performer", "full"}
+    seeds = sorted(y for line in panel.lines if line.get_label().startswith("_") for y in line.get_ydata())
+    assert seeds == sorted(100 * float(run["accuracy"]) for run in runs if run["state_bytes"])
 
 
 def test_models_of_other_tasks_or_sequences_are_refused(compared, runs, script, trained):

@@ -61,7 +61,7 @@ def test_the_picture_shows_percent_of_each_true_class(figures):
     assert texts == {(0, 0): "62.5", (2, 0): "37.5", (0, 1): "50.0", (3, 1): "50.0", (3, 3): "100.0"}
     for ticks, axis in ((panel.get_xticklabels(), "predicted"), (panel.get_yticklabels(), "true")):
         assert [tick.get_text() for tick in ticks] == list(CLASSES), axis
-    assert (panel.get_xlabel(), panel.get_ylabel()) == ("predicted", "true")
+    assert (panel.get_xlabel(), panel.get_ylabel()) == ("predicted class", "true class")
 
 
 @pytest.mark.parametrize("n", [2, 12, 30])
@@ -88,14 +88,10 @@ def test_the_picture_is_dark_where_images_are(figures):
 
 
 def cells_of(figure, picture):
-    """Where a point of the panel is in the picture that is cut to its content."""
-    tight = figure.get_tightbbox().padded(0.1)  # inches; 0.1 is what savefig leaves around
+    """Where a point of the panel is in the picture."""
 
     def place(x, y):
-        across, up = figure.axes[0].transData.transform((x, y)) / figure.dpi
-        return (
-            round((across - tight.x0) / tight.width * picture.width),
-            round((tight.y1 - up) / tight.height * picture.height),
-        )
+        across, up = figure.axes[0].transData.transform((x, y)) / figure.dpi / figure.get_size_inches()
+        return round(across * picture.width), round((1 - up) * picture.height)
 
     return place

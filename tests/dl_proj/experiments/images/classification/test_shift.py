@@ -214,12 +214,12 @@ def naive_folder_rows(name, images):
 
 def test_what_is_written_and_shown(test_images, script, monkeypatch):
     figures = []
-    save = shift_testing.save_figure
-    monkeypatch.setattr(shift_testing, "save_figure", lambda figure, path: (figures.append(figure), save(figure, path)))
+    save = shift_testing.save_for_print
+    monkeypatch.setattr(shift_testing, "save_for_print", lambda *given: (figures.append(given[0]), save(*given)))
     names = [checkpoint("m"), checkpoint("n", {"model.attention.kind": "shared_qk"}, seed=1)]
     before = files_below(".")
     outcome = script("shift_test", "--checkpoints", ",".join(names), "--max_shift", 2, "--device", "cpu")
-    assert files_below(".") - before == {str(CSV), str(PNG)}
+    assert files_below(".") - before == {str(CSV), str(PNG), str(PNG.with_suffix(".pdf"))}
     with CSV.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["checkpoint"], row["attention"], row["shift"]) for row in rows] == [
