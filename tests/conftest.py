@@ -2,6 +2,7 @@
 
 import multiprocessing.forkserver
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,7 +14,12 @@ if not torch.cuda.is_available():
 
 
 def pytest_configure(config):
-    """Processes that share out the tests share the cores, too: one thread each, and in what they start."""
+    """Processes that share out the tests share the cores, too: one thread each, and in what they start.
+
+    What tests start must hear Ctrl-C, also where a shell runs these tests in the background, which ignores it.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput"):
         os.environ["OMP_NUM_THREADS"] = "1"
         torch.set_num_threads(1)

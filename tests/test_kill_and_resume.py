@@ -133,15 +133,15 @@ def let_it_live(process, folder, seconds, *, after_a_save):
         time.sleep(0.001)
 
 
-def test_resume_after_twenty_random_kills_is_bit_identical(tmp_path, start):
-    steps, draw, at = 120, random.Random(0), []
+def test_resume_after_eight_random_kills_is_bit_identical(tmp_path, start):
+    steps, draw, at = 80, random.Random(0), []
     whole, folder = (prepared(tmp_path / name, steps) for name in ("whole", "killed"))
     whole = finish(start(whole), whole)
     assert steps_of(whole, "train/loss") == list(range(1, steps + 1))
     assert steps_of(whole, "val/loss") == [*range(7, steps, 7), steps]
-    for number in range(20):
+    for number in range(8):
         process = start(folder)
-        if number % 5:
+        if number % 4:
             let_it_live(process, folder, draw.uniform(0, 0.1), after_a_save=True)
         else:  # it may die before it has saved, or trained, at all
             let_it_live(process, folder, draw.uniform(0, 1), after_a_save=False)
@@ -149,7 +149,7 @@ def test_resume_after_twenty_random_kills_is_bit_identical(tmp_path, start):
         process.join()
         assert process.exitcode == -signal.SIGKILL
         at.append(saved_step(folder))
-    assert at == sorted(at) and len(set(at)) > 12, "it did die at many places"
+    assert at == sorted(at) and len(set(at)) > 4, "it did die at many places"
     assert_same_run(finish(start(folder), folder), whole)
 
 
@@ -157,9 +157,10 @@ def test_resume_after_kills_while_saving_is_bit_identical(tmp_path, start):
     steps = 15
     whole, folder = (prepared(tmp_path / name, steps) for name in ("whole", "killed"))
     whole = finish(start(whole), whole)
-    saving = [("config.yaml", 1), ("metrics.csv", 1), ("state.safetensors", 1), ("model.safetensors", 1)]
-    saving += [("state.safetensors", 2), ("metrics.json", 1), ("curves.png", 1)]
-    for (name, time_of_many), moment in itertools.product(saving, ("before", "torn", "after")):
+    saving = [("config.yaml", 1, "before"), ("config.yaml", 1, "after"), ("metrics.csv", 1, "after")]
+    saving += [("state.safetensors", 1, "torn"), ("state.safetensors", 1, "after"), ("model.safetensors", 1, "after")]
+    saving += [("state.safetensors", 2, "torn"), ("metrics.json", 1, "torn"), ("metrics.json", 1, "after")]
+    for name, time_of_many, moment in [*saving, ("curves.png", 1, "after")]:
         process = start(folder, (name, time_of_many, moment))
         process.join(120)
         assert process.exitcode == -signal.SIGKILL, (name, moment)

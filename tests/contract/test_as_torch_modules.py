@@ -225,9 +225,13 @@ def test_functional_call(case: Case, stack: type[nn.Module]) -> None:
 @bookkeeping
 @stacks
 def test_second_derivatives_of_a_stack_are_right_or_refused(case: Case, stack: type[nn.Module]) -> None:
+    """Of a weighted sum squared: the sum of squares of a stack's last normalisation hardly depends on its input."""
     model, x = built(stack, case), torch.randn(1, 5, 16, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn_like(x)
     try:
-        right = torch.autograd.gradgradcheck(lambda x: model(x).square().sum(), [x], atol=1e-4, rtol=1e-3)
+        right = torch.autograd.gradgradcheck(
+            lambda x: (model(x) * weights).sum().square(), [x], atol=1e-4, rtol=1e-3, fast_mode=True
+        )
     except RuntimeError as error:
         right = "not supported here" in str(error) or "is not implemented" in str(error)
     assert right
@@ -288,14 +292,18 @@ def test_activation_checkpointing(case: Case, stack: type[nn.Module], reentrant:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "case", [case for case in CASES if case.name in ("full", "lsh-1", "performer", "linformer-learned")], ids=str
+    ("name", "stack"),
+    [("linformer-learned", EncoderStack), ("lsh-1", EncoderStack), ("lsh-1", ReversibleStack)],
 )
-@stacks
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
-def test_stacks_compile(case: Case, stack: type[nn.Module]) -> None:
-    """Training, where a reversible stack is left to Python, and inference, where it is part of the graph."""
+def test_stacks_compile(name: str, stack: type[nn.Module]) -> None:
+    """Training, where a reversible stack is left to Python, and inference, where it is part of the graph.
+
+    Around the mechanism whose projection is applied before heads are made, and the one with operators of its own; the
+    contract compiles every mechanism alone.
+    """
     torch.compiler.reset()
-    model = built(stack, case)
+    model = built(stack, next(case for case in CASES if case.name == name))
     compiled = torch.compile(model, backend="aot_eager")
     for n in (N, 7):
         x = torch.randn(2, n, 16, dtype=torch.float64, requires_grad=True)

@@ -9,7 +9,7 @@ from mechanisms import BOOKKEEPING, CASES, DEFAULTS, DEVICES, STRICT, Case, atte
 from my_transformers import MECHANISMS, Mechanism, MultiHeadAttention
 
 LENGTHS = st.integers(1, 70)
-few = settings(max_examples=15, deadline=None)
+few = settings(max_examples=8, deadline=None)  # others each time
 every = pytest.mark.parametrize("case", CASES, ids=str)
 strict = pytest.mark.parametrize("case", STRICT, ids=str)
 on_devices = pytest.mark.parametrize("device", DEVICES)
@@ -233,7 +233,7 @@ def test_nan_and_inf_stay_in_their_sequence(case: Case, causal: bool, device: st
     [case for case in (*STRICT, *DEFAULTS) if True in case.directions and not case.pointwise_variant_of],
     ids=str,
 )
-@pytest.mark.parametrize("cuts", [(150,), (5, 145), (1, 63, 2, 64, 20), (64, 64, 22), (149, 1)], ids=str)
+@pytest.mark.parametrize("cuts", [(150,), (1, 63, 2, 64, 20), (149, 1)], ids=str)
 @on_devices
 def test_several_tokens_a_step_equal_the_whole(case: Case, device: str, cuts: tuple[int, ...]) -> None:
     """A prompt may go through at once, and text in pieces of any size."""

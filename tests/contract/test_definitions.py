@@ -276,7 +276,7 @@ def assert_same(pair: Pair, qkv: list[Tensor], mask: Tensor | None, *, real: Ten
 
 
 @every
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data(), n=st.integers(1, 70), seed=st.integers(0, 999), padded=st.booleans())
 def test_equals_its_definition(name: str, causal: bool, data: st.DataObject, n: int, seed: int, padded: bool) -> None:
     case = CASES[name]
@@ -290,7 +290,7 @@ def test_equals_its_definition(name: str, causal: bool, data: st.DataObject, n: 
 
 @every
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("n", [1, 65, 200, 300])
+@pytest.mark.parametrize("n", [1, 65, 300])
 def test_equals_its_definition_at_the_defaults(name: str, causal: bool, padded: bool, n: int) -> None:
     """LSH has several buckets from 65 tokens on."""
     n = min(n, 80) if name == "linformer" else n  # linformer() makes projections of 80 tokens

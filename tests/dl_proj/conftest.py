@@ -1,6 +1,7 @@
-"""What all tests of the experiments share: an empty working folder, one thread, a way to call a script."""
+"""What all tests of the experiments share: an empty working folder, one thread, no curves, a way to call a script."""
 
 import shutil
+from unittest import mock
 
 import pytest
 import torch
@@ -14,6 +15,18 @@ def in_an_empty_folder(tmp_path, monkeypatch):
     torch.manual_seed(0)
     with one_thread():
         yield
+
+
+@pytest.fixture
+def curves():
+    """Asked for by a test that looks at the curves of a training."""
+
+
+@pytest.fixture(autouse=True)
+def no_curves(request, monkeypatch):
+    """They take longer than these trainings; elsewhere their file stays empty."""
+    if "curves" not in request.fixturenames:
+        monkeypatch.setattr("dl_proj.experiments.experiment.draw_curves", lambda metrics, path: path.touch())
 
 
 @pytest.fixture
@@ -34,7 +47,7 @@ def trained_once(tmp_path_factory):
         "wider": {"model.dim": 24},
     }.items():
         config = tiny_yaml(folder / f"{name}.yaml", {"experiment_name": name, "runs_dir": str(folder), **changes})
-        with one_thread():
+        with one_thread(), mock.patch("dl_proj.experiments.experiment.draw_curves", lambda metrics, path: path.touch()):
             assert call("synth_train", "--config", config).code == 0
         runs[name] = folder / name / "version_0"
     return runs

@@ -1,8 +1,9 @@
 """What the README and the pages under docs say to type works, in the order in which it stands.
 
-Each page in a folder like a fresh checkout, and in this process, with trainings cut to a few updates. What cannot run
-here is listed with the reason; its flags are read all the same. A new page needs nothing but, perhaps, a file of its
-reader's in stand_ins.py.
+Each page in a folder like a fresh checkout, and in this process, with trainings cut to a few updates of small models. A
+command that several pages have is run on the first of them alone, unless a page goes on with what it leaves in runs/.
+What cannot run here is listed with the reason; its flags are read all the same. A new page needs nothing but, perhaps,
+a file of its reader's in stand_ins.py.
 """
 
 import argparse
@@ -38,6 +39,7 @@ CANNOT_RUN = {  # the beginnings of commands, and why
     r"(export|tar) ": "is for the machine with the GPU",
     r"python -m benchmarks\.gpu(?!.*--list)": "takes hours on a GPU",
     r"python \w+\.py .*configs/(gpu|paper)/": "takes hours on a GPU",
+    r"python benchmarks/": "measures for minutes; tests/benchmarks calls each with less to measure",
     r"python import_reformer\.py .*--source (google/|my_reformer)": "needs a network, or a saved Reformer",
 }
 STEPS = {page: steps_of(page) for page in PAGES}
@@ -48,6 +50,12 @@ NOT_RUN = [
     if not step.python and any(re.match(pattern, step.text) for pattern in CANNOT_RUN)
 ]
 
+FIRST_ON: dict[str, Path] = {}  # the first page with a command, by its words
+for _page, _steps in STEPS.items():
+    for _step in _steps:
+        if not _step.python:
+            FIRST_ON.setdefault(" ".join(_step.words), _page)
+
 A_TRAINING = {  # by which flags it is cut; what a command says of them, and of their sections, gives way
     "train.max_steps": "2",
     "train.epochs": "null",
@@ -57,6 +65,7 @@ A_TRAINING = {  # by which flags it is cut; what a command says of them, and of 
     "train.trackers": "[]",
     "schedule": '{"kind": "constant", "warmup_steps": 0}',
 }
+A_SMALL_MODEL = {"model.dim": "16", "model.heads": "2", "model.ffn_dim": "16"}
 A_BATCH = {"train.batch_size": "4"}
 PAIRS = {"train.batch_tokens": "300", "data.tokenizer.vocab_size": "300"}
 BY_SCRIPT = {
@@ -95,6 +104,9 @@ def cut(name: str, flags: list[str]) -> list[str]:
     shorter = (A_TRAINING if training else {}) | BY_SCRIPT.get(name, {})
     if name in ("lra_train", "lra_examples"):
         shorter = shorter | few_made(configured(name, flags).data.kind)
+    starts_anew = training and not {"--init_from", "--resume", "--help"} & {*flags}
+    if starts_anew and hasattr(configured(name, flags).model, "heads"):
+        shorter = shorter | A_SMALL_MODEL
     if training and "--resume" in flags and {"--train.max_steps", "--train.epochs"} & {*flags}:
         shorter |= {"train.max_steps": "4"}  # it goes on
     if name == "sweep":
@@ -113,9 +125,13 @@ def few_made(kind: str) -> dict[str, str]:
 
 
 def cut_sweep(flags: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Two variants of a sweep, whose trainings are cut as the others are, of layers that are few and narrow."""
+    """Two variants of a sweep and two of its seeds; the trainings are cut as the others are."""
     config = configured("sweep", flags)
-    return flags, {"only": json.dumps([*config.all_variants][:2]), "common": json.dumps(cut_common(config))}
+    common = cut_common(config)
+    if not any("model.kind" in changes for changes in config.all_variants.values()):
+        common |= {key: json.loads(value) for key, value in A_SMALL_MODEL.items()}
+    seeds = {"seeds": json.dumps(config.seeds[:2])} if config.seeds else {}
+    return flags, seeds | {"only": json.dumps([*config.all_variants][:2]), "common": json.dumps(common)}
 
 
 def cut_baselines(config: Any) -> dict[str, str]:
@@ -161,16 +177,25 @@ def committed() -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in files if path.is_file()}
 
 
+def is_run(page: Path, step: Step) -> bool:
+    """Whether a step can run here, and has not run on an earlier page, or later steps may need what it leaves."""
+    if step.python or step in NOT_RUN:
+        return step.python
+    later = [one for one in STEPS[page] if one.line > step.line]
+    needed = any("runs/" in one.text or "--resume" in one.text for one in later)
+    return needed or FIRST_ON[" ".join(step.words)] == page
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
-    [page for page, steps in STEPS.items() if {*steps} - {*NOT_RUN}],
+    [page for page in STEPS if any(is_run(page, step) for step in STEPS[page])],
     ids=lambda page: page.relative_to(ROOT).with_suffix("").as_posix(),
 )
 def test_what_a_page_says_to_type_works(page: Path, checkout: Path, capfd: pytest.CaptureFixture[str]) -> None:
     namespace: dict[str, object] = {}
     for step in STEPS[page]:
-        if step in NOT_RUN:
+        if not is_run(page, step):
             continue
         try:
             exec(compile(step.text, str(step), "exec"), namespace) if step.python else run(step)

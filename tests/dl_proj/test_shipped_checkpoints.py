@@ -29,7 +29,7 @@ from my_custom_ai.custom_train import load_weights
 pytestmark = pytest.mark.slow
 
 N_SEQUENCES = 64
-N_IMAGES = 1000  # of 10,000 test images; generators, which take longer, are shown every other one of them
+N_IMAGES = 250  # of 10,000 test images; generators, which take longer, are shown every other one of them
 BUILD = {
     "copy": build_copy_model,
     "classification": lambda config: build_classification_model(config, 10),

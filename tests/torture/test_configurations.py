@@ -23,6 +23,7 @@ COMMAND_OF = {  # by the beginning of a file's name; the first that fits
     "lra_examples": "lra_examples",
     "lra_": "lra_train",
     "synth_comparison": "synth_models_comparison",
+    "synth_recall_comparison": "synth_models_comparison",
     "synth": "synth_train",
     "demo": "synth_train",
     "cls": "cls_train",

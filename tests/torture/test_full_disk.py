@@ -44,7 +44,7 @@ def prepared(folder, name):
     return as_yaml(folder / "c.yaml", TRAININGS[name])
 
 
-@pytest.mark.parametrize("kib", [0, 1, 8, 30, 60])
+@pytest.mark.parametrize("kib", [0, 8, 60])
 @pytest.mark.parametrize("name", TRAININGS)
 def test_a_limit_of_the_file_size(tmp_path, name, kib, report):
     config = prepared(tmp_path / "here", name)
@@ -59,7 +59,7 @@ def test_a_limit_of_the_file_size(tmp_path, name, kib, report):
     assert len(list(config.parent.rglob("metrics.json"))) == 2  # the run's, and that beside its best weights
 
 
-@pytest.mark.parametrize("kib", [24, 64, 128, 256])
+@pytest.mark.parametrize("kib", [24, 128])
 @pytest.mark.parametrize("name", TRAININGS)
 def test_a_disk_that_fills_up(tmp_path, name, kib, report):
     (disk := tmp_path / "disk").mkdir()

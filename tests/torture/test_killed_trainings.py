@@ -84,7 +84,7 @@ def stop_while_it_saves(folder, name, number, draw):
 def test_the_run_is_the_same(tmp_path, name, number, report):
     draw, folder = random.Random(f"{name}{number}"), prepared(tmp_path / "stopped", name)
     stopped = 0
-    for _ in range(8):
+    for _ in range(5):
         code, said = stop_while_it_saves(folder, name, number, draw)
         assert "Traceback" not in said
         if code == 0:

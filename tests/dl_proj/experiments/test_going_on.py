@@ -66,8 +66,11 @@ def test_out_of_memory_while_building_is_a_line(script, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--nproc_per_node", "2"]])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "launcher"),
+    [(signal.SIGINT, []), (signal.SIGTERM, ["-m", "torch.distributed.run", "--nproc_per_node", "2"])],
+    ids=["a process", "torchrun"],
+)
 def test_a_signal_to_a_script_as_users_start_it(number, launcher):
     tiny_yaml("c.yaml", {"train.max_steps": 100_000, "train.save_every": 100_000, "train.eval_every": 100_000})
     command = [sys.executable, *launcher, str(ROOT / "synth_train.py"), "--config", "c.yaml"]

@@ -80,8 +80,7 @@ def said(rank):
     return [line.strip() for line in lines if line.strip() and "step/s" not in line and "s/step" not in line]
 
 
-@pytest.mark.parametrize("lost", [0, 1])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(("number", "lost"), [(signal.SIGKILL, 0), (signal.SIGSTOP, 1)])
 def test_a_lost_or_stopped_process_ends_the_other_with_one_line(number, lost, forkserver):
     changes = {"train.max_steps": 1000, "train.save_every": 2, "train.eval_every": 1000, "train.wait_minutes": 0.05}
     as_yaml("c.yaml", tiny(changes | {"train.trackers": []}))

@@ -62,16 +62,14 @@ def _ended(process, number, children):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_sweep_side_by_side_ends_with_its_trainings(number):
     as_yaml("base.yaml", tiny({"task": "copy", "train.trackers": []}))
-    variants = {"short": {}, "long": ENDLESS, "longer": ENDLESS | {"model.dim": 24}}
+    variants = {"long": ENDLESS, "longer": ENDLESS | {"model.dim": 24}}
     as_yaml("sweep.yaml", {"base": "base.yaml", "output_dir": "out_dir", "variants": variants, "jobs": 2})
     process = started("sweep", "--config", "sweep.yaml")
     logs = [Path("out_dir", name, "log.txt") for name in ("long", "longer")]
-    wait_until(lambda: "short: trained" in Path("out").read_text())
     wait_until(lambda: all(log.exists() and re.search(r" [1-9]\d*/1000000 ", log.read_text()) for log in logs))
     assert end(process, number) == 128 + number
     (line,) = Path("err").read_text().splitlines()
     assert "the same command continues the sweep" in line
-    assert Path("out_dir/short/version_0/finished").is_file()
     for log in logs:
         step = re.findall(r"saved after step ([\d,]+) of", log.read_text())[0]
         state = log.parent / "version_0/checkpoints/last/state.safetensors"
@@ -79,12 +77,11 @@ def test_a_sweep_side_by_side_ends_with_its_trainings(number):
         assert not (log.parent / "version_0/.pid").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_no_process_that_loads_data_is_left(number):
+def test_no_process_that_loads_data_is_left():
     tiny_yaml("c.yaml", ENDLESS | {"train.num_workers": 2})
     process = started("synth_train", "--config", "c.yaml")
     wait_until(lambda: re.search(r" [1-9]\d*/1000000 ", Path("err").read_text()))
-    assert end(process, number) == 128 + number
+    assert end(process, signal.SIGINT) == 128 + signal.SIGINT
     assert len(re.findall("saved after step", Path("err").read_text())) == 1
     assert load_note("runs/tiny/version_0/checkpoints/last/state.safetensors")["step"] > 0
 

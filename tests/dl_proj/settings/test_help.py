@@ -48,16 +48,23 @@ def choices_of(name):
 CHOICES = [(name, choice) for name in COMMANDS for choice in choices_of(name)]
 
 
+BARE = {}  # what a script's help says without other flags, once it was asked for
+
+
 @pytest.fixture
 def entries(script, monkeypatch):
     """What help says of each flag of a script: {flag: text}, on one line each."""
 
     def read(name, *flags):
+        if not flags and name in BARE:
+            return BARE[name]
         monkeypatch.setenv("COLUMNS", "1000")  # one line an entry
         outcome = script(name, *flags, "--help")
         assert (outcome.code, outcome.lines) == (0, [])
         found = re.findall(r"^  (?:-h, )?(--[\w.]+)(?:, --no-\S+| \S+)?(?: +|\n +)(.*)$", outcome.out, re.MULTILINE)
         assert len(found) == len(dict(found)), "no flag twice"
+        if not flags:
+            BARE[name] = dict(found)
         return dict(found)
 
     return read

@@ -91,11 +91,12 @@ def train_and_be_stopped(folder, moment):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", [{"training": 7}, {"evaluation": 3}], ids=["in an update", "in an evaluation"])
-def test_all_processes_stop_after_the_same_update(moment, forkserver):
+def test_all_processes_stop_after_the_same_update(forkserver):
+    """In an update, and the run that goes on in an evaluation."""
     on_processes(2, forkserver, train_and_be_stopped, "whole", {})
-    seen = on_processes(2, forkserver, train_and_be_stopped, "run", moment)
-    assert seen[0] == seen[1] and seen[0][0] == signal.SIGTERM and "saved after step" in seen[0][1]
+    for moment in ({"training": 7}, {"evaluation": 3}):
+        seen = on_processes(2, forkserver, train_and_be_stopped, "run", moment)
+        assert seen[0] == seen[1] and seen[0][0] == signal.SIGTERM and "saved after step" in seen[0][1]
     assert on_processes(2, forkserver, train_and_be_stopped, "run", {}) == ["ended", "ended"]
     last = "checkpoints/last/state.safetensors"
     assert_same_file(f"run/{last}", f"whole/{last}")

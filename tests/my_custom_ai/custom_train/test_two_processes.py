@@ -138,12 +138,11 @@ def test_both_use_one_folder_and_the_main_process_writes(full_batch):
     assert set(files) - set(events) == plain
 
 
-@pytest.mark.parametrize("processes", [3, 4])
-def test_resumed_on_more_it_ends_the_same_bit_for_bit(processes, forkserver):
+def test_resumed_on_three_it_ends_the_same_bit_for_bit(forkserver):
     """Sums of more than two numbers depend on their order."""
     settings = DROPOUT | {"width": 40, "batch_size": 2}
     for folder, killed_at in (("whole", None), ("killed", 6), ("killed", None)):
-        on_processes(processes, forkserver, train, folder, settings, killed_at, CountsUnevenly)
+        on_processes(3, forkserver, train, folder, settings, killed_at, CountsUnevenly)
     last = Path("checkpoints", "last", "state.safetensors")
     assert_same_file("killed" / last, "whole" / last)
 

@@ -162,16 +162,15 @@ def test_subwords_that_are_gone_are_a_mistake_in_evaluation(script):
 
 LSH = {"kind": "lsh", "bucket_size": 4, "n_rounds": 2}
 DEEP = {"model.depth": 2, "model.reversible": True, "model.dropout": 0.1}
-CONFIGURATIONS = {
-    "reversible lsh, chunked": DEEP | {"model.attention": LSH, "model.ffn_chunk_size": 5},
-    "performer": {"model.attention": {"kind": "performer", "n_features": 8}},
-    "causal linformer": {"model.attention": {"kind": "causal_linformer", "block_size": 4, "rank": 2}},
+CONFIGURATIONS = {  # others are trained in test_resume.py: reversible lsh, tied with adafactor, masked linformer
+    "causal linformer, chunked": {
+        "model.attention": {"kind": "causal_linformer", "block_size": 4, "rank": 2},
+        "model.ffn_chunk_size": 5,
+    },
     "clipped_relative": {"model.attention": {"kind": "clipped_relative", "n_features": 8, "distance": 2}},
     "masked lsh, reversible": DEEP | MASKED | {"model.attention": LSH},
-    "masked linformer": MASKED | {"model.attention": {"kind": "linformer", "rank": 3, "sharing": "layerwise"}},
     "masked words": WORDPIECE | {"objective": {"kind": "masked", "share": 0.3, "whole_word": True}},
     "post-norm, axial": {"model.norm": "post", "model.positions": {"kind": "axial", "shape": [4, 4]}},
-    "tied, adafactor": {"model.tied": True, "optimizer": {"name": "adafactor", "lr": 0.01}},
     "bf16, accumulated, one after the other": {
         "train.precision": "bf16",
         "train.accumulate": 2,
@@ -212,10 +211,8 @@ def entropy(data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "changes", [{}, {"model.attention": LSH, "model.reversible": True}], ids=["full", "reversible lsh"]
-)
-def test_it_learns_more_than_how_often_each_byte_comes(changes, script):
+def test_it_learns_more_than_how_often_each_byte_comes(script):
+    changes = {"model.attention": LSH, "model.reversible": True}
     pace = {"max_steps": 80, "batch_size": 8, "eval_every": 80, "device": "cpu"}
     figures = run_of(script, {"model.dim": 32, "model.depth": 2, "train": pace} | changes)
     assert figures["test/bits_per_byte"] < 0.8 * entropy(held_out())

@@ -48,7 +48,6 @@ TEST = [
 @pytest.fixture(autouse=True)
 def pairs(monkeypatch):
     """And pictures, which take longer than the training, stay empty."""
-    monkeypatch.setattr("dl_proj.experiments.experiment.draw_curves", lambda metrics, path: path.touch())
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **settings: Path(path).touch())
     write_pairs()
 
