@@ -15,6 +15,7 @@ _TRANSLATORS = {
     "translation-multi30k": "full attention",
     "translation-multi30k-linformer": "Linformer, k = 32",
     "translation-multi30k-reversible": "full attention, reversible",
+    "translation-multi30k-large": "full attention, width 256",
 }
 
 
