@@ -16,10 +16,11 @@ if not torch.cuda.is_available():
 def pytest_configure(config):
     """Processes that share out the tests share the cores, too: one thread each, and in what they start.
 
-    What tests start must hear Ctrl-C, also where a shell runs these tests in the background, which ignores it.
+    What tests start must hear Ctrl-C and hang-ups, also where a shell or nohup runs these tests and ignores them.
     """
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
     if hasattr(config, "workerinput"):
         os.environ["OMP_NUM_THREADS"] = "1"
         torch.set_num_threads(1)

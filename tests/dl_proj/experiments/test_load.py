@@ -142,7 +142,7 @@ def test_shipped_models_by_their_names():
     word = [1 + 37 * i % 120 for i in range(copier.word_length)]
     assert sum(a == b for a, b in zip(copier.generate(word), word, strict=True)) > 0.9 * len(word)
     for wrong in (word[1:], [0, *word[1:]], [*word[1:], 128]):
-        with pytest.raises(ValueError, match=f"words of {len(word)} symbols, each 1 to 127"):
+        with pytest.raises(ValueError, match=f"word must have {len(word)} symbols, each from 1 to 127"):
             copier.generate(wrong)
     text = dl_proj.load(SHIPPED["language"], device="cpu").generate("It was ", 80, top_k=1)
     assert len(text) == 80 and text.count(" ") > 8

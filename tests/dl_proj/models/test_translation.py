@@ -453,8 +453,16 @@ LINFORMER = {"kind": "linformer", "rank": [2, 3]}
             (9, 9),
             [("model.decoder_attention.rank has 2 values", "3 layers (model.decoder_depth)")],
         ),
-        ({"positions": {"kind": "axial", "shape": (2, 4)}}, (9, 8), [("model.positions.shape 2 x 4", "the 9 tokens")]),
-        ({"positions": {"kind": "axial", "shape": (2, 4)}}, (8, 9), [("model.positions.shape 2 x 4", "the 9 tokens")]),
+        (
+            {"positions": {"kind": "axial", "shape": (2, 4)}},
+            (9, 8),
+            [("model.positions.shape 2 x 4", "at least 9 positions")],
+        ),
+        (
+            {"positions": {"kind": "axial", "shape": (2, 4)}},
+            (8, 9),
+            [("model.positions.shape 2 x 4", "at least 9 positions")],
+        ),
         ({"positions": {"kind": "learned_sinusoidal"}, "dim": 9, "heads": 3}, (8, 9), [("model.dim 9", "by 2")]),
         (
             {"decoder_attention": ENCODER["clipped_relative"], "heads": 1},

@@ -55,4 +55,4 @@ def test_help_says_that_they_are_as_trained(capsys):
         parse_flags(EvaluateConfig, ["--help"], as_yaml("preset.yaml", {"checkpoint": None}))
     words = " ".join(capsys.readouterr().out.split())
     assert re.search(r"--data\.path {Path,null} files: a file, or a folder [^(]*\(default: as trained\)", words)
-    assert "--batch_size int examples a batch (default: 100)" in words
+    assert "--batch_size int examples per batch (default: 100)" in words

@@ -171,7 +171,7 @@ def test_unknown_and_repeated_labels_are_named():
 @pytest.mark.parametrize(("val_share", "empty"), [(0.0001, "val"), (0.9999, "train")])
 def test_a_part_without_images_is_named(val_share, empty):
     (line,) = refusal(val_share=val_share)
-    assert line.startswith(f"data: digits has no {empty} with") and "val_share" in line
+    assert line.startswith(f"data: digits has no {empty} images with") and "val_share" in line
 
 
 def test_a_configuration_is_loaded_as_it_says():
@@ -348,7 +348,7 @@ def test_a_label_of_mnist_that_is_no_class(files):
 
 def test_a_file_in_the_place_of_the_folder():
     Path("root").touch()
-    assert refusal("mnist")[0].startswith("data.root: MNIST is not in root/MNIST/raw")
+    assert refusal("mnist")[0].startswith("data.root: MNIST is missing or incomplete in root/MNIST/raw")
     assert refusal("image_folder")[0].startswith("data.root: root/train must be a folder")
 
 
@@ -463,7 +463,7 @@ def test_a_hostile_archive_is_kept_inside(case, unpacked_before_checked, tmp_pat
     unpacked_before_checked(HOSTILE[case](outside))
     before = tarfile.TarFile.extraction_filter
     missing, _ = refusal("cifar10")
-    assert missing.startswith("data.root: CIFAR10 is not in root/cifar-10-batches-py")
+    assert missing.startswith("data.root: CIFAR10 is missing or incomplete in root/cifar-10-batches-py")
     assert [path.name for path in outside.iterdir()] == ["there"] and (outside / "there").read_text() == "mine"
     assert all(path.is_file() or path.is_dir() for path in Path("root").rglob("*"))
     assert tarfile.TarFile.extraction_filter == before, "other code unpacks as it did"
@@ -762,7 +762,7 @@ def same_images(data):
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"dataset": "mnist"}, "data.root: MNIST is not in root/MNIST/raw"),
+        ({"dataset": "mnist"}, "data.root: MNIST is missing or incomplete in root/MNIST/raw"),
         ({"dataset": "image_folder", "image_size": 4}, "data.root: root/train must be a folder"),
         (
             {"dataset": "image_folder", "root": Path("pets"), "image_size": 4, "labels": (0, "cow")},

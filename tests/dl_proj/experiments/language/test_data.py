@@ -338,9 +338,9 @@ def test_a_part_that_is_too_short():
     write("a.txt", bytes(400))
     assert refusal(settings_of("a.txt", window=10)) == (
         "data.window: 10 tokens and the next one are more than the 10 of the validation text; lower data.window "
-        "to 9 at most or raise data.val_share",
-        "data.window: 10 tokens and the next one are more than the 10 of the test text; lower data.window to 9 "
-        "at most or raise data.test_share",
+        "to at most 9 or raise data.val_share",
+        "data.window: 10 tokens and the next one are more than the 10 of the test text; lower data.window to at "
+        "most 9 or raise data.test_share",
     )
     load_text(settings_of("a.txt", window=9), seed=0)
     load_text(settings_of("a.txt", window=10), seed=0, ahead=0)

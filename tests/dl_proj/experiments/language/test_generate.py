@@ -175,7 +175,7 @@ def test_past_the_window_the_text_goes_on(runs, script):
     """A model that would see other text behind its window slides it, another one just runs on; each says so."""
     fits = started(script, runs["bytes"], "--prompt", "12345", "--length", 12)
     assert (fits.code, fits.lines) == (0, [])
-    for name, word in (("bytes", "slides"), ("endless", "runs")):
+    for name, word in (("bytes", "slides"), ("endless", "continues")):
         outcome = started(script, runs[name], "--prompt", "12345", "--length", 30)
         assert outcome.code == 0
         assert_states(outcome.lines[0], "length", 5, 30, 16, word)

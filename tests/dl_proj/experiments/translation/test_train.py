@@ -107,7 +107,7 @@ def test_who_trains_hears_what_is_left_out(script):
     lines = [line for line in script("translation_train", "--config", "c.yaml").lines if " pairs: " in line]
     reason = "1 with more than 16 tokens (data.max_length)"
     assert lines[2] == f"test pairs: 8; skipped of 11: 2 with an empty side, {reason}"
-    assert lines[0].startswith("training pairs: 40; of 40, 0 with")
+    assert lines[0].startswith("training pairs: 40; skipped of 40: 0 with")
 
 
 @pytest.mark.parametrize(("rank", "lines"), [("0", 3), ("1", 0)])
