@@ -46,7 +46,6 @@ FROM_DATA: dict[str, Drawing] = {
     "performance_studies_long": _studies,
     "recall_comparison": lambda folder: [draw_recall(folder)],
     "shift_test": lambda folder: [draw_shifts(folder)],
-    "synth_comparison": lambda folder: [draw_copies(folder)],
     "synth_comparison_1024": lambda folder: [draw_copies(folder)],
     "sweep_lm_books": _sweep("val/bits_per_byte"),
     "sweep_mlm_books": _sweep("val/perplexity"),

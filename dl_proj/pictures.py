@@ -105,7 +105,7 @@ def draw_curves(metrics: Path, picture: Path) -> None:
 
 
 def curves_figure(rows: Sequence[Mapping[str, str]]) -> Figure:
-    """A panel for each metric, three a row, one legend below."""
+    """Draw one panel per metric, three per row, with one legend below."""
     names = list(dict.fromkeys(key.split("/", 1)[1] for key in (rows[0] if rows else {}) if "/" in key))
     columns, lines = grid_of(len(names))
     with style():

@@ -55,11 +55,12 @@ def tables() -> dict[str, Table]:
 
 
 def copying(folder: str) -> str:
-    """Accuracy by the attention in training and in evaluation, with the paper's figures in brackets."""
+    """Accuracy by the attention in training and in evaluation; at its length, with the paper's figures in brackets."""
     rows: dict[str, Row] = {}
     for found in read_csv(f"{folder}/table.csv"):
         row = rows.setdefault(found["checkpoint"], {"trained with": found["trained"]})
-        row[found["evaluated"]] = f"{float(found['accuracy']):.2f} ({float(found['paper']):g})"
+        paper = f" ({float(found['paper']):g})" if found["length"] == "1024" else ""
+        row[found["evaluated"]] = f"{float(found['accuracy']):.2f}{paper}"
     return markdown(list(rows.values()))
 
 

@@ -64,5 +64,5 @@ def test_a_word_picks_folders(monkeypatch):
     drawn = []
     monkeypatch.setattr(figures, "FROM_DATA", {name: lambda folder: [drawn.append(folder.name)] for name in FROM_DATA})
     monkeypatch.setattr(figures, "headline", lambda **_: pytest.fail("not asked for"))
-    figures.draw("synth_comparison")
-    assert drawn == ["synth_comparison", "synth_comparison_1024"]
+    figures.draw("performance")
+    assert drawn == ["performance_studies", "performance_studies_long"]
