@@ -51,7 +51,6 @@ FROM_DATA: dict[str, Drawing] = {
     "sweep_mlm_books": _sweep("val/perplexity"),
     "sweep_digits": _sweep("val/accuracy"),
     "sweep_recall": _sweep("val/accuracy"),
-    "sweep_synth_1024": _sweep("val/accuracy"),
 }
 """Folders of docs/results, and what draws their pictures."""
 BY_COMMAND = {
