@@ -289,7 +289,10 @@ def test_every_study_leaves_its_files(script, forkserver, monkeypatch):
         rows = [row for row in rows_of(name.split("_")[0]) if row.get("architecture") in (None, "encoder_only")]
         shown = [y for axes in figures[name].axes for bars in axes.containers for y in bars.lines[0].get_ydata()]
         told = ("seconds", "allocated_mib")
-        assert shown == [float(row[m]) for mode in modes for m in told for row in rows if row["mode"] == mode]
+        measured = [float(row[m]) for mode in modes for m in told for row in rows if row["mode"] == mode]
+        units = [y / figure for y, figure in zip(shown, measured, strict=True)]
+        assert units == pytest.approx([round(unit) for unit in units])
+        assert {round(unit) for unit in units} <= {1, 1000, 10**6}, "a panel of small numbers has a smaller unit"
     bars = "\n".join(outcome.lines)
     assert all(f"{study}: 100%" in bars for study in PICTURES)
     assert not any(word in bars for word in ("USDT", "Warning", "ERROR"))
