@@ -34,7 +34,7 @@ from my_custom_ai.utils.measure import machine
 
 LENGTH, EARLY, REAL = 512, 300, 400
 Call = Callable[[nn.Module, Tensor, Tensor | None], Tensor]
-"""Calls a layer on tokens (b, n, dim) with a mask (b, n), True where a token is real, or None."""
+"""Applies a layer to tokens (b, n, dim); the mask (b, n) is True where a token is real, None without padding."""
 
 
 class Case(NamedTuple):

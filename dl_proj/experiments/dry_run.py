@@ -27,7 +27,7 @@ class Costs:
 
     Args:
         flops: FLOPs of matrix products, convolutions and torch's attention, forward and backward.
-        peak_bytes: weights, optimiser state and the allocations of a step; None where torch cannot measure them.
+        peak_bytes: weights, optimiser state and the allocations of a step; None if torch does not report them.
         seconds: duration of a step, including loading its batches.
         evaluation_seconds: duration of an evaluation batch.
     """

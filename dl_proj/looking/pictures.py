@@ -33,7 +33,7 @@ class Side:
 
 
 def draw_weights(layers: Sequence[Tensor], queries: Side, keys: Side, path: Path) -> None:
-    """Draw each layer's weights (h, n, m) as a row of panels, all on one scale.
+    """Draw the weights (h, n, m) of each layer as a row of panels with a shared colour scale.
 
     A mechanism that mixes values with a learned matrix (Linformer, Nystrom) may have negative weights; then the colour
     scale is symmetric about 0. The few largest weights may exceed the scale, so that the others can be distinguished.

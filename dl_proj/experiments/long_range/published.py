@@ -33,7 +33,7 @@ The figures of Tay et al. are from the table in the benchmark's repository.
 
 
 def published_rows(task: str, kinds: Iterable[str]) -> list[Row]:
-    """Return a row per published figure on a task with one of these kinds of attention; accuracies are fractions."""
+    """Return one row per published figure for a task and these kinds of attention; accuracies are fractions."""
     column = TASKS.index(task)
     return [
         {"source": source, "attention": kind, "named": name, "test accuracy": round(figures[column] / 100, 6)}
