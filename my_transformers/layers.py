@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from my_transformers.cache import Cache, rows_of
 from my_transformers.checks import check_tokens
+from my_transformers.dropout import Dropout
 from my_transformers.sublayers import Context, FeedForward, MultiHeadAttention
 
 Branch = Callable[[Tensor], Tensor]
@@ -42,7 +43,7 @@ class Layer(nn.Module, abc.ABC, Generic[CacheT]):
         self.norm_attention = nn.LayerNorm(dim, norm_epsilon)
         self.norm_feed_forward = nn.LayerNorm(dim, norm_epsilon)
         self.norm = norm
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def attend(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """The self-attention branch: (b, n, dim) -> what it adds to x, of the same shape."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from my_transformers.cache import Cache
 from my_transformers.checks import check_tokens
+from my_transformers.dropout import Dropout
 from my_transformers.mechanism import Mechanism
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
@@ -245,7 +246,7 @@ class FeedForward(nn.Module):
         self.expand = nn.Linear(dim, ffn_dim or 4 * dim)
         self.contract = nn.Linear(ffn_dim or 4 * dim, dim)
         self.activation = activation
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.chunk_size = chunk_size
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dl_proj.models.patches import to_patches
 from my_transformers import EncoderStack, ReversibleStack
+from my_transformers.dropout import Dropout
 from my_transformers.positional_encoding import PositionalEncoding
 
 
@@ -91,7 +92,7 @@ class ClassificationModel(nn.Module):
         self.embedding = embedding
         self.class_token = nn.Parameter(0.02 * torch.randn(dim)) if pooling == "class_token" else None
         self.positions = positions
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.stack = stack
         self.to_logits = nn.Linear(stack.out_dim, n_classes)
 
@@ -140,7 +141,7 @@ class SequenceClassifier(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.02)  # torch's 1 would drown the positions, which start at 0.02
         self.class_token = nn.Parameter(0.02 * torch.randn(dim)) if pooling == "class_token" else None
         self.positions = positions
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.stack = stack
         width = stack.out_dim * (1 if together == 1 else 4)
         self.to_logits = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, n_classes))

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from my_transformers.dropout import Dropout
+
 
 class LinearClassifier(nn.Module):
     """Multinomial logistic regression on all pixels, scaled to [-1, 1]; initial probabilities are equal.
@@ -56,7 +58,7 @@ class ConvolutionalClassifier(nn.Module):
         super().__init__()
         self.vocab_size = vocab_size
         self.features = nn.Sequential(*(_block(*pair) for pair in itertools.pairwise((channels, *widths))))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         for _ in widths:
             side = -(-side // 2)
         self.to_logits = nn.Linear(widths[-1] * side**2, n_classes)

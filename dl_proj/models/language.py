@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from my_transformers import EncoderStack, ReversibleStack
+from my_transformers.dropout import Dropout
 from my_transformers.positional_encoding import PositionalEncoding
 
 
@@ -32,7 +33,7 @@ class TokenModel(nn.Module):
         self.embedding = nn.Embedding(vocab_size, dim)
         nn.init.normal_(self.embedding.weight, std=0.02)  # torch's 1 would drown the positions, which start at 0.02
         self.positions = positions
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.stack = stack
         self.to_logits = nn.Linear(stack.out_dim, vocab_size)
         if tied:

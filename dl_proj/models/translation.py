@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from my_transformers import DecoderStack, EncoderStack, ReversibleDecoderStack, ReversibleStack
+from my_transformers.dropout import Dropout
 from my_transformers.layers import DecoderCache
 from my_transformers.positional_encoding import PositionalEncoding
 
@@ -69,7 +70,7 @@ class EncoderDecoderModel(nn.Module):
         self.target_embedding = self.source_embedding if tied else _embedding(target_vocab_size, dim)
         self.source_positions = source_positions
         self.target_positions = target_positions
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.encoder = encoder
         self.decoder = decoder
         self.to_logits = nn.Linear(dim, target_vocab_size)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from my_transformers.cache import Cache
 from my_transformers.checks import check_heads
-from my_transformers.dropout import check_dropout
+from my_transformers.dropout import check_dropout, drop
 from my_transformers.full import FullAttention
 from my_transformers.linformer.projection import LengthProjection
 from my_transformers.linformer.settings import CausalLinformerSettings, LinformerSettings
@@ -215,7 +215,7 @@ class BlockCausalLinformerAttention(Mechanism, settings=CausalLinformerSettings)
         scores = torch.cat((q @ k.mT, q @ far_keys.unsqueeze(2).mT), dim=-1)
         visible = self._visible(mask, real, earlier[0].shape[2])
         weights = scores.masked_fill(~visible, torch.finfo(scores.dtype).min).softmax(-1)
-        weights = F.dropout(weights, dropout)
+        weights = drop(weights, dropout)
         near, far = weights.tensor_split((self.block_size,), dim=-1)
         return (near @ v + far @ far_values.unsqueeze(2)).flatten(2, 3)[:, :, :n], (keys, values)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from my_transformers.cache import Cache
 from my_transformers.checks import check_heads
-from my_transformers.dropout import check_dropout
+from my_transformers.dropout import check_dropout, drop
 from my_transformers.lsh.hashing import (
     bucket_of,
     choose_n_buckets,
@@ -246,7 +246,7 @@ def attend_in_circle(
     real = chunks((buckets < n_buckets).unsqueeze(-1))
     scores = _scores_of_chunks(queries, real, positions, causal, epsilon)
     log_sum_exp = scores.logsumexp(-1, keepdim=True)
-    out = F.dropout((scores - log_sum_exp).exp(), dropout).to(v.dtype) @ _with_chunk_before(values)
+    out = drop((scores - log_sum_exp).exp(), dropout).to(v.dtype) @ _with_chunk_before(values)
     back = undo_sort(order)[..., :n].unsqueeze(-1)
     return _merge_rounds(*(_rows_at(rounds(x), back) for x in (out, log_sum_exp))).to(v.dtype)
 
