@@ -51,7 +51,7 @@ def test_equals_torch_with_padding(need_weights, average_attn_weights):
 def test_equals_torch_with_the_causal_mask(hint):
     x = tokens().transpose(0, 1)
     theirs, ours = pair(FullAttention(causal=True), bias=False)
-    for mask in (CAUSAL, CAUSAL == -torch.inf):
+    for mask in (CAUSAL, -torch.inf == CAUSAL):
         assert_same(theirs, ours, x, x, x, attn_mask=mask, is_causal=hint)
 
 
