@@ -64,7 +64,10 @@ def pretrained(config: PretrainedConfig, seed: int, device: torch.device) -> lis
     """
     exact = load(config.folder, config.max_tokens, device)
     sentences = sorted(lines_of(config.sentences)[: config.n_sentences], key=len)  # similar lengths: less padding
-    training = lines_of(config.training)
+    lessons = [
+        (batch, exact.embed_all(batch))
+        for batch in itertools.islice(_batches(lines_of(config.training), config.batch_size, seed), config.steps)
+    ]
     wanted = exact.embed_all(sentences)
     rows = []
     for point, settings in tqdm(list(variants(config)), desc="pretrained", unit="variant"):
@@ -74,7 +77,7 @@ def pretrained(config: PretrainedConfig, seed: int, device: torch.device) -> lis
         rows.append(point | {"fine-tuned": "no"} | agreement(changed.embed_all(sentences), wanted))
         if isinstance(settings, FullSettings):
             continue  # it would be tuned to what it already does
-        fine_tune(changed, exact, training, config, seed)
+        fine_tune(changed, lessons, config.lr)
         rows.append(_tuned(point) | agreement(changed.embed_all(sentences), wanted))
     return rows
 
@@ -113,11 +116,11 @@ def agreement(found: Tensor, wanted: Tensor) -> Row:
     }
 
 
-def fine_tune(changed: Encoder, exact: Encoder, training: list[str], config: PretrainedConfig, seed: int) -> None:
-    """Train all weights to reproduce the exact model's embeddings (a distillation; without dropout)."""
-    optimizer = torch.optim.AdamW(changed.model.parameters(), lr=config.lr)
-    for sentences in itertools.islice(_batches(training, config.batch_size, seed), config.steps):
-        loss = 1 - (changed.embed(sentences) * exact.embed_all(sentences)).sum(-1).mean()
+def fine_tune(encoder: Encoder, lessons: list[tuple[list[str], Tensor]], lr: float) -> None:
+    """Train all weights to reproduce the exact embeddings (a distillation, without dropout), an update per lesson."""
+    optimizer = torch.optim.AdamW(encoder.model.parameters(), lr=lr)
+    for sentences, wanted in lessons:
+        loss = 1 - (encoder.embed(sentences) * wanted).sum(-1).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -20,21 +20,21 @@ class PretrainedConfig(Strict):
     """pretrained: text file of the sentences that are compared, one per line"""
     training: Path = Path("data/multi30k/train.en")
     """pretrained: text file of the sentences for fine-tuning, one per line"""
-    n_sentences: int = Field(300, ge=3)
+    n_sentences: int = Field(200, ge=3)
     """pretrained: number of sentences that are compared, from the start of the file"""
     max_tokens: int = Field(32, ge=3)
     """pretrained: longer sentences are cut"""
     n_features: Counts = (16, 64, 256, 1024)
     """pretrained: random features of the Performers"""
-    ranks: Counts = (2, 4, 8, 16)
+    ranks: Counts = (4, 8, 16)
     """pretrained: projected tokens of the Linformers, each the mean of max_tokens / rank tokens"""
-    chunk_sizes: Counts = (1, 2, 4)
+    chunk_sizes: Counts = (1, 4)
     """pretrained: tokens per chunk of local attention; a token sees its own chunk and its neighbours"""
-    steps: int = Field(80, ge=1)
+    steps: int = Field(50, ge=1)
     """pretrained: updates of the fine-tuning"""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(8, ge=1)
     """pretrained: sentences per update"""
-    lr: float = Field(5e-5, gt=0)
+    lr: float = Field(1e-4, gt=0)
     """pretrained: learning rate of the fine-tuning"""
 
     def mistakes(self) -> list[str]:

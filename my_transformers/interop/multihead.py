@@ -1,6 +1,6 @@
 """A stand-in for torch.nn.MultiheadAttention around any mechanism with separate queries and keys."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -88,11 +88,12 @@ class MechanismMultiheadAttention(nn.MultiheadAttention):
 
     def _heads(self, *tokens: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values (b, h, ·, head_dim)."""
-        weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
-        if self.in_proj_weight is not None:
-            weights = self.in_proj_weight.chunk(3)
-        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-        projected = (F.linear(x, *both) for x, *both in zip(tokens, weights, biases, strict=True))
+        # PyTorch declares these as Tensor, but they may be None
+        in_proj, bias = (cast("Tensor | None", one) for one in (self.in_proj_weight, self.in_proj_bias))
+        apart: tuple[Tensor, ...] = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        weights = apart if in_proj is None else in_proj.chunk(3)
+        biases: tuple[Tensor | None, ...] = (None,) * 3 if bias is None else bias.chunk(3)
+        projected = (F.linear(x, one, own) for x, one, own in zip(tokens, weights, biases, strict=True))
         return tuple(x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in projected)
 
     def _with_identity(self, v: Tensor) -> Tensor:

@@ -96,7 +96,10 @@ def register_swapped() -> str:
 
 
 def _defaults() -> list[MechanismSettings]:
-    return [one(projection="mean") if hasattr(one, "projection") else one() for one in SETTINGS]
+    parameterless: dict[str, dict[str, Any]] = {
+        kind: {"projection": "mean"} for kind in ("linformer", "causal_linformer")
+    }
+    return [one(**parameterless.get(one.kind, {})) for one in SETTINGS]
 
 
 def _add(name: str, pick: Pick) -> None:
@@ -203,6 +206,7 @@ def _direction(name: str, module: nn.Module, is_causal: bool | None) -> bool:
 
 
 def _set_dropout(mechanism: Mechanism, dropout: float) -> None:
+    part: Any
     for part in mechanism.modules():
         if hasattr(part, "dropout"):
             part.dropout = dropout
@@ -228,7 +232,7 @@ def _check(name: str, mask: Tensor | None, others: dict[str, Any]) -> None:
 def _key_mask(
     q_length: int,
     kv_length: int,
-    q_offset: int = 0,
+    q_offset: int | Tensor = 0,
     kv_offset: int = 0,
     mask_function: Callable[..., Any] | None = None,
     attention_mask: Tensor | None = None,
