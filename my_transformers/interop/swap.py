@@ -137,10 +137,11 @@ def _stand_ins(
         settings = replace(settings, dropout=first.dropout)
     length = max_len or getattr(model, "seq_length", None)  # torchvision's name for it
     mechanisms = build(settings, first.num_heads, first.head_dim, causal, length, tuple(seeds))
+    new = [_stand_in(one, mechanism) for one, mechanism in zip(old, mechanisms, strict=True)]
     for part in model.modules():
         if isinstance(part, nn.TransformerEncoder):
             part.use_nested_tensor = False  # its fast path for padded batches, which the stand-ins cannot take
-    return [_stand_in(one, mechanism) for one, mechanism in zip(old, mechanisms, strict=True)]
+    return new
 
 
 def _stand_in(old: nn.MultiheadAttention, mechanism: Mechanism) -> nn.Module:
