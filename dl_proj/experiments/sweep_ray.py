@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,7 +44,13 @@ def run_on_ray(
     """
     with _connected(settings):
         task: Any = ray.remote(
-            num_cpus=settings.cpus, num_gpus=settings.gpus, max_retries=settings.retries, max_calls=1
+            num_cpus=settings.cpus,
+            num_gpus=settings.gpus,
+            max_retries=settings.retries,
+            max_calls=1,
+            runtime_env={
+                "env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, (PROJECT, os.environ.get("PYTHONPATH"))))}
+            },
         )(_train_in_task)
         here = Path.cwd()
         running = {task.remote(train, work, here, log_of(name), settings.cpus): name for name, work in waiting.items()}
@@ -54,8 +61,7 @@ def run_on_ray(
                 try:
                     yield end_of(name, ray.get(ref), log_of(name))
                 except ray.exceptions.RayError as error:
-                    last = str(error).strip().splitlines()[0]
-                    yield End(name, f"{type(error).__name__}: {last} (see {log_of(name)})", failed=True)
+                    yield End(name, f"{_last_line(error)} (see {log_of(name)})", failed=True)
         finally:
             for ref in running:
                 ray.cancel(ref)  # Ctrl-C for the task: it saves and stops
@@ -67,12 +73,11 @@ def _connected(settings: RaySettings) -> Iterator[None]:
     """Connect to the cluster or start a Ray of this machine; signals are handled as before."""
     own = settings.address is None and not os.environ.get("RAY_ADDRESS")
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, [PROJECT, os.environ.get("PYTHONPATH")]))}}
     already = ray.is_initialized()
     if not already:
         options = {"include_dashboard": False, "object_store_memory": _STORE} if own else {"address": settings.address}
         try:
-            ray.init(log_to_driver=False, logging_level=logging.WARNING, runtime_env=environment, **options)
+            ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigError(f"ray.address: {settings.address}: {str(error).splitlines()[0]}") from None
     for number, handler in handlers.items():
@@ -83,6 +88,12 @@ def _connected(settings: RaySettings) -> Iterator[None]:
     finally:
         if not already:
             ray.shutdown()
+
+
+def _last_line(error: Exception) -> str:
+    """Return the end of a message, which may be a traceback in colours."""
+    lines = [re.sub(r"\x1b\[\d*m", "", line).strip() for line in str(error).splitlines()]
+    return next((line for line in reversed(lines) if line), type(error).__name__)
 
 
 def _check_room(settings: RaySettings) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -79,15 +80,14 @@ def run_on_slurm(
 def _executor(folder: Path, settings: SlurmSettings) -> submitit.SlurmExecutor:
     """Return an executor with the settings as options of sbatch."""
     executor = submitit.SlurmExecutor(folder)
-    options = {"partition": settings.partition, "mem": settings.memory_gb and f"{round(1024 * settings.memory_gb)}M"}
-    if settings.gpus:
-        options["gpus_per_node"] = str(settings.gpus)
+    memory = f"{round(1024 * settings.memory_gb)}MB" if settings.memory_gb else None
+    options = {"partition": settings.partition, "mem": memory, "gpus_per_node": settings.gpus or None}
     executor.update_parameters(
         job_name=folder.parent.name,
         time=settings.minutes,
         cpus_per_task=settings.cpus,
         array_parallelism=settings.parallel,
-        setup=[f"export PYTHONPATH={PROJECT}${{PYTHONPATH:+:$PYTHONPATH}}", *settings.setup],
+        setup=[f"export PYTHONPATH={shlex.quote(PROJECT)}${{PYTHONPATH:+:$PYTHONPATH}}", *settings.setup],
         srun_args=[f"--cpus-per-task={settings.cpus}"],  # which srun no longer takes from sbatch
         additional_parameters={"requeue": True, "signal": f"USR1@{settings.grace_seconds}"} | settings.sbatch,
         **{name: value for name, value in options.items() if value is not None},
@@ -121,21 +121,22 @@ class _TrainingJob(Generic[Work]):
             signal.signal(number, signal.SIG_DFL)
         torch.set_num_threads(self.cpus)
         code = train_logged(self.train, work, log)
-        if code - 128 in [*SIGNALS] and self._put_back(job.job_id):
+        if code - 128 in [*SIGNALS] and self._put_back(job.job_id, log):
             raise SystemExit(code)  # without a result for submitit
         return code
 
-    def _put_back(self, job_id: str) -> bool:
+    def _put_back(self, job_id: str, log: Path) -> bool:
         """Requeue this job, unless it was cancelled or SLURM does so itself: then it does not count as running."""
-        if int(os.environ.get("SLURM_RESTART_COUNT", "0")) >= self.requeues:
-            print(f"job {job_id} was in the queue {self.requeues + 1} times (slurm.requeues)", flush=True)
-            return False
         state = subprocess.run(_squeue("--jobs", job_id, "--format=%T"), capture_output=True, text=True, check=False)
         if state.stdout.strip() != "RUNNING":
             return False
-        subprocess.run(["scontrol", "requeue", job_id], check=True)
-        print(f"job {job_id} was put back into the queue", flush=True)
-        return True
+        often = int(os.environ.get("SLURM_RESTART_COUNT", "0")) >= self.requeues
+        with log.open("a", encoding="utf-8") as file:  # before, as SLURM then ends this process
+            done = f"has gone back into the queue {self.requeues} times (slurm.requeues)"
+            file.write(f"job {job_id} {done if often else 'goes back into the queue'}\n")
+        if not often:
+            subprocess.run(["scontrol", "requeue", job_id], check=True)
+        return not often
 
 
 class _Jobs:

@@ -8,7 +8,7 @@ from tiny_scripts import COSTS, as_yaml, tiny
 
 PACE = {"batch_size": 8, "eval_every": 50, "save_every": 10, "log_every": 10, "device": "cpu", "trackers": []}
 BROKEN = {"optimizer.lr": 1e30, "train.clip_norm": 0}
-LONG = {"train.max_steps": 300}  # seconds, so that a signal comes in the middle
+LONG = {"train.max_steps": 200}  # seconds, so that a signal comes in the middle
 
 
 def write_sweep(variants, **more):

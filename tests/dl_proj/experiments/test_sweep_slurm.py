@@ -47,8 +47,10 @@ class Meanwhile(threading.Thread):
     def __enter__(self):
         self.start()
 
-    def __exit__(self, *_):
-        self.join(10)
+    def __exit__(self, kind, *_):
+        if kind is not None:
+            return
+        self.join(60)
         assert self.error is None, self.error
         assert not self.is_alive()
 
@@ -64,14 +66,17 @@ def test_preempted_and_timed_out_jobs_go_on_to_the_table_of_a_local_sweep(script
 
     preempt = partial(disturb, "preempted", "scontrol", "requeue")
     warn = partial(disturb, "timed", "scancel", "--signal=USR1", step=".0")  # as slurmctld does
+    options = ("--slurm.memory_gb", "0.5", "--slurm.sbatch", '{"comment": "tiny"}')
     with Meanwhile(preempt), Meanwhile(warn):
-        outcome = script("sweep", *ON_SLURM)
+        outcome = script("sweep", *ON_SLURM, *options)
     assert outcome.code == 0, outcome
-    assert len(submissions()) == 1, "one array"
+    (array,) = submissions()
+    asked = {line.removeprefix("#SBATCH --") for line in array.read_text().splitlines()}
+    assert {"mem=512MB", "comment=tiny", "time=60", "signal=USR1@120", "requeue", "array=0-3%4"} <= asked
     assert rows_of("out") == rows_of("local")
     for name in ("preempted", "timed"):
         log = (OUT / name / "log.txt").read_text()
-        assert ("put back into the queue" in log) == (name == "timed"), "SLURM itself does it for the other"
+        assert ("goes back into the queue" in log) == (name == "timed"), "SLURM itself does it for the other"
         assert [path.name for path in (OUT / name).glob("version_*")] == ["version_0"], "continued, not begun anew"
         assert f"{'SIGTERM' if name == 'preempted' else 'SIGUSR1'}: saved after step" in log
         assert history_of(OUT / name / "version_0") == history_of(Path("local") / name / "version_0")
@@ -100,7 +105,7 @@ def test_jobs_outlive_the_sweep_and_only_failures_need_a_flag(script, cluster, m
     assert outcome.code == 1
     assert len(submissions()) == 1, "waited for, not submitted again"
     assert list(rows_of("out")) == ["plain"]
-    assert "put back" not in (OUT / "cancelled/log.txt").read_text()
+    assert "goes back" not in (OUT / "cancelled/log.txt").read_text()
     assert outcome.lines[-1].startswith("stopped: broken: exit code 1: the "), "the cancelled one is no failure"
     assert outcome.out.splitlines()[-1] == "not trained yet: broken, cancelled"
 
