@@ -20,7 +20,7 @@ from dl_proj.experiments.sweep_executors import SlurmSettings
 from dl_proj.experiments.sweep_jobs import PROJECT, End, end_of, train_logged
 from dl_proj.settings.errors import ConfigError
 from my_custom_ai.utils.files import write_text
-from my_custom_ai.utils.signals import SIGNALS, restated
+from my_custom_ai.utils.signals import SIGNALS, FirstSignal, restated
 
 Work = TypeVar("Work")
 
@@ -117,12 +117,18 @@ class _TrainingJob(Generic[Work]):
         """Return the exit code of the training, as train_logged does."""
         job = submitit.JobEnvironment()
         job.paths.result_pickle.unlink(missing_ok=True)  # of a time that SLURM itself ended
-        for number in SIGNALS:  # submitit ignores some of them; this way the training saves and stops
+        for number in (
+            *SIGNALS,
+            signal.SIGCONT,
+        ):  # submitit handles some of them; this way the training saves and stops
             signal.signal(number, signal.SIG_DFL)
         torch.set_num_threads(self.cpus)
-        code = train_logged(self.train, work, log)
-        if code - 128 in [*SIGNALS] and self._put_back(job.job_id, log):
-            raise SystemExit(code)  # without a result for submitit
+        with FirstSignal():  # SLURM may send its signal twice, the second time when the training has saved
+            code = train_logged(self.train, work, log)
+            if code - 128 in [*SIGNALS]:
+                signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+                if self._put_back(job.job_id, log):
+                    raise SystemExit(code)  # without a result for submitit
         return code
 
     def _put_back(self, job_id: str, log: Path) -> bool:

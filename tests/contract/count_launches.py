@@ -87,9 +87,7 @@ def main() -> None:
                 zeros = counted.pop("zeros", 0)
                 if form == "triton" and name.endswith("Performer"):  # its set_materialize_grads has no effect here
                     counted["operators"] -= zeros
-            rounded = {
-                part: {what: round(value) for what, value in counted.items()} for part, counted in parts.items()
-            }
+            rounded = {part: {what: round(value) for what, value in counted.items()} for part, counted in parts.items()}
             found.setdefault(name, {})[form] = rounded
             print(f"{name}, {form}: {rounded}")
     _RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
