@@ -159,12 +159,14 @@ def _train_elsewhere(waiting: dict[str, Training], config: SweepConfig) -> Itera
 
 def _train(training: Training) -> None:
     """Train to the end, from the last saved state if there is one."""
-    newest = RunDirectory.newest(training.config.runs_dir, training.trial.run_name)  # a job may begin again
-    if newest is not None and _mark(newest).is_file():
-        return
+    run = training.run
+    if PartialState().num_processes == 1:  # a job may begin again; several processes must see the same
+        run = RunDirectory.newest(training.config.runs_dir, training.trial.run_name)
+        if run is not None and _mark(run).is_file():
+            return
     if PartialState().is_main_process:
         training.failure.unlink(missing_ok=True)
-    EXPERIMENT_TYPES[training.task].train(training.config, newest)
+    EXPERIMENT_TYPES[training.task].train(training.config, run)
     if PartialState().is_main_process:
         trained = RunDirectory.newest(training.config.runs_dir, training.trial.run_name)
         assert trained is not None  # the run that has just ended
