@@ -15,8 +15,9 @@ pytestmark = pytest.mark.slow
 ON_RAY = ("--config", "sweep.yaml", "--executor", "ray")
 
 
-def test_a_task_whose_process_dies_goes_on_to_the_table_of_a_local_sweep(script):
+def test_a_task_whose_process_dies_goes_on_to_the_table_of_a_local_sweep(script, monkeypatch):
     """Two at a time share the only CPU; one of them is killed."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # or other tests take all the time there is
     write_sweep({"killed": LONG, "wide": {"model.dim": 24}})
     assert script("sweep", "--config", "sweep.yaml", "--output_dir", "local").code == 0
     run = Path("out/killed/version_0").absolute()
