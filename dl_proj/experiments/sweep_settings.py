@@ -5,10 +5,11 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
+from dl_proj.experiments.sweep_executors import RaySettings, SlurmSettings
 from dl_proj.settings.base import Strict
 from dl_proj.settings.load import merge
 
@@ -43,9 +44,15 @@ class SweepConfig(Strict):
     """settings of all variants by dotted key, as in train.max_steps=100"""
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = ()
     """train each variant once per seed, for means and standard deviations; empty: once, with the base's seed"""
+    executor: Literal["local", "slurm", "ray"] = "local"
+    """where to train: on this machine, as jobs of SLURM, or as tasks of Ray"""
     jobs: int = Field(1, ge=1)
-    """parallel trainings, each in its own process, logging to OUTPUT_DIR/RUN/log.txt; CUDA devices are divided among
-    them"""
+    """local: parallel trainings, each in its own process, logging to OUTPUT_DIR/RUN/log.txt; CUDA devices are divided
+    among them"""
+    slurm: SlurmSettings = SlurmSettings()
+    ray: RaySettings = RaySettings()
+    retry: bool = False
+    """also continue trainings that failed in an earlier call; otherwise they are only listed"""
     only: tuple[str, ...] = ()
     """variants or runs (NAME-seed1) to train now, leaving the others to a later or parallel call; empty: all"""
     metric: str | None = None
@@ -102,6 +109,9 @@ class SweepConfig(Strict):
         found += [
             f"{place}: {key} is set by the sweep itself" for place, key in self._keys() if key.split(".")[0] in _OWN
         ]
+        if self.jobs > 1 and self.executor != "local":
+            limit = "slurm.parallel" if self.executor == "slurm" else "ray.cpus and ray.gpus"
+            found.append(f"jobs: {self.jobs} is for executor local; with {self.executor}, set {limit}")
         return found + self._mistakes_in_seeds() + self._mistakes_in_only()
 
     def _count(self) -> int:

@@ -92,8 +92,8 @@ class FirstSignal:
 
 
 def _has_launcher() -> bool:
-    """Whether torchrun or Python's multiprocessing started this process."""
-    return "WORLD_SIZE" in os.environ or multiprocessing.parent_process() is not None
+    """Whether torchrun, SLURM's srun or Python's multiprocessing started this process."""
+    return bool({"WORLD_SIZE", "SLURM_STEP_ID"} & os.environ.keys()) or multiprocessing.parent_process() is not None
 
 
 def _die(number: int) -> None:

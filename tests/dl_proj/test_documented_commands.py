@@ -39,6 +39,7 @@ CANNOT_RUN = {  # the beginnings of commands, and why
     r"(export|tar) ": "is for the machine with the GPU",
     r"python -m benchmarks\.gpu(?!.*--list)": "takes hours on a GPU",
     r"python \w+\.py .*configs/(gpu|paper)/": "takes hours on a GPU",
+    r"python sweep\.py .*--executor (slurm|ray)": "needs a cluster; tests/dl_proj/experiments starts small ones",
     r"python benchmarks/": "measures for minutes; tests/benchmarks calls each with less to measure",
     r"python import_reformer\.py .*--source (google/|my_reformer)": "needs a network, or a saved Reformer",
 }

@@ -1,6 +1,7 @@
 """sweep.py: every variant trained once, whatever interrupts it, and compared by the runs' own figures."""
 
 import csv
+import importlib.util
 import json
 import os
 import re
@@ -381,6 +382,33 @@ def test_a_variant_whose_loss_turns_nan_does_not_stop_the_others(script):
     assert list(table()) == ["plain"]
 
 
+def test_a_failure_is_listed_until_it_is_to_be_retried(script, calls):
+    variants = {"broken": {"optimizer.lr": 1e30, "train.clip_norm": 0}, "plain": {}}
+    first = swept(script, {"variants": variants})
+    reason = first.lines[-1].removeprefix("stopped: broken: ")
+    assert (OUT / "broken/failed.txt").read_text().strip() == reason
+    done = len(calls)
+    outcome = swept(script, {"variants": variants})
+    assert (outcome.code, len(calls)) == (1, done), "neither of them is trained"
+    assert outcome.lines[-1].endswith(reason) and "--retry" in outcome.lines[-1]
+    outcome = swept(script, {"variants": variants}, "--retry", "true")
+    assert outcome.code == 1 and len(calls) > done
+    assert outcome.lines[-1] == first.lines[-1]
+
+
+@pytest.mark.parametrize(("executor", "package"), [("slurm", "submitit"), ("ray", "ray")])
+def test_an_executor_that_is_not_installed_is_refused(executor, package, script, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
+    assert_refused(swept(script, None, "--executor", executor), [("executor", executor, package, f"'.[{executor}]'")])
+    assert files_below(".") == {"base.yaml", "sweep.yaml"}
+
+
+def test_slurm_is_refused_where_no_job_can_be_submitted(script, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert_refused(swept(script, None, "--executor", "slurm"), [("executor", "slurm", "sbatch")])
+
+
 def test_values_are_combined(script):
     values = {"model.dim": [16, 24], "model.reversible": [True, False]}
     as_yaml(
@@ -468,6 +496,28 @@ MISTAKES = {
         [("sweep.yaml: variants", 2 * 100**5, 10_000)],
     ),
     "a seed twice": ({"seeds": [1, 1]}, [], [("sweep.yaml: seeds", 1)]),
+    "jobs on a cluster": ({"jobs": 2, "executor": "slurm"}, [], [("sweep.yaml: jobs", 2, "slurm.parallel")]),
+    "an unknown executor": ({"executor": "k8s"}, [], [("sweep.yaml: executor", "local", "slurm", "ray", "'k8s'")]),
+    "what the sweep tells sbatch itself": (
+        {"executor": "slurm"},
+        ["--slurm.sbatch", '{"time": 5, "array": "1", "--qos": "x", "account": "lab", "exclusive": true, "hold": []}'],
+        [
+            ("sweep.yaml and flags: slurm", "time", "slurm.minutes"),
+            ("sweep.yaml and flags: slurm", "array"),
+            ("sweep.yaml and flags: slurm", "'--qos'"),
+            ("sweep.yaml and flags: slurm", "hold", "true"),
+        ],
+    ),
+    "a warning before the job begins": (
+        {"slurm": {"minutes": 2}},
+        [],
+        [("sweep.yaml: slurm", "grace_seconds", 120, 60, 2)],
+    ),
+    "more than a GPU": (
+        {"ray": {"gpus": 2}, "slurm": {"gpus": 2}},
+        [],
+        [("sweep.yaml: slurm.gpus", 2, 1), ("sweep.yaml: ray.gpus", 2, 1)],
+    ),
     "no jobs": ({"jobs": 0}, [], [("sweep.yaml: jobs", 0, 1)]),
     "an unknown metric": (
         {"metric": "val/bits_per_byte"},

@@ -32,7 +32,9 @@ def test_an_answer_may_raise():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("launcher", "code"), [({}, -signal.SIGTERM), ({"WORLD_SIZE": "2"}, 0)])
+@pytest.mark.parametrize(
+    ("launcher", "code"), [({}, -signal.SIGTERM), ({"WORLD_SIZE": "2"}, 0), ({"SLURM_STEP_ID": "0"}, 0)]
+)
 def test_a_second_signal_ends_at_once_unless_a_launcher_only_says_the_same_again(launcher, code):
     program = """
 import os, signal
