@@ -1,6 +1,8 @@
 """Tables of costs: time and memory of layers, compared with libraries, and of decoding."""
 
 import statistics
+from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -36,6 +38,9 @@ def tables() -> dict[str, Table]:
         "contract": lambda: contract_table(read_json(BENCHMARKS / "contract.json")["results"]),
         "lra_costs": lambda: markdown([dict(row) for row in read_csv("lra/costs.csv")]),
         "h200_layers": h200_layers,
+        "launches_lsh": partial(launches, ("LSH-2", "LSH-4")),
+        "launches_performer": partial(launches, ("causal Performer", "bidirectional Performer")),
+        "launches_local": partial(launches, ("causal local",)),
     }
 
 
@@ -178,3 +183,39 @@ def h200_layers() -> str:
     results = read_json(BENCHMARKS / "gpu_nvidia-h200_layers.json")
     rows = {row[""]: row for row in tables_of_layers(results)[f"Layers, {BOTH}: milliseconds"]}
     return markdown([rows[name] | {"": title} for name, title in _H200.items()])
+
+
+_ON_PAPER = {  # GiB of the fused kernels, worked out below the tables of docs/performance.md
+    "LSH-2": 3.3,
+    "LSH-4": 6.9,
+    "causal Performer": 4.7,
+    "bidirectional Performer": 1.1,
+    "causal local": 1.4,
+}
+
+
+def launches(names: Sequence[str]) -> str:
+    """Launches forward and backward, and bytes, of PyTorch's operators and of the fused form."""
+    found = read_json(BENCHMARKS / "launches.json")
+    rows = []
+    for name in names:
+        counts = {form: list(found[name].get(form, {}).values()) for form in ("torch", "triton")}
+        mebibytes = sum(part["MiB"] for part in counts["torch"])
+        rows += [
+            {
+                "": f"{name}: launches, forward + backward",
+                "PyTorch form": _launches(counts["torch"]),
+                "fused form": _launches(counts["triton"]),
+            },
+            {
+                "": f"{name}: bytes",
+                "PyTorch form": f"{mebibytes / 1024:.3g} GiB",
+                "fused form": f"{_ON_PAPER[name]} GiB on paper",
+            },
+        ]
+    return markdown(rows)
+
+
+def _launches(parts: list[dict[str, int]]) -> str:
+    totals = (sum(number for what, number in part.items() if what != "MiB") for part in parts)
+    return " + ".join(f"{total:,}" for total in totals) or "some 20 small integer operators and 1, + 2"

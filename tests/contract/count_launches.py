@@ -4,11 +4,13 @@
 
 Runs on fake tensors. Each operator of PyTorch that computes counts as one launch, also a sort or a product, which
 launch more, and the bytes of its arguments and results count once. A Triton kernel is listed by its name, without
-bytes.
+bytes. benchmarks/results/launches.json gets the counts; the tables of docs/performance.md are rendered from it.
 """
 
 import collections
+import json
 import os
+from pathlib import Path
 
 import torch
 from fake_cuda import FakeCuda, fake_cuda, gradients, on_cuda
@@ -29,7 +31,9 @@ _FREE = (
     "detach",
     "as_strided",
     "split",
+    "promote_types",
 )
+_RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "launches.json"
 
 
 def count(form: str, mechanism: Mechanism, n: int, heads: int = 8, dim: int = 64) -> dict[str, collections.Counter]:
@@ -43,6 +47,8 @@ def count(form: str, mechanism: Mechanism, n: int, heads: int = 8, dim: int = 64
         if func.namespace == "aten" and not any(word in name for word in _FREE):
             tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
             current["operators"] += 1
+            if name == "zeros":
+                current["zeros"] += 1
             current["MiB"] += sum(x.numel() * x.element_size() for x in tensors) / 2**20
 
     FakeCuda._check = check
@@ -69,10 +75,25 @@ MECHANISMS = {
 _ON_PAPER = {("causal local", "triton")}  # FlexAttention's own kernel, which only a GPU can compile
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Count, print and write."""
+    found: dict[str, dict[str, dict[str, dict[str, int]]]] = {}
     for name, build in MECHANISMS.items():
         for form in ("torch", "triton"):
             if (name, form) in _ON_PAPER:
                 continue
-            for part, counted in count(form, build(65_536), 65_536).items():
-                print(f"{name}, {form} {part}: { ({what: round(value) for what, value in counted.items()}) }")
+            parts = count(form, build(65_536), 65_536)
+            for counted in parts.values():
+                zeros = counted.pop("zeros", 0)
+                if form == "triton" and name.endswith("Performer"):  # its set_materialize_grads has no effect here
+                    counted["operators"] -= zeros
+            rounded = {
+                part: {what: round(value) for what, value in counted.items()} for part, counted in parts.items()
+            }
+            found.setdefault(name, {})[form] = rounded
+            print(f"{name}, {form}: {rounded}")
+    _RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -49,7 +49,8 @@ class PairObjective:
         logits = model(source, target[:, :-1], source_mask=source_mask, target_mask=target_mask[:, :-1])
         targets, real = target[:, 1:], target_mask[:, 1:]
         number = real.sum()
-        log_p = logits.log_softmax(-1)
+        # Autocast on a CPU would leave them in bfloat16, and round a sum over thousands of tokens to three digits.
+        log_p = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
         loss = exact = -_masked_sum(log_p.gather(2, targets.unsqueeze(2)).squeeze(2), real)
         if model.training and self._smoothing:
             loss = (1 - self._smoothing) * exact - self._smoothing * _masked_sum(log_p.mean(2), real)
@@ -59,7 +60,7 @@ class PairObjective:
             "loss": Ratio(loss, number),
             "cross_entropy": Ratio(exact.detach(), number),
             "bits_per_byte": Ratio(exact.detach() / math.log(2), n_bytes),
-            "accuracy": Ratio(((logits.detach().argmax(-1) == targets) & real).sum(), number),
+            "accuracy": Ratio(((log_p.detach().argmax(-1) == targets) & real).sum(), number),
         }
 
     def derived(self, means: dict[str, float]) -> dict[str, float]:

@@ -82,6 +82,31 @@ def test_the_training_loss_is_smoothed_and_the_others_are_not(tokenizer, model, 
     assert tested["accuracy"].value.item() == pytest.approx(right)
 
 
+def test_the_loss_of_rounded_logits_is_exact(tokenizer):
+    """Mixed precision ends at the logits: on a CPU, autocast would also compute and add up log p in bfloat16."""
+    torch.manual_seed(0)
+    batch = batch_of(tokenizer, PAIRS * 20)
+    target, target_mask = batch[2:]
+    logits = torch.randn(*target[:, 1:].shape, tokenizer.vocab_size).bfloat16()
+    aim = target[:, 1:].masked_fill(~target_mask[:, 1:], -100).flatten()
+    exact = F.cross_entropy(logits.double().flatten(0, 1), aim).item()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = PairObjective(tokenizer).measure(Said(logits), batch)
+    assert found["loss"].value.item() == pytest.approx(exact, rel=1e-6)
+    assert found["cross_entropy"].value.item() == pytest.approx(exact, rel=1e-6)
+
+
+class Said(torch.nn.Module):
+    """A model that answers with the same logits whatever it is asked."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, *_, **__):
+        return self.logits
+
+
 def test_padding_counts_in_nothing(tokenizer, model):
     source, source_mask, target, target_mask = batch_of(tokenizer, PAIRS[:5])
     longer = [F.pad(part, (0, 4), value=fill) for part, fill in ((source, 3), (target, 3))]
