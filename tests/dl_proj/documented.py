@@ -8,7 +8,22 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 _SHELL = ("", "sh", "bash", "shell", "console")  # what a block of commands is marked as
-_FIRST = {"python", "dl-proj", "make", "pip", "torchrun", "cat", "echo", "export", "tar"}  # of such a block
+_FIRST = {  # of such a block
+    *(
+        "python",
+        "python3",
+        "dl-proj",
+        "make",
+        "pip",
+        "torchrun",
+        "cat",
+        "echo",
+        "export",
+        "tar",
+        "docker",
+        "debootstrap",
+    )
+}
 _BLOCK = re.compile(r"^```([\w-]*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 
 

@@ -1,12 +1,14 @@
 """Small files in place of a reader's own and of downloads, under the names that the README and docs give them."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import torch
+from picture_files import write_tars
 from PIL import Image
 from sklearn.datasets import load_digits
 from tiny_scripts import PAIRS, TEXT, write_pairs
@@ -35,6 +37,10 @@ def write_stand_ins(folder: Path) -> None:
     for part in ("train", "eval", "test"):
         rows = "".join(f"{i % 2}.0\tA{i}\tB{i}\tone {i}\tother {i}\n" for i in range(8))
         (folder / "my_pairs" / f"new_aan_pairs.{part}.tsv").write_text(rows, encoding="utf-8")
+    write_tars(folder / "my_shards")
+    (folder / "my_stories").mkdir()
+    rows = "".join(f"{json.dumps({'text': text})}\n" for text in (TEXT, 40 * TEXT))
+    (folder / "my_stories" / "train.jsonl").write_text(rows, encoding="utf-8")
     for name in ("my_pictures", "my_cifar10"):
         _write_pictures(folder / name)
 

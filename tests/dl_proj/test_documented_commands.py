@@ -41,6 +41,8 @@ CANNOT_RUN = {  # the beginnings of commands, and why
     r"python \w+\.py .*configs/(gpu|paper)/": "takes hours on a GPU",
     r"python sweep\.py .*--executor (slurm|ray)": "needs a cluster; tests/dl_proj/experiments starts small ones",
     r"python benchmarks/": "measures for minutes; tests/benchmarks calls each with less to measure",
+    r"(docker|debootstrap|python3 \.ci/container\.py) ": "needs an engine or root; see tests/test_container.py",
+    r"python lm_train\.py .*--data\.hub\.name roneneldan": "needs a network",
     r"python import_reformer\.py .*--source (google/|my_reformer)": "needs a network, or a saved Reformer",
 }
 STEPS = {page: steps_of(page) for page in PAGES}

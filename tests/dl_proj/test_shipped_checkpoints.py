@@ -14,7 +14,7 @@ from dl_proj.cli import CONFIGS
 from dl_proj.experiments.copy.settings import SynthComparisonConfig
 from dl_proj.experiments.copy.train import build_copy_model, copy_dataset
 from dl_proj.experiments.images.classification.train import build_classification_model
-from dl_proj.experiments.images.data import quantised
+from dl_proj.experiments.images.decoding import quantised
 from dl_proj.experiments.images.generation.train import build_generator
 from dl_proj.experiments.language.train import build_configured
 from dl_proj.experiments.registry import EXPERIMENT_TYPES

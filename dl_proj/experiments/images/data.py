@@ -7,27 +7,30 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import datasets
 from torchvision.transforms.v2 import functional as pictures
 
 from dl_proj.checkpoint_folder import CLASSES
-from dl_proj.experiments.images.picture_folder import read_folder, square_pixels
+from dl_proj.experiments.images.decoding import Picture, quantised, square_pixels
+from dl_proj.experiments.images.division import Labelled, divided, known_and_chosen, numbers_of, split_of
+from dl_proj.experiments.images.own_pictures import find_own, stream
+from dl_proj.experiments.images.picture_parts import Part, read_parts
 from dl_proj.experiments.images.settings import ClassifierDataConfig, GeneratorDataConfig, ImageDataConfig
-from dl_proj.experiments.images.sources import IMAGE_SETS, ImageSetName, chosen_classes, classes_of
+from dl_proj.experiments.images.shards import classes_in, find_in_shards
+from dl_proj.experiments.images.sources import IMAGE_SETS, OWN_PICTURES, ImageSetName, chosen_classes, classes_of
+from dl_proj.experiments.images.streamed import Look, StreamedImages
 from dl_proj.settings.errors import ConfigError
 from my_custom_ai.custom_train import CheckpointError
 from my_custom_ai.custom_train.checksums import agrees_with_sums
 from my_custom_ai.utils.files import content_digest
 
-_SPLIT_SEED = 0  # of the held-out images: the same in every run, whatever its seed
 _DIGITS_TEST = 360  # test images among the 1,797 digits, which have no official split
 _MNIST_MD5 = {  # names and digests of the unpacked files, by size; torchvision only checks the archives
     47_040_016: ("train-images-idx3-ubyte", "6bbc9ace898e44ae57da46a324031adb"),
@@ -39,8 +42,6 @@ _MNIST_MD5 = {  # names and digests of the unpacked files, by size; torchvision 
 # torchvision's errors on damaged files
 _NOT_WHOLE = (RuntimeError, ValueError, TypeError, LookupError, AssertionError, EOFError)
 _NOT_READ = (OSError, tarfile.TarError, *_NOT_WHOLE)
-
-Labelled = tuple[Tensor, Tensor]  # images (n, channels, height, width) uint8, labels (n,) int64
 
 
 class LabelledImages(Dataset[Labelled]):
@@ -76,13 +77,16 @@ class LabelledImages(Dataset[Labelled]):
         return self.levels[index], self.labels[index]
 
 
+Images = LabelledImages | StreamedImages
+
+
 @dataclass(frozen=True)
 class ImageSplits:
     """The three parts of a dataset, and the names of its chosen classes."""
 
-    train: LabelledImages
-    val: LabelledImages
-    test: LabelledImages
+    train: Images
+    val: Images
+    test: Images
     classes: tuple[str, ...]
 
 
@@ -97,8 +101,11 @@ def load_images(
     val_share: float,
     min_classes: int = 1,
     skip_broken: bool = False,
+    streamed: bool = False,
+    cache: Path = Path("data/pictures"),
+    workers: int = 0,
 ) -> ImageSplits:
-    """Load a dataset into memory, downloading it to ``root`` if it is missing.
+    """Load a dataset, downloading it to ``root`` if it is missing.
 
     Validation images are held out from the training images, always the same ones; the test set is the dataset's own.
 
@@ -106,40 +113,52 @@ def load_images(
         dataset: its name.
         root: folder of the files; an image folder has ``train/<class>/``, ``test/<class>/`` and optionally
             ``val/<class>/``.
-        side: height and width of the images, resized with antialiasing; a folder's pictures are cropped to a square.
+        side: height and width of the images, resized with antialiasing; one's own pictures are cropped to a square.
         greyscale: convert colours to grey.
         vocab_size: number of pixel levels: a value v from 0 to 255 becomes v * vocab_size // 256.
         labels: classes to keep, by name or number, renumbered in this order; None keeps all.
-        val_share: fraction of the training images to hold out, unless an image folder has its own ``val``.
+        val_share: fraction of the training images to hold out, unless one's own pictures have a ``val``.
         min_classes: fewer classes are refused.
-        skip_broken: skip unreadable pictures of an image folder, and report their number on standard error.
+        skip_broken: skip unreadable pictures of one's own, and report their number on standard error.
+        streamed: decode pictures of one's own when they are needed, instead of holding all in memory.
+        cache: folder for what is known of streamed pictures, and for unpacked Parquet files.
+        workers: processes that check streamed pictures; 0: this one.
 
     Raises:
         ConfigError: files that are missing and cannot be downloaded, or cannot be read; an unknown label; too few
             classes.
     """
-    everything, classes = _known_and_chosen(dataset, root, labels, skip_broken)
-    broken: list[str] | None = [] if skip_broken else None
+    own: dict[str, Part] = {}
+    if dataset in OWN_PICTURES:
+        everything, classes, own = find_own(dataset, root, labels, skip_broken, cache)
+    else:
+        everything, classes = known_and_chosen(dataset, root, labels, skip_broken)
     if len(classes) < min_classes:
         raise ConfigError(
             f"data.root: {root / 'train'} has {len(classes)} class, {classes[0]}; must have at least {min_classes}"
         )
-    if dataset == "image_folder":
-        parts = read_folder(root, everything, classes, side=side, greyscale=greyscale, broken=broken)
+    look = Look(side, greyscale, vocab_size)
+    split: dict[str, LabelledImages] | dict[str, StreamedImages]
+    if streamed and own:
+        record = cache / root.resolve().name
+        split = stream(root, own, everything, classes, look, val_share, skip_broken, record, workers)
     else:
-        parts = {name: _resized(part, side, greyscale) for name, part in _READERS[dataset](root).items()}
-    if "val" not in parts:
-        parts["val"], parts["train"] = _divided(parts["train"], round(val_share * len(parts["train"][1])))
-    numbers = _numbers(everything, classes)
-    skipped = {name: tuple(path for path in broken or () if Path(path).parts[0] == name) for name in parts}
-    split = {name: _chosen(part, numbers, vocab_size, skipped[name]) for name, part in parts.items()}
+        broken: list[str] | None = [] if skip_broken else None
+        if own:
+            parts = read_parts(root, own, everything, classes, side=side, greyscale=greyscale, broken=broken)
+        else:
+            parts = {name: _resized(part, side, greyscale) for name, part in _READERS[dataset](root).items()}
+        split = {
+            name: LabelledImages(quantised(images, vocab_size), numbers, _of_part(name, broken or ()))
+            for name, (images, numbers) in split_of(parts, everything, classes, val_share).items()
+        }
     if empty := [name for name, part in split.items() if len(part) == 0]:
         raise ConfigError(f"data: {dataset} has no {', '.join(empty)} images with these labels and val_share")
     return ImageSplits(**split, classes=classes)
 
 
-def load_configured(data: ClassifierDataConfig | GeneratorDataConfig) -> ImageSplits:
-    """Load the images of a configuration; see :func:`load_images`."""
+def load_configured(data: ClassifierDataConfig | GeneratorDataConfig, workers: int = 0) -> ImageSplits:
+    """Load the images of a configuration, checking streamed ones in ``workers`` processes; see :func:`load_images`."""
     return load_images(
         data.dataset,
         data.root,
@@ -150,11 +169,14 @@ def load_configured(data: ClassifierDataConfig | GeneratorDataConfig) -> ImageSp
         val_share=data.val_share,
         min_classes=2 if isinstance(data, ClassifierDataConfig) else 1,  # with one, every classifier is correct
         skip_broken=data.skip_broken,
+        streamed=data.streamed,
+        cache=data.cache,
+        workers=workers,
     )
 
 
 def load_test_pixels(data: ClassifierDataConfig) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Load the test images of a configuration, not yet resized (except those of an image folder) nor quantised.
+    """Load the test images of a configuration, not yet resized (except one's own pictures) nor quantised.
 
     Returns:
         Pixels (n, channels, height, width) uint8 from 0 to 255, labels (n,) int64, and the class names.
@@ -162,14 +184,21 @@ def load_test_pixels(data: ClassifierDataConfig) -> tuple[Tensor, Tensor, tuple[
     Raises:
         ConfigError: as :func:`load_images`.
     """
-    everything, classes = _known_and_chosen(data.dataset, data.root, data.labels, data.skip_broken)
-    if data.dataset == "image_folder":
-        broken: list[str] | None = [] if data.skip_broken else None
-        parts = read_folder(data.root, everything, classes, side=data.side, greyscale=data.greyscale, broken=broken)
-        images, labels = parts["test"]
+    if data.dataset in OWN_PICTURES:
+        everything, classes, own = find_own(data.dataset, data.root, data.labels, data.skip_broken, data.cache)
+        images, labels = read_parts(
+            data.root,
+            {"test": own["test"]},
+            everything,
+            classes,
+            side=data.side,
+            greyscale=data.greyscale,
+            broken=[] if data.skip_broken else None,
+        )["test"]
     else:
+        everything, classes = known_and_chosen(data.dataset, data.root, data.labels, data.skip_broken)
         images, labels = _READERS[data.dataset](data.root)["test"]
-    labels = _numbers(everything, classes)[labels]
+    labels = numbers_of(everything, classes)[labels]
     return images[labels >= 0], labels[labels >= 0], classes
 
 
@@ -179,10 +208,22 @@ def prepared(pixels: Tensor, data: ClassifierDataConfig) -> Tensor:
     return quantised(images, data.vocab_size)
 
 
+def all_classes(data: ImageDataConfig) -> tuple[str, ...]:
+    """Return the names of all classes of a configuration's dataset, without decoding its images.
+
+    Raises:
+        ConfigError: shards that are missing or damaged, or a class whose name is not UTF-8.
+        FileNotFoundError: an image folder has no ``train`` with subfolders.
+    """
+    if data.dataset == "image_shards":
+        return classes_in(data.root, find_in_shards(data.root, data.cache)["train"])
+    return classes_of(data.dataset, data.root, skip_broken=data.skip_broken)
+
+
 def known_classes(data: ImageDataConfig) -> tuple[str, ...]:
-    """Return the class names of a configuration, without reading its images."""
+    """Return the names of a configuration's chosen classes, without decoding its images."""
     try:
-        return chosen_classes(classes_of(data.dataset, data.root, skip_broken=data.skip_broken), data.labels)
+        return chosen_classes(all_classes(data), data.labels)
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"data.root: {error}; needed for the names of the model's classes") from None
 
@@ -207,7 +248,7 @@ def classes_of_model(folder: Path, data: ImageDataConfig) -> tuple[str, ...]:
     return tuple(names)
 
 
-def picture_levels(picture: str | Path | Image.Image, data: ClassifierDataConfig) -> Tensor:
+def picture_levels(picture: Picture, data: ClassifierDataConfig) -> Tensor:
     """Convert a picture to a model's input, as in training: levels (channels, side, side).
 
     Args:
@@ -217,15 +258,10 @@ def picture_levels(picture: str | Path | Image.Image, data: ClassifierDataConfig
     Raises:
         ValueError: the picture cannot be read; the message names it.
     """
-    if data.dataset == "image_folder":
+    if data.dataset in OWN_PICTURES:
         return quantised(square_pixels(picture, data.side, greyscale=data.greyscale), data.vocab_size)
     grey = IMAGE_SETS[data.dataset].channels == 1
     return prepared(square_pixels(picture, None, greyscale=grey).unsqueeze(0), data)[0]
-
-
-def quantised(pixels: Tensor, vocab_size: int) -> Tensor:
-    """Quantise pixels from 0 to 255 into levels in [0, vocab_size) of equal width, uint8."""
-    return (pixels.to(torch.int32) * vocab_size // 256).to(torch.uint8)
 
 
 def to_pixels(levels: Tensor, vocab_size: int) -> Tensor:
@@ -233,39 +269,9 @@ def to_pixels(levels: Tensor, vocab_size: int) -> Tensor:
     return (levels.float() * (255 / (vocab_size - 1))).round().to(torch.uint8)
 
 
-def _known_and_chosen(
-    dataset: ImageSetName, root: Path, labels: tuple[int | str, ...] | None, skip_broken: bool
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of all classes, and of those in ``labels``."""
-    try:
-        everything = classes_of(dataset, root, skip_broken=skip_broken)
-        return everything, chosen_classes(everything, labels)
-    except FileNotFoundError as error:
-        raise ConfigError(f"data.root: {error}") from None
-    except ValueError as error:
-        raise ConfigError(f"data.labels: {error}") from None
-
-
-def _numbers(everything: tuple[str, ...], classes: tuple[str, ...]) -> Tensor:
-    """Return for each class its index among the chosen ones, or -1."""
-    numbers = torch.full((len(everything),), -1)
-    numbers[[everything.index(name) for name in classes]] = torch.arange(len(classes))
-    return numbers
-
-
-def _chosen(part: Labelled, numbers: Tensor, vocab_size: int, skipped: tuple[str, ...]) -> LabelledImages:
-    """Keep the images of the chosen classes, renumbered and quantised."""
-    images, labels = part
-    kept = numbers[labels] >= 0
-    return LabelledImages(quantised(images[kept], vocab_size), numbers[labels[kept]], skipped)
-
-
-def _divided(part: Labelled, first: int) -> tuple[Labelled, Labelled]:
-    """Split off ``first`` random images, always the same ones."""
-    images, labels = part
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(_SPLIT_SEED))
-    one, other = order[:first].sort().values, order[first:].sort().values
-    return (images[one], labels[one]), (images[other], labels[other])
+def _of_part(part: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names, paths below the root, that lie in a part."""
+    return tuple(name for name in names if Path(name).parts[0] == part)
 
 
 def _resized(part: Labelled, side: int, greyscale: bool) -> Labelled:
@@ -282,7 +288,7 @@ def _read_digits(root: Path) -> dict[str, Labelled]:
 
     bunch = load_digits()
     images = torch.from_numpy(bunch.images * (255 / 16)).round().to(torch.uint8).unsqueeze(1)
-    test, train = _divided((images, torch.from_numpy(bunch.target).long()), _DIGITS_TEST)
+    test, train = divided((images, torch.from_numpy(bunch.target).long()), _DIGITS_TEST)
     return {"train": train, "test": test}
 
 

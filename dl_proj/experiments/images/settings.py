@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
-from dl_proj.experiments.images.sources import IMAGE_SETS, ImageSetName, chosen_classes
+from dl_proj.experiments.images.sources import IMAGE_SETS, OWN_PICTURES, ImageSetName, chosen_classes
 from dl_proj.experiments.settings import ExperimentConfig, TrainConfig, as_name
 from dl_proj.models.patches import patches_a_side, sequence_length
 from dl_proj.settings.base import Strict, null_is_none
@@ -24,23 +24,30 @@ class ImageDataConfig(Strict):
     """Labelled images, quantised; validation images are held out from the training images, always the same ones."""
 
     dataset: ImageSetName = "digits"
-    """the dataset: digits needs no files; mnist, fashion_mnist and cifar10 are downloaded; image_folder is for your own
-    pictures"""
+    """the dataset: digits needs no files; mnist, fashion_mnist and cifar10 are downloaded; image_folder and
+    image_shards are for your own pictures"""
     root: Path = Path("data")
-    """folder of the files; image_folder: contains train/<class>/, test/<class>/ and optionally val/<class>/"""
+    """folder of the files; image_folder: contains train/<class>/, test/<class>/ and optionally val/<class>/;
+    image_shards: contains .tar or .parquet files in train/, test/ and optionally val/, or called train-* and so on"""
     labels: Labels = None
     """classes to keep, by name or number, at least two; null: all"""
     val_share: float = Field(0.1, gt=0, lt=1)
     """fraction of the training images held out for validation"""
     skip_broken: bool = False
-    """image_folder: skip unreadable pictures and report their number; false: refuse them"""
+    """image_folder, image_shards: skip unreadable pictures and report their number; false: refuse them"""
+    streamed: bool = False
+    """image_folder, image_shards: decode a picture when it is needed, in train.num_workers processes; false: hold all
+    in memory"""
+    cache: Path = Path("data/pictures")
+    """image_folder, image_shards: folder for what is unpacked from .parquet, and for the result of checking streamed
+    pictures"""
     vocab_size: int = Field(256, ge=2, le=256)
     """number of levels of a pixel"""
 
     @property
     def slug(self) -> str:
         """A short name for folders and files."""
-        return as_name(self.root.name if self.dataset == "image_folder" else self.dataset)
+        return as_name(self.root.name if self.dataset in OWN_PICTURES else self.dataset)
 
     @property
     def n_train(self) -> int | None:
@@ -52,8 +59,10 @@ class ImageDataConfig(Strict):
 
     def mistakes(self) -> list[str]:
         """See Strict."""
-        if self.skip_broken and self.dataset != "image_folder":
-            return [f"skip_broken true has no effect with dataset {self.dataset}, only with image_folder"]
+        if self.dataset not in OWN_PICTURES and (given := [name for name in _OWN if getattr(self, name) != _OWN[name]]):
+            only = " and ".join(OWN_PICTURES)
+            value = str(getattr(self, given[0])).lower()
+            return [f"{given[0]} {value} has no effect with dataset {self.dataset}, only with {only}"]
         if self.labels is None:
             return []
         if len(self.labels) < 2:
@@ -64,6 +73,9 @@ class ImageDataConfig(Strict):
             except ValueError as error:
                 return [f"labels: {error}"]
         return []
+
+
+_OWN = {name: ImageDataConfig.model_fields[name].default for name in ("skip_broken", "streamed", "cache")}
 
 
 class ClassifierDataConfig(ImageDataConfig):
@@ -121,8 +133,8 @@ class ClassifierDataConfig(ImageDataConfig):
     def mistakes(self) -> list[str]:
         """See Strict."""
         found = super().mistakes()
-        if self.dataset == "image_folder" and self.image_size is None:
-            return [*found, "image_size is required with dataset: image_folder"]
+        if self.dataset in OWN_PICTURES and self.image_size is None:
+            return [*found, f"image_size is required with dataset: {self.dataset}"]
         found += self._patch_mistakes()
         if self.random_shift >= self.side:
             found.append(f"random_shift {self.random_shift} must be less than the images' side of {self.side} pixels")

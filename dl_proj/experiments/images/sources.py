@@ -6,7 +6,8 @@ from typing import Literal
 
 from dl_proj.settings.errors import ConfigError
 
-ImageSetName = Literal["digits", "mnist", "fashion_mnist", "cifar10", "image_folder"]
+ImageSetName = Literal["digits", "mnist", "fashion_mnist", "cifar10", "image_folder", "image_shards"]
+OWN_PICTURES: tuple[ImageSetName, ...] = ("image_folder", "image_shards")
 
 _PART_NAMES = {  # lower-case names that other image folders use for these parts
     "train": ("train", "training", "train_set"),

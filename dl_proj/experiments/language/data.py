@@ -22,6 +22,7 @@ from dl_proj.experiments.language.data_settings import (
     TokenizerConfig,
     WordPieceConfig,
 )
+from dl_proj.experiments.language.hub import hub_corpus
 from dl_proj.experiments.language.sources import Corpus, Span, Split, enwik8_corpus, files_corpus, wikitext_corpus
 from dl_proj.settings.errors import ConfigError, reason
 from dl_proj.text.tokenizers import SubwordTokenizer, Tokenizer, load_tokenizer, train_bpe, train_wordpiece
@@ -209,6 +210,9 @@ def corpus_of(config: TextDataConfig) -> tuple[Corpus, str]:
         assert config.path is not None  # checked by the settings
         corpus = files_corpus(config.path, val_share=config.val_share, test_share=config.test_share)
         return corpus, config.path.resolve().stem
+    if config.source == "hub":
+        corpus = hub_corpus(config.hub, config.root, val_share=config.val_share, test_share=config.test_share)
+        return corpus, config.hub.slug
     if config.source == "enwik8":
         return enwik8_corpus(config.root), config.source
     return wikitext_corpus(config.source, config.root), config.source
@@ -341,7 +345,7 @@ def _check_lengths(files: Mapping[Split, TokenFile], config: TextDataConfig, ahe
         if file.length >= config.window + ahead:
             continue
         most = file.length - ahead
-        raised = f" or raise data.{split}_share" if config.source == "files" and split != "train" else ""
+        raised = f" or raise data.{split}_share" if config.source in ("files", "hub") and split != "train" else ""
         advice = f"lower data.window to at most {most}{raised}" if most >= 2 else f"use a longer text{raised}"
         lines.append(
             f"data.window: {config.window} tokens{' and the next one' if ahead else ''} are more than the "

@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import logging
 import os
 import shutil
 import sys
@@ -13,17 +12,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 from urllib.request import urlopen
 
 from tqdm import tqdm
 
+from dl_proj.experiments.language.hub_rows import streamed
 from dl_proj.settings.errors import ConfigError
 from dl_proj.text.encodings import NotUTF8, OtherEncoding, text_lines, text_start
 from my_custom_ai.custom_train.errors import CheckpointError
 from my_custom_ai.utils.files import content_digest, write_once
 
-TextSource = Literal["files", "enwik8", "wikitext2", "wikitext103"]
+TextSource = Literal["files", "enwik8", "wikitext2", "wikitext103", "hub"]
 Split = Literal["train", "val", "test"]
 _SPLITS: tuple[Split, ...] = get_args(Split)
 
@@ -158,21 +158,29 @@ def wikitext_corpus(source: TextSource, root: Path) -> Corpus:
     Raises:
         ConfigError: it cannot be downloaded, or was changed since its first use.
     """
-    from my_custom_ai.custom_train.checksums import SUMS, agrees_with_sums, write_sums  # imports torch
-
     corpus: Corpus = {}
     for split in _SPLITS:
         file = root / source / f"{split}.txt"
         write_once(file, partial(_write_wikitext, source=source, split=split, file=file))
         corpus[split] = [Span(file, 0, file.stat().st_size)]
-    folder, names = root / source, [f"{split}.txt" for split in _SPLITS]
+    unchanged(root / source, [f"{split}.txt" for split in _SPLITS])
+    return corpus
+
+
+def unchanged(folder: Path, names: list[str]) -> None:
+    """Record the checksums of files at their first use; later, check them.
+
+    Raises:
+        ConfigError: a file was changed since.
+    """
+    from my_custom_ai.custom_train.checksums import SUMS, agrees_with_sums, write_sums  # imports torch
+
     sums = write_once(folder / SUMS, lambda part: write_sums(folder, names, to=part))
     try:
         for name in names:
             agrees_with_sums(sums.with_name(name))
     except CheckpointError as error:
         raise ConfigError(f"data.root: {error}, or remove {sums} if you changed it yourself") from None
-    return corpus
 
 
 def cut(path: Path, *places: int, start: int = 0) -> list[Span]:
@@ -217,22 +225,17 @@ def _unpack_enwik8(archive: Path, part: Path) -> None:
 
 
 def _write_wikitext(part: Path, source: TextSource, split: Split, file: Path) -> None:
-    import datasets  # slow to import
+    rows = streamed(_WIKITEXT, _WIKITEXT_NAMES[source], split=_WIKITEXT_SPLITS[split], revision=_WIKITEXT_REVISION)
+    with part.open("w", encoding="utf-8", newline="\n") as text:
+        while row := _next(rows, source, file):  # the original has " " for an empty line, which is returned as ""
+            text.write((row["text"].removesuffix("\n") or " ") + "\n")
 
-    hub = logging.getLogger("huggingface_hub")
-    level = hub.level
-    hub.setLevel(logging.ERROR)  # it would report each attempt without a network
+
+def _next(rows: Iterator[dict[str, Any]], source: TextSource, file: Path) -> dict[str, Any] | None:
     try:
-        rows = datasets.load_dataset(
-            _WIKITEXT, _WIKITEXT_NAMES[source], split=_WIKITEXT_SPLITS[split], revision=_WIKITEXT_REVISION
-        )
+        return next(rows, None)
     except Exception as error:  # of that library or any of its dependencies
         raise _no_network(source, error, f"write its raw text to {file}") from None
-    finally:
-        hub.setLevel(level)
-    with part.open("w", encoding="utf-8", newline="\n") as text:
-        for row in rows:  # the original has " " for an empty line, which datasets returns as ""
-            text.write((row["text"].removesuffix("\n") or " ") + "\n")
 
 
 def _no_network(what: str, error: Exception, instead: str) -> ConfigError:

@@ -9,7 +9,7 @@ from typing import assert_never
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dl_proj.experiments.images.data import LabelledImages, load_images
+from dl_proj.experiments.images.data import Images, load_images
 from dl_proj.experiments.long_range.data_settings import (
     ImageSequenceConfig,
     ListOpsConfig,
@@ -108,7 +108,7 @@ class PixelSequences(Dataset[tuple[tuple[Tensor, ...], int]]):
         images: images with one channel.
     """
 
-    def __init__(self, images: LabelledImages) -> None:
+    def __init__(self, images: Images) -> None:
         self._images = images
         self.collate = Sequences.collate
 
@@ -120,6 +120,11 @@ class PixelSequences(Dataset[tuple[tuple[Tensor, ...], int]]):
     def digest(self) -> str:
         """A digest of all images and labels."""
         return self._images.digest
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Names of the unreadable pictures that were left out."""
+        return self._images.skipped
 
     def __getitem__(self, index: int) -> tuple[tuple[Tensor, ...], int]:
         """Return an item, see the class."""
@@ -138,6 +143,9 @@ def images(data: ImageSequenceConfig) -> Splits:
         labels=data.labels,
         val_share=data.val_share,
         min_classes=2,
+        skip_broken=data.skip_broken,
+        streamed=data.streamed,
+        cache=data.cache,
     )
     train, val, test = (PixelSequences(part) for part in (found.train, found.val, found.test))
     return Splits(train, val, test, found.classes)

@@ -104,8 +104,8 @@ class ImageSequenceConfig(ImageDataConfig):
     kind: Literal["image"] = "image"
     """the task"""
     dataset: ImageSetName = "cifar10"
-    """image: the dataset: digits needs no files; mnist, fashion_mnist and cifar10 are downloaded; image_folder is for
-    your own pictures"""
+    """image: the dataset: digits needs no files; mnist, fashion_mnist and cifar10 are downloaded; image_folder and
+    image_shards are for your own pictures"""
     image_size: int = Field(32, ge=1)
     """image: height and width to which images are resized; each pixel is a token"""
 

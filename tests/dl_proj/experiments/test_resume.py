@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from picture_files import write_tars
 from PIL import Image
 from tiny_scripts import (
     COSTS,
@@ -103,6 +104,7 @@ def texts_without_pictures(monkeypatch):
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **settings: Path(path).touch())
     Path("text.txt").write_text(TEXT, encoding="utf-8")
     write_pairs()
+    write_tars("shards")
 
 
 def train(script, training, changes=None):
@@ -259,6 +261,14 @@ INTERRUPTED = {
         },
     ),
     "classification, full": (CLASSIFIER, ClassificationObjective, WARMED | {"data.random_shift": 1}),
+    "classification, shards streamed by a process": (
+        CLASSIFIER,
+        ClassificationObjective,
+        {
+            "data": {"dataset": "image_shards", "root": "shards", "image_size": 8, "patch_size": 4, "streamed": True},
+            "train.num_workers": 1,
+        },
+    ),
     "generation, reversible performer redrawn": (
         GENERATOR,
         PixelObjective,

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_scripts import TEXT, as_yaml, tiny, tiny_language
+from picture_files import write_tars
+from tiny_scripts import TEXT, as_yaml, saved_tensors, tiny, tiny_classifier, tiny_language
 
 from dl_proj import cli
 from dl_proj.commands import run_script
@@ -126,3 +127,20 @@ def test_two_processes_have_one_lock_and_one_record(forkserver, script):
         assert finish(both) == [0, 0], (said(0), said(1))
     assert load_note(RUN / "checkpoints/last/state.safetensors")["step"] == 4
     assert (RUN / "data.json").read_bytes() == record
+
+
+def test_two_processes_stream_what_they_would_hold(forkserver):
+    """Each its share, in the same order; one of them checks the pictures."""
+    write_tars("shards")
+    data = {"dataset": "image_shards", "root": "shards", "image_size": 8, "patch_size": 4}
+    as_yaml("c.yaml", tiny_classifier({"data": data, "train.batch_size": 4, "train.trackers": []}))
+    for flags in ((), ("--data.streamed", "true")):
+        with on_two(forkserver, "cls_train", "--config", "c.yaml", *flags) as both:
+            assert finish(both) == [0, 0], (said(0), said(1))
+    held, streamed = (Path(f"runs/tiny-cls/version_{number}") for number in range(2))
+    assert (held / "data.json").read_text() == (streamed / "data.json").read_text()
+    expected, found = saved_tensors(held), saved_tensors(streamed)
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+    assert len(list(Path("data/pictures").glob("*.json"))) == 1
+    checks = ["checking" in Path(f"err_{rank}").read_text() for rank in range(2)]
+    assert sum(checks) == 1, "the other waits"

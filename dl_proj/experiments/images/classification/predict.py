@@ -13,7 +13,8 @@ from dl_proj.checkpoint_folder import find_checkpoint
 from dl_proj.experiments.images.classification.classifier import load_classifier
 from dl_proj.experiments.images.classification.predict_settings import PredictConfig
 from dl_proj.experiments.images.data import picture_levels
-from dl_proj.experiments.images.picture_folder import SUFFIXES, counts, pictures_below
+from dl_proj.experiments.images.picture_folder import pictures_below
+from dl_proj.experiments.images.picture_parts import SUFFIXES, counts
 from dl_proj.experiments.images.settings import ClassifierDataConfig
 from dl_proj.settings.base import expanded
 from dl_proj.settings.errors import ConfigError

@@ -13,9 +13,9 @@ from tqdm import tqdm
 from dl_proj.checkpoint_folder import find_checkpoint
 from dl_proj.experiments.images.classification.classifier import Classifier, load_classifier
 from dl_proj.experiments.images.classification.shift_settings import ShiftConfig
-from dl_proj.experiments.images.data import load_test_pixels, prepared
+from dl_proj.experiments.images.data import all_classes, load_test_pixels, prepared
 from dl_proj.experiments.images.settings import ClassifierDataConfig
-from dl_proj.experiments.images.sources import chosen_classes, classes_of
+from dl_proj.experiments.images.sources import chosen_classes
 from dl_proj.figure_style import PAGE, legend_beside, looks_of, style
 from dl_proj.pictures import plain, save_for_print
 from dl_proj.settings.errors import ConfigError
@@ -84,7 +84,7 @@ def _numbers(
     if labels is None:
         return list(range(len(classes)))
     try:
-        wanted = chosen_classes(classes_of(data.dataset, data.root), labels)
+        wanted = chosen_classes(all_classes(data), labels)
     except ValueError as error:
         raise ConfigError(f"labels: {name}: {error}") from None
     if unknown := [label for label in wanted if label not in classes]:

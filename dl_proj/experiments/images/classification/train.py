@@ -73,7 +73,7 @@ def build_classifier(
 
 def classification_experiment(config: ClassifierTrainConfig) -> Experiment:
     """Assemble model, objective and images."""
-    images = load_configured(config.data)
+    images = load_configured(config.data, config.train.num_workers)
     return Experiment(
         build_classification_model(config, len(images.classes)),
         ClassificationObjective(config.data.random_shift),

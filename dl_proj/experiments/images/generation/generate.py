@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from dl_proj.checkpoint_folder import find_checkpoint
 from dl_proj.experiments.images.classification.classifier import load_classifier
-from dl_proj.experiments.images.data import load_configured, quantised, to_pixels
+from dl_proj.experiments.images.data import load_configured, to_pixels
+from dl_proj.experiments.images.decoding import quantised
 from dl_proj.experiments.images.generation.draw import draw_grid
 from dl_proj.experiments.images.generation.generator import Generator, load_generator
 from dl_proj.experiments.images.generation.settings import DrawConfig
@@ -68,10 +69,10 @@ def _real_images(generator: Generator, classes: tuple[str, ...], per_label: int)
     found = []
     for name in classes:
         number = images.classes.index(name) if name in images.classes else -1
-        some = images.test.levels[images.test.labels == number][:per_label]
-        if len(some) < per_label:
-            raise ConfigError(f"per_label: {per_label} is more than the {len(some)} test images of {name}")
-        found.append(some.flatten(1).long())
+        places = (images.test.labels == number).nonzero().flatten()[:per_label].tolist()
+        if len(places) < per_label:
+            raise ConfigError(f"per_label: {per_label} is more than the {len(places)} test images of {name}")
+        found.append(torch.stack([images.test[place][0] for place in places]).flatten(1).long())
     return torch.cat(found)
 
 

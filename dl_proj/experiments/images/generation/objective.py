@@ -1,6 +1,7 @@
 """The objective of autoregressive images: the loss of a pixel, and bits per dim."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -39,17 +40,29 @@ class PixelObjective:
         return {"loss": Ratio(loss.sum(), pixels.numel()), "bits_per_dim": Ratio(bits, pixels.numel())}
 
 
-def frequency_weights(levels: Tensor, vocab_size: int, power: float) -> Tensor:
-    """Return weights proportional to c^-power for a level that occurs c times, with mean 1 over the given pixels.
+def count_levels(images: Iterable[Tensor], vocab_size: int) -> Tensor:
+    """Return how often each level occurs: (vocab_size,) int64.
 
     Args:
-        levels: (...) integers in [0, vocab_size).
-        vocab_size: number of levels; one that never occurs is counted once.
+        images: each (...) integers in [0, vocab_size).
+        vocab_size: number of levels.
+    """
+    counts = torch.zeros(vocab_size, dtype=torch.int64)
+    for levels in images:
+        counts += torch.bincount(levels.flatten().long(), minlength=vocab_size)
+    return counts
+
+
+def frequency_weights(counts: Tensor, power: float) -> Tensor:
+    """Return weights proportional to c^-power for a level that occurs c times, with mean 1 over all these pixels.
+
+    Args:
+        counts: (vocab_size,) from :func:`count_levels`; a level that never occurs is counted once.
         power: with 0, all weights are 1.
 
     Returns:
         (vocab_size,) float32.
     """
-    counts = torch.bincount(levels.flatten().long(), minlength=vocab_size).double()
+    counts = counts.double()
     weights = counts.clamp_min(1) ** -power
     return (weights * counts.sum() / (weights * counts).sum()).float()

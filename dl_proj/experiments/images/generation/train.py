@@ -1,12 +1,11 @@
 """generation_train.py: train a class-conditional generator of small images."""
 
 import torch
-from torch import Tensor
 
 from dl_proj.experiments.experiment import Experiment, train_and_test
-from dl_proj.experiments.images.data import load_configured
+from dl_proj.experiments.images.data import Images, load_configured
 from dl_proj.experiments.images.generation.draw import draw, draw_grid
-from dl_proj.experiments.images.generation.objective import PixelObjective, frequency_weights
+from dl_proj.experiments.images.generation.objective import PixelObjective, count_levels, frequency_weights
 from dl_proj.experiments.images.generation.settings import FocalConfig, GeneratorTrainConfig
 from dl_proj.models.build import build_autoregressive
 from dl_proj.models.generation import AutoregressiveModel
@@ -29,10 +28,10 @@ def build_generator(config: GeneratorTrainConfig, n_labels: int) -> Autoregressi
 
 def generation_experiment(config: GeneratorTrainConfig) -> Experiment:
     """Assemble model, objective and images."""
-    images = load_configured(config.data)
+    images = load_configured(config.data, config.train.num_workers)
     return Experiment(
         build_generator(config, len(images.classes)),
-        _objective(config, images.train.levels),
+        _objective(config, images.train),
         train_data=images.train,
         val_data=images.val,
         test_data=images.test,
@@ -40,13 +39,14 @@ def generation_experiment(config: GeneratorTrainConfig) -> Experiment:
     )
 
 
-def _objective(config: GeneratorTrainConfig, levels: Tensor) -> PixelObjective:
+def _objective(config: GeneratorTrainConfig, images: Images) -> PixelObjective:
     loss = config.loss
     if not isinstance(loss, FocalConfig):
         return PixelObjective()
-    weighted = loss.frequency_power > 0
-    weights = frequency_weights(levels, config.data.vocab_size, loss.frequency_power) if weighted else None
-    return PixelObjective(loss.gamma, weights)
+    if loss.frequency_power == 0:
+        return PixelObjective(loss.gamma)
+    counts = count_levels((images[index][0] for index in range(len(images))), config.data.vocab_size)
+    return PixelObjective(loss.gamma, frequency_weights(counts, loss.frequency_power))
 
 
 def train_generator(config: GeneratorTrainConfig, resume: RunDirectory | None = None) -> None:

@@ -15,7 +15,8 @@ from PIL import Image
 from tiny_scripts import as_yaml, assert_refused, tiny_classifier, tiny_generator
 
 from dl_proj.experiments.images.data import load_images
-from dl_proj.experiments.images.picture_folder import SUFFIXES, read_folder
+from dl_proj.experiments.images.picture_folder import read_folder
+from dl_proj.experiments.images.picture_parts import SUFFIXES
 from dl_proj.experiments.images.sources import classes_of
 from dl_proj.settings.errors import ConfigError
 

@@ -61,4 +61,4 @@ def test_settings_that_do_not_fit_together(tmp_path, values, lines):
 
 def test_a_source_that_there_is_not(tmp_path):
     (line,) = refusal(tmp_path, source="wikitext")
-    assert line == "source: must be 'files', 'enwik8', 'wikitext2' or 'wikitext103' (got 'wikitext')"
+    assert line == "source: must be 'files', 'enwik8', 'wikitext2', 'wikitext103' or 'hub' (got 'wikitext')"

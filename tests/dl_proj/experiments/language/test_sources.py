@@ -310,7 +310,8 @@ def hub(monkeypatch):
     """Rows as the datasets library gives them, without a network; the calls are noted."""
     calls = []
 
-    def load_dataset(*args, split, revision):
+    def load_dataset(*args, split, revision, streaming):
+        assert streaming, "nor is there a copy on the disk"
         calls.append((*args, split))
         assert re.fullmatch("[0-9a-f]{40}", revision), "a commit"
         return [{"text": ""}, {"text": f" = {split} = \n"}, {"text": ""}, {"text": " Größe \n"}]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dl_proj.experiments.images.generation.objective import PixelObjective, frequency_weights
+from dl_proj.experiments.images.generation.objective import PixelObjective, count_levels, frequency_weights
 from dl_proj.models.build import build_autoregressive
 from dl_proj.models.settings import StackConfig
 
@@ -168,7 +168,7 @@ def test_probabilities_of_all_images_add_up_to_one():
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 def test_weights_follow_from_frequencies(power):
     levels = torch.from_numpy(np.random.default_rng(0).choice(5, p=[0.7, 0.1, 0.1, 0.08, 0.02], size=(40, 1, 6, 6)))
-    weights = frequency_weights(levels.to(torch.uint8), VOCAB, power)
+    weights = frequency_weights(count_levels(levels.to(torch.uint8), VOCAB), power)
     assert (weights.dtype, weights.shape) == (torch.float32, (VOCAB,))
     assert weights[levels].double().mean().item() == pytest.approx(1, rel=1e-6)
     counts = [(levels == level).sum().item() for level in range(5)]
