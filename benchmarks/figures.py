@@ -44,6 +44,7 @@ def _sweep(metric: str) -> Drawing:
 FROM_DATA: dict[str, Drawing] = {
     "performance_studies": _studies,
     "performance_studies_long": _studies,
+    "pretrained_encoder": _studies,
     "recall_comparison": lambda folder: [draw_recall(folder)],
     "shift_test": lambda folder: [draw_shifts(folder)],
     "synth_comparison_1024": lambda folder: [draw_copies(folder)],

@@ -23,6 +23,7 @@ FLOORS = (  # of dl_proj, from the top: a room imports from those further down, 
     ("settings", "commands"),
 )
 SCRIPTS = sorted(ROOT.glob("*.py"))
+FOR_TRANSFORMERS = ROOT / "my_transformers" / "interop" / "transformers.py"
 MODULES = {package: sorted((ROOT / package).rglob("*.py")) for package in BELOW}
 
 
@@ -73,12 +74,25 @@ def test_imports_point_downward(package):
 
 
 def test_the_attention_library_needs_torch_alone():
-    """Its Triton kernels are imported where they are asked for, and kernels.py reads an environment variable."""
+    """Its Triton kernels are imported where they are asked for, and kernels.py reads an environment variable.
+
+    One module knows the transformers library; the next test says when it imports it.
+    """
     allowed = {"torch", "my_transformers"}
     standard = sys.stdlib_module_names - {"io", "os", "pathlib", "pickle"}  # it reads no file
     for path in MODULES["my_transformers"]:
         more = {"triton"} if is_for_triton(path) else {"os"} if path.name == "kernels.py" else set()
+        more = {"transformers"} if path == FOR_TRANSFORMERS else more
         assert set(imported(path)) <= allowed | standard | more, path
+
+
+def test_transformers_is_imported_by_functions_alone():
+    top = ast.parse(FOR_TRANSFORMERS.read_text(encoding="utf-8")).body
+    top = [node for node in top if not isinstance(node, ast.FunctionDef)]
+    assert "transformers" in set(imported(FOR_TRANSFORMERS))
+    assert not [
+        node for node in top if "import transformers" in ast.unparse(node) or "from transformers" in ast.unparse(node)
+    ]
 
 
 def is_for_triton(path):

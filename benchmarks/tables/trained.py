@@ -41,6 +41,7 @@ _CAUSAL = {
 def tables() -> dict[str, Table]:
     """All tables, by name."""
     return {
+        "pretrained_encoder": pretrained_encoder,
         "copy_196": partial(copying, "synth_comparison"),
         "copy_1024": partial(copying, "synth_comparison_1024"),
         "mnist": classification,
@@ -202,3 +203,21 @@ def recall() -> str:
             for row in read_csv("recall_comparison/table.csv")
         ]
     )
+
+
+def pretrained_encoder() -> str:
+    """all-MiniLM-L6-v2 with other attention in all layers, before and after fine-tuning."""
+    found = by(read_csv("pretrained_encoder/pretrained.csv"), "curve", "n_features", "rank", "tokens_seen")
+    rows: list[Row] = []
+    for (curve, *size), swapped in found.items():
+        if swapped["fine-tuned"] == "yes":
+            continue
+        words = (("n_features", "features"), ("rank", "projected tokens"), ("tokens_seen", "tokens seen"))
+        sized = [f"{count(swapped[column])} {word}" for column, word in words if swapped[column]]
+        row: Row = {"attention": ", ".join([curve, *sized]) if curve != "local, itself only" else curve}
+        tuned = found.get((f"{curve}, fine-tuned", *size), swapped)
+        for column, title in (("cosine", "cosine"), ("rank_correlation", "rank correlation")):
+            row |= {title: f"{float(swapped[column]):.3f}", f"{title}, tuned": f"{float(tuned[column]):.3f}"}
+        row["same neighbour, %"] = percent(swapped["same_neighbour"], 1)
+        rows.append(row | {"same neighbour, tuned, %": percent(tuned["same_neighbour"], 1)})
+    return markdown(rows)

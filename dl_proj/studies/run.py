@@ -12,6 +12,7 @@ from dl_proj.pictures import save_for_print
 from dl_proj.studies.costs import by_depth, by_length, by_rank, of_models
 from dl_proj.studies.features import approximation, equivariance, slope
 from dl_proj.studies.pictures import Panel, curves, heat_tables, matrices
+from dl_proj.studies.pretrained import pretrained
 from dl_proj.studies.reconstruction import first_matrices, reconstruction
 from dl_proj.studies.settings import PerformanceConfig, ReconstructionConfig, Study
 from dl_proj.tables import Row, csv_text, markdown
@@ -48,6 +49,7 @@ def _measure(study: Study, config: PerformanceConfig, device: torch.device) -> l
         "linformer": by_rank,
         "depth": by_depth,
         "model": of_models,
+        "pretrained": pretrained,
     }
     return measure[study](getattr(config, study), config.seed, device)
 
@@ -71,6 +73,8 @@ def pictures_of(study: Study, rows: list[Row], settings: dict[str, Any]) -> dict
         case "model":
             names = dict.fromkeys(row["architecture"] for row in rows)
             return {f"{study}_{name}": _of_architecture(rows, name) for name in names}
+        case "pretrained":
+            return {study: _by_size(rows)}
 
 
 def _print_slopes(study: str, rows: list[Row]) -> None:
@@ -103,6 +107,13 @@ def _costs(rows: list[Row], mode: str, title: str = "") -> list[Panel]:
 def _of_architecture(rows: list[Row], architecture: str) -> Figure:
     own = [row for row in rows if row["architecture"] == architecture]
     return curves(*(panel for mode, title in _MODES.items() for panel in _costs(own, mode, title)))
+
+
+def _by_size(rows: list[Row]) -> Figure:
+    """Agreement with exact attention by each mechanism's own size."""
+    sizes = {"n_features": "random features", "rank": "projected tokens", "tokens_seen": "tokens seen"}
+    meaning = "rank correlation of similarities"
+    return curves(*(Panel(rows, size, "rank_correlation", label, meaning, log="x") for size, label in sizes.items()))
 
 
 def _savings(rows: list[Row]) -> Figure:

@@ -14,9 +14,12 @@ from dl_proj.studies.cost_settings import (
     ModelStudyConfig,
     lists_mistakes,
 )
+from dl_proj.studies.pretrained_settings import PretrainedConfig
 from my_custom_ai.custom_train.names import DeviceName
 
-Study = Literal["approximation", "equivariance", "reconstruction", "length", "linformer", "depth", "model"]
+Study = Literal[
+    "approximation", "equivariance", "reconstruction", "length", "linformer", "depth", "model", "pretrained"
+]
 
 
 class ApproximationConfig(Strict):
@@ -123,6 +126,8 @@ class PerformanceConfig(Strict):
     """memory of a stack, by number of layers"""
     model: ModelStudyConfig = ModelStudyConfig()
     """time and memory of whole models, by length"""
+    pretrained: PretrainedConfig = PretrainedConfig()
+    """a trained sentence encoder with other attention, before and after fine-tuning"""
     seed: int = Field(0, ge=0, lt=2**31)
     """seed of all random numbers"""
     device: DeviceName = "auto"

@@ -223,6 +223,7 @@ for name, mechanism in candidates.items():
 # * A Performer approximates trained weights, but may need many features; how many depends on the size of queries and
 #   keys. Measure it as above, and count on fine-tuning: the model then learns with the features that it has.
 # * Other mechanisms are other models, with the same weights as a start.
+# * [`swap_attention`](../plugs.md) makes such a swap in one call, also in models of transformers and torchvision.
 # * With 16 tokens nothing is saved; [Performance](../performance.md) has the costs by length.
 #
 # Read on: [in your own model](../modules.md) for masks, `torch.compile` and caches, and [the

@@ -218,11 +218,10 @@ def test_a_run_that_was_stopped_midway_can_be_compared(script):
 
 
 def test_runs_that_are_not_there_and_how_they_are_made(script):
-    """All are named; of the paper's, which do not ship, also the commands, which are such trainings."""
-    outcome = script("synth_models_comparison", "--config", "paper/synth_comparison.yaml")
-    named = ("full", "lsh4", "lsh2", "lsh1")
-    presets = [f"paper/synth_{name}.yaml" for name in named]
-    runs = [f"runs/synth-paper-{name}/version_0" for name in named]
+    """All are named; of a preset's runs, also the commands, which are such trainings."""
+    presets = [f"paper/synth_{name}.yaml" for name in ("full", "lsh4", "lsh2", "lsh1")]
+    runs = [f"runs/synth-1024-{name}/version_0" for name in ("full", "lsh-r4", "lsh-r2", "lsh-r1")]
+    outcome = script("synth_models_comparison", "--checkpoints", ",".join(runs))
     assert_refused(
         outcome,
         [("checkpoints", run, "synth_train.py", preset) for run, preset in zip(runs, presets, strict=True)],
