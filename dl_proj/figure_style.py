@@ -154,7 +154,9 @@ def _own_look(label: str, all_of: str | None) -> Look | None:
     pattern, levels = _LEVELS.get(family, ("$^", {}))
     if (match := re.search(pattern, words)) and (level := levels.get(int(next(filter(None, match.groups()))))):
         look = replace(look, colour=level[0], marker=level[1])
-    if "reversible" in words or "nopos" in words:
+    if "recomputed" in words:
+        look = replace(look, dashes=":", hollow=True)
+    elif "reversible" in words or "nopos" in words:
         look = replace(look, dashes="--", hollow=True)
     elif family == "performer" and "causal" in words:
         look = replace(look, dashes="--")

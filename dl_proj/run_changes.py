@@ -10,7 +10,7 @@ from my_custom_ai.custom_train.run_directory import RunDirectory
 
 _SAME_RESULT = {
     *("train.save_minutes", "train.wait_minutes", "train.device", "train.num_workers", "train.trackers"),
-    *("data.streamed", "data.cache", "runs_dir"),
+    *("data.streamed", "data.cache", "train.parallel", "model.recompute", "runs_dir"),
 }
 _OTHER_RESULT = {  # but the same model on the same batches
     *("optimizer.lr", "optimizer.weight_decay"),

@@ -2,16 +2,20 @@
 
 import abc
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from my_transformers.cache import Cache, rows_of
 from my_transformers.checks import check_tokens
+from my_transformers.derivatives import exporting, transformed
 from my_transformers.dropout import Dropout
+from my_transformers.replay import Recording
 from my_transformers.sublayers import Context, FeedForward, MultiHeadAttention
 
 Branch = Callable[[Tensor], Tensor]
@@ -255,11 +259,32 @@ class DecoderLayer(Layer[DecoderCache]):
 class _Stack(nn.Module, Generic[CacheT]):
     """Base of both stacks: layers in sequence, with a final normalisation if they are pre-norm."""
 
-    def __init__(self, layers: Sequence[Layer[CacheT]], *, dim: int, norm_epsilon: float = 1e-5) -> None:
+    def __init__(
+        self, layers: Sequence[Layer[CacheT]], *, dim: int, norm_epsilon: float = 1e-5, recompute: bool = False
+    ) -> None:
         super().__init__()
+        self.recompute = recompute
         self.layers = cast("Sequence[Layer[CacheT]]", nn.ModuleList(layers))  # nn.ModuleList loses the element type
         self.out_dim = dim  # width of the output
         self.final_norm = nn.LayerNorm(dim, norm_epsilon) if layers[-1].norm == "pre" else nn.Identity()
+
+    def _run(self, layer: Layer[CacheT], x: Tensor, *inputs: Tensor, **masks: Tensor | None) -> Tensor:
+        """Call a layer; with ``recompute``, backward calls it again, on the same input."""
+
+        def call(x: Tensor) -> Tensor:
+            return cast("Tensor", layer(x, *inputs, **masks))
+
+        def recorded() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            recording = Recording(like=x)
+            return recording.record(), recording.replay()
+
+        if not self.recompute or not torch.is_grad_enabled() or exporting():
+            return call(x)
+        if torch.compiler.is_compiling():  # under which nothing can be recorded; the compiler repeats random numbers
+            return checkpoint(call, x, use_reentrant=False)
+        if transformed():
+            return call(x)
+        return checkpoint(call, x, use_reentrant=False, preserve_rng_state=False, context_fn=recorded)
 
     def step(self, x: Tensor, caches: list[CacheT]) -> Tensor:
         """Map the next t tokens x (b, t, dim) to (b, t, dim), and add them to the caches."""
@@ -275,6 +300,9 @@ class EncoderStack(_Stack[Cache]):
         layers: at least one EncoderLayer, all with the same ``norm``.
         dim: width of the activations.
         norm_epsilon: epsilon of the final normalisation.
+        recompute: whether training keeps only each layer's input, and backward runs the layer again (activation
+            checkpointing). Memory then grows by one (b, n, dim) a layer, and time by one more forward pass. This suits
+            any layers, also norm="post"; :class:`~my_transformers.ReversibleStack` needs less memory.
     """
 
     layers: Sequence[EncoderLayer]
@@ -282,7 +310,7 @@ class EncoderStack(_Stack[Cache]):
     def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Map x (b, n, dim) to (b, n, dim); mask (b, n) is True where a token is real."""
         for layer in self.layers:
-            x = layer(x, mask=mask)
+            x = self._run(layer, x, mask=mask)
         return self.final_norm(x)
 
     def new_cache(self, batch: int, max_len: int) -> list[Cache]:
@@ -301,6 +329,7 @@ class DecoderStack(_Stack[DecoderCache]):
         layers: at least one DecoderLayer, all with the same ``norm``.
         dim: width of the activations.
         norm_epsilon: epsilon of the final normalisation.
+        recompute: see :class:`EncoderStack`.
     """
 
     layers: Sequence[DecoderLayer]
@@ -310,7 +339,7 @@ class DecoderStack(_Stack[DecoderCache]):
     ) -> Tensor:
         """As :meth:`DecoderLayer.forward`."""
         for layer in self.layers:
-            x = layer(x, context, mask=mask, context_mask=context_mask)
+            x = self._run(layer, x, context, mask=mask, context_mask=context_mask)
         return self.final_norm(x)
 
     def new_cache(

@@ -15,6 +15,7 @@ last layer: it walks down the stack, reconstructs each sublayer's input, and run
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Generic, Literal, cast
 
 import torch
@@ -25,6 +26,7 @@ from my_transformers.derivatives import exporting, first_derivatives_only, trans
 from my_transformers.eager import eager
 from my_transformers.layers import Branch, CacheT, DecoderCache, DecoderLayer, EncoderLayer, Layer
 from my_transformers.replay import Recording
+from my_transformers.sharded import like_parameter, one_by_one
 
 _BranchesOf = Callable[[Any, Tensor | None], list[Branch]]
 """(layer, context) -> the layer's residual branches."""
@@ -70,7 +72,8 @@ class _TwoStreams(nn.Module, Generic[CacheT]):
 
     def _run_plain(self, x: Tensor, context: Tensor | None, branches_of: _BranchesOf) -> Tensor:
         x1, x2 = x, x
-        for layer in self.layers:
+        traced = torch.compiler.is_compiling() or exporting()  # in which FSDP cannot gather
+        for layer in self.layers if traced else one_by_one(self.layers):
             for branch in branches_of(layer, context):
                 x1, x2 = x2, x1 + branch(x2)
         return self._join(x1, x2)
@@ -90,9 +93,10 @@ class ReversibleStack(_TwoStreams[Cache]):
     Dropout, LSH buckets and autocast are replayed exactly in backward (replay.py). Each LSH layer keeps its buckets for
     that, one int32 per token, head and round; no other saved tensor grows with depth. Parameter gradients are returned
     to autograd rather than written to ``grad``, so hooks work: DistributedDataParallel, torch.autograd.grad, gradient
-    accumulation. First derivatives only. Use autocast around the whole model, not inside it. Without gradients, and
-    under torch.export and torch.func, the same function runs as an ordinary stack. Under torch.compile, training has a
-    graph break here.
+    accumulation. Under FSDP2 (``fully_shard`` of the layers and of the model), parameters are gathered layer by layer,
+    and gradients are sharded. First derivatives only. Use autocast around the whole model, not inside it. Without
+    gradients, and under torch.export and torch.func, the same function runs as an ordinary stack. Under torch.compile,
+    training has a graph break here.
 
     The stack calls a layer's sublayers, not the layer: forward hooks on a layer do not run. Hooks on its ``attention``
     and ``feed_forward`` run, and again when backward recomputes these.
@@ -174,7 +178,8 @@ class _Reversible(torch.autograd.Function):
         x1, x2 = x, x
         ctx.layers, ctx.branches_of, ctx.recordings = layers, branches_of, []
         ctx.modes = {module: module.training for layer in layers for module in layer.modules()}
-        for layer in layers:
+        ctx.parameters = [_trainable([layer]) for layer in layers]
+        for layer in one_by_one(layers):
             for branch in branches_of(layer, context):
                 recording = Recording(like=x)
                 with recording.record():
@@ -194,14 +199,19 @@ class _Reversible(torch.autograd.Function):
         shared = [context] if context is not None and context.requires_grad else []
         found: dict[Tensor, Tensor] = {}
         recordings = reversed(ctx.recordings)
-        for layer in reversed(ctx.layers):
-            wanted = _trainable([layer]) + shared
+        for layer, parameters in zip(one_by_one(ctx.layers[::-1]), ctx.parameters[::-1], strict=True):
+            whole = _trainable([layer])  # the parameters themselves, unless they are sharded
+            of_layer: dict[Tensor, Tensor] = {}
             for branch in reversed(ctx.branches_of(layer, context)):
                 with next(recordings).replay(), _in_modes(layer, ctx.modes):
-                    x1, grad1 = _undo(branch, y1, y2, grad1, grad2, wanted, found)
+                    x1, grad1 = _undo(branch, y1, y2, grad1, grad2, whole + shared, of_layer)
                 y1, y2, grad1, grad2 = x1, y1, grad2, grad1
+            for tensor, parameter in zip(whole + shared, parameters + shared, strict=True):
+                if tensor in of_layer:
+                    _add(found, parameter, like_parameter(of_layer[tensor], parameter))
         grad_context = None if context is None else found.get(context)
-        return None, None, None, grad1 + grad2, grad_context, *(found.get(p) for p in _trainable(ctx.layers))
+        parameters = dict.fromkeys(chain(*ctx.parameters))
+        return None, None, None, grad1 + grad2, grad_context, *(found.get(p) for p in parameters)
 
 
 def _trainable(layers: Sequence[nn.Module]) -> list[Tensor]:
@@ -248,5 +258,9 @@ def _undo(
             gradients = torch.autograd.grad(added, [source, *wanted], grad_target, allow_unused=True)
     for tensor, gradient in zip(wanted, gradients[1:], strict=True):
         if gradient is not None:
-            found[tensor] = found[tensor] + gradient if tensor in found else gradient
+            _add(found, tensor, gradient)
     return target - added.detach(), grad_source + gradients[0]
+
+
+def _add(found: dict[Tensor, Tensor], tensor: Tensor, gradient: Tensor) -> None:
+    found[tensor] = found[tensor] + gradient if tensor in found else gradient

@@ -46,7 +46,7 @@ def forkserver():
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["pytest", "dl_proj.cli", "dl_proj.experiments.copy.train", "torch.utils.tensorboard"]
+        ["pytest", "dl_proj.cli", "dl_proj.experiments.copy.train", "torch.utils.tensorboard", "torch.distributed.fsdp"]
     )
     with pytest.MonkeyPatch.context() as patch:  # the server finds modules as this process does
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]))

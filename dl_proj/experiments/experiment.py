@@ -100,13 +100,21 @@ def _train_and_test(config: ExperimentConfig, experiment: Experiment, trainer: T
         if accelerator.is_main_process:
             if not trainer.run.metrics.exists():
                 MetricsFile(trainer.run.metrics).write()  # recreate a removed history, even if no update is left
-            resumed = f", resumed after step {trainer.step:,}" if trainer.step else ""
-            print(f"{trainer.run.path}{resumed}\n{overview(config, experiment, trainer)}", flush=True)
+            print(f"{trainer.run.path}{_resumed(trainer)}\n{overview(config, experiment, trainer)}", flush=True)
 
     restart_peak(accelerator.device)
     with saying_how_to_go_on(config, trainer):
         trainer.fit(begin=announce)
         _test(config, experiment, trainer)
+
+
+def _resumed(trainer: Trainer) -> str:
+    """Return where a run continues, and what another number of processes changes."""
+    now, before = trainer.accelerator.num_processes, trainer.shares
+    step = f", resumed after step {trainer.step:,}" if trainer.step else ""
+    if now == before:
+        return step
+    return f"{step} on {now} process(es), begun on {before}: the same batches in each update, other random numbers"
 
 
 def _test(config: ExperimentConfig, experiment: Experiment, trainer: Trainer) -> None:
@@ -136,7 +144,7 @@ def _costs(config: ExperimentConfig, experiment: Experiment, trainer: Trainer) -
     accelerator = trainer.accelerator
     found: dict[str, Any] = {"seconds": round(trainer.seconds, 3)}
     if seconds := seconds_per_update(read_history(trainer.run.metrics)):
-        examples = _examples_per_update(config, experiment.train_data, accelerator.num_processes)
+        examples = _examples_per_update(config, experiment.train_data, trainer.shares)
         found["examples_per_second"] = round(examples / seconds, 3)
         if config.tokens_per_example is not None:
             found["tokens_per_second"] = round(config.tokens_per_example * examples / seconds, 1)
@@ -157,7 +165,8 @@ def build_trainer(
 ) -> Trainer:
     """Build the configured trainer, in the folder of the run to resume or in a new one."""
     settings = config.train
-    steps = settings.steps_of(_batches_per_epoch(config, experiment.train_data, accelerator.num_processes))
+    shares = _shares(resume) or accelerator.num_processes
+    steps = settings.steps_of(_batches_per_epoch(config, experiment.train_data, shares))
     if mistakes := config.schedule_mistakes(steps):
         raise ConfigError(*mistakes)
     _check_not_done(config, steps, resume)
@@ -187,6 +196,7 @@ def build_trainer(
         monitor=Monitor(**settings.monitor.model_dump()),
         pace=Pace(total_steps=steps, **settings.model_dump(include={field.name for field in fields(Pace)})),
         seed=config.seed,
+        parallel=settings.parallel,
         accelerator=accelerator,
     )
     if resume is not None and accelerator.is_main_process:
@@ -197,6 +207,11 @@ def build_trainer(
 def _done(run: RunDirectory | None) -> int | None:
     """Return the number of updates done according to a run's saved state; None: it has none."""
     return None if run is None or not run.last_state.is_file() else load_note(run.last_state).get("step")
+
+
+def _shares(run: RunDirectory | None) -> int | None:
+    """Return the number of processes on which a run began, which defines its updates; None: it has no saved state."""
+    return None if run is None or not run.last_state.is_file() else load_note(run.last_state).get("processes")
 
 
 def _check_not_done(config: ExperimentConfig, steps: int, run: RunDirectory | None) -> None:
@@ -250,6 +265,7 @@ def overview(config: ExperimentConfig, experiment: Experiment, trainer: Trainer)
     pace, accelerator = trainer.pace, trainer.accelerator
     bits = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}[config.train.precision]
     processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
+    processes += " (fsdp)" if processes and config.train.parallel == "fsdp" else ""
     train, val, test = (
         f"{length_of(data, 'data'):,}" for data in (experiment.train_data, experiment.val_data, experiment.test_data)
     )

@@ -10,7 +10,7 @@ from dl_proj.models.baseline_settings import ImageBaselineConfig
 from dl_proj.models.settings import EncoderDecoderConfig, StackConfig
 from dl_proj.settings.base import Strict
 from dl_proj.tables import Row
-from my_custom_ai.custom_train.names import DeviceName, MatmulPrecision, OptimizerName, Precision
+from my_custom_ai.custom_train.names import DeviceName, MatmulPrecision, OptimizerName, Parallel, Precision
 
 _Beta = Annotated[float, Field(ge=0, lt=1)]
 MonitorMode = Literal["max", "min"]
@@ -137,6 +137,8 @@ class PaceConfig(Strict):
     """precision of float32 matrix products on CUDA; high: TF32, faster"""
     device: DeviceName = "auto"
     """where to compute; auto picks the fastest device available"""
+    parallel: Parallel = "ddp"
+    """several processes (torchrun): ddp keeps all weights in each; fsdp shares out weights, gradients and moments"""
     num_workers: int = Field(0, ge=0)
     """data-loading processes"""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
@@ -266,7 +268,18 @@ class ExperimentConfig(Strict):
         """See Strict."""
         unused = self.init_from is None and not self.init_strict
         found = ["init_strict: false has no effect without init_from"] if unused else []
-        return found + self._monitor_mistakes() + self.train.length_mistakes()
+        return found + self._monitor_mistakes() + self._parallel_mistakes() + self.train.length_mistakes()
+
+    def _parallel_mistakes(self) -> list[str]:
+        """Report what cannot be shared out over processes."""
+        if self.train.parallel == "ddp":
+            return []
+        found = []
+        if self.train.precision == "fp16":
+            found.append("train.parallel: fsdp needs train.precision: no or bf16")
+        if self.optimizer.name == "adafactor":
+            found.append("train.parallel: fsdp needs optimizer.name: adam or adamw")
+        return found
 
     def _monitor_mistakes(self) -> list[str]:
         """Report an unknown metric, or the wrong direction for a known one."""

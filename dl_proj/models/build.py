@@ -92,7 +92,7 @@ def build_stack(config: StackConfig, *, causal: bool, places: Places, seed: int 
     dim, epsilon = config.dim, config.norm_epsilon
     if config.reversible:
         return ReversibleStack(layers, dim=dim, norm_epsilon=epsilon, streams=config.streams)
-    return EncoderStack(layers, dim=dim, norm_epsilon=epsilon)
+    return EncoderStack(layers, dim=dim, norm_epsilon=epsilon, recompute=config.recompute)
 
 
 def _mechanisms_of(config: StackConfig, causal: bool, places: Places, seed: int) -> list[Mechanism]:
@@ -214,5 +214,7 @@ def _decoder(
             strict=True,
         )
     ]
-    kind = ReversibleDecoderStack if config.reversible else DecoderStack
-    return kind(layers, dim=config.dim, norm_epsilon=config.norm_epsilon)
+    dim, epsilon = config.dim, config.norm_epsilon
+    if config.reversible:
+        return ReversibleDecoderStack(layers, dim=dim, norm_epsilon=epsilon)
+    return DecoderStack(layers, dim=dim, norm_epsilon=epsilon, recompute=config.recompute)

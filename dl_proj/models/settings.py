@@ -92,6 +92,8 @@ class _LayersConfig(Strict):
     """added to the variance in layer normalisation"""
     reversible: bool = False
     """use reversible residual streams, whose activation memory does not grow with depth"""
+    recompute: bool = False
+    """keep only each layer's input for backward, which runs the layer again (activation checkpointing)"""
     positions: PositionsConfig = LearnedPositionsConfig()
     """the positional encoding, chosen by kind"""
 
@@ -102,6 +104,8 @@ class _LayersConfig(Strict):
             found.append(f"dim {self.dim} must be divisible by heads {self.heads}, unless head_dim is set")
         if self.reversible and self.norm == "post":
             found.append("reversible: true needs norm: pre (norm: post cannot be inverted)")
+        if self.reversible and self.recompute:
+            found.append("recompute: true has no effect with reversible: true, which keeps less; remove one of them")
         dims = getattr(self.positions, "dims", None)
         if dims is not None and sum(dims) != self.dim:
             found.append(f"positions.dims {dims[0]} + {dims[1]} must add up to dim {self.dim}")

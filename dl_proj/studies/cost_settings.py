@@ -186,7 +186,7 @@ class LinformerStudyConfig(TimedConfig):
 
 
 class DepthConfig(CostConfig):
-    """Memory of a training step by the number of layers, plain and reversible (Kitaev et al. 2020, section 3)."""
+    """Memory of a training step by the number of layers, of three kinds of stacks (Kitaev et al. 2020, section 3)."""
 
     lengths: Counts = (1024,)
     """depth: tokens per sequence; one panel each"""
@@ -195,7 +195,7 @@ class DepthConfig(CostConfig):
     depths: Counts = (1, 2, 4, 8)
     """depth: points of the curves, in layers"""
     variants: Annotated[tuple[Any, ...], _list_of(TypeAdapter(tuple[Variant, ...]))] = ()
-    """depth: variants with two curves each, a list of {label, attention, causal, max_length}"""
+    """depth: variants with three curves each, a list of {label, attention, causal, max_length}"""
 
     def mistakes(self) -> list[str]:
         """See Strict."""

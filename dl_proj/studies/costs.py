@@ -153,7 +153,7 @@ def _stack(
     device: torch.device,
     *,
     causal: bool = False,
-    reversible: bool = False,
+    **residuals: bool,
 ) -> Case:
     torch.manual_seed(seed)
     stack = StackConfig(
@@ -162,7 +162,7 @@ def _stack(
         ffn_dim=4 * config.dim,
         depth=depth,
         attention=attention,
-        reversible=reversible,
+        **residuals,
     )
     module = build_stack(stack, causal=causal, places=Places(length), seed=seed).to(device)
     return _of_activations(module, config.tokens // length, length, config.dim, device)
@@ -171,25 +171,26 @@ def _stack(
 def by_depth(config: DepthConfig, seed: int, device: torch.device) -> list[Row]:
     """Measure the memory of forward and backward by the number of layers.
 
-    There is a row per variant, kind of residuals, length and depth. ``allocated_mib`` is the allocator's peak above
-    parameters and inputs. It includes the gradients of the parameters that exist at that instant: none in a plain
-    stack, whose memory peaks when backward starts, but nearly all in a reversible one, whose backward returns them at
-    its end. ``gradients_mib`` is their size.
+    There is a row per variant, kind of stack, length and depth: plain, recomputed (activation checkpointing: only the
+    layers' inputs are kept) and reversible. ``allocated_mib`` is the allocator's peak above parameters and inputs. It
+    includes the gradients of the parameters that exist at that instant: none in a plain stack, whose memory peaks when
+    backward starts, but nearly all in a reversible one, whose backward returns them at its end. ``gradients_mib`` is
+    their size.
     """
     cases = [
-        (variant, reversible, length, depth)
+        (variant, kind, length, depth)
         for variant in config.variants
-        for reversible in (False, True)
+        for kind in (None, "recompute", "reversible")
         for length in variant.at(config.lengths)
         for depth in config.depths
     ]
     rows = []
-    for variant, reversible, length, depth in tqdm(cases, desc="depth", unit="case"):
-        case = _stack(
-            config, variant.attention, depth, length, seed, device, causal=variant.causal, reversible=reversible
-        )
+    for variant, kind, length, depth in tqdm(cases, desc="depth", unit="case"):
+        residuals = {} if kind is None else {kind: True}
+        case = _stack(config, variant.attention, depth, length, seed, device, causal=variant.causal, **residuals)
         gradients = sum(p.numel() * p.element_size() for p in case.module.parameters())
-        place = {"curve": _curve(variant.label, reversible), "length": length, "batch": config.tokens // length}
+        curve = f"{variant.label}, recomputed" if kind == "recompute" else _curve(variant.label, kind == "reversible")
+        place = {"curve": curve, "length": length, "batch": config.tokens // length}
         memory = {"allocated_mib": allocated_peak(case.train, device) / _MIB, "gradients_mib": gradients / _MIB}
         rows.append(place | {"depth": depth} | memory)
     return rows

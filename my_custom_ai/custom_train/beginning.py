@@ -1,7 +1,7 @@
 """Before training: check the arguments, and create the run folder."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from accelerate import Accelerator
@@ -10,9 +10,11 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from my_custom_ai.custom_train.data import length_of
+from my_custom_ai.custom_train.names import Parallel
 from my_custom_ai.custom_train.objective import Objective
 from my_custom_ai.custom_train.run_directory import RunDirectory
 from my_custom_ai.custom_train.schedules import Schedule
+from my_custom_ai.custom_train.sharding import shard
 
 
 def check_arguments(
@@ -43,6 +45,26 @@ def check_gradient(loss: torch.Tensor) -> None:
         raise ValueError(
             "the loss has no gradient: it was detached, computed under no_grad, or depends on no parameter"
         )
+
+
+def prepared(
+    model: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator, parallel: Parallel
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Move model and optimizer to the device, under autocast, and connect them with those of the other processes.
+
+    Raises:
+        ValueError: unknown ``parallel``, or a precision or optimizer that "fsdp" cannot do.
+    """
+    if parallel not in get_args(Parallel):
+        raise ValueError(f"parallel is {parallel!r}, must be one of {', '.join(get_args(Parallel))}")
+    if parallel == "ddp" or accelerator.num_processes == 1:
+        return accelerator.prepare(model, optimizer)
+    if accelerator.scaler:
+        raise ValueError("parallel 'fsdp' does not scale losses, which precision 'fp16' needs; use 'bf16' or 'no'")
+    # "evaluation mode" is autocast without DistributedDataParallel; the model is moved to the device unit by unit
+    model = accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
+    shard(model, optimizer, accelerator.device)
+    return model, accelerator.prepare_optimizer(optimizer)
 
 
 def new_run(experiment: Path, settings: dict[str, Any], accelerator: Accelerator) -> RunDirectory:

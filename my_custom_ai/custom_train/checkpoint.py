@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from my_custom_ai.custom_train.checksums import agrees_with_sums, tensors_digest
 from my_custom_ai.custom_train.errors import CheckpointError
+from my_custom_ai.custom_train.sharding import like
 from my_custom_ai.utils.files import whole_file
 
 # "<checksum> <note>", a single entry of the header: safetensors does not keep the order of several, and files with the
@@ -155,6 +156,7 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], path: Path | str, *, stri
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise CheckpointError(f"{path}: weights of another model: {'; '.join(problems[:3])}{more}")
     _check_values(fitting, own, path)
+    fitting = {name: like(tensor, own[name]) for name, tensor in fitting.items()}
     model.load_state_dict(fitting, strict=False)  # not strict: the further names of shared tensors are missing
     return problems
 

@@ -1,7 +1,10 @@
 """Batches in a reproducible order, so that a resumed run continues at the same position."""
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -10,6 +13,7 @@ from accelerate import skip_first_batches
 from accelerate.utils import send_to_device
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, Sampler, Subset
 
+from my_custom_ai.custom_train.errors import CheckpointError
 from my_custom_ai.utils.signals import leave_to_parent
 
 
@@ -86,6 +90,42 @@ class BucketedBatches(Sampler[list[int]]):
             yield order[self._cuts[batch] : self._cuts[batch + 1]].tolist()
 
 
+class DealtBatches(Sampler[list[int]]):
+    """The batches of ``shares`` samplers of one epoch after another, dealt anew to ``world_size`` processes.
+
+    Every ``shares`` batches, one of each sampler, follow each other. Process ``rank`` gets every ``world_size``-th of
+    the sequence of all epochs, so that together the processes compute the same batches in the same order.
+
+    Args:
+        samplers: the shares, of equal length.
+        rank, world_size: index of this process, and the number of processes.
+    """
+
+    def __init__(self, samplers: Sequence[EqualBatches | BucketedBatches], *, rank: int, world_size: int) -> None:
+        self._samplers, self._rank, self.world_size = samplers, rank, world_size
+        self.total = sum(map(len, samplers))  # batches per epoch of all processes
+        self._first = 0
+
+    def first_of(self, epoch: int) -> int:
+        """Number of this process's first batch of an epoch, among the epoch's batches of all processes."""
+        return (self._rank - epoch * self.total) % self.world_size
+
+    def __len__(self) -> int:
+        """Batches of the current epoch, of this process."""
+        return len(range(self._first, self.total, self.world_size))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Iterate over the batches of this epoch from now on."""
+        self._first = self.first_of(epoch)
+        for sampler in self._samplers:
+            sampler.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Indices of the examples of each batch."""
+        everyones = chain.from_iterable(zip(*self._samplers, strict=True))
+        return islice(everyones, self._first, None, self.world_size)
+
+
 def _cuts(ascending: np.ndarray, bound: int) -> list[int]:
     """Start of each batch, and the end. Greedy: a batch grows while its count times its largest size is <= bound."""
     cuts = [0]
@@ -109,6 +149,9 @@ class TrainingBatches:
         seed: seed of the order.
         rank: index of this process; each process gets its own share of every epoch.
         world_size: number of processes.
+        shares: the number of shares of an epoch that are dealt to the processes; None: ``world_size``, one to each. A
+            training that goes on with another number of processes keeps its shares, so that it sees the same batches;
+            see :class:`DealtBatches`.
         num_workers: the number of data-loading processes.
         pin_memory: use page-locked memory, from which copies to a CUDA device overlap with computation.
 
@@ -126,6 +169,7 @@ class TrainingBatches:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        shares: int | None = None,
         num_workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
@@ -133,9 +177,9 @@ class TrainingBatches:
             raise ValueError("give either batch_size or batch_tokens")
         length = length_of(dataset, "training data")
         self._dataset = dataset
-        self._sampler: EqualBatches | BucketedBatches
+        sampler: partial[EqualBatches] | partial[BucketedBatches]
         if batch_size is not None:
-            self._sampler = EqualBatches(length, batch_size, seed=seed, rank=rank, world_size=world_size)
+            sampler = partial(EqualBatches, length, batch_size, seed=seed)
         elif not hasattr(dataset, "sizes"):
             raise ValueError(
                 f"batch_tokens needs the size of each example, but {type(dataset).__name__} has no attribute sizes; "
@@ -143,7 +187,13 @@ class TrainingBatches:
             )
         else:
             assert batch_tokens is not None  # checked above
-            self._sampler = BucketedBatches(dataset.sizes, batch_tokens, seed=seed, rank=rank, world_size=world_size)
+            sampler = partial(BucketedBatches, dataset.sizes, batch_tokens, seed=seed)
+        if shares is None or shares == world_size:
+            own = [sampler(rank=rank, world_size=world_size)]
+            self._sampler = DealtBatches(own, rank=0, world_size=1)
+        else:
+            everyones = [sampler(rank=share, world_size=shares) for share in range(shares)]
+            self._sampler = DealtBatches(everyones, rank=rank, world_size=world_size)
         self._loader = DataLoader(
             dataset,
             batch_sampler=self._sampler,
@@ -155,18 +205,35 @@ class TrainingBatches:
         )
 
     def __len__(self) -> int:
-        """Batches per epoch."""
+        """Batches per epoch and process; with other ``shares`` than processes, those of the current epoch."""
         return len(self._loader)
 
     def starting_at(self, position: int) -> Iterator[Any]:
-        """The endless stream from batch number ``position`` on."""
-        epoch, skipped = divmod(position, len(self))
+        """The endless stream from this process's batch number ``position`` on."""
+        sampler = self._sampler
+        epoch, within = divmod(sampler.first_of(0) + position * sampler.world_size, sampler.total)
+        skipped = (within - sampler.first_of(epoch)) // sampler.world_size
         while True:
-            self._sampler.set_epoch(epoch)
+            sampler.set_epoch(epoch)
             if hasattr(self._dataset, "set_epoch"):
                 self._dataset.set_epoch(epoch)
             yield from skip_first_batches(self._loader, skipped) if skipped else self._loader
             epoch, skipped = epoch + 1, 0
+
+
+def batches_of_process(shares: int, accumulate: int, processes: int, path: Path | None) -> int:
+    """Batches per update of each process, of a training that began on ``shares`` of them, with ``accumulate`` each.
+
+    Raises:
+        CheckpointError: the batches cannot be shared out evenly.
+    """
+    together = shares * accumulate
+    if together % processes:
+        raise CheckpointError(
+            f"{path}: begun on {shares} process(es), with {together} batch(es) per update of all together, which "
+            f"cannot be shared out evenly to {processes}"
+        )
+    return together // processes
 
 
 def evaluation_batches(

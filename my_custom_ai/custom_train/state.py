@@ -5,12 +5,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 import my_custom_ai.custom_train.checkpoint as checkpoint  # "from ... import" would import the trainer: a cycle
 from my_custom_ai.custom_train.errors import CheckpointError
+from my_custom_ai.custom_train.sharding import like
 from my_custom_ai.utils.files import whole_file
+from my_custom_ai.utils.seeding import seed_everything, set_generator_states
 
 
 class StateFile:
@@ -63,19 +67,15 @@ def _link_or_copy(path: Path, other: Path) -> None:
             shutil.copyfile(path, part)
 
 
-def load_state(path: Path, processes: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and note of a saved state.
 
     Raises:
-        CheckpointError: the file is damaged, is not a state, or was saved by another number of processes.
+        CheckpointError: the file is damaged, or is not a state.
     """
     tensors, note = checkpoint.load_tensors(path)
     if "processes" not in note:
         raise CheckpointError(f"{path}: contains weights or other tensors, but not the state of a training")
-    if note["processes"] != processes:
-        raise CheckpointError(
-            f"{path}: saved by {note['processes']} process(es), cannot be resumed exactly on {processes}"
-        )
     return tensors, note
 
 
@@ -101,4 +101,17 @@ def put_back(
     """Restore weights and moments from the tensors of :func:`tensors_of`; ``path`` is for error messages."""
     checkpoint.fill(model, checkpoint.without_prefix("model", tensors), path)
     moments = checkpoint.without_prefix("optimizer", tensors)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    moments = {name: like(moment, parameters[int(name.partition(".")[0])]) for name, moment in moments.items()}
     optimizer.load_state_dict(checkpoint.optimizer_state(moments, numbers, optimizer.state_dict()))
+
+
+def put_back_generators(tensors: dict[str, Tensor], seeds: tuple[int, int], accelerator: Accelerator) -> None:
+    """Restore this process's generators; if another number of processes saved them, seed new ones from ``seeds``."""
+    saved = {name.split(".")[0] for name in checkpoint.without_prefix("generator", tensors)}
+    if len(saved) == accelerator.num_processes:
+        own = checkpoint.without_prefix(f"generator.{accelerator.process_index}", tensors)
+        set_generator_states(own, accelerator.device)
+    else:
+        mixed = np.random.SeedSequence((*seeds, accelerator.process_index)).generate_state(1)
+        seed_everything(int(mixed[0]))

@@ -1,6 +1,5 @@
 """The training loop: update, evaluate, keep the best weights, save the state, stop on a loss that is not finite."""
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -17,17 +16,21 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 import my_custom_ai.custom_train.checkpoint as checkpoint  # "from ... import" would import this module: a cycle
-from my_custom_ai.custom_train.beginning import check_arguments, check_gradient, new_run
-from my_custom_ai.custom_train.data import TrainingBatches, evaluation_batches, to_device
+from my_custom_ai.custom_train.beginning import check_arguments, new_run, prepared
+from my_custom_ai.custom_train.data import TrainingBatches, batches_of_process, evaluation_batches
 from my_custom_ai.custom_train.devices import check_installed, start
 from my_custom_ai.custom_train.errors import CheckpointError, NonFiniteLoss
 from my_custom_ai.custom_train.evaluation import evaluate, metrics_of_first_examples
+from my_custom_ai.custom_train.gradients import accumulate_gradients
 from my_custom_ai.custom_train.monitor import Monitor
-from my_custom_ai.custom_train.objective import Objective, all_figures, measured
+from my_custom_ai.custom_train.names import Parallel
+from my_custom_ai.custom_train.objective import Objective, all_figures
 from my_custom_ai.custom_train.pace import Pace
+from my_custom_ai.custom_train.progress import progress_bar
 from my_custom_ai.custom_train.run_directory import RunDirectory
 from my_custom_ai.custom_train.schedules import Schedule, constant
-from my_custom_ai.custom_train.state import StateFile, load_state, put_back, tensors_of
+from my_custom_ai.custom_train.sharding import collected, gather, whole
+from my_custom_ai.custom_train.state import StateFile, load_state, put_back, put_back_generators, tensors_of
 from my_custom_ai.custom_train.stopping import TrainingSignal
 from my_custom_ai.utils.meters import Meter, Ratio
 from my_custom_ai.utils.seeding import generator_states, seed_everything, set_generator_states
@@ -54,6 +57,8 @@ class Trainer:
         monitor: defines the best weights and early stopping; None: the lowest "val/loss", and no early stopping.
         seed: seed of the data order and of all random numbers in training. Initial weights are drawn earlier; seed
             them with :func:`~my_custom_ai.utils.seeding.seed_everything`.
+        parallel: "ddp": each process has all weights; "fsdp": weights, gradients and moments are shared out, see
+            :func:`~my_custom_ai.custom_train.sharding.shard`. The same on one process.
         accelerator: from :func:`~my_custom_ai.custom_train.devices.start`; None: the fastest available device.
 
     Raises:
@@ -74,6 +79,7 @@ class Trainer:
         schedule: Schedule | None = None,
         monitor: Monitor | None = None,
         seed: int = 0,
+        parallel: Parallel = "ddp",
         accelerator: Accelerator | None = None,
     ) -> None:
         check_arguments(model, objective, optimizer, val_data, schedule)
@@ -81,6 +87,7 @@ class Trainer:
         self.accelerator = accelerator or start()
         self.objective = objective
         self.schedule = schedule or constant()
+        self._train_data = train_data
         self.val_data = val_data
         self.monitor = monitor or Monitor()
         self.pace = pace
@@ -89,16 +96,7 @@ class Trainer:
         self._training_figures = ""  # last row of training figures, for the progress bar
         self._meter = Meter()  # sums over all processes' batches since the last row of training figures
         self._peak_rates = [group["lr"] for group in optimizer.param_groups]
-        self._batches = TrainingBatches(
-            train_data,
-            batch_size=pace.batch_size,
-            batch_tokens=pace.batch_tokens,
-            seed=seed,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-            num_workers=pace.num_workers,
-            pin_memory=self._pin_memory,
-        )
+        self._deal(self.accelerator.num_processes)
         pace_settings = asdict(pace) | {"trackers": list(pace.trackers)}
         settings = {"seed": seed, "pace": pace_settings, "monitor": self.monitor.settings()}
         self.run = run if isinstance(run, RunDirectory) else new_run(Path(run), settings, self.accelerator)
@@ -108,7 +106,25 @@ class Trainer:
         self._evaluation_due = False  # whether the current weights are still to be evaluated
         self._signal = TrainingSignal()
         self._common_requests = torch.zeros(2)  # summed over processes, see _own_requests
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.model, self.optimizer = prepared(model, optimizer, self.accelerator, parallel)
+        self._parameters = list(self.model.parameters())
+
+    def _deal(self, shares: int, saved: Path | None = None) -> None:
+        """Deal the batches of a training that began on ``shares`` processes, as ``saved`` says, to those of today."""
+        self.shares = shares  # the number of processes on which the training began, which defines its updates
+        processes = self.accelerator.num_processes
+        self._parts = batches_of_process(shares, self.pace.accumulate, processes, saved)
+        self._batches = TrainingBatches(
+            self._train_data,
+            batch_size=self.pace.batch_size,
+            batch_tokens=self.pace.batch_tokens,
+            seed=self.seed,
+            rank=self.accelerator.process_index,
+            world_size=processes,
+            shares=shares,
+            num_workers=self.pace.num_workers,
+            pin_memory=self._pin_memory,
+        )
 
     def fit(self, begin: Callable[[], None] | None = None) -> None:
         """Train until the last step, the monitor's target, or the end of its patience.
@@ -134,7 +150,7 @@ class Trainer:
             self._save_state()  # a state to go back to if the first updates fail
         self._curves = Curves(self.pace.trackers if self.accelerator.is_main_process else (), self.run.path, self.step)
         try:
-            with self._progress() as bar, self._signal:
+            with progress_bar(self.run.path.parent.name, self.step, self.pace, self.accelerator) as bar, self._signal:
                 self._train(bar)
                 self._signal.stop_if_asked(self.accelerator, f"all {self.step:,} steps are done and saved")
         finally:
@@ -182,7 +198,7 @@ class Trainer:
 
         Yields the totals and counts of the update's loss and metrics. Writes no files.
         """
-        stream = self._batches.starting_at(self.step * self.pace.accumulate)
+        stream = self._batches.starting_at(self.step * self._parts)
         while True:
             yield self._update(stream)
 
@@ -214,10 +230,11 @@ class Trainer:
         count = min(len(batches), max_batches or self.pace.max_eval_batches or len(batches))
         hidden = title is None or not self.accelerator.is_main_process
         some = tqdm(islice(batches, count), title, count, unit="batch", dynamic_ncols=True, disable=hidden)
-        return evaluate(model, self.objective, some, self.accelerator, intervals=intervals, signal=self._signal)
+        with whole(model):
+            return evaluate(model, self.objective, some, self.accelerator, intervals=intervals, signal=self._signal)
 
     def load_best(self) -> None:
-        """Load the best weights of the run into the model.
+        """Load the best weights of the run into the model; if it is sharded, all of them in every process.
 
         Raises:
             NonFiniteLoss: there are none, because the monitored metric was nan in every evaluation.
@@ -226,6 +243,7 @@ class Trainer:
         if not self.run.best_weights.exists():
             raise NonFiniteLoss(f"no best weights were found: {self.monitor.metric} was nan in every evaluation")
         checkpoint.load_weights(self.run.best_weights, self._bare_model)
+        gather(self._bare_model)
 
     @property
     def seconds(self) -> float:
@@ -245,7 +263,8 @@ class Trainer:
         return self.accelerator.unwrap_model(self.model)
 
     def _try_evaluation(self) -> None:
-        figures = metrics_of_first_examples(self._bare_model, self.objective, self.val_data, self.accelerator)
+        with whole(self._bare_model):
+            figures = metrics_of_first_examples(self._bare_model, self.objective, self.val_data, self.accelerator)
         self.monitor.check([f"val/{name}" for name in figures])
 
     def _update(self, stream: Iterator[Any]) -> dict[str, Ratio]:
@@ -254,38 +273,25 @@ class Trainer:
         for group, rate in zip(self.optimizer.param_groups, self._peak_rates, strict=True):
             group["lr"] = rate * self.schedule(self.step)
         ratios = self._accumulate_gradients(stream)
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.pace.clip_norm or math.inf)
+        norm = self.accelerator.clip_grad_norm_(self._parameters, self.pace.clip_norm or math.inf)
         if not self.accelerator.scaler:  # the scaler of fp16 itself skips updates whose gradient overflows
-            self._check_finite("gradient's norm", norm)
+            self._check_finite("gradient's norm", collected({"norm": norm}, keep=True)["norm"])
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
         return ratios
 
     def _accumulate_gradients(self, stream: Iterator[Any]) -> dict[str, Ratio]:
-        """Compute the gradient of the mean loss over ``accumulate`` batches of every process; return their sums.
-
-        The total count is known only after the last forward pass, so the gradient is a running mean: before each
-        backward pass it is rescaled to the count so far. A sum that is divided at the end could overflow in float16.
-        """
-        meter = Meter()
-        before: torch.Tensor | float = 1.0  # divisor of the gradient so far
-        sums: dict[str, torch.Tensor] = {}
-        for part in range(self.pace.accumulate):
-            last = part == self.pace.accumulate - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
-                ratios = measured(self.objective, self.model, to_device(next(stream), self.accelerator.device))
-                check_gradient(ratios["loss"].total)
-                meter.add(ratios)
-                sums = self._sums_over_processes(meter) if last else meter.sums()
-                _, count = sums["loss"]
-                divisor = count.clamp_min(1)
-                if last:
-                    divisor = divisor / self.accelerator.num_processes  # DDP divides the gradient by it again
-                if part:
-                    self._scale_gradients(before / divisor)
-                self.accelerator.backward(ratios["loss"].total / divisor)
-                before = divisor
+        """Compute the gradient of an update; return the sums over the batches of every process."""
+        sums = accumulate_gradients(
+            stream,
+            self._parts,
+            accelerator=self.accelerator,
+            model=self.model,
+            parameters=self._parameters,
+            objective=self.objective,
+            sums_over_processes=self._sums_over_processes,
+        )
         # the sums are the same on all processes, so all raise together and none waits for another; checked after
         # backward, since reading the value waits for the GPU
         self._check_finite("loss", Ratio(*sums["loss"]).value)
@@ -300,11 +306,6 @@ class Trainer:
         *pairs, requests = self.accelerator.reduce(torch.stack([*pairs, requests]), reduction="sum")
         self._common_requests = requests  # read only after the update, since reading waits for the GPU
         return dict(zip(sums, pairs, strict=True))
-
-    def _scale_gradients(self, factor: torch.Tensor) -> None:
-        for parameter in self.model.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(factor)
 
     def _check_finite(self, what: str, value: torch.Tensor) -> None:
         if not math.isfinite(value.item()):
@@ -325,8 +326,10 @@ class Trainer:
             set_generator_states(generators, self.accelerator.device)
             self._save_and_stop()
         self._record(metrics)
-        if self.monitor.update(metrics) and self.accelerator.is_main_process:
-            checkpoint.save_weights(self.run.best_weights, self._bare_model, {"step": self.step} | metrics)
+        if self.monitor.update(metrics):
+            weights = collected(checkpoint.weights(self._bare_model), keep=self.accelerator.is_main_process)
+            if self.accelerator.is_main_process:
+                checkpoint.save_tensors(self.run.best_weights, weights, {"step": self.step} | metrics)
         shown = f"{self.monitor.metric} {metrics[self.monitor.metric]:.4f}"
         bar.set_postfix_str(", ".join(filter(None, (self._training_figures, shown))))
         self._evaluation_due = False
@@ -348,26 +351,17 @@ class Trainer:
         self._history.add(self.step, values)
         self._curves.add(self.step, values)
 
-    def _progress(self) -> "tqdm[NoReturn]":
-        return tqdm(
-            initial=self.step,
-            total=self.pace.total_steps,
-            unit="step",
-            desc=self.run.path.parent.name,
-            dynamic_ncols=True,
-            disable=not self.accelerator.is_main_process,
-        )
-
     def _save_state(self) -> None:
         own = generator_states(self.accelerator.device)
         generators = gather_object([own])  # each process has its own generator states
         self._saved_at = time.monotonic()
+        tensors, numbers = tensors_of(self._bare_model, self.optimizer, generators)
+        tensors = collected(tensors, keep=self.accelerator.is_main_process)
         if not self.accelerator.is_main_process:
             return
-        tensors, numbers = tensors_of(self._bare_model, self.optimizer, generators)
         note = {
             "step": self.step,
-            "processes": self.accelerator.num_processes,
+            "processes": self.shares,
             "monitor": self.monitor.state(),
             "meter": {name: pair.tolist() for name, pair in self._meter.sums().items()},
             "optimizer": numbers,
@@ -383,7 +377,9 @@ class Trainer:
         if not path.exists():
             seed_everything(self.seed + self.accelerator.process_index)
             return
-        tensors, note = load_state(path, self.accelerator.num_processes)
+        tensors, note = load_state(path)
+        if note["processes"] != self.shares:
+            self._deal(note["processes"], path)
         put_back(tensors, note["optimizer"], self._bare_model, self.optimizer, path)
         if self.accelerator.scaler and note["scaler"]:  # empty if the state was saved with another precision
             self.accelerator.scaler.load_state_dict(note["scaler"])
@@ -396,5 +392,4 @@ class Trainer:
             self._history = MetricsFile(self.run.metrics, last_step=self.step)
         except (KeyError, TypeError, ValueError):
             raise CheckpointError(f"{self.run.metrics}: not a metrics.csv: every row needs a step") from None
-        own = checkpoint.without_prefix(f"generator.{self.accelerator.process_index}", tensors)
-        set_generator_states(own, self.accelerator.device)
+        put_back_generators(tensors, (self.seed, self.step), self.accelerator)

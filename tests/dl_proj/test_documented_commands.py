@@ -40,6 +40,7 @@ CANNOT_RUN = {  # the beginnings of commands, and why
     r"python -m benchmarks\.gpu(?!.*--list)": "takes hours on a GPU",
     r"python \w+\.py .*configs/(gpu|paper)/": "takes hours on a GPU",
     r"python sweep\.py .*--executor (slurm|ray)": "needs a cluster; tests/dl_proj/experiments starts small ones",
+    r"torchrun ": "starts several processes; tests/dl_proj/experiments/test_several_processes.py does",
     r"python benchmarks/": "measures for minutes; tests/benchmarks calls each with less to measure",
     r"(docker|debootstrap|python3 \.ci/container\.py) ": "needs an engine or root; see tests/test_container.py",
     r"python lm_train\.py .*--data\.hub\.name roneneldan": "needs a network",
@@ -249,6 +250,8 @@ def script_of(words: list[str]) -> tuple[str, list[str]] | None:
             pass
         case ["python", file, *flags] if file.endswith(".py"):
             name = file.removesuffix(".py")
+        case ["torchrun", *_] if files := [word for word in words if word.endswith(".py")]:
+            name, flags = files[0].removesuffix(".py"), words[words.index(files[0]) + 1 :]
         case _:
             return None
     name = name.replace("-", "_")
@@ -273,7 +276,7 @@ class Read(Exception):
     """A program's flags were read."""
 
 
-@pytest.mark.parametrize("step", [step for step in NOT_RUN if "python" in step.words[:1]], ids=str)
+@pytest.mark.parametrize("step", [step for step in NOT_RUN if step.words[0] in ("python", "torchrun")], ids=str)
 def test_flags_of_what_cannot_run_here_are_read(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
     if "pip" in step.words:
         return

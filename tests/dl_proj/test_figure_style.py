@@ -35,12 +35,13 @@ def test_a_mechanism_looks_the_same_whatever_figure_it_is_in(family, labels):
 
 
 def test_rounds_get_darker_and_reversible_layers_dashes():
-    looks = looks_of([f"LSH-{r}" for r in (1, 2, 4, 8)] + ["LSH-2, reversible"])
+    looks = looks_of([f"LSH-{r}" for r in (1, 2, 4, 8)] + ["LSH-2, reversible", "LSH-2, recomputed"])
     brightness = [sum(matplotlib.colors.to_rgb(looks[f"LSH-{r}"].colour)) for r in (1, 2, 4, 8)]
     assert brightness == sorted(brightness, reverse=True)
     plain, reversible = looks["LSH-2"], looks["LSH-2, reversible"]
     assert (plain.colour, plain.marker, plain.dashes) == (reversible.colour, reversible.marker, "-")
     assert (reversible.dashes, reversible.hollow) == ("--", True)
+    assert looks["LSH-2, recomputed"].dashes == ":"
 
 
 @pytest.mark.parametrize("all_of", [None, "performer"])

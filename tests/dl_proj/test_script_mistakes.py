@@ -92,6 +92,14 @@ WRONG_SETTINGS = {
         {"model.reversible": True, "model.norm": "post"},
         [("model", "reversible", "norm", "pre", "norm", "post")],
     ),
+    "reversible and recomputed": (
+        {"model.reversible": True, "model.recompute": True},
+        [("model", "recompute", "reversible")],
+    ),
+    "what cannot be sharded": (
+        {"train.parallel": "fsdp", "train.precision": "fp16", "optimizer.name": "adafactor"},
+        [("train.parallel", "fsdp", "train.precision", "bf16"), ("train.parallel", "fsdp", "optimizer.name", "adam")],
+    ),
     "a bucket for all": (
         {"model.attention": {"kind": "lsh"}},
         [("model.attention.bucket_size", 28, 11, "shared_qk")],

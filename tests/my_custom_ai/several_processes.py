@@ -34,7 +34,7 @@ def on_processes(n, forkserver, target, *arguments):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(240)
     codes = [process.exitcode for process in processes]
     for process in processes:
         process.kill()

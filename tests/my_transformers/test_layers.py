@@ -1,14 +1,17 @@
 import pytest
 import torch
+from decoders import decoder_layers, target_and_context
 from stacks import layers, lsh
 from torch import nn
 
 from my_transformers import (
+    DecoderStack,
     EncoderLayer,
     EncoderStack,
     FeedForward,
     FullAttention,
     MultiHeadAttention,
+    PerformerAttention,
     ReversibleStack,
     SharedQKAttention,
 )
@@ -82,3 +85,55 @@ def test_dropout_reaches_every_place() -> None:
     rates = [module.p for module in stack.modules() if isinstance(module, nn.Dropout)]
     rates += [module.dropout for module in stack.modules() if hasattr(module, "n_rounds")]
     assert rates == [0.25] * 6
+
+
+def redrawing(_: int, dropout: float) -> PerformerAttention:
+    return PerformerAttention(4, n_features=8, causal=True, redraw_every=1, dropout=dropout)
+
+
+def seen(stack: nn.Module, *inputs: torch.Tensor) -> list[torch.Tensor]:
+    """Output, random numbers drawn after forward and after backward, gradients, and the mechanisms' states."""
+    torch.manual_seed(1)
+    x = inputs[0].detach().requires_grad_()
+    out = stack(x, *inputs[1:])
+    drawn = torch.rand(1)
+    (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
+    return [out, drawn, torch.rand(1), x.grad, *(p.grad for p in stack.parameters()), *stack.buffers()]
+
+
+@pytest.mark.parametrize("mechanism", [lsh, redrawing])
+def test_recomputed_layers_are_the_same_bit_for_bit(mechanism: object) -> None:
+    """With dropout, fresh hashes and directions that are drawn anew at each call."""
+    kept, recomputed = (
+        EncoderStack(layers(3, mechanism, dropout=0.3), dim=16, recompute=recompute) for recompute in (False, True)
+    )
+    x = torch.randn(2, 20, 16)
+    for a, b in zip(seen(kept, x), seen(recomputed, x), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_recomputed_decoder_is_the_same_bit_for_bit() -> None:
+    kept, recomputed = (
+        DecoderStack(decoder_layers(2, "lsh", "linformer", dropout=0.3), dim=16, recompute=recompute).double()
+        for recompute in (False, True)
+    )
+    x, context, _ = target_and_context()
+    contexts = [context.clone().requires_grad_() for _ in range(2)]
+    ours, theirs = (seen(stack, x, one) for stack, one in zip((recomputed, kept), contexts, strict=True))
+    for a, b in zip([*ours, contexts[0].grad], [*theirs, contexts[1].grad], strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.slow
+def test_recomputed_layers_are_compiled() -> None:
+    torch.compiler.reset()
+    stack = EncoderStack(layers(2, full), dim=16, recompute=True)
+    x = torch.randn(2, 20, 16)
+    compiled = torch.compile(stack, backend="aot_eager", fullgraph=True)
+    expected = [tensor.clone() for tensor in seen(stack, x)]
+    stack.zero_grad()
+    for a, b in zip(seen(compiled, x), expected, strict=True):
+        torch.testing.assert_close(a, b)
+    gradients = torch.func.grad(lambda y: stack(y).square().sum())(x)
+    x.requires_grad_()
+    assert torch.allclose(gradients, torch.autograd.grad(stack(x).square().sum(), x)[0], atol=1e-6)

@@ -144,3 +144,19 @@ def test_two_processes_stream_what_they_would_hold(forkserver):
     assert len(list(Path("data/pictures").glob("*.json"))) == 1
     checks = ["checking" in Path(f"err_{rank}").read_text() for rank in range(2)]
     assert sum(checks) == 1, "the other waits"
+
+
+def test_sharded_training_goes_on_alone(forkserver, script):
+    """The model that shards decode in the end is whole; another script reads the weights."""
+    changes = {"train.max_steps": 4, "train.eval_every": 2, "train.trackers": [], "train.parallel": "fsdp"}
+    as_yaml("c.yaml", tiny(changes | {"model.reversible": True, "model.depth": 2}))
+    with on_two(forkserver, "synth_train", "--config", "c.yaml") as both:
+        assert finish(both) == [0, 0], (said(0), said(1))
+    assert "2 processes (fsdp)" in Path("out_0").read_text()
+    best = RUN / "checkpoints/best"
+    assert script("evaluate", "--checkpoint", best).code == 0
+    done = script("synth_train", "--resume", RUN, "--train.max_steps", 6)
+    assert done.code == 0, done.err
+    assert "resumed after step 4 on 1 process(es), begun on 2" in done.out
+    note = load_note(RUN / "checkpoints/last/state.safetensors")
+    assert (note["step"], note["processes"]) == (6, 2)

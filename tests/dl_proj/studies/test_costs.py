@@ -7,7 +7,7 @@ from torch import nn
 import dl_proj.studies.costs as cost_studies
 from dl_proj.studies.cost_settings import DepthConfig, LengthConfig, LinformerStudyConfig, ModelStudyConfig
 from dl_proj.studies.costs import Case, by_depth, by_length, by_rank, of_models
-from my_transformers import FullAttention, LinformerAttention, LSHAttention
+from my_transformers import FullAttention, LinformerAttention, LSHAttention, ReversibleStack
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -165,7 +165,10 @@ def test_it_is_inference_that_a_linformer_speeds_up(faked):
 def test_a_stack_is_the_variants(faked, watched):
     variants = [FULL | {"causal": True}, FULL | {"label": "both ways"}]
     by_depth(DepthConfig(**SIZES, lengths=[16, 32], depths=[2], variants=variants), 0, CPU)
-    for case, (causal, length) in zip(watched, [(c, n) for c in (True, False) for n in (16, 32, 16, 32)], strict=True):
+    cases = [(c, kind, n) for c in (True, False) for kind in ("plain", "recomputed", "reversible") for n in (16, 32)]
+    for case, (causal, kind, length) in zip(watched, cases, strict=True):
+        assert isinstance(case.module, ReversibleStack) == (kind == "reversible")
+        assert getattr(case.module, "recompute", False) == (kind == "recomputed")
         assert [layer.attention.mechanism.causal for layer in case.module.layers] == [causal] * 2
         assert shapes(case) == ([(128 // length, length, 8)], (128 // length, length, 8))
     assert set(faked) == {("allocated", "train")}
@@ -179,7 +182,8 @@ def test_memory_by_depth():
     for row in rows:
         assert (row["length"], row["batch"]) == (64, 8)
         curves.setdefault(row["curve"], []).append(row)
-    assert list(curves) == ["full", "full, reversible", "LSH", "LSH, reversible"]
+    kinds = ("", ", recomputed", ", reversible")
+    assert list(curves) == [f"{label}{kind}" for label in ("full", "LSH") for kind in kinds]
     activations = 512 * 8 * 4 / MIB  # of one (b, n, dim)
     for curve, own in curves.items():
         assert [row["depth"] for row in own] == [1, 3, 5]
@@ -189,6 +193,11 @@ def test_memory_by_depth():
             buckets = 2 * 8 * 2 * 64 * 4 if "LSH" in curve else 0
             states = 2 * 2 * torch.get_rng_state().nbytes  # of the generator, a branch
             assert five - three <= gradients + 1.05 * (buckets + states) / MIB, "no activations"
+        elif "recomputed" in curve:
+            gradients = own[2]["gradients_mib"] - own[1]["gradients_mib"]
+            buckets = 2 * 8 * 2 * 64 * 4 if "LSH" in curve else 0
+            states = 2 * torch.get_rng_state().nbytes  # of the generator, a layer
+            assert five - three <= 2 * activations + gradients + 1.05 * (buckets + states) / MIB, "a layer's input"
         else:
             assert five - three == pytest.approx(three - one, rel=0.05), "as much each layer"
             assert five - three > 2 * 10 * activations, "inputs of both norms, q, k, v, output, four times dim twice"

@@ -1,3 +1,4 @@
+import math
 import random
 from itertools import islice
 
@@ -148,3 +149,35 @@ class Moved:
 def test_only_copies_to_cuda_are_not_waited_for():
     sent = [to_device({"x": [Moved()]}, torch.device(name))["x"][0] for name in ("cpu", "cuda")]
     assert sent == [("cpu", False), ("cuda", True)]
+
+
+@pytest.mark.parametrize("bound", [{"batch_size": 2}, {"batch_tokens": 6}])
+@pytest.mark.parametrize(("shares", "world_size"), [(2, 1), (1, 2), (4, 2), (2, 4), (3, 2)])
+def test_dealt_to_other_processes_an_update_has_the_same_batches(shares, world_size, bound):
+    """In the middle of an epoch and across its end; batches that were one process's stay together."""
+
+    class Sized(torch.utils.data.Dataset):
+        sizes = [1 + i % 3 for i in range(41)]
+
+        def __len__(self):
+            return 41
+
+        def __getitem__(self, index):
+            return index
+
+    together = shares * 4 // math.gcd(shares, 4)  # batches per update
+
+    def updates(processes, first, n):
+        found = [[] for _ in range(n)]
+        parts = together // processes
+        for rank in range(processes):
+            batches = TrainingBatches(Sized(), **bound, seed=3, rank=rank, world_size=processes, shares=shares)
+            stream = batches.starting_at(first * parts)
+            for update in found:
+                update += [next(stream).tolist() for _ in range(parts)]
+        return [sorted(update) for update in found]
+
+    expected = updates(shares, 0, 12)
+    assert sum(len(batch) for update in expected for batch in update) > 2 * 41, "more than two epochs"
+    for first in (0, 5):
+        assert updates(world_size, first, 12 - first) == expected[first:]

@@ -19,7 +19,7 @@ from tiny_training import (
     tiny_trainer,
 )
 
-from my_custom_ai.custom_train import CheckpointError, RunDirectory
+from my_custom_ai.custom_train import RunDirectory
 from my_custom_ai.custom_train.checkpoint import load_tensors, without_prefix
 from my_custom_ai.utils.meters import Ratio
 
@@ -147,15 +147,13 @@ def test_resumed_on_three_it_ends_the_same_bit_for_bit(forkserver):
     assert_same_file("killed" / last, "whole" / last)
 
 
-def test_resumed_on_two_it_ends_the_same_bit_for_bit_and_on_one_it_is_refused(forkserver):
+def test_resumed_on_two_it_ends_the_same_bit_for_bit(forkserver):
     whole, killed = (Path(name, "checkpoints", "last", "state.safetensors") for name in ("whole", "killed"))
     on_two(forkserver, "whole", DROPOUT, None, CountsUnevenly)
     on_two(forkserver, "killed", DROPOUT, 8, CountsUnevenly)  # in the middle of update 4
     tensors, note = load_tensors(killed)
     assert note["step"] == 3 and note["meter"]["size"][1] == 3 * 12, "examples of both processes"
     assert not torch.equal(tensors["generator.0.torch"], tensors["generator.1.torch"])
-    with pytest.raises(CheckpointError, match=r"saved by 2 process\(es\), cannot be resumed exactly on 1$"):
-        trainer_of("killed", None, **DROPOUT).fit()
     seen = on_two(forkserver, "killed", DROPOUT, None, CountsUnevenly)
     assert [len(one["trained"]) for one in seen] == [2 * 5 * 3] * 2  # only what was missing
     assert_same_file(killed, whole)
