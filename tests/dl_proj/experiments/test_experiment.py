@@ -102,6 +102,7 @@ FIELDS = {
         "precision": ("bf16", {}, lambda h: h["start"]["precision"], "bf16"),
         "matmul_precision": ("high", {}, lambda h: h["start"]["matmul_precision"], "high"),
         "device": ("auto", {}, lambda h: h["start"]["device"], "auto"),
+        "parallel": ("fsdp", {}, lambda h: h["parallel"], "fsdp"),
         "num_workers": (2, {}, pace("num_workers"), 2),
         "trackers": ([], {}, pace("trackers"), ()),
         "monitor": ({"patience": 5}, {}, monitor("patience"), 5),
