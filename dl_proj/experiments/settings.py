@@ -138,7 +138,7 @@ class PaceConfig(Strict):
     device: DeviceName = "auto"
     """where to compute; auto picks the fastest device available"""
     parallel: Parallel = "ddp"
-    """several processes (torchrun): ddp keeps all weights in each; fsdp shares out weights, gradients and moments"""
+    """with torchrun: each process keeps all weights (ddp) or its share (fsdp)"""
     num_workers: int = Field(0, ge=0)
     """data-loading processes"""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)

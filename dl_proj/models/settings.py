@@ -93,7 +93,7 @@ class _LayersConfig(Strict):
     reversible: bool = False
     """use reversible residual streams, whose activation memory does not grow with depth"""
     recompute: bool = False
-    """keep only each layer's input for backward, which runs the layer again (activation checkpointing)"""
+    """backward runs each layer again (activation checkpointing)"""
     positions: PositionsConfig = LearnedPositionsConfig()
     """the positional encoding, chosen by kind"""
 

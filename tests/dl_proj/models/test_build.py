@@ -574,6 +574,7 @@ STACK_FIELDS = {
     ),
     "norm": ("post", lambda m: (first(m).norm, type(m.stack.final_norm)), ("post", nn.Identity)),
     "reversible": (True, lambda m: type(m.stack), ReversibleStack),
+    "recompute": (True, lambda m: m.stack.recompute, True),
     "attention": (
         {"kind": "full", "dropout": 0.5},
         lambda m: (type(first(m).attention.mechanism), first(m).attention.mechanism.dropout),
@@ -729,7 +730,7 @@ DATA_FIELDS = {
     ),
     "vocab_size": (9, lambda m: m.embedding.vocab_size, 9),
 }
-NOT_THE_MODELS = {"root", "labels", "val_share", "random_shift", "skip_broken"}  # of how the images are made
+NOT_THE_MODELS = {"root", "labels", "val_share", "random_shift", "skip_broken", "streamed", "cache"}  # of how the images are made
 
 
 def classifier(model=None, data=None, n_classes=5):

@@ -291,6 +291,7 @@ FIELDS = {
     "norm_epsilon": (0.25, lambda m: {n.eps for n in m.modules() if isinstance(n, nn.LayerNorm)}, {0.25}),
     "norm": ("post", lambda m: {layer.norm for layer in [*m.encoder.layers, *m.decoder.layers]}, {"post"}),
     "reversible": (True, lambda m: (type(m.encoder), type(m.decoder)), (ReversibleStack, ReversibleDecoderStack)),
+    "recompute": (True, lambda m: (m.encoder.recompute, m.decoder.recompute), (True, True)),
     "positions": (
         {"kind": "sinusoidal"},
         lambda m: {type(m.source_positions), type(m.target_positions)},
