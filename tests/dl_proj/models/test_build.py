@@ -730,7 +730,8 @@ DATA_FIELDS = {
     ),
     "vocab_size": (9, lambda m: m.embedding.vocab_size, 9),
 }
-NOT_THE_MODELS = {"root", "labels", "val_share", "random_shift", "skip_broken", "streamed", "cache"}  # of how the images are made
+# how the images are made
+NOT_THE_MODELS = {"root", "labels", "val_share", "random_shift", "skip_broken", "streamed", "cache"}
 
 
 def classifier(model=None, data=None, n_classes=5):
