@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from tiny_scripts import GONE, assert_refused, assert_states, saved_tensors, tiny_yaml
 
 from dl_proj.experiments.copy.settings import SynthTrainConfig
+from dl_proj.experiments.images.classification.settings import ClassifierTrainConfig
 from dl_proj.experiments.translation.settings import TranslationTrainConfig
 from dl_proj.run_changes import _OTHER_RESULT, _SAME_RESULT
 from dl_proj.settings.help import models_in
@@ -164,5 +165,5 @@ def leaves(schema, prefix=""):
 
 
 def test_what_may_be_changed_are_settings():
-    known = {*leaves(SynthTrainConfig), *leaves(TranslationTrainConfig)}
+    known = {*leaves(SynthTrainConfig), *leaves(TranslationTrainConfig), *leaves(ClassifierTrainConfig)}
     assert known >= _SAME_RESULT | _OTHER_RESULT
