@@ -128,8 +128,8 @@ def test_test_images_choose_nothing(script, blank, monkeypatch):
     history = [{**row, "seconds": ""} for row in rows_of()]
     Path("runs").rename("before")
 
-    def others(data):
-        images = load_configured(data)
+    def others(data, num_workers):
+        images = load_configured(data, num_workers)
         test = LabelledImages(images.test.levels, (images.test.labels + 1) % 10)
         return ImageSplits(images.train, images.val, test, images.classes)
 
@@ -202,7 +202,15 @@ def first_losses(changes=None):
 
 
 def test_the_settings_of_the_images_are_all_there():
-    others = {"dataset", "root", "greyscale", "split_channels", "skip_broken"}  # tried on pictures of one's own
+    others = {
+        "dataset",
+        "root",
+        "greyscale",
+        "split_channels",
+        "skip_broken",
+        "streamed",
+        "cache",
+    }  # tried on one's own
     fields = {f"data.{name}" for name in ClassifierDataConfig.model_fields.keys() - others}
     assert {key for key in SETTINGS if key.startswith("data.")} == fields
 

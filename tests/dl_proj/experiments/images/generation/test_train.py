@@ -116,8 +116,8 @@ def test_test_images_choose_nothing(script, blank, monkeypatch):
     history = [without_seconds(row) for row in rows_of()]
     Path("runs").rename("before")
 
-    def others(data):
-        images = load_configured(data)
+    def others(data, num_workers):
+        images = load_configured(data, num_workers)
         return ImageSplits(
             images.train, images.val, LabelledImages(7 - images.test.levels, images.test.labels), images.classes
         )
@@ -191,7 +191,7 @@ def first_loss(changes):
 
 
 def test_the_settings_of_the_images_are_all_there():
-    others = {"dataset", "root", "skip_broken"}  # tried on pictures of one's own
+    others = {"dataset", "root", "skip_broken", "streamed", "cache"}  # tried on one's own
     fields = {f"data.{name}" for name in GeneratorDataConfig.model_fields.keys() - others}
     assert {key for key in SETTINGS if key.startswith("data.")} == fields
 
