@@ -67,20 +67,6 @@ BY_COMMAND = {
     "mnist_completed/grid.png": "python mnist_generator.py --complete --per_label 5",
 }
 """Pictures of shipped models, and the commands that make them; --output_dir or --output says where they go."""
-_OLDER = "a sweep older than curves.csv; it has its curves again once it is trained again"
-_GONE = "of a run whose files and model are not kept"
-LEFT = {
-    "baselines/digits/sweep.png": _OLDER,
-    "baselines/digits/sweep_time.png": _OLDER,
-    "cifar10_pictures/confusion.png": _GONE,
-    "cifar10_pictures/curves.png": _GONE,
-    "sweep_digits/sweep.png": _OLDER,
-    "sweep_digits/sweep_time.png": _OLDER,
-    "sweep_lm_books/sweep.png": _OLDER,
-    "sweep_mlm_books/sweep.png": _OLDER,
-    "sweep_recall/sweep.png": _OLDER,
-}
-"""Pictures that cannot be drawn again, and why."""
 
 
 def headline(*, dark: bool = False) -> Figure:

@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from benchmarks import figures
-from benchmarks.figures import BY_COMMAND, FROM_DATA, LEFT, RESULTS, headline
+from benchmarks.figures import BY_COMMAND, FROM_DATA, RESULTS, headline
 from dl_proj.figure_style import DOTS, PAGE
 
 PICTURES = {str(path.relative_to(RESULTS)) for path in RESULTS.rglob("*.png") if path.name != "confusion.png"}
@@ -31,9 +31,9 @@ def test_a_folder_can_be_drawn_from_its_files(folder, tmp_path):
         assert size_of(picture)[0] <= PAGE * DOTS
 
 
-def test_every_picture_has_data_a_command_or_a_reason():
+def test_every_picture_has_data_or_a_command():
     of_data = {name for name in PICTURES if name.rpartition("/")[0] in FROM_DATA}
-    others = {*BY_COMMAND, *LEFT, "headline.png", "headline_dark.png"}
+    others = {*BY_COMMAND, "headline.png", "headline_dark.png"}
     assert all((RESULTS / name).is_file() for name in others)
     assert PICTURES - of_data - others == set()
 
