@@ -124,6 +124,26 @@ def test_recomputed_decoder_is_the_same_bit_for_bit() -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_recomputation_keeps_inputs_alone_and_calls_each_layer_again(recompute: bool) -> None:
+    calls, kept = [], []
+    stacks = (
+        EncoderStack(layers(3), dim=16, recompute=recompute),
+        DecoderStack(decoder_layers(3), dim=16, recompute=recompute),
+    )
+    x, context, _ = target_and_context()
+    for stack, inputs in zip(stacks, ((x,), (x, context)), strict=True):
+        for layer in stack.layers:
+            layer.feed_forward.register_forward_pre_hook(lambda *_: calls.append(1))
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+            out = stack.double()(*inputs)
+        assert len(calls) == 3
+        out.sum().backward()
+        assert len(calls) == (6 if recompute else 3)
+        assert (sum(kept) > 20 * x.numel()) != recompute
+        calls.clear(), kept.clear()
+
+
 @pytest.mark.slow
 def test_recomputed_layers_are_compiled() -> None:
     torch.compiler.reset()
