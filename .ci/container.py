@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Do the steps of the Dockerfile where no engine is at hand: as root, in a folder with a fresh Debian or Ubuntu.
 
-    debootstrap --variant=minbase bookworm /tmp/image
-    python3 .ci/container.py /tmp/image --run
+    debootstrap --variant=minbase bookworm ../image
+    python3 .ci/container.py ../image --run
 
 The folder stands for the base image, and is changed. Files are those that git tracks, without what .dockerignore names.
 Settings of pip and proxies in this environment are passed on, as is --bind FOLDER, such as one of certificates.

@@ -27,7 +27,7 @@ class Costs:
 
     Args:
         flops: FLOPs of matrix products, convolutions and torch's attention, forward and backward.
-        peak_bytes: weights, optimiser state and the allocations of a step; None if torch does not report them.
+        peak_bytes: memory for weights, optimizer state and one training step; None if PyTorch cannot measure it.
         seconds: duration of a step, including loading its batches.
         evaluation_seconds: duration of an evaluation batch.
     """
