@@ -246,7 +246,7 @@ def _keep_names(experiment: Experiment, folder: Path) -> None:
 
 def _batches_per_epoch(config: ExperimentConfig, data: Dataset[Any], processes: int) -> int:
     """Return the batches per epoch and process; the number of processes is unknown when settings are validated."""
-    bound = config.train.model_dump(include={"batch_size", "batch_tokens"})
+    bound = config.train.model_dump(include={"batch_size", "batch_tokens", "similar_sizes"})
     length = length_of(data, "training data")
     wanted = bound.get("batch_size", 0) * processes
     if wanted > length:

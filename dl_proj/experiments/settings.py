@@ -116,7 +116,7 @@ class PaceConfig(Strict):
     eval_batch_size: int = Field(64, ge=1)
     """examples per batch in evaluation"""
     accumulate: int = Field(1, ge=1)
-    """batches per update and process; an update follows the mean loss over all their tokens or examples"""
+    """batches per update and process, treated as one large batch"""
     clip_norm: float = Field(1.0, ge=0)
     """maximum norm of the gradient; 0: no clipping"""
     eval_every: int = Field(100, ge=1)
@@ -176,6 +176,13 @@ class TrainConfig(PaceConfig):
     def steps(self, n_examples: int, processes: int = 1) -> int:
         """Return the number of updates."""
         return self.steps_of(n_examples // processes // self.batch_size)
+
+
+class SequencePaceConfig(TrainConfig):
+    """The pace of training on sequences that may differ in length."""
+
+    similar_sizes: bool = False
+    """make each batch of sequences of similar length, which saves padding"""
 
 
 class TranslationPaceConfig(PaceConfig):

@@ -81,7 +81,7 @@ class _LayersConfig(Strict):
     ffn_dim: int = Field(512, ge=1)
     """hidden width of the feed-forward network"""
     ffn_chunk_size: int = Field(0, ge=0)
-    """positions that the feed-forward network processes at a time, to save memory; 0: all"""
+    """positions that the feed-forward network processes at a time; 0: all"""
     activation: Literal["gelu", "relu"] = "gelu"
     """activation of the feed-forward network"""
     dropout: float = Field(0.0, ge=0, lt=1)

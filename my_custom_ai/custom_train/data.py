@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from accelerate import skip_first_batches
 from accelerate.utils import send_to_device
-from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, Sampler, Subset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, Sampler
 
 from my_custom_ai.custom_train.errors import CheckpointError
 from my_custom_ai.utils.signals import leave_to_parent
@@ -38,15 +38,17 @@ class EqualBatches(BatchSampler):
 
 
 class BucketedBatches(Sampler[list[int]]):
-    """Batches of examples of similar size, as many as fit when each is padded to the largest.
+    """Batches of examples of similar size, which saves padding: of ``batch_size`` examples, or as many as fit.
 
     A permutation drawn from (seed, epoch) is sorted by size (stably, so examples of equal size stay shuffled) and cut
-    into batches, and the batches are shuffled. The cuts depend only on the sizes, so every epoch has the same number
-    of batches.
+    into batches, and the batches are shuffled. Every epoch has the same number of batches. With ``batch_size``, the
+    examples that do not fill the last batch of every process are left out before sorting: other ones in each epoch,
+    whatever their size.
 
     Args:
         sizes: (n,) integers, the size of each example.
-        bound: upper bound of a batch's number of examples times its largest size.
+        bound: upper bound of a batch's number of examples times its largest size; give either this or batch_size.
+        batch_size: examples per batch.
         seed: seed of the order.
         rank, world_size: index of this process, and the number of processes. All get the same number of batches; the
             remaining ones are dropped.
@@ -55,18 +57,27 @@ class BucketedBatches(Sampler[list[int]]):
         ValueError: an example is larger than the bound, or there are fewer batches than processes.
     """
 
-    def __init__(self, sizes: np.ndarray, bound: int, *, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        sizes: np.ndarray,
+        bound: int | None = None,
+        *,
+        batch_size: int | None = None,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         self._sizes = np.asarray(sizes, dtype=np.int64)
-        largest = self._sizes.max(initial=0)
-        if largest > bound:
-            raise ValueError(
-                f"an example of {largest} tokens does not fit into a batch of {bound}; allow at least {largest}, or "
-                "leave such examples out"
-            )
-        self._cuts = _cuts(np.sort(self._sizes), bound)
+        if batch_size is not None:
+            used = len(self._sizes) // (batch_size * world_size) * batch_size * world_size
+            self._cuts = list(range(0, used + 1, batch_size))
+        else:
+            assert bound is not None
+            self._cuts = _cuts(np.sort(self._sizes), bound)
         if not len(self._cuts) > world_size:
+            unit = f"{batch_size} examples" if batch_size else f"{bound} tokens"
             raise ValueError(
-                f"{len(self._sizes)} training examples make {len(self._cuts) - 1} batches of {bound} tokens, which is "
+                f"{len(self._sizes)} training examples make {len(self._cuts) - 1} batches of {unit}, which is "
                 f"fewer than the {world_size} process(es)"
             )
         self._seed, self._rank, self._world_size = seed, rank, world_size
@@ -83,7 +94,7 @@ class BucketedBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         """Indices of the examples of each batch."""
         generator = np.random.default_rng((self._seed, self._epoch))
-        order = generator.permutation(len(self._sizes))
+        order = generator.permutation(len(self._sizes))[: self._cuts[-1]]
         order = order[np.argsort(self._sizes[order], kind="stable")]
         batches = generator.permutation(len(self._cuts) - 1)[: len(self) * self._world_size]
         for batch in batches[self._rank :: self._world_size]:
@@ -128,6 +139,11 @@ class DealtBatches(Sampler[list[int]]):
 
 def _cuts(ascending: np.ndarray, bound: int) -> list[int]:
     """Start of each batch, and the end. Greedy: a batch grows while its count times its largest size is <= bound."""
+    if len(ascending) and (largest := ascending[-1]) > bound:
+        raise ValueError(
+            f"an example of {largest} tokens does not fit into a batch of {bound}; allow at least {largest}, or "
+            "leave such examples out"
+        )
     cuts = [0]
     while (start := cuts[-1]) < len(ascending):
         stops = range(start + 1, len(ascending) + 1)
@@ -143,9 +159,11 @@ class TrainingBatches:
     dropped. The global random generators are not used.
 
     Args:
-        dataset: a dataset with a length; for ``batch_tokens`` also with ``sizes``, one integer per example.
+        dataset: a dataset with a length; for ``batch_tokens`` and ``similar_sizes`` also with ``sizes``, one integer
+            per example.
         batch_size: examples per batch and process; give either this or batch_tokens.
         batch_tokens: upper bound of a batch's number of examples times its largest size; see :class:`BucketedBatches`.
+        similar_sizes: with batch_size: batches of examples of similar size, which saves padding.
         seed: seed of the order.
         rank: index of this process; each process gets its own share of every epoch.
         world_size: number of processes.
@@ -166,6 +184,7 @@ class TrainingBatches:
         *,
         batch_size: int | None = None,
         batch_tokens: int | None = None,
+        similar_sizes: bool = False,
         seed: int,
         rank: int = 0,
         world_size: int = 1,
@@ -178,16 +197,11 @@ class TrainingBatches:
         length = length_of(dataset, "training data")
         self._dataset = dataset
         sampler: partial[EqualBatches] | partial[BucketedBatches]
-        if batch_size is not None:
+        if batch_size is not None and not similar_sizes:
             sampler = partial(EqualBatches, length, batch_size, seed=seed)
-        elif not hasattr(dataset, "sizes"):
-            raise ValueError(
-                f"batch_tokens needs the size of each example, but {type(dataset).__name__} has no attribute sizes; "
-                "give batch_size instead"
-            )
         else:
-            assert batch_tokens is not None  # checked above
-            sampler = partial(BucketedBatches, dataset.sizes, batch_tokens, seed=seed)
+            sizes = sizes_of(dataset, "batch_tokens" if batch_tokens else "similar_sizes")
+            sampler = partial(BucketedBatches, sizes, batch_tokens, batch_size=batch_size, seed=seed)
         if shares is None or shares == world_size:
             own = [sampler(rank=rank, world_size=world_size)]
             self._sampler = DealtBatches(own, rank=0, world_size=1)
@@ -240,6 +254,7 @@ def evaluation_batches(
     dataset: Dataset[Any],
     *,
     batch_size: int,
+    similar_sizes: bool = False,
     rank: int = 0,
     world_size: int = 1,
     num_workers: int = 0,
@@ -247,14 +262,22 @@ def evaluation_batches(
 ) -> DataLoader[Any]:
     """Every example exactly once, distributed over the processes, none repeated or dropped.
 
-    For the arguments see :class:`TrainingBatches`.
+    For the arguments see :class:`TrainingBatches`. With ``similar_sizes``, the batches come in a fixed random order, so
+    that the first few are a fair sample.
 
     Raises:
-        ValueError: the dataset has no length.
+        ValueError: the dataset has no length, or no ``sizes`` although they are needed.
     """
+    own = range(rank, length_of(dataset, "evaluation data"), world_size)
+    batches = [list(own[i : i + batch_size]) for i in range(0, len(own), batch_size)]
+    if similar_sizes:
+        sizes = sizes_of(dataset, "similar_sizes")
+        ascending = sorted(own, key=sizes.__getitem__)
+        batches = [ascending[i : i + batch_size] for i in range(0, len(own), batch_size)]
+        np.random.default_rng(0).shuffle(batches)
     return DataLoader(
-        Subset(dataset, range(rank, length_of(dataset, "evaluation data"), world_size)),
-        batch_size=batch_size,
+        dataset,
+        batch_sampler=batches,
         num_workers=num_workers,
         worker_init_fn=leave_to_parent,
         collate_fn=getattr(dataset, "collate", None),
@@ -275,6 +298,20 @@ def length_of(dataset: Dataset[Any], what: str) -> int:
         raise ValueError(
             f"{what}: {type(dataset).__name__} has no length; give a map-style dataset, with __len__ and __getitem__"
         ) from None
+
+
+def sizes_of(dataset: Dataset[Any], setting: str) -> np.ndarray:
+    """The size of each example, which ``setting`` needs.
+
+    Raises:
+        ValueError: the dataset has no ``sizes``.
+    """
+    if not hasattr(dataset, "sizes"):
+        raise ValueError(
+            f"{setting} needs the size of each example, but {type(dataset).__name__} has no attribute sizes; give "
+            "batch_size alone"
+        )
+    return np.asarray(dataset.sizes)
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

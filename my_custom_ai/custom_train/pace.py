@@ -13,6 +13,8 @@ class Pace:
         total_steps: total number of updates of the weights.
         batch_size: examples per batch and process; give either this or batch_tokens.
         batch_tokens: size limit per batch and process; see :class:`~my_custom_ai.custom_train.data.TrainingBatches`.
+        similar_sizes: with batch_size: a batch has examples of similar size, which saves padding; the dataset needs
+            ``sizes``.
         eval_batch_size: examples per batch in evaluation.
         accumulate: batches per update and process. The update follows the gradient of the mean loss over all items
             (tokens, examples) in these batches of all processes, as if they were one batch.
@@ -33,6 +35,7 @@ class Pace:
     total_steps: int
     batch_size: int | None = None
     batch_tokens: int | None = None
+    similar_sizes: bool = False
     eval_batch_size: int = 64
     accumulate: int = 1
     clip_norm: float = 0.0

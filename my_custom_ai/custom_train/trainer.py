@@ -118,6 +118,7 @@ class Trainer:
             self._train_data,
             batch_size=self.pace.batch_size,
             batch_tokens=self.pace.batch_tokens,
+            similar_sizes=self.pace.similar_sizes,
             seed=self.seed,
             rank=self.accelerator.process_index,
             world_size=processes,
@@ -222,6 +223,7 @@ class Trainer:
         batches = evaluation_batches(
             data,
             batch_size=self.pace.eval_batch_size,
+            similar_sizes=self.pace.similar_sizes,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
             num_workers=self.pace.num_workers,

@@ -80,6 +80,7 @@ class Sequences(Dataset[tuple[tuple[Tensor, ...], int]]):
         digest: identifies the examples of the file.
         labels: (examples,) int64.
         lengths: (examples, sequences per example) int64, in tokens, after truncation.
+        sizes: (examples,) int64, the length of the longest sequence of each.
     """
 
     def __init__(self, path: Path, split: str, *, max_len: int) -> None:
@@ -95,6 +96,7 @@ class Sequences(Dataset[tuple[tuple[Tensor, ...], int]]):
         self._together = together
         self._bounds = numbers[total : total + total * together + 1][first * together : last * together + 1].copy()
         self.lengths = torch.from_numpy(np.diff(self._bounds).clip(max=max_len)).view(-1, together)
+        self.sizes = self.lengths.amax(1).numpy()
         with path.open("rb") as file:
             self.digest = f"{split} of {file.read(_DIGEST_BYTES).hex()}"
 

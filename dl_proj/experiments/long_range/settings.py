@@ -6,7 +6,7 @@ from pydantic import Field
 
 from dl_proj.experiments.long_range.data_settings import LongRangeDataConfig
 from dl_proj.experiments.long_range.published import published_rows
-from dl_proj.experiments.settings import ExperimentConfig, MonitorMode, TrainConfig
+from dl_proj.experiments.settings import ExperimentConfig, MonitorMode, SequencePaceConfig
 from dl_proj.models.settings import StackConfig
 from dl_proj.tables import Row
 
@@ -37,7 +37,7 @@ class LongRangeTrainConfig(ExperimentConfig):
     """the sequences, chosen by kind"""
     model: SequenceClassifierConfig = SequenceClassifierConfig()
     """the model"""
-    train: TrainConfig
+    train: SequencePaceConfig
     """the pace of training"""
 
     @property
@@ -63,7 +63,12 @@ class LongRangeTrainConfig(ExperimentConfig):
     def mistakes(self) -> list[str]:
         """See Strict."""
         found = self.model.mistakes_at(self.model.length(self.data), causal=False, grid=False)
-        if self.tokens_per_example is None:  # then a batch's sequences differ in length
+        if self.tokens_per_example is not None:
+            if self.train.similar_sizes:
+                found.append(
+                    f"train.similar_sizes: true is of no use, all sequences of {self.data.kind} are equally long"
+                )
+        else:  # then a batch's sequences differ in length
             seen = [line for attention in self.model.mechanisms if (line := attention.settings.sees_padding)]
             found += [f"model.attention.{line}" for line in dict.fromkeys(seen)]
         found += super().mistakes()

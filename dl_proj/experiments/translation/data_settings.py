@@ -15,9 +15,9 @@ class _OwnPairs(Strict):
     """The user's own pairs, some of which may have to be held out."""
 
     val_share: float = Field(0.01, gt=0, lt=1)
-    """with val: null, fraction of the training pairs held out for validation, chosen by the seed"""
+    """with val: null, fraction of the training pairs held out for validation"""
     test_share: float = Field(0.01, gt=0, lt=1)
-    """with test: null, fraction of the training pairs held out for the test, chosen by the seed"""
+    """with test: null, fraction of the training pairs held out for the test"""
 
     @property
     def held_out(self) -> dict[str, float]:
@@ -54,9 +54,9 @@ class LinePairsConfig(_OwnPairs):
     train: str = Field("train", min_length=1)
     """training pairs; files: file name without the suffix, which is the language; csv, parquet: path"""
     val: str | None = Field("val", min_length=1)
-    """validation pairs, as for train; null holds out val_share of the training pairs"""
+    """validation pairs, as for train; null: val_share of the training pairs"""
     test: str | None = Field("test", min_length=1)
-    """test pairs, as for train; null holds out test_share of the training pairs"""
+    """test pairs, as for train; null: test_share of the training pairs"""
 
     @property
     def slug(self) -> str:
@@ -70,9 +70,9 @@ class _TablePairsConfig(_OwnPairs):
     train: Path
     """training pairs; files: file name without the suffix, which is the language; csv, parquet: path"""
     val: Path | None = None
-    """validation pairs, as for train; null holds out val_share of the training pairs"""
+    """validation pairs, as for train; null: val_share of the training pairs"""
     test: Path | None = None
-    """test pairs, as for train; null holds out test_share of the training pairs"""
+    """test pairs, as for train; null: test_share of the training pairs"""
 
     @property
     def slug(self) -> str:

@@ -143,6 +143,59 @@ def test_who_is_together_is_the_same_on_every_machine(given_sizes, seed):
     assert {tuple(batch) for batch in first(batches, len(batches))} == expected | {tuple(batch)}
 
 
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=40), st.integers(1, 5), st.integers(1, 3))
+def test_batches_of_a_number_of_examples_of_similar_size(sizes, batch_size, world):
+    """All processes together see each example at most once in an epoch, in equal batches that are cut after sorting."""
+    n = len(sizes) // (batch_size * world)
+    if n == 0:
+        with pytest.raises(ValueError, match=rf"^{len(sizes)} training examples make .* fewer than"):
+            TrainingBatches(Sized(sizes), batch_size=batch_size, similar_sizes=True, seed=0, world_size=world)
+        return
+    shares = [
+        TrainingBatches(Sized(sizes), batch_size=batch_size, similar_sizes=True, seed=0, rank=rank, world_size=world)
+        for rank in range(world)
+    ]
+    for epoch in range(2):
+        batches = [batch for share in shares for batch in first(share, n, epoch * n)]
+        assert [len(batch) for batch in batches] == [batch_size] * (n * world)
+        assert len({i for batch in batches for i in batch}) == batch_size * n * world
+        by_size = sorted([sizes[i] for i in batch] for batch in batches)
+        assert all(max(small) <= min(large) for small, large in pairwise(by_size))
+
+
+def test_what_does_not_fill_a_batch_is_not_always_the_longest():
+    batches = TrainingBatches(Sized(range(1, 8)), batch_size=3, similar_sizes=True, seed=0)
+    seen = {i for batch in first(batches, 2 * 30) for i in batch}
+    assert seen == set(range(7))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 12), max_size=40), st.integers(1, 5), st.integers(1, 3))
+def test_an_evaluation_by_size_has_every_example_once(sizes, batch_size, world):
+    shares = [
+        [
+            items
+            for _, items in evaluation_batches(
+                Sized(sizes), batch_size=batch_size, similar_sizes=True, rank=rank, world_size=world
+            )
+        ]
+        for rank in range(world)
+    ]
+    assert sorted(i for share in shares for batch in share for i in batch) == list(range(len(sizes)))
+    for rank, share in enumerate(shares):
+        assert len(share) == -(-len(range(rank, len(sizes), world)) // batch_size)
+        by_size = sorted([sizes[i] for i in batch] for batch in share)
+        assert all(max(small) <= min(large) for small, large in pairwise(by_size))
+
+
+def test_the_first_batches_of_an_evaluation_by_size_are_no_shortest_ones():
+    batches = list(evaluation_batches(Sized(range(100)), batch_size=5, similar_sizes=True))
+    assert [i for _, items in batches for i in items] != list(range(100))
+    assert max(i for _, items in batches[:4] for i in items) > 50
+    assert str(batches) == str(list(evaluation_batches(Sized(range(100)), batch_size=5, similar_sizes=True)))
+
+
 def test_examples_of_one_size_are_drawn_anew():
     batches = stream([5] * 30, 15)
     assert len(batches) == 10
@@ -205,3 +258,12 @@ def test_the_trainer_hands_the_bound_on():
     assert len(trainer._batches) == greedy(range(1, 13), 12)
     with pytest.raises(ValueError, match=re.escape("an example of 12 tokens does not fit into a batch of 11")):
         tiny_trainer("other", train_data=data, batch_size=None, batch_tokens=11)
+
+
+def test_the_trainer_batches_by_size():
+    data = Points(12)
+    data.sizes = np.arange(12)
+    trainer = tiny_trainer("run", train_data=data, batch_size=4, similar_sizes=True)
+    assert len(trainer._batches) == 3
+    with pytest.raises(ValueError, match="similar_sizes needs the size of each example, but Points has no"):
+        tiny_trainer("other", train_data=Points(12), batch_size=4, similar_sizes=True)

@@ -13,6 +13,7 @@ from torch import nn
 
 import dl_proj
 from dl_proj.experiments.long_range.published import PUBLISHED, TASKS, published_rows
+from dl_proj.experiments.long_range.sequences import Sequences
 from dl_proj.experiments.long_range.settings import LongRangeTrainConfig
 from dl_proj.experiments.long_range.train import build_sequence_classifier, long_range_experiment
 
@@ -139,6 +140,23 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(trained, script):
     assert any(name.startswith("model") for name in whole)
 
 
+def test_batches_of_similar_length_hold_less_padding(script, monkeypatch):
+    """In training and evaluation; the first batch is the trainer's trial of its objective."""
+    seen, padded = [], Sequences.collate
+    monkeypatch.setattr(Sequences, "collate", staticmethod(lambda items: seen.append(items) or padded(items)))
+
+    def padding(similar):
+        seen.clear()
+        changes = {"train.similar_sizes": similar, "train.max_steps": 8, "train.eval_batch_size": 4}
+        assert script("lra_train", "--config", as_yaml("c.yaml", changed(TINY_LONG_RANGE, changes))).code == 0
+        lengths = [[len(tokens) for (tokens,), _ in items] for items in seen]
+        assert sum(len(batch) == 8 for batch in lengths) == 8
+        return [sum(max(b) * len(b) - sum(b) for b in lengths if len(b) == n) for n in (8, 4)]
+
+    for few, many in zip(padding(True), padding(False), strict=True):
+        assert few < many / 2
+
+
 def test_other_data_is_not_what_a_run_goes_on_with(trained, script):
     shutil.rmtree("data")
     config = RUN / "config.yaml"
@@ -179,6 +197,10 @@ def test_examples_are_drawn_or_printed(script):
         ({"model.attention": {"kind": "linformer", "rank": 19}}, [("c.yaml: model.attention.rank", 19, 18)]),
         ({"model.attention": {"kind": "causal_linformer"}}, [("c.yaml: model.attention.kind", "causal_linformer")]),
         ({"model.attention": {"kind": "transformers_lsh"}}, [("c.yaml: model.attention.kind", "transformers_lsh")]),
+        (
+            {"data": {"kind": "pathfinder", "side": 16}, "train.similar_sizes": True},
+            [("c.yaml: train.similar_sizes", "pathfinder", True)],
+        ),
         ({"train.batch_size": 65}, [("c.yaml: train.batch_size", 65, 64)]),
         ({"schedule": {"kind": "warmup_linear", "warmup_steps": 3}}, [("c.yaml: schedule.warmup_steps", 3, 3)]),
     ],
