@@ -39,8 +39,8 @@ def draw_rotations(
     shape = (heads, head_dim, n_buckets // 2)
     if generator is None:
         return torch.randn((heads, n_rounds, head_dim, n_buckets // 2), device=like.device, dtype=like.dtype)
-    rounds = [torch.randn(shape, generator=generator, device=generator.device) for _ in range(n_rounds)]
-    return torch.stack(rounds, dim=1).to(like.device, like.dtype, non_blocking=True)
+    draw = functools.partial(torch.randn, shape, generator=generator, device=generator.device, dtype=torch.float32)
+    return torch.stack([draw() for _ in range(n_rounds)], dim=1).to(like.device, like.dtype, non_blocking=True)
 
 
 # torch.randn fills memory 16 numbers at a time, so a smaller draw is in general not a prefix of a larger one. Drawing
@@ -60,10 +60,10 @@ def draw_nested_rotations(
     for r in range(n_rounds):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + r)
         blocks = [
-            torch.randn((_DRAWN_TOGETHER, heads, head_dim), generator=generator)
+            torch.randn((_DRAWN_TOGETHER, heads, head_dim), generator=generator, dtype=torch.float32)
             for _ in range(-(-half // _DRAWN_TOGETHER))
         ]
-        rounds.append(torch.cat([torch.empty(0, heads, head_dim), *blocks])[:half])
+        rounds.append(torch.cat([torch.empty(0, heads, head_dim, dtype=torch.float32), *blocks])[:half])
     return torch.stack(rounds).permute(2, 0, 3, 1).to(like.device, like.dtype, non_blocking=True)
 
 

@@ -9,6 +9,7 @@ from my_transformers.lsh import hashing
 from my_transformers.lsh.hashing import (
     bucket_of,
     choose_n_buckets,
+    draw_nested_rotations,
     draw_rotations,
     seeded_rotations,
     sort_by_bucket,
@@ -35,6 +36,21 @@ def test_the_same_in_pieces_and_in_any_layout(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(hashing, "_PROJECTIONS_IN_WORK", 100)
     assert torch.equal(bucket_of(qk, r), whole)
     assert torch.equal(bucket_of(beside, r), whole)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_seed_draws_the_same_whatever_the_default_dtype(nested: bool) -> None:
+    def drawn() -> torch.Tensor:
+        if not nested:
+            return rotations()
+        return draw_nested_rotations(2, 3, 8, 6, like=torch.zeros(1, dtype=torch.float64), seed=0)
+
+    usual = drawn()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(drawn(), usual)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_only_the_direction_counts() -> None:
