@@ -6,7 +6,7 @@ Nothing is measured. The pages that change are printed.
 import argparse
 from pathlib import Path
 
-from benchmarks.tables import baselines, costs, trained
+from benchmarks.tables import baselines, costs, long_range, trained
 from benchmarks.tables.pages import Table, pages, rendered
 from benchmarks.tables.results import ROOT
 from my_custom_ai.utils.files import write_text
@@ -14,7 +14,7 @@ from my_custom_ai.utils.files import write_text
 
 def every_table() -> dict[str, Table]:
     """All tables, by name."""
-    return trained.tables() | costs.tables() | baselines.tables()
+    return trained.tables() | costs.tables() | baselines.tables() | long_range.tables()
 
 
 def changed_pages() -> dict[Path, str]:

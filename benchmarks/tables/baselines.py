@@ -4,7 +4,6 @@ import statistics
 
 from benchmarks.tables.pages import Table
 from benchmarks.tables.results import count, percent, read_csv, scores
-from dl_proj.experiments.long_range.published import PUBLISHED
 from dl_proj.experiments.noise import against_the_best
 from dl_proj.tables import Row, markdown, mean_and_deviation
 
@@ -23,24 +22,12 @@ _TRANSLATORS = {
 def tables() -> dict[str, Table]:
     """All tables, by name."""
     return {
-        "lra_published": published_long_range,
         "sweep_digits": lambda: markdown(_trained("sweep_digits")),
         "baselines_digits": lambda: markdown(_trained("baselines/digits", "sweep_digits")),
         "baselines_mnist14": lambda: markdown([*_trained("baselines/mnist14"), *_mnist14_models()]),
         "baselines_books": lambda: markdown(_books()),
         "baselines_multi30k": lambda: markdown(_multi30k()),
     }
-
-
-def published_long_range() -> str:
-    """Test accuracies (%) on the Long Range Arena from its repository."""
-    source = PUBLISHED["Tay et al. 2021, table 1"]
-    heads = ("ListOps", "Text", "Retrieval", "Image", "Pathfinder", "mean")
-    rows: list[Row] = []
-    for model, figures in source.values():
-        cells = (f"{figure:.2f}" for figure in (*figures, statistics.fmean(figures)))
-        rows.append({"model": model, **dict(zip(heads, cells, strict=True))})
-    return markdown(rows)
 
 
 def _trained(*sweeps: str) -> list[Row]:

@@ -36,7 +36,6 @@ def tables() -> dict[str, Table]:
         "cached_decoding": cached_decoding,
         "against_libraries": against_libraries,
         "contract": lambda: contract_table(read_json(BENCHMARKS / "contract.json")["results"]),
-        "lra_costs": lambda: markdown([dict(row) for row in read_csv("lra/costs.csv")]),
         "h200_layers": h200_layers,
         "launches_lsh": partial(launches, ("LSH-2", "LSH-4")),
         "launches_performer": partial(launches, ("causal Performer", "bidirectional Performer")),
