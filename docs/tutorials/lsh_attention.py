@@ -33,7 +33,7 @@ plt.rcParams.update({"figure.dpi": 110, "image.interpolation": "nearest"})
 #
 # Sorting by hash works best if a token's query and key land in the same bucket, so the Reformer uses one vector for
 # both: the query $q_i$, and as key the same vector at unit length, $k_i = q_i / \lVert q_i \rVert$. A token's most
-# similar key would then be its own, so it may attend to itself only if it sees nobody else. That is
+# similar key would then be its own, so it may attend to itself only if it sees no other. That is
 # `shared_qk_attention` in reference.py, and what LSH attention approximates:
 #
 # $$
@@ -120,7 +120,7 @@ plt.show()
 # %% [markdown]
 # ## Steps 3 and 4: chunks, and attention inside them
 #
-# Buckets have different sizes, which is bad for a computer that likes equal pieces. So the sorted sequence is cut
+# Buckets have different sizes, but hardware works best on pieces of equal size. So the sorted sequence is cut
 # into chunks of $m$ tokens, twice the average size of a bucket, and a token attends to its own chunk and the one
 # before. Of these it sees the tokens of its own bucket that are earlier in the text and not itself. The scores are $n
 # \cdot 2m$ numbers instead of $n^2$. Each round returns its output and, for step 5, the logarithm of its softmax's
@@ -153,15 +153,15 @@ def one_round(qk: Tensor, v: Tensor, hashes: Tensor, m: int) -> tuple[Tensor, Te
 # %% [markdown]
 # ## Step 5: several rounds
 #
-# A round misses similar tokens that a sector's border separates. Another rotation has its borders elsewhere. The
-# rounds are put together by the share that each has in the whole sum of exponentials, which is why $z$ was kept:
+# A round misses similar tokens that a sector's border separates. Another rotation has its borders elsewhere. Each
+# round is weighted by its share of the total sum of exponentials, which is why $z$ was kept:
 #
 # $$
 # o_i = \sum_r \exp\Bigl(z_i^{(r)} - \log \sum_s \exp z_i^{(s)}\Bigr) \, o_i^{(r)}
 # $$
 #
-# A round in which a token sees nobody has $z = -\infty$ and no share. A plain mean over the rounds would give it as
-# much as any other. If a token sees nobody in any round, as the first one always does, it sees itself.
+# A round in which a token sees no other has $z = -\infty$ and weight zero; a plain mean over the rounds would give it
+# as much weight as any other. A token that sees no other in any round, such as the first one, sees itself.
 
 
 # %%
@@ -221,10 +221,10 @@ for rounds in (1, 2, 4, 8, 16):
 # %% [markdown]
 # ## Why this library does not use chunks
 #
-# Where chunks are cut depends on every token. A token in the future joins a bucket, pushes the tokens sorted after it
-# one place on, and one of them falls into the next chunk: it now sees other tokens than before. The causal mask does
-# not notice, as it hides later tokens, not their effect on the cuts. A model that was trained like this knows a
-# little of the future, and generation, token by token, cannot repeat what it learnt.
+# Where chunks are cut depends on every token. If a later token joins a bucket, it pushes the tokens sorted after it
+# one place further, and one of them falls into the next chunk: it now sees other tokens than before. The causal mask
+# does not prevent this: it hides later tokens, but not their effect on the cuts. A model that was trained like this
+# knows a little of the future, and generation, token by token, cannot reproduce what it learnt.
 #
 # So `LSHAttention` lets each query see the `window` tokens *before it in its own bucket*, in sorted order. No later
 # token changes these: `rule="bucket"`, the default. `rule="chunk"` is the paper's. Here the tokens from 48 on change,
@@ -257,7 +257,7 @@ torch.testing.assert_close(attention(qk, v), definition)
 #
 # The Reformer paper's test is to copy: the model reads a separator, a random word, the separator again, and must
 # write the word a second time. To predict a symbol it has to find one place far back, which is what hashing is for.
-# One layer is enough: positions let a token's query meet the key of the place one word earlier.
+# One layer is enough: positions let a token's query match the key one word earlier.
 
 # %%
 torch.set_default_dtype(torch.float32)
@@ -326,11 +326,11 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# ## What to take along
+# ## Takeaways
 #
 # * A round is a sort by hash and attention among neighbours; several rounds are combined by their log-denominators.
-# * More rounds find more of the large weights. At test time you may take more than in training: `eval_rounds`.
-# * Chunks let the future show through. A window inside the bucket does not, and can be decoded token by token.
+# * More rounds find more of the large weights. At test time you may use more than in training: `eval_rounds`.
+# * Chunks leak the future. A window inside the bucket does not, and can be decoded token by token.
 #
 # Read on: [LSH attention](../mechanisms/lsh.md), the class in
 # [lsh/attention.py](../../my_transformers/lsh/attention.py), and the copy task at the paper's length in [Copy

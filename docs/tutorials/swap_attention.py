@@ -8,7 +8,7 @@
 # 1. Do the outputs stay the same, if the mechanism is full attention too? They must.
 # 2. How far do they move with an approximation (Performer), by its number of random features?
 # 3. How much is lost with mechanisms that look at less (local attention, Linformer), and how much does a brief
-#    fine-tuning bring back?
+#    fine-tuning restore?
 
 # %%
 import copy
@@ -38,7 +38,7 @@ plt.rcParams.update({"figure.dpi": 110})
 # %% [markdown]
 # ## The model that you have
 #
-# A pre-norm encoder as it stands in many projects, around `torch.nn.MultiheadAttention`. It classifies handwritten
+# A pre-norm encoder as found in many projects, around `torch.nn.MultiheadAttention`. It classifies handwritten
 # digits of 8 x 8 pixels, which come with scikit-learn, reading them as a sequence of 16 patches of 2 x 2 pixels.
 
 
@@ -104,9 +104,9 @@ print(f"full attention: {accuracy(plain):.1f} % of the test images")
 # %% [markdown]
 # ## The swap
 #
-# `nn.MultiheadAttention` keeps the three projections below each other in `in_proj_weight`: queries, keys, values,
-# each with the heads one after the other. `MultiHeadAttention.to_heads` has the same layout, so the weights are
-# copied as they are. The calls differ in two ways: torch's attention gets x three times and returns a pair, and its
+# `nn.MultiheadAttention` stacks the three projections in `in_proj_weight`: queries, keys, values, each with its heads
+# in order. `MultiHeadAttention.to_heads` has the same layout, so the weights are copied as they are. The calls
+# differ in two ways: torch's attention gets x three times and returns a pair, and its
 # `key_padding_mask` is True where a token is *padding*, where `mask` here is True for a *real* token. A small class
 # translates, so that the model itself stays as it is.
 #
@@ -158,8 +158,8 @@ with torch.no_grad():
 # A Performer estimates the same softmax weights with $m$ random features (Choromanski et al. 2021), so it can stand in
 # for full attention without any training. The error of a weight before normalising falls as $1/\sqrt{m}$, and grows
 # quickly with the size of queries and keys: its relative variance is about
-# $\exp(\lVert q + k \rVert^2 / \sqrt{d}) / m$. What becomes of it after the division, two layers and the classifier has
-# to be measured. For each $m$, five models with other random directions are compared with the plain one on 100 test
+# $\exp(\lVert q + k \rVert^2 / \sqrt{d}) / m$. Its effect after normalising, two layers and the classifier
+# has to be measured. For each $m$, five models with other random directions are compared with the plain one on 100 test
 # images: how far the logits move, relative to their size, and how many predictions stay the same.
 
 # %%
@@ -199,7 +199,7 @@ plt.show()
 #
 # Local attention sees the query's own row of patches and the rows beside it. A Linformer with mean projection sees four
 # means of four patches instead of 16 patches. Neither approximates the old weights; the model has to get used to it.
-# Each copy, also the one with full attention, is fine-tuned alike, with a third of the learning rate.
+# Each copy, including the one with full attention, is fine-tuned in the same way, with a third of the learning rate.
 
 # %%
 candidates: dict[str, Callable[[int], Mechanism]] = {
@@ -217,12 +217,12 @@ for name, mechanism in candidates.items():
     print(f"{name:26} {before[name]:8.1f} {after[name]:12.1f}")
 
 # %% [markdown]
-# ## What to take along
+# ## Takeaways
 #
 # * Full attention swapped for full attention must change nothing. Make this your first test in your own model.
 # * A Performer approximates trained weights, but may need many features; how many depends on the size of queries and
-#   keys. Measure it as above, and count on fine-tuning: the model then learns with the features that it has.
-# * Other mechanisms are other models, with the same weights as a start.
+#   keys. Measure it as above, and expect to fine-tune: the model then learns with the features that it has.
+# * With other mechanisms it is a different model, which starts from the same weights.
 # * [`swap_attention`](../plugs.md) makes such a swap in one call, also in models of transformers and torchvision.
 # * With 16 tokens nothing is saved; [Performance](../performance.md) has the costs by length.
 #
