@@ -186,16 +186,24 @@ def _attention(name: str, pick: Pick) -> Callable[..., tuple[Tensor, None]]:
         is_causal: bool | None = None,
         **others: Any,
     ) -> tuple[Tensor, None]:
-        _check(name, attention_mask, others)
+        mask, rule = _keys_and_rule(attention_mask)
+        _check(name, module, mask, others)
         if (groups := query.shape[1] // key.shape[1]) > 1:  # grouped queries: each key and value serves several heads
             key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-        mechanism = pick(module, _direction(name, module, is_causal), query)
+        mechanism = pick(module, rule or _direction(name, module, is_causal), query)
         if module.training:
             _set_dropout(mechanism, dropout)
-        out = attend(mechanism, query, key, value, mask=attention_mask, scale=scaling)
+        out = attend(mechanism, query, key, value, mask=mask, scale=scaling)
         return out.transpose(1, 2).contiguous(), None
 
     return forward
+
+
+def _keys_and_rule(mask: Tensor | None) -> tuple[Tensor | None, bool]:
+    """Take a mask of :func:`_key_mask` apart: (batch, keys) or None, and whether it was made for the causal rule."""
+    if mask is None or mask.dim() != 3 or mask.shape[1] != 1:
+        return mask, False
+    return mask[:, 0] if mask.shape[2] else None, True
 
 
 def _direction(name: str, module: nn.Module, is_causal: bool | None) -> bool:
@@ -212,7 +220,7 @@ def _set_dropout(mechanism: Mechanism, dropout: float) -> None:
             part.dropout = dropout
 
 
-def _check(name: str, mask: Tensor | None, others: dict[str, Any]) -> None:
+def _check(name: str, module: nn.Module, mask: Tensor | None, others: dict[str, Any]) -> None:
     if mask is not None and mask.dim() != 2:
         raise ValueError(
             f"{name}: the attention mask has shape {tuple(mask.shape)}, must be (batch, keys), which names the real "
@@ -225,7 +233,7 @@ def _check(name: str, mask: Tensor | None, others: dict[str, Any]) -> None:
         raise ValueError(
             f"{name}: packed sequences (cu_seq_lens_q) are not supported; pad them, with an attention_mask"
         )
-    if others.get("output_attentions"):
+    if others.get("output_attentions") or getattr(getattr(module, "config", None), "output_attentions", False):
         raise ValueError(f"{name}: attention weights are not computed; use attn_implementation='eager' for them")
 
 
@@ -238,16 +246,25 @@ def _key_mask(
     attention_mask: Tensor | None = None,
     **others: Any,
 ) -> Tensor | None:
-    """The mask that transformers makes once for all layers: (batch, keys), True where real; None: all are."""
+    """The mask that transformers makes once for all layers: (batch, keys), True where real; None: all are.
+
+    For the causal rule it is (batch, 1, keys), and (batch, 1, 0) if all are real: not every decoder's attention says
+    in ``is_causal`` what its mask says (Pegasus-X, NLLB-MoE), and without the rule it would see later tokens.
+    """
     *_, (causal, bidirectional) = _library()
     if mask_function not in (causal, bidirectional):
         raise ValueError(
             "dl_proj: the model hides keys by another rule than causality and padding (a sliding window, chunks, "
-            "packed sequences or a mask of its own), which these mechanisms do not follow"
+            "packed sequences or a mask of its own), which these mechanisms do not follow; torch.compile takes a batch "
+            "without a cache for packed sequences unless it has an attention_mask"
         )
     grows = not isinstance(q_offset, Tensor) and kv_length == q_offset + q_length
     if kv_offset != 0 or (mask_function is causal and not grows):
         raise ValueError("dl_proj: static and sliding caches are not supported; use the default, a DynamicCache")
+    if attention_mask is not None and attention_mask.dim() != 2:
+        raise ValueError(f"dl_proj: attention_mask has shape {tuple(attention_mask.shape)}, must be (batch, keys)")
     if attention_mask is None or (not torch.compiler.is_compiling() and bool(attention_mask.all())):
-        return None
-    return attention_mask.bool()
+        if mask_function is not causal:
+            return None
+        return torch.empty(others["batch_size"], 1, 0, dtype=torch.bool, device=others["device"])
+    return attention_mask.bool()[:, None] if mask_function is causal else attention_mask.bool()

@@ -82,7 +82,9 @@ def find_in_shards(root: Path, cache: Path) -> dict[str, Samples]:
     found = {}
     for part, names in _PART_NAMES.items():
         if files := _shards_of(root, names):
-            found[part] = index([unpacked(file, cache) if file.suffix == ".parquet" else file for file in files])
+            found[part] = index(
+                [unpacked(file, cache) if file.suffix.lower() == ".parquet" else file for file in files]
+            )
         elif part != "val":
             raise ConfigError(
                 f"data.root: {root} must contain .tar or .parquet files in {part}/ or called {part}-*; there are none"
@@ -103,13 +105,17 @@ def _shards_of(root: Path, names: tuple[str, ...]) -> list[Path]:
         raise ConfigError(
             f"data.root: {packed[0]} is compressed, so its pictures cannot be read from their places; decompress it"
         )
-    return [path for path in files if path.suffix in (".tar", ".parquet")]
+    shards = [path for path in files if path.suffix.lower() in (".tar", ".parquet")]
+    if gone := [path for path in shards if not path.is_file()]:
+        raise ConfigError(f"data.root: {gone[0]} is a link to a missing file")
+    return shards
 
 
 def _files_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.is_file() and not is_system(path.name))
+    here = (path for path in folder.iterdir() if path.is_file() or (path.is_symlink() and not path.exists()))
+    return sorted(path for path in here if not is_system(path.name))
 
 
 def index(shards: Iterable[Path]) -> Samples:
@@ -125,7 +131,9 @@ def index(shards: Iterable[Path]) -> Samples:
         classes: dict[str, str] = {}
         for key, ending, member, content in _members(shard, found.others):
             if ending == _CLASS:
-                classes[key] = _class_name(content, shard, member.name)
+                name = _class_name(content, shard, member.name)
+                if classes.setdefault(key, name) != name:
+                    raise ConfigError(f"data.root: {shard}: {key} has several classes: {some([classes[key], name])}")
             elif pictures.setdefault(key, where := (member.name, member.offset_data, member.size)) is not where:
                 raise ConfigError(f"data.root: {shard}: {key} has several pictures: {pictures[key][0]}, {member.name}")
         if alone := sorted(pictures.keys() ^ classes.keys()):

@@ -391,9 +391,12 @@ def test_a_failure_is_listed_until_it_is_to_be_retried(script, calls):
     outcome = swept(script, {"variants": variants})
     assert (outcome.code, len(calls)) == (1, done), "neither of them is trained"
     assert outcome.lines[-1].endswith(reason) and "--retry" in outcome.lines[-1]
+    next(OUT.glob("plain/**/finished")).unlink()
+    (OUT / "plain/failed.txt").write_text("its disk was full")
     outcome = swept(script, {"variants": variants}, "--retry", "true")
     assert outcome.code == 1 and len(calls) > done
     assert outcome.lines[-1] == first.lines[-1]
+    assert not (OUT / "plain/failed.txt").exists(), "it went on to its end"
 
 
 @pytest.mark.parametrize(("executor", "package"), [("slurm", "submitit"), ("ray", "ray")])

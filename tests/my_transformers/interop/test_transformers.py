@@ -4,7 +4,16 @@ import sys
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PegasusXConfig,
+    PegasusXModel,
+)
 
 from my_transformers.full_settings import FullSettings
 from my_transformers.interop.transformers import register
@@ -55,6 +64,27 @@ def test_full_equals_their_own_attention_on_real_tokens(model_of, theirs, batch)
     model = model_of()
     own = outputs(model, batch, theirs)
     torch.testing.assert_close(outputs(model, batch, name), own, rtol=0, atol=1e-5)
+
+
+def test_a_decoder_whose_attention_does_not_say_that_it_is_causal_sees_no_later_tokens(batch):
+    """Its is_causal is False; only the mask that transformers makes hides later tokens."""
+    (name,) = register(FullSettings())
+    torch.manual_seed(0)
+    sizes = {
+        f"{part}_{key}": n for part in ("encoder", "decoder") for key, n in (("layers", 2), ("attention_heads", 4))
+    }
+    config = PegasusXConfig(vocab_size=60, d_model=32, init_std=UNEVEN, encoder_ffn_dim=48, decoder_ffn_dim=48, **sizes)
+    model = PegasusXModel(config).eval()
+    assert not model.decoder.layers[0].self_attn.is_causal
+    given = {key: batch[key] for key in ("input_ids", "attention_mask")} | {"decoder_input_ids": batch["input_ids"]}
+    for more in ({}, {"decoder_attention_mask": batch["attention_mask"].flip(1)}):  # all real, and with padding
+        shown = more.get("decoder_attention_mask", torch.ones_like(batch["input_ids"])).bool()
+        found = []
+        for one in ("eager", name):
+            model.set_attn_implementation(one)
+            with torch.no_grad():
+                found.append(model(**given, **more).last_hidden_state[shown])
+        torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("model_of", [llama, bert])
@@ -173,8 +203,17 @@ def test_masks_that_are_not_padding_are_refused(batch):
     packed = torch.arange(12).repeat(2, 2)
     with pytest.raises(ValueError, match="packed"):
         model(input_ids=batch["input_ids"], position_ids=packed, use_cache=False)
+    with pytest.raises(ValueError, match=r"\(2, 24, 24\)"):
+        model(input_ids=batch["input_ids"], attention_mask=torch.ones(2, 24, 24, dtype=torch.bool))
     with pytest.raises(ValueError, match="DynamicCache"):
         model.generate(batch["input_ids"], max_new_tokens=3, cache_implementation="static")
+
+
+def test_weights_are_refused_also_where_the_config_asks_for_them(batch):
+    """Instead of an empty tuple."""
+    (name,) = register(FullSettings())
+    with pytest.raises(ValueError, match="attention weights"):
+        outputs(bert(output_attentions=True), batch, name)
 
 
 @pytest.mark.parametrize("name", ["a/b", "my-flash"])

@@ -58,7 +58,7 @@ def write_small(part="test", names=CLASSES, start=30):
 
 def test_where_shards_may_lie():
     write_tar(ROOT / "train-000.tar", sample("a/0", 1, "b") + sample("a/1", 2, "a"))
-    write_tar(ROOT / "train/more.tar", sample("b/0", 3, "a"))
+    write_tar(ROOT / "train/more.TAR", sample("b/0", 3, "a"))
     write_tar(ROOT / "validation/x.tar", sample("x", 4, "a"))
     write_tar(ROOT / "trainers.tar", sample("x", 99, "c"))  # another word
     write_tar(ROOT / ".train-1.tar", sample("x", 99, "c"))
@@ -136,6 +136,8 @@ BROKEN = {
     "no class": (lambda path: write_tar(path, [("a.png", flat(1))]), "a has no class: add a.cls"),
     "no picture": (lambda path: write_tar(path, [("a.cls", b"cat")]), "a has no picture"),
     "two pictures": (lambda path: write_tar(path, [*sample("a", 1, "cat"), ("a.jpg", b"")]), "a.png, a.jpg"),
+    "two classes": (lambda path: write_tar(path, [*sample("a", 1, "cat"), ("a.cls", b"dog")]), "classes: cat, dog"),
+    "link to nothing": (lambda path: path.with_name("train-1.tar").symlink_to("gone"), "train-1.tar is a link"),
     "class of bytes": (lambda path: write_tar(path, [("a.png", flat(1)), ("a.cls", b"\xff\0")]), "a.cls must be"),
     "no samples": (lambda path: write_tar(path, []), "train have no samples"),
     "compressed": (lambda path: path.rename(f"{path}.gz"), "is compressed"),
