@@ -20,7 +20,7 @@ from dl_proj.experiments.long_range.data_settings import (
 )
 from dl_proj.experiments.long_range.listops import Grammar, different_expressions
 from dl_proj.experiments.long_range.pathfinder import Scenery, pictures
-from dl_proj.experiments.long_range.sequences import SPLITS, Example, Sequences, Splits, write_sequences
+from dl_proj.experiments.long_range.sequences import SPLITS, Example, Sequences, Splits, batch_of, write_sequences
 from dl_proj.experiments.long_range.texts import (
     document_pairs,
     folder_texts,
@@ -110,7 +110,6 @@ class PixelSequences(Dataset[tuple[tuple[Tensor, ...], int]]):
 
     def __init__(self, images: Images) -> None:
         self._images = images
-        self.collate = Sequences.collate
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -130,6 +129,10 @@ class PixelSequences(Dataset[tuple[tuple[Tensor, ...], int]]):
         """Return an item, see the class."""
         levels, label = self._images[index]
         return (levels.flatten().long(),), int(label)
+
+    def collate(self, items: list[tuple[tuple[Tensor, ...], int]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Make a batch of items, see :func:`batch_of`; nothing is padded."""
+        return batch_of(items, max_len=items[0][0][0].numel())
 
 
 def images(data: ImageSequenceConfig) -> Splits:

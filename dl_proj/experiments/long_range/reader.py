@@ -46,7 +46,7 @@ class SequenceReader(Trained[LongRangeTrainConfig, SequenceClassifier]):
         found: list[dict[str, float]] = []
         for first in range(0, len(examples), batch_size):
             some = [self._sequences(example) for example in examples[first : first + batch_size]]
-            for row in self.probabilities(*padded(some)):
+            for row in self.probabilities(*padded(some, self.config.data.max_length)):
                 order = row.argsort(descending=True, stable=True).tolist()
                 found.append({self.classes[i]: row[i].item() for i in order})
         return found

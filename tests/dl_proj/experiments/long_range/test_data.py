@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from dl_proj.experiments.long_range import listops, pathfinder
 from dl_proj.experiments.long_range.data import load_task
 from dl_proj.experiments.long_range.data_settings import LongRangeDataConfig
-from dl_proj.experiments.long_range.sequences import SPLITS, Sequences, write_sequences
+from dl_proj.experiments.long_range.sequences import SPLITS, Sequences, batch_of, padded, write_sequences
 from dl_proj.settings.errors import ConfigError
 
 SMALL = {"n_train": 50, "n_val": 10, "n_test": 20}
@@ -50,10 +50,19 @@ def test_a_file_gives_back_what_was_written():
 
 def test_a_batch_is_padded_and_says_so():
     items = [((torch.tensor([3, 1]), torch.tensor([2])), 4), ((torch.tensor([5]), torch.tensor([6, 7, 8])), 9)]
-    tokens, mask, labels = Sequences.collate(items)
+    tokens, mask, labels = batch_of(items, max_len=3)
     assert tokens.tolist() == [[[3, 1, 0], [2, 0, 0]], [[5, 0, 0], [6, 7, 8]]]
     assert mask.int().tolist() == [[[1, 1, 0], [1, 0, 0]], [[1, 0, 0], [1, 1, 1]]]
     assert labels.tolist() == [4, 9]
+
+
+@pytest.mark.parametrize(
+    ("longest", "max_len", "n"), [(1, 2000, 64), (64, 64, 64), (65, 2000, 128), (1990, 2000, 2000)]
+)
+def test_batches_come_in_few_lengths(longest, max_len, n):
+    tokens, mask = padded([(torch.ones(1),), (torch.ones(longest),)], max_len)
+    assert tokens.shape == mask.shape == (2, 1, n)
+    assert tokens.sum(2).tolist() == mask.sum(2).tolist() == [[1], [longest]]
 
 
 def test_listops_is_made_once_and_again_when_it_is_damaged(monkeypatch):

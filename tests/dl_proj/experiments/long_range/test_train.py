@@ -144,8 +144,8 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(trained, script):
 
 def test_batches_of_similar_length_hold_less_padding(script, monkeypatch):
     """In training and evaluation; the first batch is the trainer's trial of its objective."""
-    seen, padded = [], Sequences.collate
-    monkeypatch.setattr(Sequences, "collate", staticmethod(lambda items: seen.append(items) or padded(items)))
+    seen, collate = [], Sequences.collate
+    monkeypatch.setattr(Sequences, "collate", lambda data, items: seen.append(items) or collate(data, items))
 
     def padding(similar):
         seen.clear()
