@@ -301,8 +301,8 @@ class EncoderStack(_Stack[Cache]):
         dim: width of the activations.
         norm_epsilon: epsilon of the final normalisation.
         recompute: whether training keeps only each layer's input, and backward runs the layer again (activation
-            checkpointing). Memory then grows by one (b, n, dim) a layer, and time by one more forward pass. This suits
-            any layers, also norm="post"; :class:`~my_transformers.ReversibleStack` needs less memory.
+            checkpointing). Memory then grows by one (b, n, dim) per layer, and time by one more forward pass. This
+            suits all layers, including norm="post"; :class:`~my_transformers.ReversibleStack` needs less memory.
     """
 
     layers: Sequence[EncoderLayer]

@@ -182,7 +182,7 @@ class SequencePaceConfig(TrainConfig):
     """The pace of training on sequences that may differ in length."""
 
     similar_sizes: bool = False
-    """make each batch of sequences of similar length, which saves padding"""
+    """fill each batch with sequences of similar length, which saves padding"""
 
 
 class TranslationPaceConfig(PaceConfig):
@@ -278,7 +278,7 @@ class ExperimentConfig(Strict):
         return found + self._monitor_mistakes() + self._parallel_mistakes() + self.train.length_mistakes()
 
     def _parallel_mistakes(self) -> list[str]:
-        """Report what cannot be shared out over processes."""
+        """Report what cannot be sharded over processes."""
         if self.train.parallel == "ddp":
             return []
         found = []

@@ -36,7 +36,7 @@ class SlurmSettings(Strict):
     parallel: int = Field(256, ge=1)
     """most jobs that run at the same time"""
     requeues: int = Field(100, ge=0)
-    """how often a job may go back into the queue, so that one that never gets anywhere ends"""
+    """how often a job may go back into the queue, so that one that makes no progress ends"""
     sbatch: dict[str, Any] = {}
     """other options of sbatch without the dashes, as in account=lab or constraint=a100; true for one without a value"""
     setup: tuple[str, ...] = ()

@@ -29,7 +29,7 @@ class End(NamedTuple):
 
     name: str
     error: str | None = None  # None: it is complete
-    failed: bool = False  # False beside an error: it was only stopped, and can go on
+    failed: bool = False  # False beside an error: it was only stopped, and can continue
 
 
 def run_side_by_side(

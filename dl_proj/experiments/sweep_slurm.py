@@ -73,7 +73,7 @@ def run_on_slurm(
         yield from jobs.ends(settings.poll_seconds)
     except KeyboardInterrupt as error:
         left = " ".join(dict.fromkeys(job.job_id.partition("_")[0] for job in jobs.by_name.values()))
-        reason = f"{str(error) or 'interrupted'}; the jobs go on, scancel {left} ends them"
+        reason = f"{str(error) or 'interrupted'}; the jobs continue, scancel {left} ends them"
         raise restated(error, reason) from None
 
 

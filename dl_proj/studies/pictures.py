@@ -76,7 +76,7 @@ def names_in(panels: Sequence[Panel]) -> list[str]:
 def curves(*panels: Panel, all_of: str | None = None) -> Figure:
     """Panels beside and below each other, with one legend under all; one alone is as wide as a column in print.
 
-    More than eight curves are shared out among columns of panels by kind of mechanism, full attention in each.
+    More than eight curves are distributed over columns of panels by kind of mechanism, full attention in each.
 
     Args:
         panels: to draw.

@@ -1,4 +1,4 @@
-"""Texts must be UTF-8: a byte-order mark at their start is skipped, and other encodings are recognised there."""
+"""Texts must be UTF-8: a byte-order mark at their start is skipped, and other encodings are reported."""
 
 import codecs
 from collections.abc import Iterator

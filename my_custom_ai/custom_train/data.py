@@ -168,7 +168,7 @@ class TrainingBatches:
         rank: index of this process; each process gets its own share of every epoch.
         world_size: number of processes.
         shares: the number of shares of an epoch that are dealt to the processes; None: ``world_size``, one to each. A
-            training that goes on with another number of processes keeps its shares, so that it sees the same batches;
+            training that continues on another number of processes keeps its shares, so that it sees the same batches;
             see :class:`DealtBatches`.
         num_workers: the number of data-loading processes.
         pin_memory: use page-locked memory, from which copies to a CUDA device overlap with computation.
@@ -239,13 +239,13 @@ def batches_of_process(shares: int, accumulate: int, processes: int, path: Path 
     """Batches per update of each process, of a training that began on ``shares`` of them, with ``accumulate`` each.
 
     Raises:
-        CheckpointError: the batches cannot be shared out evenly.
+        CheckpointError: the batches cannot be divided evenly.
     """
     together = shares * accumulate
     if together % processes:
         raise CheckpointError(
             f"{path}: begun on {shares} process(es), with {together} batch(es) per update of all together, which "
-            f"cannot be shared out evenly to {processes}"
+            f"cannot be divided evenly to {processes}"
         )
     return together // processes
 

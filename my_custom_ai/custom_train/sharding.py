@@ -1,4 +1,4 @@
-"""FSDP2: weights, gradients and the optimiser's moments are shared out over the processes, one part to each.
+"""FSDP2: weights, gradients and the optimiser's moments are sharded: each process keeps one part.
 
 PyTorch's own ``fully_shard`` is used, not accelerate's: that one exists for GPUs only, replaces autocast by casting the
 weights, and fails on modules that several layers share. It takes a second to import, so only those who need it do.

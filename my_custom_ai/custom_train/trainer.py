@@ -57,7 +57,7 @@ class Trainer:
         monitor: defines the best weights and early stopping; None: the lowest "val/loss", and no early stopping.
         seed: seed of the data order and of all random numbers in training. Initial weights are drawn earlier; seed
             them with :func:`~my_custom_ai.utils.seeding.seed_everything`.
-        parallel: "ddp": each process has all weights; "fsdp": weights, gradients and moments are shared out, see
+        parallel: "ddp": each process has all weights; "fsdp": weights, gradients and moments are sharded, see
             :func:`~my_custom_ai.custom_train.sharding.shard`. The same on one process.
         accelerator: from :func:`~my_custom_ai.custom_train.devices.start`; None: the fastest available device.
 

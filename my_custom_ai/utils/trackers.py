@@ -154,4 +154,4 @@ class Curves:
 
 def _warn(path: Path, error: OSError) -> None:
     reason = (error.strerror or str(error)).lower()
-    tqdm.write(f"warning: {path} cannot be written ({reason}); training goes on without TensorBoard", file=sys.stderr)
+    tqdm.write(f"warning: {path} cannot be written ({reason}); training continues without TensorBoard", file=sys.stderr)

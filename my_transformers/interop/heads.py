@@ -1,4 +1,4 @@
-"""One call for every mechanism on queries, keys and values as other libraries have them.
+"""One call for every mechanism on queries, keys and values in the layout of other libraries.
 
 They differ from ours in three ways: with a cache there are fewer queries than keys, prompts are padded on the left, and
 the scale of the scores is given.

@@ -1,4 +1,4 @@
-"""Settings of both Linformers: the projection, and what heads, keys and values, and layers share of it."""
+"""Settings of both Linformers: the projection, and how heads, keys and values, and layers share it."""
 
 import abc
 import math

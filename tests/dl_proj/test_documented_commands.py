@@ -1,7 +1,7 @@
 """What the README and the pages under docs say to type works, in the order in which it stands.
 
 Each page in a folder like a fresh checkout, and in this process, with trainings cut to a few updates of small models. A
-command that several pages have is run on the first of them alone, unless a page goes on with what it leaves in runs/.
+command that several pages have is run only on the first, unless a page continues with what it leaves in runs/.
 What cannot run here is listed with the reason; its flags are read all the same. A new page needs nothing but, perhaps,
 a file of its reader's in stand_ins.py.
 """

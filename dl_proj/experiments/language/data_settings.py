@@ -46,7 +46,7 @@ class HubTextConfig(Strict):
     name: str | None = Field(None, min_length=1)
     """hub: name of the dataset, or a folder with Parquet, JSON lines or other files that the datasets library reads"""
     subset: str | None = Field(None, min_length=1)
-    """hub: its configuration; null: none"""
+    """hub: the dataset's configuration; null: none"""
     revision: str | None = Field(None, min_length=1)
     """hub: its commit, branch or tag; null: the newest at the first use"""
     column: str = Field("text", min_length=1)

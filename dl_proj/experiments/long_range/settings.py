@@ -66,7 +66,7 @@ class LongRangeTrainConfig(ExperimentConfig):
         if self.tokens_per_example is not None:
             if self.train.similar_sizes:
                 found.append(
-                    f"train.similar_sizes: true is of no use, all sequences of {self.data.kind} are equally long"
+                    f"train.similar_sizes: true has no effect, all sequences of {self.data.kind} are equally long"
                 )
         else:  # then a batch's sequences differ in length
             seen = [line for attention in self.model.mechanisms if (line := attention.settings.sees_padding)]

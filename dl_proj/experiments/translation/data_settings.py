@@ -102,7 +102,7 @@ class HubPairsConfig(Strict):
     name: str = Field("wmt/wmt14", min_length=1)
     """hub: name of the dataset; its rows must be {translation: {de: ..., en: ...}}, or {de: ..., en: ...}"""
     subset: str | None = Field("de-en", min_length=1)
-    """hub: its configuration; null: none"""
+    """hub: the dataset's configuration; null: none"""
     revision: str | None = Field(None, min_length=1)
     """hub: its commit, branch or tag; null: the newest, but for wmt/wmt14 the commit of 3 April 2024"""
 
