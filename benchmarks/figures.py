@@ -51,6 +51,7 @@ FROM_DATA: dict[str, Drawing] = {
     "sweep_lm_books": _sweep("val/bits_per_byte"),
     "sweep_mlm_books": _sweep("val/perplexity"),
     "sweep_digits": _sweep("val/accuracy"),
+    "sweep_lra_listops_short": _sweep("val/accuracy"),
     "sweep_recall": _sweep("val/accuracy"),
 }
 """Folders of docs/results, and what draws their pictures."""

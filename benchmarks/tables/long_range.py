@@ -40,7 +40,7 @@ def trained(sweep: str, task: str) -> str:
 
 
 def _row(name: str, rows: list[dict[str, str]], task: str) -> Row:
-    kind, column = rows[0]["model.attention.kind"], TASKS.index(task)
+    kind, column = rows[0]["model.attention.kind"] or "full", TASKS.index(task)
     low, high = (statistics.fmean(float(row[f"test/accuracy_{end}"]) for row in rows) for end in ("low", "high"))
     others = {source: PUBLISHED[source].get(kind) for source in (_XIONG, _TAY)}
     return {
@@ -49,6 +49,5 @@ def _row(name: str, rows: list[dict[str, str]], task: str) -> Row:
         "test accuracy, %": mean_and_deviation([100 * float(row["test/accuracy"]) for row in rows]),
         "95 %": f"{percent(low)} to {percent(high)}",
         **{source.partition(", ")[0]: f"{found[1][column]:.2f}" if found else "" for source, found in others.items()},
-        "seconds per update": mean_and_deviation([float(row["seconds"]) / float(row["steps"]) for row in rows]),
-        "peak MiB": mean_and_deviation([float(row["peak_memory_mib"]) for row in rows]),
+        "seconds per update": f"{statistics.fmean(float(row['seconds']) / float(row['steps']) for row in rows):.2f}",
     }
