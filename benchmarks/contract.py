@@ -34,7 +34,7 @@ from my_custom_ai.utils.measure import machine
 
 LENGTH, EARLY, REAL = 512, 300, 400
 Call = Callable[[nn.Module, Tensor, Tensor | None], Tensor]
-"""Applies a layer to tokens (b, n, dim); the mask (b, n) is True at real tokens and None if nothing is padded."""
+"""Calls a layer with tokens (b, n, dim) and a mask (b, n), which is True at real tokens, or None without padding."""
 
 
 class Case(NamedTuple):

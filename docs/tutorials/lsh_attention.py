@@ -32,8 +32,8 @@ plt.rcParams.update({"figure.dpi": 110, "image.interpolation": "nearest"})
 # ## Queries that are keys
 #
 # Sorting by hash works best if a token's query and key land in the same bucket, so the Reformer uses one vector for
-# both: the query $q_i$, and as key the same vector at unit length, $k_i = q_i / \lVert q_i \rVert$. A token's most
-# similar key would then be its own, so it may attend to itself only if it sees no other. That is
+# both: the query $q_i$, and as key the same vector at unit length, $k_i = q_i / \lVert q_i \rVert$. Every token's most
+# similar key would then be its own, so a token attends to itself only if it has nothing else to attend to. That is
 # `shared_qk_attention` in reference.py, and what LSH attention approximates:
 #
 # $$
@@ -41,8 +41,8 @@ plt.rcParams.update({"figure.dpi": 110, "image.interpolation": "nearest"})
 # \exp(q_i \cdot k_l / \sqrt{d})} \, v_j
 # $$
 #
-# $\mathcal{P}_i$ are the tokens that $i$ sees: here, all earlier ones. Our sequence has 64 tokens in eight loose
-# clusters, so that there is something to find. Shapes are (batch, heads, length, head_dim).
+# $\mathcal{P}_i$ is the set of tokens that $i$ attends to: here, all earlier ones. Our sequence has 64 tokens in eight
+# loose clusters, so that there is something to find. Shapes are (batch, heads, length, head_dim).
 
 # %%
 n, d, clusters = 64, 16, 8
@@ -122,7 +122,7 @@ plt.show()
 #
 # Buckets have different sizes, but hardware works best on pieces of equal size. So the sorted sequence is cut
 # into chunks of $m$ tokens, twice the average size of a bucket, and a token attends to its own chunk and the one
-# before. Of these it sees the tokens of its own bucket that are earlier in the text and not itself. The scores are $n
+# before. Within these chunks it attends only to earlier tokens of its own bucket. The scores are $n
 # \cdot 2m$ numbers instead of $n^2$. Each round returns its output and, for step 5, the logarithm of its softmax's
 # denominator, $z_i^{(r)} = \log \sum_j \exp(q_i \cdot k_j / \sqrt{d})$.
 
@@ -153,15 +153,17 @@ def one_round(qk: Tensor, v: Tensor, hashes: Tensor, m: int) -> tuple[Tensor, Te
 # %% [markdown]
 # ## Step 5: several rounds
 #
-# A round misses similar tokens that a sector's border separates. Another rotation has its borders elsewhere. Each
-# round is weighted by its share of the total sum of exponentials, which is why $z$ was kept:
+# If the boundary between two sectors falls between similar tokens, that round misses the pair. Another rotation puts
+# the boundaries elsewhere. Each round is weighted by its share of the total sum of exponentials, which is why $z$ was
+# kept:
 #
 # $$
 # o_i = \sum_r \exp\Bigl(z_i^{(r)} - \log \sum_s \exp z_i^{(s)}\Bigr) \, o_i^{(r)}
 # $$
 #
-# A round in which a token sees no other has $z = -\infty$ and weight zero; a plain mean over the rounds would give it
-# as much weight as any other. A token that sees no other in any round, such as the first one, sees itself.
+# If a token has nothing to attend to in a round, that round has $z = -\infty$ and weight zero; a plain mean would give
+# it as much weight as any other round. A token with nothing to attend to in all rounds, such as the first one, attends
+# to itself.
 
 
 # %%
@@ -256,8 +258,9 @@ torch.testing.assert_close(attention(qk, v), definition)
 # ## A model that copies
 #
 # The Reformer paper's test is to copy: the model reads a separator, a random word, the separator again, and must
-# write the word a second time. To predict a symbol it has to find one place far back, which is what hashing is for.
-# One layer is enough: positions let a token's query match the key one word earlier.
+# write the word a second time. To predict a symbol it has to find a single position far back, which is what hashing is
+# for. One layer is enough: with positional encodings, a token's query can match the key exactly one word length
+# earlier.
 
 # %%
 torch.set_default_dtype(torch.float32)

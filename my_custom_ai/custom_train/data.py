@@ -42,8 +42,8 @@ class BucketedBatches(Sampler[list[int]]):
 
     A permutation drawn from (seed, epoch) is sorted by size (stably, so examples of equal size stay shuffled) and cut
     into batches, and the batches are shuffled. Every epoch has the same number of batches. With ``batch_size``, the
-    examples that do not fill the last batch of every process are left out before sorting: other ones in each epoch,
-    whatever their size.
+    examples that do not fill the last batch of every process are left out before sorting: different ones in each epoch,
+    regardless of size.
 
     Args:
         sizes: (n,) integers, the size of each example.

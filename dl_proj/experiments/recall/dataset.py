@@ -141,7 +141,8 @@ def slot_probabilities(n_slots: int, power: float) -> np.ndarray:
 def _draw_distinct(generator: np.random.Generator, n_of: tuple[int, int], rows: int, n_pairs: int) -> np.ndarray:
     """Draw rows of pairs, the first number below ``n_of[0]``, the second below ``n_of[1]``: (rows, 2 n_pairs) int32.
 
-    Both numbers are drawn without replacement within a row: each is a rank among the values not yet used.
+    No first number and no second number repeats within a row. To sample without replacement, a number is first drawn as
+    the rank of its value among those not yet used.
     """
     left = np.array(n_of)[None, :] - np.arange(n_pairs)[:, None]  # (n_pairs, 2)
     drawn = generator.integers(left.ravel(), size=(rows, 2 * n_pairs)).reshape(rows, n_pairs, 2)
